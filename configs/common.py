@@ -1,0 +1,56 @@
+"""Every key of a training config with its default, once, each with its reason."""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """A config without model, data and evaluators; recipes fill those in."""
+    return ml_collections.ConfigDict(
+        {
+            # Everything random is a function of the seed, the step and the example's place in the global order.
+            "seed": 0,
+            # The length of the run: one of the two.
+            "steps": placeholder(int),
+            "epochs": placeholder(float),
+            # Images in a step, over all devices.
+            "batch_size": 128,
+            # "jit" over the mesh below, or "pmap": data parallel with whole copies of the state.
+            "parallel": "jit",
+            # Named axes of the devices, one of them -1 for what is left. The batch is divided over data and fsdp.
+            "mesh": {"data": -1},
+            # (regex of parameter names, mesh axis or None for each dimension); what no rule finds is copied everywhere.
+            "sharding": placeholder(list),
+            "model": {"type": "vit.ViT"},
+            "task": {"type": "classify.Classify", "loss_name": "softmax_xent", "label_smoothing": 0.0},
+            # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory.
+            "grad": {"type": "gradient.Plain"},
+            "data": {
+                "source": {"type": "fake.Fake"},
+                "preprocess": "",
+                "threads": 2,
+                # Decoded images are kept in memory up to this many MiB.
+                "cache_mb": 2048,
+                # The share of unreadable images above which a run stops.
+                "max_unreadable": 0.01,
+            },
+            "optim": {
+                "rule": {"type": "adam", "b1": 0.9, "b2": 0.999},
+                "schedule": {"type": "cosine", "warmup_steps": 0},
+                "lr": 1e-3,
+                # Multiplied by the learning rate; on the parameters whose name the regex finds.
+                "weight_decay": 0.0,
+                "decay": "kernel$",
+                "clip_norm": 1.0,
+            },
+            # Decay of a running average of the weights, which is then what is evaluated; none by default.
+            "ema_decay": placeholder(float),
+            # {"ref": "WORKDIR[@STEP][:raw]"} begins from the weights of another run.
+            "init": placeholder(dict),
+            # `best` names a metric whose best checkpoint is kept besides the last `keep`.
+            "checkpoint": {"every": 1000, "keep": 2, "best": placeholder(str), "best_mode": "max"},
+            "log": {"every": 50},
+            # name -> evaluator; `every` says after how many steps it runs, besides the end.
+            "evals": {},
+        }
+    )

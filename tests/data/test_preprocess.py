@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.data.ops import _random_box
+from vit_jax.data.preprocess import parse
+from vit_jax.types import UserError
+
+
+def image(height=20, width=30, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def apply(spec, picture, seed=0):
+    return parse(spec)(picture, np.random.default_rng(seed))
+
+
+def test_empty_spec_changes_nothing():
+    np.testing.assert_array_equal(apply("", image()), image())
+
+
+def test_operations_run_from_left_to_right():
+    whole = apply("resize_small(24) | central_crop((20, 22)) | resize(7)", image())
+    parts = apply("resize(7)", apply("central_crop((20, 22))", apply("resize_small(24)", image())))
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_parentheses_and_defaults_are_optional():
+    assert (apply("flip", image(), 3) == apply("flip()", image(), 3)).all()
+
+
+def test_central_crop_takes_the_middle_pixels():
+    np.testing.assert_array_equal(apply("central_crop(10)", image()), image()[5:15, 10:20])
+    np.testing.assert_array_equal(apply("central_crop((9, 11))", image()), image()[5:14, 9:20])
+
+
+def test_central_crop_of_a_smaller_image_is_an_error():
+    with pytest.raises(UserError, match=r"20 x 30 pixels.*at least 21 x 21.*resize_small"):
+        apply("central_crop(21)", image())
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [((20, 30), (10, 15)), ((30, 20), (15, 10)), ((20, 20), (10, 10)), ((500, 333), (15, 10))]
+)
+def test_resize_small_sets_the_shorter_side(size, shape):
+    assert apply("resize_small(10)", image(*size)).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
+def test_resize_is_that_of_pillow(method):
+    expected = Image.fromarray(image()).resize((9, 7), Image.Resampling[method.upper()])
+    np.testing.assert_array_equal(apply(f"resize((7, 9), {method!r})", image()), np.asarray(expected))
+
+
+@pytest.mark.parametrize("spec", ["resize((7, 9))", "inception_crop((7, 9))", "resize_small(9)", "pad_crop(9, 2)|flip"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
+def test_each_channel_is_treated_alike(spec, channels):
+    picture = image(channels=channels)
+    planes = [apply(spec, picture[:, :, [i]]) for i in range(channels)]
+    np.testing.assert_array_equal(apply(spec, picture), np.concatenate(planes, axis=2))
+
+
+def test_flip_mirrors_half_of_the_images():
+    flips = 0
+    for seed in range(400):
+        got = apply("flip", image(), seed)
+        flips += (got == image()[:, ::-1]).all()
+        assert (got == image()).all() or (got == image()[:, ::-1]).all()
+    assert 160 < flips < 240
+
+
+@pytest.mark.parametrize(("mode", "numpy_mode"), [("reflect", "reflect"), ("zero", "constant")])
+def test_pad_crop_is_a_window_of_the_padded_image(mode, numpy_mode):
+    padded = np.pad(image(), ((4, 4), (4, 4), (0, 0)), mode=numpy_mode)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (18, 25, 3))[:, :, 0]
+    seen = set()
+    for seed in range(600):
+        matches = np.argwhere((windows == apply(f"pad_crop((18, 25), 4, {mode!r})", image(), seed)).all((2, 3, 4)))
+        assert len(matches) == 1
+        seen.add(tuple(matches[0]))
+    assert {y for y, _ in seen} == set(range(11))
+    assert {x for _, x in seen} == set(range(14))
+
+
+def test_pad_crop_reflects_images_smaller_than_the_padding():
+    padded = np.pad(image(2, 3), ((5, 5), (5, 5), (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(apply("pad_crop((12, 13), 5)", image(2, 3)), padded)
+
+
+def test_pad_crop_larger_than_the_padded_image_is_an_error():
+    with pytest.raises(UserError, match=r"20 x 30.*too small for pad_crop"):
+        apply("pad_crop(32, 4)", image())
+
+
+@pytest.mark.parametrize("shape", [(100, 150), (300, 80)])
+def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
+    rng = np.random.default_rng(0)
+    boxes = np.array([_random_box(*shape, (0.1, 0.5), 4 / 3, rng) for _ in range(2000)])
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (right <= shape[1]).all()
+    assert (bottom <= shape[0]).all()
+    width, height = right - left, bottom - top
+    assert (np.abs(np.log(width / height)) < np.log(4 / 3) + 0.1).all()
+    area = width * height / (shape[0] * shape[1])
+    assert 0.09 < area.min() < 0.12
+
+
+def test_inception_area_is_uniform_in_its_range():
+    rng = np.random.default_rng(0)
+    boxes = np.array([_random_box(200, 200, (0.1, 0.5), 4 / 3, rng) for _ in range(4000)])
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 200**2
+    np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.02)
+
+
+def test_inception_crop_that_never_fits_takes_the_whole_image():
+    np.testing.assert_array_equal(
+        apply("inception_crop(8, area_min=1.0, ratio=1)", image()), apply("resize(8)", image())
+    )
+
+
+def test_inception_crop_resizes_its_box():
+    got = apply("inception_crop((8, 12))", image(), seed=5)
+    box = _random_box(20, 30, (0.05, 1.0), 4 / 3, np.random.default_rng(5))
+    expected = Image.fromarray(image()).resize((12, 8), Image.Resampling.BILINEAR, box)
+    np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resize(8)|incepton_crop(8)", r"'incepton_crop' as operation 2 of preprocess 'resize.*mean inception_crop"),
+        ("zzz", r"choose one of inception_crop"),
+        ("resize", r"operation 1 of.*expected resize\(size,method='bilinear'\): missing a required argument: 'size'"),
+        ("resize(8, metod='box')", r"unexpected keyword argument 'metod'"),
+        ("flip(1)", r"too many positional"),
+        ("resize('8')", r"size='8' in operation 1.*make size an int or \(height, width\)"),
+        ("resize(8.0)", r"size=8.0"),
+        ("resize(True)", r"size=True"),
+        ("resize((8, 8, 3))", r"size=\(8, 8, 3\)"),
+        ("resize(8, 'cubic')", r"method='cubic'.*one of 'nearest'"),
+        ("resize(0)", r"size must be at least 1, found 0"),
+        ("inception_crop(8, area_min=2)", r"area_min <= area_max"),
+        ("inception_crop(8, ratio='a')", r"make ratio a float"),
+        ("pad_crop(8, -1)", r"padding must be at least 0"),
+        ("resize(8)|", r"'' as operation 2"),
+        ("resize(8", r"expected name\(literal"),
+        ("resize(open('x'))", r"expected name\(literal"),
+        ("a.b(8)", r"expected name\(literal"),
+        ("resize(**{})", r"expected name\(literal"),
+        ("resize(*[8])", r"expected name\(literal"),
+        ("8", r"expected name\(literal"),
+    ],
+)
+def test_bad_spec_is_one_clear_error(spec, message):
+    with pytest.raises(UserError, match=message):
+        parse(spec)

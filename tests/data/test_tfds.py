@@ -1,0 +1,153 @@
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+
+from vit_jax.data.pipeline import EvalData
+from vit_jax.data.source import UnreadableImage
+from vit_jax.data.tfds import Tfds
+from vit_jax.types import UserError
+
+CLASSES = ["cat", "dog", "eel"]
+SIZES = {"train": 10, "test": 3}
+
+
+def pixels(split, index):
+    return np.full((4, 5, 3), 20 * index + (split == "test"), np.uint8)
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_dataset(data_dir, name="tiny", file_format="array_record", damaged=()):
+    """A data set as TFDS stores it: two JSON files and shards of serialized tf.train.Example."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = data_dir / name / "1.0.0"
+    folder.mkdir(parents=True)
+    for split, size in SIZES.items():
+        path = folder / f"{name}-{split}.{file_format}-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for index in range(size):
+            example = tf_example_pb2.Example()
+            features = example.features.feature
+            encoded = png(pixels(split, index))
+            features["image"].bytes_list.value.append(encoded[:40] if index in damaged else encoded)
+            features["label"].int64_list.value.append(index % 3)
+            features["id"].bytes_list.value.append(b"unused")
+            writer.write(example.SerializeToString())
+        writer.close()
+    module = "tensorflow_datasets.core.features"
+    feature_json = {
+        "pythonClassName": f"{module}.features_dict.FeaturesDict",
+        "featuresDict": {
+            "features": {
+                "image": {
+                    "pythonClassName": f"{module}.image_feature.Image",
+                    "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8", "encodingFormat": "png"},
+                },
+                "label": {
+                    "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+                    "classLabel": {"numClasses": "3"},
+                },
+                "id": {"pythonClassName": f"{module}.text_feature.Text", "text": {}},
+            }
+        },
+    }
+    (folder / "features.json").write_text(json.dumps(feature_json))
+    (folder / "label.labels.txt").write_text("\n".join(CLASSES) + "\n")
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": file_format,
+        "splits": [
+            {
+                "name": split,
+                "shardLengths": [str(size)],
+                "numBytes": "100",
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+            for split, size in SIZES.items()
+        ],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return str(data_dir)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_labels_and_names_are_those_written(data_dir, split):
+    source = Tfds("tiny", split, data_dir)
+    assert source.class_names == tuple(CLASSES)
+    assert len(source) == SIZES[split]
+    for index in range(len(source)):
+        assert source.label(index) == index % 3
+        np.testing.assert_array_equal(source.image(index), pixels(split, index))
+    assert source.name(2) == f"tiny/1.0.0/{split}/2"
+
+
+def test_split_expression_takes_a_part(data_dir):
+    source = Tfds("tiny", "train[40%:90%]", data_dir)
+    assert [int(source.image(i)[0, 0, 0]) for i in range(len(source))] == [80, 100, 120, 140, 160]
+
+
+def test_evaluation_batches_come_through_the_pipeline(data_dir):
+    batches = list(EvalData(Tfds("tiny", "test", data_dir), "", 2))
+    assert [batch["label"].tolist() for batch in batches] == [[0, 1], [2, 0]]
+
+
+def test_one_channel_is_luma(data_dir):
+    assert Tfds("tiny", "train", data_dir, channels=1).image(3).shape == (4, 5, 1)
+
+
+def test_damaged_image_is_unreadable(tmp_path):
+    source = Tfds("tiny", "test", write_dataset(tmp_path, damaged=[1]))
+    assert source.image(0).shape == (4, 5, 3)
+    with pytest.raises(UnreadableImage, match="truncated"):
+        source.image(1)
+
+
+def test_reading_imports_no_tensorflow(data_dir):
+    code = (
+        "import sys; from vit_jax.data.tfds import Tfds; assert 'tensorflow_datasets' not in sys.modules; "
+        f"Tfds('tiny', 'train', {data_dir!r}).image(0); assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_dataset_names_near_matches(tmp_path):
+    with pytest.raises(UserError, match=r"'cifar11'.*did you mean cifar10"):
+        Tfds("cifar11", data_dir=str(tmp_path))
+
+
+def test_unprepared_dataset_says_how_to_prepare(tmp_path):
+    with pytest.raises(UserError, match=r"cifar10.*pip install 'vit_jax\[tf\]'.*download_and_prepare"):
+        Tfds("cifar10", data_dir=str(tmp_path))
+
+
+def test_unknown_split_names_the_splits(data_dir):
+    with pytest.raises(UserError, match=r"split='vall'.*train, test"):
+        Tfds("tiny", "vall", data_dir)
+
+
+def test_tfrecord_dataset_asks_for_array_record(tmp_path):
+    with pytest.raises(UserError, match=r"prepared as tfrecord.*array_record"):
+        Tfds("tiny", "train", write_dataset(tmp_path, file_format="tfrecord"))
+
+
+@pytest.mark.parametrize("key", ["image_key", "label_key"])
+def test_missing_feature_lists_the_features(data_dir, key):
+    with pytest.raises(UserError, match=rf"image, label.*set {key}|label, image.*set {key}|set {key}"):
+        Tfds("tiny", "train", data_dir, **{key: "other"})

@@ -1,0 +1,34 @@
+"""The commands: python -m vit_jax COMMAND ... runs cli/COMMAND.py."""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from vit_jax import cli
+from vit_jax.cli import command
+from vit_jax.config import near
+from vit_jax.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    return command.run(dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """See main."""
+    commands = sorted(info.name for info in pkgutil.iter_modules(cli.__path__) if info.name != "command")
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: vit COMMAND ... (--help on each)\n")
+        for name in commands:
+            print(f"  {name:<10} {(importlib.import_module(f'vit_jax.cli.{name}').__doc__ or '').splitlines()[0]}")
+        print("\nTo train or resume: python -m vit_jax.main --config=FILE.py --workdir=DIR")
+        return 0
+    if argv[0] not in commands:
+        raise UserError(f"Unknown command {argv[0]!r}{near(argv[0], commands)}")
+    return importlib.import_module(f"vit_jax.cli.{argv[0]}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

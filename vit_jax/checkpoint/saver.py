@@ -1,0 +1,113 @@
+"""Checkpoints of a run: flat dictionaries of arrays, written by orbax."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vit_jax import trees
+from vit_jax.types import UserError
+
+Flat = dict[str, Any]
+
+# Orbax reports its ordinary course of work as warnings through absl.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Saver:
+    """Asynchronous, atomic checkpoints.
+
+    every: steps between checkpoints. keep: how many of the last to keep. best: a metric, such as "test/accuracy", whose best
+    checkpoint is kept too; best_mode says whether "max" or "min" is best.
+    """
+
+    def __init__(
+        self, every: int = 1000, keep: int = 1, best: str | None = None, best_mode: Literal["max", "min"] = "max"
+    ):
+        if every < 1 or keep < 1:
+            raise UserError(f"checkpoint.every={every} and checkpoint.keep={keep} must be at least 1.")
+        self.every, self.keep, self.best, self.best_mode = every, keep, best, best_mode
+
+    def open(self, directory: Path) -> None:
+        """Begins to keep checkpoints in `directory`; what a kill left half-written there is removed."""
+        best, worst = self.best, -math.inf if self.best_mode == "max" else math.inf
+        preserve: list[Any] = [policies.LatestN(self.keep)]
+        if best:
+            preserve.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics.get(best, worst),
+                    reverse=self.best_mode == "min",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(preserve),
+            best_fn=(lambda metrics: metrics[best]) if best else None,
+            best_mode=self.best_mode,
+            cleanup_tmp_directories=True,
+        )
+        self.directory = directory.absolute()
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
+        """Begins to write a checkpoint; the arrays may be donated once this returns."""
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None)
+
+    def latest(self) -> int | None:
+        """The step of the last complete checkpoint."""
+        self.manager.wait_until_finished()
+        return self.manager.latest_step()
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def steps_in(directory: str | Path) -> list[int]:
+    """The steps of the complete checkpoints in a folder, in order."""
+    path = Path(directory)
+    return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and p.is_dir()) if path.is_dir() else []
+
+
+def _reader(directory: str | Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    return ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler())
+
+
+def shapes_of(directory: str | Path, step: int) -> Flat:
+    """The names of a checkpoint's arrays, each with .shape and .dtype."""
+    try:
+        with _reader(directory) as reader:
+            return trees.flatten(reader.item_metadata(step).tree)
+    except Exception as error:
+        raise UserError(f"The checkpoint {directory}/{step} cannot be read ({_summary(error)}); use another step.") from None
+
+
+def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Flat:
+    """The arrays of a checkpoint named as in `like`, whose leaves say shape, dtype and sharding.
+
+    With `part` only the names that begin with it are read. Raises UserError that lists the names and shapes that differ.
+    """
+    found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(part)}
+    different = trees.differences(found, like)
+    if different:
+        shown = "\n  ".join(different[:20] + ([f"... and {len(different) - 20} more"] if len(different) > 20 else []))
+        raise UserError(f"The checkpoint {directory}/{step} is of another model:\n  {shown}")
+    try:
+        with _reader(directory) as reader:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+            return reader.restore(step, args=ocp.args.PyTreeRestore(like, restore_args, partial_restore=True))
+    except Exception as error:
+        raise UserError(f"The checkpoint {directory}/{step} is damaged ({_summary(error)}); use another step.") from None
+
+
+def _summary(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

@@ -1,0 +1,115 @@
+"""The folder of a run: config.json, metrics.jsonl, TensorBoard events, checkpoints/<step>/ and report/."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_jax import config as configs
+from vit_jax.types import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file at once, so that it is never seen half-written."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read(workdir: str | Path) -> dict[str, Any]:
+    """What config.json of a workdir holds: `config`, `data`, `versions`, `git_commit` and `changes`."""
+    path = Path(workdir) / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
+        raise UserError(f"{path} is not the config.json of a training run: it lacks 'config' or 'data'.")
+    return record
+
+
+def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError where a folder cannot hold a run of this config: of another config, in use otherwise, unwritable."""
+    path = Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
+    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir} cannot be written: no permission in {parent}.")
+    if (path / "config.json").exists():
+        changed, _ = configs.differing(read(path)["config"], _as_json(config))
+        if changed:
+            raise UserError(
+                f"--workdir={workdir} holds a run of another config; {_table(read(path)['config'], config, changed)}\n"
+                "Give another --workdir, or the same config to resume."
+            )
+    elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
+        raise UserError(f"--workdir={workdir} has files but no config.json, so it is no run to resume; give a new folder.")
+
+
+def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
+    """Creates a checked workdir and its config.json, or records what changed since the run began.
+
+    `data` states what the data gave: class names, image shape, number of examples. Raises UserError where it is not what the
+    run began with.
+    """
+    path, config, data = Path(workdir), _as_json(config), _as_json(data)
+    if not (path / "config.json").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        record = {"config": config, "data": data, "versions": versions(), "git_commit": git_commit(), "changes": []}
+    else:
+        record = read(path)
+        if record["data"] != data:
+            keys = [key for key in data if record["data"].get(key) != data[key]]
+            raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
+        _, free = configs.differing(record["config"], config)
+        if not free and record["versions"] == versions() and record["git_commit"] == git_commit():
+            return path
+        change = {"keys": free, "versions": versions(), "git_commit": git_commit()}
+        record = record | {"config": config, "changes": [*record["changes"], change]}
+    write_text(path / "config.json", json.dumps(record, indent=1))
+    return path
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the code, "+changes" appended where files differ from it; None outside a repository."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _as_json(tree: Any) -> Any:
+    return json.loads(json.dumps(tree))
+
+
+def _table(old: Mapping[str, Any], new: Mapping[str, Any], keys: list[str]) -> str:
+    before, after = configs.flatten(old), configs.flatten(_as_json(new))
+    return "these keys differ:" + "".join(f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys)

@@ -1,0 +1,57 @@
+"""What all commands share: reading their flags, and turning a user's mistake into one message and exit code 2."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from vit_jax.config import near
+from vit_jax.types import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors, with near matches of unknown flags."""
+
+    def error(self, message: str):
+        raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The values of the flags; raises UserError for an unknown one."""
+        values, unknown = self.parse_known_args(argv)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            raise UserError(f"Unknown argument {unknown[0]}{near(unknown[0].partition('=')[0], known)}")
+        return values
+
+
+def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Calls a command; a UserError becomes its message on stderr and exit code 2, an interrupt exit code 130."""
+    try:
+        return function(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
+    """The --config, --workdir and --config.KEY=VALUE of a command line, as (file[:arg], workdir, [(key, value text)])."""
+    overrides: list[tuple[str, str]] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        overrides.append((key, value if equals else next(words, "")))
+    parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="a new folder, or that of a run to resume")
+    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed")
+    values = parser.parse(rest)
+    return values.config, values.workdir, overrides

@@ -1,0 +1,200 @@
+"""Configs: load a file, apply `--config.KEY=VALUE`, build what a spec names, and compare two runs.
+
+A seam is a place in the config that chooses a part: `dict(type="vit.ViT", **arguments)`. SEAMS says which package the types
+of each seam live in; the package's KIND says what they must be or return.
+"""
+
+import difflib
+import fnmatch
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from vit_jax.types import UserError
+
+SEAMS = {
+    "model": "vit_jax.models",
+    "task": "vit_jax.tasks",
+    "grad": "vit_jax.grads",
+    "optim.rule": "vit_jax.optim.rules",
+    "optim.schedule": "vit_jax.optim.schedules",
+    "data.source": "vit_jax.data",
+    "evals.*": "vit_jax.evals",
+    "evals.*.source": "vit_jax.data",
+}
+
+# Keys that cannot change the numbers: a run may resume with other values of them.
+FREE = ("mesh", "sharding", "log", "checkpoint", "evals", "data.threads", "data.prefetch", "data.cache_mb", "data.source.path",
+        "data.source.data_dir")  # fmt: skip
+
+
+class ConfigError(UserError, TypeError):
+    """A config key, type or value that the user can correct; the message begins with its path in the config."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """"; did you mean ...?" with the known words nearest to `word`, or "; expected one of ..." where none is near."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; expected one of: {', '.join(known)}." if known else "."
+
+
+def seam_of(path: str) -> str | None:
+    """The package whose types may stand at a config path, or None where the path is no seam."""
+    parts = path.split(".")
+    for pattern, package in SEAMS.items():
+        keys = pattern.split(".")
+        if len(keys) == len(parts) and all(map(fnmatch.fnmatchcase, parts, keys)):
+            return package
+    return None
+
+
+def _makes(target: Any, kind: Any) -> bool:
+    if inspect.isclass(target):
+        return inspect.isclass(kind) and issubclass(target, kind) and not inspect.isabstract(target)
+    return inspect.isfunction(target) and typing.get_type_hints(target).get("return") == kind
+
+
+def _types_in(package: str) -> dict[str, Any]:
+    """Every type of a seam by its name: those of the package itself and of its modules."""
+    root = importlib.import_module(package)
+    names = [info.name for info in pkgutil.iter_modules(getattr(root, "__path__", []))]
+    found = {}
+    for prefix, module in [("", root)] + [(f"{name}.", importlib.import_module(f"{package}.{name}")) for name in names]:
+        for name, target in vars(module).items():
+            if not name.startswith("_") and getattr(target, "__module__", "") == module.__name__ and _makes(target, root.KIND):
+                found[prefix + name] = target
+    return found
+
+
+def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Callable[..., Any]:
+    """What `type` names: "module.Name" in the seam's package, or "absolute.module:Name" where `trust` allows it."""
+    kind = importlib.import_module(package).KIND
+    if not isinstance(type_name, str):
+        raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(_types_in(package)))!r}.")
+    if ":" not in type_name:
+        known = _types_in(package)
+        if type_name not in known:
+            raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, known)}")
+        return known[type_name]
+    module_name, _, name = type_name.partition(":")
+    if not trust and not module_name.startswith("vit_jax."):
+        raise ConfigError(f"{path}.type is {type_name!r}, code from outside vit_jax; pass trust=True if you trust its author.")
+    try:
+        target = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name'.") from None
+    if not _makes(target, kind):
+        raise ConfigError(f"{path}.type: {type_name!r} does not make a {getattr(kind, '__name__', kind)}.")
+    return target
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters that a config may give to a target."""
+    keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = {name: p for name, p in inspect.signature(target).parameters.items() if p.kind in keyword}
+    # Flax gives every module these two.
+    return {k: p for k, p in found.items() if not (hasattr(target, "apply") and k in ("parent", "name"))}
+
+
+def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The kinds of those parameters; Any where a parameter has no hint."""
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return {name: hints.get(name, Any) for name in parameters(target)}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a hinted kind; an int is a float too, a list a tuple, and hints it does not know fit all."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if hint is tuple or origin in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            return len(value) == len(args) and all(map(fits, value, args))
+        return all(fits(item, args[0]) for item in value) if args else True
+    return True
+
+
+def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **extra: Any) -> Any:
+    """target(**arguments, **extra) after a check of the arguments' names and kinds; a None stands for the default.
+
+    Raises ConfigError that names the config path.
+    """
+    allowed = parameters(target)
+    hints = parameter_hints(target)
+    given = {key: value for key, value in arguments.items() if value is not None}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    for key, value in given.items():
+        if (key not in allowed and not takes_any) or key in extra:
+            raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
+        if key in hints and not fits(value, hints[key]):
+            raise ConfigError(f"{path}.{key} is {value!r}; expected {hint_name(hints[key])}.")
+    given |= extra
+    missing = [key for key, p in allowed.items() if p.default is p.empty and key not in given]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}, which {target.__qualname__} needs.")
+    return target(**given)
+
+
+def hint_name(hint: Any) -> str:
+    """A type hint as a user reads it."""
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+
+
+def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
+    """What the spec at a config path names, called with its arguments and `extra`; specs inside it are built first."""
+    package = seam_of(path)
+    assert package is not None, path
+    if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
+        raise ConfigError(f"{path} is {plain(spec)!r}; expected dict(type=..., ...).")
+    spec = plain(spec)
+    target = resolve(spec.pop("type"), package, path, trust)
+    fill = getattr(importlib.import_module(package), "fill", dict)
+    arguments = {
+        key: build(value, f"{path}.{key}", trust=trust) if seam_of(f"{path}.{key}") else value
+        for key, value in fill(spec).items()
+    }
+    return call(path, target, arguments, **extra)
+
+
+def plain(value: Any) -> Any:
+    """A config as plain dictionaries with its references resolved."""
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted path; tuples become lists, as in JSON."""
+    if isinstance(config, Mapping):
+        leaves: dict[str, Any] = {}
+        for key, value in config.items():
+            leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return leaves
+    return {prefix: list(config) if isinstance(config, tuple) else config}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Paths at which two plain configs differ: those that change the numbers of a run, and those that cannot."""
+    before, after = ({k: v for k, v in flatten(c).items() if v is not None} for c in (old, new))
+    paths = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    free = [key for key in paths if any(key == f or key.startswith(f + ".") for f in FREE)]
+    return [key for key in paths if key not in free], free

@@ -1,0 +1,157 @@
+"""Image files to uint8 pixels: the same picture that a viewer shows, or UnreadableImage with the reason."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, ImageChops
+
+from vit_jax.data.source import UnreadableImage
+from vit_jax.types import UserError
+
+# A file may claim any size in its header; beyond this many pixels nothing is allocated for it.
+MAX_PIXELS = 89_478_485
+# A closed list: other Pillow plug-ins run outside programs (EPS) or fetch nothing useful here.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# libjpeg warnings that leave every pixel intact; strict decoding stops at them, Pillow reads on.
+HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color transform")
+PNG_END = b"IEND\xaeB`\x82"
+
+# Filters hold for all threads; `warnings.catch_warnings` would not be safe in them.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes the bytes of an image file.
+
+    Grayscale is repeated to 3 channels, colour becomes luma (ITU-R 601) for 1; transparency is composited over white;
+    16-bit samples are scaled to 8; CMYK is converted; EXIF orientation is applied; of an animation the first frame.
+    Raises UnreadableImage for anything empty, truncated, corrupt, over MAX_PIXELS or not an image.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"Found channels={channels!r}: images are decoded to 1 (gray) or 3 (RGB) channels; set 1 or 3.")
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        pixels, exif = _decode_jpeg(data, channels) if data[:2] == b"\xff\xd8" else _decode_other(data, channels)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged bytes
+        raise UnreadableImage(_reason(error)) from error
+    return _upright(pixels, exif_orientation(exif)) if exif else pixels
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image in a known format"
+    return f"{error}" or type(error).__name__
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} pixels is more than the {MAX_PIXELS} allowed")
+
+
+def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
+    """Decodes with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    _check_size(height, width)
+    exif, adobe = _jpeg_segments(data)
+    inks = colorspace in ("CMYK", "YCCK")
+    target = "CMYK" if inks else "RGB" if channels == 3 else "GRAY"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, target, fastdct=False, fastupsample=False, strict=True)
+    except ValueError as error:
+        if any(warning in str(error) for warning in HARMLESS_JPEG_WARNINGS):
+            return _decode_other(data, channels)[0], exif
+        raise
+    if inks:
+        image = Image.fromarray(255 - pixels if adobe else pixels, "CMYK")  # Adobe stores inks inverted
+        pixels = _from_pillow(image, channels)
+    return pixels, exif
+
+
+def _jpeg_segments(data: bytes) -> tuple[bytes, bool]:
+    """The Exif payload (empty if none) and whether an Adobe marker is there, from the segments before the scan."""
+    exif, adobe, at = b"", False, 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xDA:  # start of scan
+            break
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            exif = exif or data[at + 10 : at + 2 + size]
+        adobe = adobe or (marker == 0xEE and data[at + 4 : at + 9] == b"Adobe")
+        at += 2 + size
+    return exif, adobe
+
+
+def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
+        raise UnreadableImage("the PNG file is truncated")
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+        _check_size(image.height, image.width)
+        image.load()
+        if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+            image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for an inverted one
+        exif = image.info.get("exif", b"")
+        return _from_pillow(image, channels), exif.removeprefix(b"Exif\0\0")
+
+
+def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:
+    """Converts any Pillow mode to uint8 [h, w, channels]."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if channels == 1 or image.mode in ("1", "L"):
+        gray = np.asarray(image.convert("L"))[:, :, None]
+        return np.repeat(gray, channels, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bits(samples: np.ndarray) -> np.ndarray:
+    """Rounds deep gray samples to uint8: integers span 0..65535; floats 0..1, or 0..255 if any is above 1."""
+    if np.issubdtype(samples.dtype, np.integer):
+        return ((samples.clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    samples = np.nan_to_num(samples, posinf=0, neginf=0)
+    scale = 255 if samples.max() <= 1 else 1
+    return np.rint(samples * scale).clip(0, 255).astype(np.uint8)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation tag (1..8) of an EXIF block, 1 where there is none or it is damaged.
+
+    Reads the first directory by hand (TIFF 6.0, section 2): Pillow's reader parses everything and warns about damage.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 8:
+        return 1
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    if start + 2 > len(exif):
+        return 1
+    (entries,) = struct.unpack_from(order + "H", exif, start)
+    for at in range(start + 2, min(start + 2 + 12 * entries, len(exif) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, at)
+        if tag == 0x0112 and kind == 3:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation: 5..8 are transposed, the rest follows from mirrored rows and columns."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,40 @@
+"""The handwritten digits that ship inside scikit-learn: 1,797 images of 8 x 8 pixels, no download."""
+
+import numpy as np
+from jaxtyping import UInt8
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from vit_jax.data.source import Source
+from vit_jax.types import UserError
+
+
+class Digits(Source):
+    """1,437 training and 360 test digits (UCI "Optical Recognition of Handwritten Digits", 1998).
+
+    The split is `train_test_split(test_size=360, stratify=y, random_state=0)`, once and for all.
+    """
+
+    def __init__(self, split: str = "train"):
+        if split not in ("train", "test"):
+            raise UserError(f"Found split={split!r} for digits, expected 'train' or 'test': choose one of the two.")
+        images, labels = load_digits(return_X_y=True)
+        train_x, test_x, train_y, test_y = train_test_split(
+            images.reshape(-1, 8, 8, 1), labels, test_size=360, stratify=labels, random_state=0
+        )
+        images, self._labels = (train_x, train_y) if split == "train" else (test_x, test_y)
+        self._images = np.rint(images * (255 / 16)).astype(np.uint8)  # the file counts ink from 0 to 16
+        self._split = split
+        self.class_names = tuple("0123456789")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
+    def image(self, index: int) -> UInt8[np.ndarray, "8 8 1"]:
+        return self._images[index]
+
+    def name(self, index: int) -> str:
+        return f"digits/{self._split}/{index}"

@@ -1,0 +1,157 @@
+"""Batches of preprocessed images: for training a function of (seed, step), for evaluation each example once."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+
+from vit_jax.data.reader import Reader
+from vit_jax.data.source import Source
+from vit_jax.types import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What the rest of the program must know about a data set; image_shape is (h, w, c) after preprocessing."""
+
+    image_shape: tuple[int, int, int]
+    num_examples: int
+    class_names: tuple[str, ...]
+
+
+class _Data:
+    """What training and evaluation share: the reader, this process's rows and the worker threads.
+
+    A process takes a contiguous block of batch_size / process_count rows of each global batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 2,
+        prefetch: int = 4,
+        cache_mb: int = 2048,
+        max_unreadable: float = 0.01,
+    ):
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"Found batch_size={batch_size}, expected a positive multiple of the {process_count} processes that "
+                "share each batch: change batch_size."
+            )
+        self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
+        self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names))
+        self.batch_size, self._rows = batch_size, batch_size // process_count
+        self._first_row = process_index * self._rows
+        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Name -> reason of every unreadable image met so far."""
+        return self._reader.unreadable
+
+    def _positions(self, step: int) -> range:
+        start = step * self.batch_size + self._first_row
+        return range(start, start + self._rows)
+
+    def _empty_batch(self) -> Batch:
+        return {
+            "image": np.zeros((self._rows, *self.spec.image_shape), np.uint8),
+            "label": np.zeros(self._rows, np.int32),
+        }
+
+    def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+        """make_batch(start), ..., make_batch(stop - 1), in order, made ahead of need in threads."""
+        if start >= stop:
+            return
+        batches = grain.MapDataset.range(start, stop).map(make_batch).to_iter_dataset(self._options)
+        iterator = iter(batches)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()  # a consumer that stops early leaves no threads behind
+
+
+class TrainData(_Data):
+    """Endless shuffled batches: a function of (seed, step) alone, whatever came before and however many processes.
+
+    The example at global position p = step * batch_size + row is given by p's epoch's order; its augmentation is drawn
+    from a generator keyed by (seed, p). An unreadable image is replaced by the next readable one of that epoch's order.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 2,
+        prefetch: int = 4,
+        cache_mb: int = 2048,
+        max_unreadable: float = 0.01,
+    ):
+        if not 0 <= seed < 2**32:
+            raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")
+        super().__init__(
+            source, preprocess, batch_size, process_index, process_count, threads, prefetch, cache_mb, max_unreadable
+        )
+        self._seed = seed
+        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+    def from_step(self, step: int, until: int) -> Iterator[tuple[int, Batch]]:
+        """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows]}) for k = step, ..., until - 1."""
+        yield from zip(range(step, until), self._in_threads(self._make_batch, step, until), strict=True)
+
+    def _make_batch(self, step: int) -> Batch:
+        batch = self._empty_batch()
+        for row, position in enumerate(self._positions(step)):
+            batch["image"][row], batch["label"][row] = self._example(position)
+        return batch
+
+    def _example(self, position: int) -> tuple[np.ndarray, int]:
+        """The preprocessed image and label for one global position."""
+        size = self.spec.num_examples
+        epoch_start, within = position - position % size, position % size
+        for ahead in range(size):
+            index = self._order[epoch_start + (within + ahead) % size]
+            image = self._reader.read(index, self._seed, position)
+            if image is not None:
+                return image, self._reader.source.label(index)
+        raise self._reader.too_many_unreadable()
+
+
+class EvalData(_Data):
+    """Every example exactly once over all processes, in order; the last batch is filled up with masked zeros.
+
+    Yields {"image": uint8 [rows, h, w, c], "label": int32 [rows], "mask": bool [rows], "index": int32 [rows]}. All
+    processes yield the same number of batches, all of one shape. An unreadable image is masked too.
+    """
+
+    def __len__(self) -> int:
+        return math.ceil(self.spec.num_examples / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._in_threads(self._make_batch, 0, len(self))
+
+    def _make_batch(self, step: int) -> Batch:
+        batch = self._empty_batch()
+        batch["mask"] = np.zeros(self._rows, bool)
+        batch["index"] = np.zeros(self._rows, np.int32)
+        for row, index in enumerate(self._positions(step)):
+            if index >= self.spec.num_examples:
+                break
+            batch["index"][row] = index
+            image = self._reader.read(index, 0, index)
+            if image is not None:
+                batch["image"][row], batch["mask"][row] = image, True
+                batch["label"][row] = self._reader.source.label(index)
+        return batch

@@ -1,0 +1,107 @@
+"""Host preprocessing as a short, readable spec: "inception_crop(224)|flip" or "resize_small(256)|central_crop(224)".
+
+Every operation takes and gives uint8 [h, w, c] and draws what it needs from the generator of its example. Values reach
+[-1, 1] only on the device. `size` is one int or (height, width).
+"""
+
+import ast
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax.data import ops
+from vit_jax.types import UserError
+
+OPS = {
+    op.__name__: op
+    for op in (ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop)
+}
+
+Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def parse(spec: str) -> Op:
+    """Turns a spec into one function of (image, generator); an empty spec leaves images as they are.
+
+    Only literals are read, nothing is evaluated. Raises UserError naming the spec, the position and the remedy.
+    """
+    steps = (
+        [_parse_op(spec, position, text) for position, text in enumerate(spec.split("|"), 1)] if spec.strip() else []
+    )
+
+    def preprocess(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
+        for step in steps:
+            image = step(image, rng)
+        return image
+
+    return preprocess
+
+
+def _parse_op(spec: str, position: int, text: str) -> Op:
+    where = f"operation {position} of preprocess {spec!r}"
+    name, args, kwargs = _read_call(where, text.strip())
+    if name not in OPS:
+        near = difflib.get_close_matches(name, OPS, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(OPS)}."
+        raise UserError(f"Found the unknown operation {name!r} as {where}: {advice}")
+    signature = inspect.signature(OPS[name])
+    usage = f"expected {name}({', '.join(str(p).replace(' ', '') for p in _plain(signature))})"
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
+    hints = typing.get_type_hints(OPS[name])
+    for key, value in bound.arguments.items():
+        if not _fits(value, hints[key]):
+            raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {_describe(hints[key])}.")
+    try:
+        return OPS[name](*bound.args, **bound.kwargs)
+    except ValueError as error:
+        raise UserError(f"Found {text.strip()!r} as {where}: {error}.") from None
+
+
+def _plain(signature: inspect.Signature) -> list[inspect.Parameter]:
+    return [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+
+
+def _read_call(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Splits "name(1, key=2)" into its name and literal arguments; a bare name is a call without any."""
+    try:
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, [], {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg is not None}
+            if len(kwargs) == len(node.keywords):
+                return node.func.id, [ast.literal_eval(arg) for arg in node.args], kwargs
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        pass
+    raise UserError(
+        f"Found {text!r} as {where}, expected name(literal, key=literal) such as resize_small(256): "
+        "write operations separated by '|'."
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+    return isinstance(value, hint) and not isinstance(value, bool)
+
+
+def _describe(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return {int: "an int", float: "a float", tuple[int, int]: "(height, width)"}[hint]

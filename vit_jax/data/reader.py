@@ -1,0 +1,87 @@
+"""Reads and preprocesses single examples, and keeps count of the images that cannot be read."""
+
+import logging
+import threading
+
+import numpy as np
+
+from vit_jax.data.preprocess import parse
+from vit_jax.data.source import Cached, Source, UnreadableImage
+from vit_jax.types import UserError
+
+
+class Reader:
+    """A source behind a cache and a preprocessing spec, used by all worker threads at once.
+
+    `unreadable` maps the names of the images that could not be read to the reasons. Up to `max_unreadable` of the
+    data set, and one image in any case, may be so; one more raises UserError.
+    """
+
+    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
+        self.source = Cached(source, cache_mb * 2**20)
+        self.unreadable: dict[str, str] = {}
+        self.image_shape: tuple[int, int, int] | None = None
+        self._preprocess, self._max_unreadable = parse(preprocess), max_unreadable
+        self._skip: set[int] = set()
+        self._lock, self._local = threading.Lock(), threading.local()
+        for index in range(len(source)):
+            image = self.read(index, 0, 0)
+            if image is not None:
+                self.image_shape = image.shape
+                return
+        raise self.too_many_unreadable()
+
+    def read(self, index: int, seed: int, position: int) -> np.ndarray | None:
+        """The preprocessed image, augmented as (seed, position) say; None if it cannot be read."""
+        if index in self._skip:
+            return None
+        try:
+            image = self.source.image(index)
+        except UnreadableImage as error:
+            self._record(index, str(error))
+            return None
+        image = self._preprocess(image, self._generator(seed, position))
+        if self.image_shape not in (None, image.shape):
+            raise UserError(
+                f"Found shape {image.shape} for {self.source.name(index)} after preprocessing, expected "
+                f"{self.image_shape} as for the others: end the preprocessing with a resize or crop to a fixed size."
+            )
+        return image
+
+    def _generator(self, seed: int, position: int) -> np.random.Generator:
+        """The calling thread's generator, at the start of the stream keyed by (seed, position).
+
+        Philox is counter-based: any key gives an independent stream. Setting one is ten times as fast as making one.
+        """
+        if not hasattr(self._local, "generator"):
+            self._local.generator = np.random.Generator(np.random.Philox(key=0))
+        zeros = np.zeros(4, np.uint64)
+        self._local.generator.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": zeros, "key": np.array([seed, position], np.uint64)},
+            "buffer": zeros,
+            "buffer_pos": 4,  # nothing buffered
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return self._local.generator
+
+    def _record(self, index: int, reason: str) -> None:
+        name = self.source.name(index)
+        with self._lock:
+            if index in self._skip:
+                return
+            self._skip.add(index)
+            self.unreadable[name] = reason
+            too_many = len(self._skip) > max(1, int(self._max_unreadable * len(self.source)))
+        logging.warning("Unreadable image %s: %s", name, reason)
+        if too_many:
+            raise self.too_many_unreadable()
+
+    def too_many_unreadable(self) -> UserError:
+        """The error that stops a run, naming the count, the share allowed and three of the files."""
+        files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
+        return UserError(
+            f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "
+            f"{self._max_unreadable:.2%}: repair or remove them, or raise max_unreadable. For example: {files}"
+        )

@@ -1,0 +1,69 @@
+"""What every data set looks like to the pipeline: labelled images that can be read in any order."""
+
+import abc
+import threading
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class UnreadableImage(Exception):
+    """An image that is damaged or missing; its message says why. The pipeline replaces it or masks it."""
+
+
+class Source(abc.ABC):
+    """Random access to labelled images. Safe to use from several threads at once."""
+
+    class_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """The number of examples."""
+
+    @abc.abstractmethod
+    def label(self, index: int) -> int:
+        """The position of the example's class in `class_names`. Cheap after `image(index)`."""
+
+    @abc.abstractmethod
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The decoded image, not to be written to; raises UnreadableImage."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """A file path or another stable name, for messages and reports."""
+
+
+class Cached(Source):
+    """Keeps the decoded images of another source in memory until `max_bytes` are spent.
+
+    Nothing is ever evicted: with a shuffled order every image is equally likely to be asked for next, so the first
+    ones to come are as good as any, and a data set that fits is decoded once.
+    """
+
+    def __init__(self, source: Source, max_bytes: int):
+        self.source = source
+        self.class_names = source.class_names
+        self._free = max_bytes
+        self._images: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def label(self, index: int) -> int:
+        return self.source.label(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        cached = self._images.get(index)  # one dict look-up is atomic: the common path takes no lock
+        if cached is not None:
+            return cached
+        image = self.source.image(index)
+        image.setflags(write=False)
+        with self._lock:
+            if index not in self._images and image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._images[index] = image
+        return image

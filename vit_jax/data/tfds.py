@@ -1,0 +1,114 @@
+"""TensorFlow Datasets read through random access (array_record), without TensorFlow."""
+
+import difflib
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax.data.decode import decode
+from vit_jax.data.source import Source
+from vit_jax.types import UserError
+
+
+class Tfds(Source):
+    """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
+
+    The encoded images are decoded here, so their files must be JPEG, PNG or the like (the `Image` feature). `data_dir`
+    is where TFDS keeps its data sets (its own default if None). Raises UserError if the data set is unknown, was never
+    prepared or was prepared without random access, and if the split or a feature is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        data_dir: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
+        channels: int = 3,
+    ):
+        import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
+
+        builder = _prepared_builder(tfds, name, data_dir)
+        names = _class_names(tfds, builder, name, image_key, label_key)
+        images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {key: tfds.decode.SkipDecoding() for key in images}
+        try:
+            self._records = builder.as_data_source(split=split, decoders=decoders)
+        except NotImplementedError as error:
+            raise UserError(
+                f"Found {name!r} prepared as {builder.info.file_format.value} in {builder.data_path}, expected "
+                f"array_record, which can be read in any order: {_how_to_prepare(name, data_dir)}"
+            ) from error
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"Found split={split!r} for {name!r}, expected one of {', '.join(builder.info.splits)} or a part such "
+                f"as train[:90%]: {error}"
+            ) from error
+        self.class_names = names
+        self._id = f"{builder.info.full_name}/{split}"
+        self._image_key, self._label_key, self._channels = image_key, label_key, channels
+        self._labels = np.full(len(self._records), -1, np.int32)  # filled in as the records are read
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        return f"{self._id}/{index}"
+
+    def label(self, index: int) -> int:
+        if self._labels[index] < 0:
+            self._record(index)
+        return int(self._labels[index])
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        return decode(self._record(index)[self._image_key], self._channels)
+
+    def _record(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        self._labels[index] = record[self._label_key]
+        return record
+
+
+def _how_to_prepare(name: str, data_dir: str | None) -> str:
+    place = f", data_dir={data_dir!r}" if data_dir else ""
+    return (
+        "prepare it once, which needs TensorFlow: pip install 'vit_jax[tf]', then python -c "
+        f"\"import tensorflow_datasets as tfds; tfds.builder('{name}', file_format='array_record'{place})"
+        '.download_and_prepare()"'
+    )
+
+
+def _prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        near = difflib.get_close_matches(
+            name.split("/")[0].split(":")[0], tfds.list_builders(with_community_datasets=False), n=3
+        )
+        advice = f"did you mean {' or '.join(near)}?" if near else "check the name and data_dir."
+        raise UserError(
+            f"Found no TFDS data set {name!r}, expected one that TFDS knows or that lies in data_dir={data_dir!r}: "
+            f"{advice}"
+        ) from None
+    if not builder.is_prepared():
+        raise UserError(
+            f"Found nothing in {builder.data_path}, expected the data set {name!r}: {_how_to_prepare(name, data_dir)}"
+        )
+    return builder
+
+
+def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[str, ...]:
+    features = dict(builder.info.features.items())
+    if not isinstance(features.get(image_key), tfds.features.Image):
+        raise UserError(
+            f"Found no image feature {image_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
+            "set image_key."
+        )
+    if not isinstance(features.get(label_key), tfds.features.ClassLabel):
+        raise UserError(
+            f"Found no class label {label_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
+            "set label_key."
+        )
+    return tuple(features[label_key].names)

@@ -1,0 +1,37 @@
+"""What a measurement is given and what it gives back."""
+
+import abc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.pipeline import EvalData, Spec
+from vit_jax.data.source import Source
+
+# This process's rows of a batch as numpy arrays -> the outputs of Task.predict for the whole batch, as numpy arrays.
+Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class Evaluator(abc.ABC):
+    """Runs a predict function over a dataset, each example exactly once, and returns named numbers."""
+
+    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2):
+        self.source = source
+        self.arguments: dict[str, Any] = {"preprocess": preprocess, "batch_size": batch_size, "threads": threads}
+        self.data = EvalData(source, **self.arguments)
+
+    @property
+    def spec(self) -> Spec:
+        """Shape, number and class names of the images."""
+        return self.data.spec
+
+    def outputs(self, predict: Predict) -> Iterator[dict[str, np.ndarray]]:
+        """Images and labels with the model's outputs, padding and unreadable images left out, batch by batch."""
+        for batch in self.data:
+            out = predict({"image": batch["image"], "label": batch["label"]})
+            yield {key: value[batch["mask"]] for key, value in (batch | out).items()}
+
+    @abc.abstractmethod
+    def __call__(self, predict: Predict) -> dict[str, float]:
+        """The measurement."""

@@ -1,0 +1,5 @@
+"""Ways to take the gradient; one is chosen by `grad`."""
+
+from vit_jax.grads.gradient import Gradient as KIND
+
+__all__ = ["KIND"]

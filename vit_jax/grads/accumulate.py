@@ -1,0 +1,37 @@
+"""Gradient accumulation: the gradient of a large batch in the memory of a small one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from vit_jax.grads.gradient import Batch, Gradient, Loss, Metrics, Plain
+from vit_jax.types import Params, Rng, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Accumulate(Gradient):
+    """The mean over `microbatches` equal parts, one after the other; without dropout it equals the whole batch's."""
+
+    microbatches: int
+
+    def __call__(self, loss: Loss, params: Params, batch: Batch, rng: Rng) -> tuple[Metrics, Params]:
+        """Raises UserError where the batch cannot be divided."""
+        size = len(batch["image"])
+        if self.microbatches < 1 or size % self.microbatches:
+            raise UserError(f"grad.microbatches={self.microbatches} does not divide the batch of {size} examples.")
+        # Example i goes to part i mod microbatches, so that each part is spread over all devices.
+        parts = {key: rearrange(x, "(b m) ... -> m b ...", m=self.microbatches) for key, x in batch.items()}
+
+        def one(index: jax.Array, part: Batch) -> tuple[Metrics, Params]:
+            return Plain()(loss, params, part, jax.random.fold_in(rng, index))
+
+        def add(total, indexed):
+            return jax.tree.map(lambda a, b: a + b, total, one(*indexed)), None
+
+        indexed = (jnp.arange(self.microbatches), parts)
+        shapes = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], indexed))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, indexed)
+        return jax.tree.map(lambda x: x / self.microbatches, total)

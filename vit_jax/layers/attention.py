@@ -1,0 +1,52 @@
+"""Multi-head attention (arXiv:1706.03762, section 3.2.2)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from vit_jax.types import Tokens, UserError
+
+
+class Attention(nn.Module):
+    """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
+
+    Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, queries: Float[Array, "b q d"], tokens: Tokens, *, deterministic: bool = True
+    ) -> Float[Array, "b q d"]:
+        """The softmax is taken in float32 whatever the dtype."""
+        width = tokens.shape[-1]
+        if width % self.num_heads:
+            raise UserError(f"A width of {width} cannot be divided among num_heads={self.num_heads} attention heads.")
+        head = (self.num_heads, width // self.num_heads)
+
+        def project(name: str, x: Array) -> Float[Array, "b n k h"]:
+            dense = nn.DenseGeneral(
+                head, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, param_dtype=self.param_dtype, name=name
+            )
+            return dense(x)
+
+        q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
+        scores = jnp.einsum("bqkh,bnkh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
+        weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+        self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
+        weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
+        mixed = jnp.einsum("bkqn,bnkh->bqkh", weights, v)
+        return nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            kernel_init=nn.initializers.xavier_uniform(),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="out",
+        )(mixed)

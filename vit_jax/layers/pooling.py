@@ -1,0 +1,30 @@
+"""From the encoded tokens to one vector for the image."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from vit_jax.layers.attention import Attention
+from vit_jax.layers.mlp import Mlp
+from vit_jax.types import Tokens
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention pooling ("MAP", arXiv:2106.04560): one learned query attends to all tokens, then an MLP."""
+
+    mlp_dim: int
+    num_heads: int
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> Float[Array, "b d"]:
+        """Tokens [b, n, d] to [b, d]."""
+        b, _, width = tokens.shape
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
+        queries = jnp.tile(probe.astype(tokens.dtype), (b, 1, 1))
+        x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens)
+        y = nn.LayerNorm(**dtypes, name="norm")(x)
+        return (x + Mlp(self.mlp_dim, **dtypes, name="mlp")(y))[:, 0]

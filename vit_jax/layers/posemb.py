@@ -1,0 +1,45 @@
+"""Position embeddings of a patch grid."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from vit_jax.types import Tokens, UserError
+
+
+def sincos2d(rows: int, cols: int, width: int, temperature: float = 10_000.0) -> Float[np.ndarray, "n d"]:
+    """Fixed 2-D sine-cosine embeddings (arXiv:2205.01580), [rows * cols, width] in row-major order.
+
+    The four quarters of the width are sin(x w), cos(x w), sin(y w), cos(y w) over geometric frequencies w.
+    """
+    if width % 4:
+        raise UserError(f"posemb='sincos2d' needs a width divisible by 4; found {width}.")
+    frequencies = temperature ** -np.linspace(0.0, 1.0, width // 4)
+    y, x = np.mgrid[:rows, :cols].reshape(2, -1, 1) * frequencies.reshape(1, 1, -1)
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
+
+
+class AddPositions(nn.Module):
+    """Adds a position embedding to the tokens of a grid preceded by `prefix` tokens, such as the class token.
+
+    "learn" has one vector for each token, the prefix included; "sincos2d" is zero on the prefix; "none" adds nothing.
+    """
+
+    kind: str
+    grid: tuple[int, int]
+    prefix: int = 0
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Tokens [b, prefix + rows * cols, d]."""
+        _, n, width = tokens.shape
+        if self.kind == "learn":
+            table: Array = self.param("table", nn.initializers.normal(0.02), (1, n, width), self.param_dtype)
+        elif self.kind == "sincos2d":
+            table = jnp.pad(jnp.asarray(sincos2d(*self.grid, width)), ((self.prefix, 0), (0, 0)))[None]
+        else:
+            return tokens
+        return tokens + table.astype(tokens.dtype)

@@ -1,0 +1,33 @@
+"""Train, fine-tune or resume: python -m vit_jax.main --config=FILE.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...]."""
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from vit_jax.cli import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake of the user's."""
+    # Until fit takes over there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    return command.run(train, sys.argv[1:] if argv is None else argv)
+
+
+def train(argv: Sequence[str]) -> int:
+    """See main."""
+    config_argument, workdir, overrides = command.parse_run(argv, __doc__)
+    from vit_jax.config_file import load
+    from vit_jax.train.loop import fit
+    from vit_jax.train.metrics import NonFiniteLossError
+
+    try:
+        fit(load(config_argument, overrides), workdir)
+    except NonFiniteLossError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

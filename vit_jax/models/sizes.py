@@ -1,0 +1,56 @@
+"""The size table: what a name such as "B/16" stands for."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width, depth, hidden width of the MLP and attention heads of a transformer encoder."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+
+
+# Ti S: arXiv:2012.12877. B L H: arXiv:2010.11929 table 1. mu M: big_vision. So400m: arXiv:2305.13035. g G: arXiv:2106.04560
+# table 2. e: arXiv:2209.06794.
+SIZES = {
+    "mu": Size(32, 1, 128, 2),
+    "Ti": Size(192, 12, 768, 3),
+    "S": Size(384, 12, 1536, 6),
+    "M": Size(512, 12, 2048, 8),
+    "B": Size(768, 12, 3072, 12),
+    "L": Size(1024, 24, 4096, 16),
+    "So400m": Size(1152, 27, 4304, 16),
+    "H": Size(1280, 32, 5120, 16),
+    "g": Size(1408, 40, 6144, 16),
+    "G": Size(1664, 48, 8192, 16),
+    "e": Size(1792, 56, 15360, 16),
+}
+
+
+def parse_variant(variant: str) -> dict[str, int]:
+    """Model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
+    name, slash, patch = variant.partition("/")
+    if name not in SIZES:
+        near = difflib.get_close_matches(name, SIZES, n=3, cutoff=0.1) or list(SIZES)
+        raise UserError(f"Unknown model size {name!r} in variant={variant!r}; near: {', '.join(near)}.")
+    fields = dataclasses.asdict(SIZES[name])
+    if slash:
+        if not patch.isdecimal() or int(patch) == 0:
+            raise UserError(f"variant={variant!r} has the patch size {patch!r}; expected a number of pixels, as in B/16.")
+        fields["patch_size"] = int(patch)
+    return fields
+
+
+def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A model spec whose `variant`, if it has one, is replaced by the fields it stands for; explicit fields win."""
+    fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
+    variant = spec.get("variant")
+    return (parse_variant(variant) if variant else {}) | fields

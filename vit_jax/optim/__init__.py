@@ -1,0 +1,40 @@
+"""The optimiser: clip the gradient, apply an update rule, decay the weights, scale by the scheduled learning rate."""
+
+import re
+
+import optax
+
+from vit_jax import trees
+from vit_jax.optim.schedules import Schedule
+from vit_jax.types import Params, UserError
+
+
+def make_optimizer(
+    rule: optax.GradientTransformation,
+    schedule: Schedule,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay: str = "kernel$",
+    clip_norm: float | None = None,
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimiser, and the learning rate as a function of the step.
+
+    `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose name
+    the regex `decay` finds. `clip_norm` bounds the global norm of the gradient.
+    """
+    if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
+        raise UserError(f"optim has lr={lr}, weight_decay={weight_decay}, clip_norm={clip_norm}; none may be negative.")
+
+    def learning_rate(step):
+        return lr * schedule(step)
+
+    def mask(params: Params):
+        found = trees.map_named(lambda name, _: re.search(decay, name) is not None, params)
+        if not any(trees.flatten(found).values()):
+            raise UserError(f"optim.decay={decay!r} matches no parameter; names look like {next(iter(trees.flatten(params)))!r}.")
+        return found
+
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts += [rule]
+    parts += [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate

@@ -1,0 +1,117 @@
+"""The training loop: carries a run from its last checkpoint to its last step."""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from vit_jax import config as configs
+from vit_jax import inference, trees
+from vit_jax.checkpoint import saver as savers
+from vit_jax.train.metrics import NonFiniteLossError, read_rows
+from vit_jax.train.preemption import Preemption
+from vit_jax.train.report import write_report
+from vit_jax.train.run import Run, compose
+from vit_jax.train.state import State
+from vit_jax.train.step import put_batch
+
+
+def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains what the config says in `workdir`, from its last checkpoint where it has one; returns the last metrics.
+
+    Raises UserError before any compile where config, data or workdir are at fault, and NonFiniteLossError where training
+    diverges. On SIGTERM it saves and returns.
+    """
+    with Preemption() as preemption:
+        run = compose(configs.plain(config), Path(workdir))
+        return train(run, preemption)
+
+
+def train(run: Run, preemption: Preemption) -> dict[str, Any]:
+    """The loop."""
+    saver, recorder = run.saver, run.recorder
+    saver.open(run.path / "checkpoints")
+    state = restore_or_init(run)
+    start = int(state.step)
+    recorder.open(run.path, start, steps=run.steps, batch_size=run.data.batch_size)
+    predict = inference.make_predict(run.task, run.mesh)
+    # XLA:CPU aborts in a rendezvous when several steps are under way on several devices.
+    await_each = jax.default_backend() == "cpu" and run.mesh.size > 1
+    announce(run, state)
+    begin = time.perf_counter()
+    try:
+        for step, batch in recorder.timed(run.data.from_step(start, run.steps)):
+            state, metrics = run.train_step(state, put_batch(batch, run.mesh, run.parallel))
+            done = step + 1
+            recorder.took(done, metrics, run.data.unreadable)
+            if step == start:
+                jax.block_until_ready(metrics)
+                print(f"compiled the step and took it in {time.perf_counter() - begin:.1f} s", flush=True)
+                recorder.restart_clock(done)
+            elif await_each:
+                jax.block_until_ready(metrics)
+            last = done == run.steps
+            due = [name for name, (_, every) in run.evaluators.items() if last or (every and done % every == 0)]
+            save = last or preemption.requested or done % saver.every == 0 or (saver.best is not None and bool(due))
+            if due or save:
+                recorder.settle(run.data.unreadable)
+                with recorder.paused():
+                    results = {}
+                    for name in due:
+                        evaluator, _ = run.evaluators[name]
+                        values = evaluator(functools.partial(predict, state.weights))
+                        results |= {f"{name}/{key}": value for key, value in values.items()}
+                    recorder.evaluated(done, results)
+                    if save:
+                        saver.save(done, trees.flatten(state), results)
+            if preemption.requested and not last:
+                saver.close()
+                print(f"SIGTERM: saved step {done}; run the same command to go on", flush=True)
+                return {}
+    except NonFiniteLossError as error:
+        good = saver.latest()
+        where = f"the last good checkpoint is of step {good}, in {saver.directory}" if good else "no checkpoint was saved before"
+        error.args = (f"Stopped: {error}; {where}. A lower optim.lr, a longer warm-up or optim.clip_norm may help.",)
+        raise
+    finally:
+        saver.close()
+        recorder.close()
+    return finish(run, predict, state)
+
+
+def restore_or_init(run: Run) -> State:
+    """The state of the last checkpoint, or the first state."""
+    step = run.saver.latest()
+    if step is None:
+        return jax.jit(run.init, out_shardings=run.places)()
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(run.init), run.places
+    )
+    return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))
+
+
+def announce(run: Run, state: State) -> None:
+    """Says what is about to run."""
+    spec, done = run.data.spec, int(state.step)
+    print(
+        f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters; {spec.num_examples:,} training images "
+        f"{'x'.join(map(str, spec.image_shape))} of {len(spec.class_names)} classes; {run.steps:,} steps of "
+        f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; {run.path}"
+    )
+    if done:
+        print(f"resuming at step {done}" if done < run.steps else f"already finished at step {done}", flush=True)
+
+
+def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]:
+    """Writes the report of a finished run and returns its last metrics."""
+    evaluator = next((evaluator for evaluator, _ in run.evaluators.values()), None)
+    write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
+    values = next((row for row in reversed(read_rows(run.path / "metrics.jsonl")) if row["step"] == run.steps), {})
+    for name in run.evaluators:
+        if f"{name}/accuracy" in values:
+            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %, loss {values[f'{name}/loss']:.4f}")
+    print(f"report: {run.path / 'report'}", flush=True)
+    return values

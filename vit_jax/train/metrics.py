@@ -1,0 +1,165 @@
+"""What a run reports: lines in the terminal, metrics.jsonl and TensorBoard events."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from vit_jax.checkpoint.workdir import write_text
+from vit_jax.types import UserError
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of a step was not a number."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss of step {step} is {loss}")
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a kill tore is left out."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
+
+
+class Recorder:
+    """Writes the metrics of every `every`th step, and of every evaluation.
+
+    Step metrics stay on the device until the next step is under way, so that the device never waits for the host.
+    """
+
+    def __init__(self, every: int = 50):
+        if every < 1:
+            raise UserError(f"log.every is {every}; expected a number of steps.")
+        self.every = every
+
+    def open(self, workdir: Path, step: int, *, steps: int, batch_size: int) -> None:
+        """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again."""
+        self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
+        kept = [row for row in read_rows(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
+        self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
+        self._row: dict[str, Any] = {}
+        self.restart_clock(step)
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, with the time spent waiting for them counted."""
+        iterator = iter(batches)
+        while True:
+            begin = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - begin
+            if batch is None:
+                return
+            yield batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not training, such as evaluation."""
+        begin = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - begin
+
+    def restart_clock(self, step: int) -> None:
+        """Begins to measure speed now, at `step`."""
+        self._clocked, self._waited, self._paused, self._since = step, 0.0, 0.0, time.perf_counter()
+
+    def took(self, step: int, metrics: dict[str, jax.Array], unreadable: Sized) -> None:
+        """Takes the metrics of a step that was just begun, and writes those of the step before if they are due."""
+        if self._unseen and self._unseen[-1][0] % self.every == 0:
+            self.settle(unreadable)
+            self.flush()
+        self._unseen.append((step, metrics))
+        if len(self._unseen) > 2:
+            # The host may be two steps ahead of the device, not more: batches would pile up there.
+            jax.block_until_ready(self._unseen[-3][1])
+
+    def settle(self, unreadable: Sized = ()) -> None:
+        """Awaits every step begun and writes the last one's metrics if due, with the count of unreadable images if any.
+
+        Raises NonFiniteLossError for the first step whose loss is no number.
+        """
+        if not self._unseen:
+            return
+        losses = jax.device_get([metrics["loss"] for _, metrics in self._unseen])
+        for (step, _), loss in zip(self._unseen, losses, strict=True):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(step, float(loss))
+        step, metrics = self._unseen[-1]
+        self._unseen = []
+        if step % self.every == 0 or step == self.steps:
+            values = {key: float(value) for key, value in jax.device_get(metrics).items()} | self._speed(step)
+            self.add(step, values | ({"unreadable": len(unreadable)} if unreadable else {}))
+            self._print(step, values)
+
+    def evaluated(self, step: int, results: Mapping[str, float]) -> None:
+        """Writes the results of the evaluators after a step, and the step's whole row to the disk."""
+        self.add(step, results)
+        self.flush()
+        for key in results:
+            name, _, measure = key.rpartition("/")
+            if measure == "accuracy":
+                print(
+                    f"step {step:>{len(str(self.steps))}}/{self.steps}  {name}: accuracy {100 * results[key]:.2f} %"
+                    f"  loss {results[f'{name}/loss']:.4f}  {results[f'{name}/num_examples']:,} images",
+                    flush=True,
+                )
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds named values to the row of a step."""
+        if not values:
+            return
+        if self._row.get("step") != step:
+            self.flush()
+            self._row = {"step": step}
+        self._row |= values
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Writes the row in hand to the disk."""
+        if self._row:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(self._row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self._row = {}
+
+    def close(self) -> None:
+        """Writes everything."""
+        self.flush()
+        self._board.close()
+
+    def _speed(self, step: int) -> dict[str, float]:
+        elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)
+        rate = (step - self._clocked) * self.batch_size / elapsed
+        speed = {
+            "images_per_second": rate,
+            "images_per_second_per_device": rate / jax.device_count(),
+            "data_wait": min(1.0, self._waited / elapsed),
+        }
+        self.restart_clock(step)
+        return speed
+
+    def _print(self, step: int, values: Mapping[str, float]) -> None:
+        rate = values["images_per_second"]
+        left = timedelta(seconds=round((self.steps - step) * self.batch_size / rate)) if rate else "?"
+        accuracy = f"  accuracy {100 * values['accuracy']:5.1f} %" if "accuracy" in values else ""
+        print(
+            f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {values['loss']:.4f}{accuracy}"
+            f"  lr {values['lr']:.2e}  {rate:,.0f} images/s  waiting for data {values['data_wait']:.0%}  ETA {left}",
+            flush=True,
+        )

@@ -1,0 +1,155 @@
+"""The parts of a training run, composed from its config and checked before anything is compiled or written."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from vit_jax import inference, sharding
+from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.saver import Saver
+from vit_jax.config import ConfigError, build, call
+from vit_jax.data.pipeline import Spec, TrainData
+from vit_jax.evals.evaluator import Evaluator
+from vit_jax.optim import make_optimizer
+from vit_jax.tasks.task import Task
+from vit_jax.train.metrics import Recorder
+from vit_jax.train.state import State, initial_state
+from vit_jax.train.step import Step, compile_step, make_step
+from vit_jax.types import Params, UserError
+
+
+OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init")
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run, checked and ready to begin. `init` gives the first state, whose leaves lie as in `places`."""
+
+    path: Path
+    mesh: jax.sharding.Mesh
+    parallel: Literal["jit", "pmap"]
+    data: TrainData
+    evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
+    steps: int
+    task: Task
+    train_step: Step
+    init: Callable[[], State]
+    places: State
+    saver: Saver
+    recorder: Recorder
+
+
+def compose(config: dict[str, Any], path: Path) -> Run:
+    """The parts that a plain config names, checked without compiling anything; then creates the workdir."""
+    config = dict.fromkeys(OPTIONAL) | config
+    call("config", check_keys, config)
+    workdirs.check(path, config)
+    mesh = call("mesh", sharding.make_mesh, config["mesh"])
+    sharding.check_batch(config["batch_size"], mesh)
+    saver, recorder = call("checkpoint", Saver, config["checkpoint"]), call("log", Recorder, config["log"])
+
+    data = call(
+        "data",
+        TrainData,
+        config["data"] | {"source": build(config["data"].get("source"), "data.source")},
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
+    steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
+
+    model = build(config["model"], "model", num_classes=len(data.spec.class_names))
+    task = build(config["task"], "task", model=model)
+    parts = {
+        "rule": build(config["optim"].get("rule"), "optim.rule"),
+        "schedule": build(config["optim"].get("schedule"), "optim.schedule", steps=steps),
+    }
+    tx, learning_rate = call("optim", make_optimizer, config["optim"] | parts)
+    make = functools.partial(
+        make_step, task, tx, learning_rate, build(config["grad"], "grad"), seed=config["seed"], ema_decay=config["ema_decay"]
+    )
+    ema = config["ema_decay"] is not None
+    init = functools.partial(initial_state, task, tx, data.spec.image_shape, seed=config["seed"], ema=ema)
+    places = sharding.tree_sharding(jax.eval_shape(init), mesh, config["sharding"] or ())
+    train_step = compile_step(make, task, mesh, places, config["parallel"])
+    # Traces the whole step, so that a mistake in any part shows before the workdir exists.
+    images = jax.ShapeDtypeStruct((config["batch_size"], *data.spec.image_shape), "uint8")
+    labels = jax.ShapeDtypeStruct((config["batch_size"],), "int32")
+    jax.eval_shape(make(), jax.eval_shape(init), {"image": images, "label": labels})
+    if config["init"]:
+        params = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
+        init = functools.partial(begin_from, init, params)
+
+    facts = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
+    workdirs.open_run(path, config, facts)
+    return Run(
+        path, mesh, config["parallel"], data, evaluators, steps, task, train_step, init, places, saver, recorder
+    )
+
+
+def check_keys(
+    *,
+    seed: int,
+    batch_size: int,
+    parallel: Literal["jit", "pmap"],
+    mesh: dict,
+    model: dict,
+    task: dict,
+    grad: dict,
+    data: dict,
+    optim: dict,
+    checkpoint: dict,
+    log: dict,
+    evals: dict,
+    steps: int | None = None,
+    epochs: float | None = None,
+    sharding: list | None = None,
+    ema_decay: float | None = None,
+    init: dict | None = None,
+) -> None:
+    """The keys of a training config and their kinds; configs/common.py says what they mean."""
+    if (steps is None) == (epochs is None):
+        raise ConfigError(f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}.")
+    if batch_size < 1 or (steps or 1) < 1 or (epochs or 1) <= 0:
+        raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise ConfigError(f"config.ema_decay is {ema_decay}; expected a number in [0, 1).")
+
+
+def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Evaluator, int | None]:
+    """The evaluator of an entry of `evals` and the steps between two runs of it; its data must match the training data."""
+    every = spec.get("every")
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
+    evaluator = build({key: value for key, value in spec.items() if key != "every"}, f"evals.{name}")
+    found = evaluator.spec
+    if found.class_names != train.class_names:
+        only = [sorted(set(a) - set(b)) for a, b in ((train.class_names, found.class_names), (found.class_names, train.class_names))]
+        raise UserError(
+            f"evals.{name}: its classes differ from those of the training data; only in training: {only[0][:5]}, "
+            f"only in evaluation: {only[1][:5]}. Both need the same classes in the same order."
+        )
+    if found.image_shape != train.image_shape:
+        raise UserError(
+            f"evals.{name}.preprocess gives images of shape {found.image_shape}, data.preprocess {train.image_shape}; "
+            "make the sizes equal."
+        )
+    return evaluator, every
+
+
+def eval_preprocess(evals: Mapping[str, Mapping[str, Any]], spec: Spec) -> str:
+    """How images are prepared for the trained model: as by the first evaluator, or a plain resize where there is none."""
+    height, width, _ = spec.image_shape
+    return next((entry["preprocess"] for entry in evals.values()), f"resize(({height}, {width}))")
+
+
+def begin_from(init: Callable[[], State], params: Params) -> State:
+    """The initial state with these parameters."""
+    state = init()
+    return state.replace(params=params, ema=None if state.ema is None else params)  # type: ignore[attr-defined]
