@@ -1,0 +1,1 @@
+"""Configs: data only, one file for each recipe."""

@@ -30,8 +30,9 @@ SEAMS = {
 }
 
 # Keys that cannot change the numbers: a run may resume with other values of them.
-FREE = ("mesh", "sharding", "log", "checkpoint", "evals", "data.threads", "data.prefetch", "data.cache_mb", "data.source.path",
-        "data.source.data_dir")  # fmt: skip
+FREE = ("mesh", "sharding", "log", "checkpoint", "evals") + tuple(
+    f"data.{key}" for key in ("threads", "prefetch", "cache_mb", "source.path", "source.data_dir")
+)
 
 
 class ConfigError(UserError, TypeError):
@@ -39,7 +40,7 @@ class ConfigError(UserError, TypeError):
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """"; did you mean ...?" with the known words nearest to `word`, or "; expected one of ..." where none is near."""
+    """The hint "; did you mean ...?" with the known words nearest to `word`, or "; expected one of ..." where none is near."""
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if close:
@@ -63,14 +64,22 @@ def _makes(target: Any, kind: Any) -> bool:
     return inspect.isfunction(target) and typing.get_type_hints(target).get("return") == kind
 
 
+def _modules_in(package: str) -> list[str]:
+    return [info.name for info in pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", []))]
+
+
 def _types_in(package: str) -> dict[str, Any]:
     """Every type of a seam by its name: those of the package itself and of its modules."""
-    root = importlib.import_module(package)
-    names = [info.name for info in pkgutil.iter_modules(getattr(root, "__path__", []))]
+    kind = importlib.import_module(package).KIND
     found = {}
-    for prefix, module in [("", root)] + [(f"{name}.", importlib.import_module(f"{package}.{name}")) for name in names]:
+    for prefix in ["", *(f"{module}." for module in _modules_in(package))]:
+        module = importlib.import_module(f"{package}.{prefix}".rstrip("."))
         for name, target in vars(module).items():
-            if not name.startswith("_") and getattr(target, "__module__", "") == module.__name__ and _makes(target, root.KIND):
+            if (
+                not name.startswith("_")
+                and getattr(target, "__module__", "") == module.__name__
+                and _makes(target, kind)
+            ):
                 found[prefix + name] = target
     return found
 
@@ -81,17 +90,23 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     if not isinstance(type_name, str):
         raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(_types_in(package)))!r}.")
     if ":" not in type_name:
-        known = _types_in(package)
-        if type_name not in known:
-            raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, known)}")
-        return known[type_name]
+        module_name, _, name = f"{package}.{type_name}".rpartition(".")
+        if module_name in {package, *(f"{package}.{module}" for module in _modules_in(package))}:
+            target: Any = getattr(importlib.import_module(module_name), name, None)
+            if getattr(target, "__module__", "") == module_name and _makes(target, kind):
+                return target
+        raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, _types_in(package))}")
     module_name, _, name = type_name.partition(":")
     if not trust and not module_name.startswith("vit_jax."):
-        raise ConfigError(f"{path}.type is {type_name!r}, code from outside vit_jax; pass trust=True if you trust its author.")
+        raise ConfigError(
+            f"{path}.type is {type_name!r}, code from outside vit_jax; pass trust=True if you trust its author."
+        )
     try:
         target = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name'.") from None
+        raise ConfigError(
+            f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name'."
+        ) from None
     if not _makes(target, kind):
         raise ConfigError(f"{path}.type: {type_name!r} does not make a {getattr(kind, '__name__', kind)}.")
     return target
@@ -167,7 +182,7 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
         raise ConfigError(f"{path} is {plain(spec)!r}; expected dict(type=..., ...).")
-    spec = plain(spec)
+    spec = dict(plain(spec))
     target = resolve(spec.pop("type"), package, path, trust)
     fill = getattr(importlib.import_module(package), "fill", dict)
     arguments = {

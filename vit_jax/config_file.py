@@ -34,9 +34,15 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path.resolve()
-    nearby = [str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"]
+    nearby = [
+        str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"
+    ]
     close = difflib.get_close_matches(name, nearby, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else "give the path of a file with get_config(), e.g. configs/digits.py."
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else "give the path of a file with get_config(), e.g. configs/digits.py."
+    )
     raise UserError(f"--config: no file {name!r}; {hint}")
 
 
@@ -53,7 +59,9 @@ def _run(path: Path, arg: str) -> ml_collections.ConfigDict:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
-            raise UserError(f"--config: {path} has no get_config(); expected `def get_config(arg=...): return ConfigDict`.")
+            raise UserError(
+                f"--config: {path} has no get_config(); expected `def get_config(arg=...): return ConfigDict`."
+            )
         config = get_config(arg) if arg else get_config()
     except UserError:
         raise
@@ -62,7 +70,9 @@ def _run(path: Path, arg: str) -> ml_collections.ConfigDict:
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
         raise UserError(f"--config: {where}: {type(error).__name__}: {error}") from None
     if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"--config: get_config() of {path} returned a {type(config).__name__}; expected an ml_collections ConfigDict.")
+        raise UserError(
+            f"--config: get_config() of {path} returned a {type(config).__name__}; expected an ml_collections ConfigDict."
+        )
     return config
 
 
@@ -113,7 +123,9 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
-        raise ConfigError(f"""--config.{key} is {text!r}; expected a whole part, as in --config.{key}="{{'type': ...}}".""")
+        raise ConfigError(
+            f"""--config.{key} is {text!r}; expected a whole part, as in --config.{key}="{{'type': ...}}"."""
+        )
     if hint is str:
         return literal if isinstance(literal, str) else text
     if hint is None:
@@ -133,7 +145,9 @@ def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
     for part in path.split("."):
         node = node[part]
     target = resolve(node["type"], package, path)
-    given = getattr(importlib.import_module(package), "fill", dict)({k: v for k, v in plain(node).items() if k != "type"})
+    given = getattr(importlib.import_module(package), "fill", dict)(
+        {k: v for k, v in plain(node).items() if k != "type"}
+    )
     known = parameters(target)
     lacks = [key for key in given if key not in known]
     if lacks:

@@ -73,7 +73,9 @@ class Loaded:
         """The outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" where there is a "label"."""
         shape = batch["image"].shape[1:]
         if shape != self.image_shape:
-            raise UserError(f"Images of shape {shape} were given to a model for {self.image_shape}; use loaded.preprocess.")
+            raise UserError(
+                f"Images of shape {shape} were given to a model for {self.image_shape}; use loaded.preprocess."
+            )
         return self._predict(self.params, batch)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> Outputs:
@@ -157,7 +159,9 @@ def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: t
     part = "ema/" if not raw and any(name.startswith("ema/") for name in shapes) else "params/"
     like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
     everywhere = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
-    leaves = {part + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in trees.flatten(like).items()}
+    leaves = {
+        part + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in trees.flatten(like).items()
+    }
     flat = saver.restore(path / "checkpoints", step, leaves, part)
     return trees.unflatten(like, {name.removeprefix(part): leaf for name, leaf in flat.items()})
 

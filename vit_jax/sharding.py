@@ -29,7 +29,9 @@ def make_mesh(**axes: int) -> Mesh:
     if len(free) == 1 and known > 0 and count % known == 0:
         sizes[free[0]] = count // known
     if any(size < 1 for size in sizes.values()) or int(np.prod(list(sizes.values()))) != count:
-        raise UserError(f"mesh={axes} does not divide {count} devices; its sizes must multiply to {count}, one may be -1.")
+        raise UserError(
+            f"mesh={axes} does not divide {count} devices; its sizes must multiply to {count}, one may be -1."
+        )
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
@@ -49,7 +51,9 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % shards:
         nearest = max(shards, round(batch_size / shards) * shards)
-        raise UserError(f"batch_size={batch_size} cannot be shared by {shards} devices; use a multiple, such as {nearest}.")
+        raise UserError(
+            f"batch_size={batch_size} cannot be shared by {shards} devices; use a multiple, such as {nearest}."
+        )
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -69,7 +73,9 @@ def tree_sharding(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
         for pattern, axes in rules:
             if re.search(pattern, name):
                 sizes = [mesh.shape.get(axis, 0) if axis else 1 for axis in axes]
-                if len(sizes) != leaf.ndim or any(not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True)):
+                if len(sizes) != leaf.ndim or any(
+                    not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True)
+                ):
                     raise UserError(
                         f"The sharding rule {pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
                         f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it."

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -58,7 +57,9 @@ class Saver:
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
         """Begins to write a checkpoint; the arrays may be donated once this returns."""
         if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None)
+            self.manager.save(
+                step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None
+            )
 
     def latest(self) -> int | None:
         """The step of the last complete checkpoint."""
@@ -79,7 +80,9 @@ def steps_in(directory: str | Path) -> list[int]:
 
 def _reader(directory: str | Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler())
+    return ocp.CheckpointManager(
+        Path(directory).absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler()
+    )
 
 
 def shapes_of(directory: str | Path, step: int) -> Flat:
@@ -88,7 +91,9 @@ def shapes_of(directory: str | Path, step: int) -> Flat:
         with _reader(directory) as reader:
             return trees.flatten(reader.item_metadata(step).tree)
     except Exception as error:
-        raise UserError(f"The checkpoint {directory}/{step} cannot be read ({_summary(error)}); use another step.") from None
+        raise UserError(
+            f"The checkpoint {directory}/{step} cannot be read ({_summary(error)}); use another step."
+        ) from None
 
 
 def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Flat:
@@ -106,7 +111,9 @@ def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Fla
             restore_args = ocp.checkpoint_utils.construct_restore_args(like)
             return reader.restore(step, args=ocp.args.PyTreeRestore(like, restore_args, partial_restore=True))
     except Exception as error:
-        raise UserError(f"The checkpoint {directory}/{step} is damaged ({_summary(error)}); use another step.") from None
+        raise UserError(
+            f"The checkpoint {directory}/{step} is damaged ({_summary(error)}); use another step."
+        ) from None
 
 
 def _summary(error: Exception) -> str:

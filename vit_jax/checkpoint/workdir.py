@@ -31,7 +31,9 @@ def read(workdir: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run.") from None
+        raise UserError(
+            f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run."
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from None
     if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
@@ -55,7 +57,9 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
                 "Give another --workdir, or the same config to resume."
             )
     elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
-        raise UserError(f"--workdir={workdir} has files but no config.json, so it is no run to resume; give a new folder.")
+        raise UserError(
+            f"--workdir={workdir} has files but no config.json, so it is no run to resume; give a new folder."
+        )
 
 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
@@ -67,7 +71,13 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     if not (path / "config.json").exists():
         path.mkdir(parents=True, exist_ok=True)
-        record = {"config": config, "data": data, "versions": versions(), "git_commit": git_commit(), "changes": []}
+        record: dict[str, Any] = {
+            "config": config,
+            "data": data,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "changes": [],
+        }
     else:
         record = read(path)
         if record["data"] != data:
@@ -98,7 +108,9 @@ def git_commit() -> str | None:
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
@@ -112,4 +124,6 @@ def _as_json(tree: Any) -> Any:
 
 def _table(old: Mapping[str, Any], new: Mapping[str, Any], keys: list[str]) -> str:
     before, after = configs.flatten(old), configs.flatten(_as_json(new))
-    return "these keys differ:" + "".join(f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys)
+    return "these keys differ:" + "".join(
+        f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys
+    )

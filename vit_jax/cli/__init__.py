@@ -1,0 +1,1 @@
+"""The commands of `python -m vit_jax`, one file each."""

@@ -52,6 +52,8 @@ def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, l
     parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a new folder, or that of a run to resume")
-    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed")
+    parser.add_argument(
+        "--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed"
+    )
     values = parser.parse(rest)
     return values.config, values.workdir, overrides

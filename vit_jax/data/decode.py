@@ -96,13 +96,13 @@ def _jpeg_segments(data: bytes) -> tuple[bytes, bool]:
 def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
         raise UnreadableImage("the PNG file is truncated")
-    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
-        _check_size(image.height, image.width)
-        image.load()
-        if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-            image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for an inverted one
-        exif = image.info.get("exif", b"")
-        return _from_pillow(image, channels), exif.removeprefix(b"Exif\0\0")
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as file:
+        _check_size(file.height, file.width)
+        file.load()
+        exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        # Pillow takes every CMYK JPEG for an inverted one; only Adobe's are.
+        plain_inks = file.mode == "CMYK" and file.format == "JPEG" and "adobe" not in file.info
+        return _from_pillow(ImageChops.invert(file) if plain_inks else file, channels), exif
 
 
 def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:

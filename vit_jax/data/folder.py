@@ -74,7 +74,14 @@ def _subfolders(path: str) -> list[str]:
         ) from error
 
 
-def _is_image(name: str) -> bool:
+def splits_of(path: str) -> tuple[str, ...]:
+    """The splits of a folder: its split sub-folders, or those of a holdout; raises UserError where it is no folder."""
+    root = os.path.expanduser(path)
+    return tuple(_split_folders(root, _subfolders(root))) or ("train", "test", "all")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
@@ -85,7 +92,7 @@ def _split_folders(root: str, children: list[str]) -> dict[str, str]:
     """
     named = [name for name in children if name.lower() in SPLIT_FOLDERS]
     if not any(
-        _subfolders(os.path.join(root, n)) and not any(map(_is_image, os.listdir(os.path.join(root, n)))) for n in named
+        _subfolders(os.path.join(root, n)) and not any(map(is_image, os.listdir(os.path.join(root, n)))) for n in named
     ):
         return {}
     splits: dict[str, str] = {}
@@ -143,7 +150,7 @@ def _image_files(root: str, class_name: str) -> list[str]:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
-        found += [os.path.join(relative, name) for name in files if _is_image(name)]
+        found += [os.path.join(relative, name) for name in files if is_image(name)]
     return sorted(found)
 
 

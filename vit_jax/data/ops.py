@@ -16,7 +16,7 @@ from vit_jax.types import UserError
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Size = int | tuple[int, int]
 Method = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
 
 
 def _height_width(size: Size) -> tuple[int, int]:

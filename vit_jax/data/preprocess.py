@@ -51,14 +51,16 @@ def _parse_op(spec: str, position: int, text: str) -> Op:
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(OPS)}."
         raise UserError(f"Found the unknown operation {name!r} as {where}: {advice}")
     signature = inspect.signature(OPS[name])
-    usage = f"expected {name}({', '.join(str(p).replace(' ', '') for p in _plain(signature))})"
+    usage = f"expected {name}({', '.join(map(str, _plain(signature)))})"
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
     hints = typing.get_type_hints(OPS[name])
     for key, value in bound.arguments.items():
-        if not _fits(value, hints[key]):
+        if hints[key] is float and type(value) is int:
+            bound.arguments[key] = float(value)
+        elif not _fits(value, hints[key]):
             raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {_describe(hints[key])}.")
     try:
         return OPS[name](*bound.args, **bound.kwargs)
@@ -104,4 +106,4 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return {int: "an int", float: "a float", tuple[int, int]: "(height, width)"}[hint]
+    return {int: "an int", float: "a number", tuple[int, int]: "(height, width)"}[hint]

@@ -20,19 +20,26 @@ class Reader:
     def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
         self.source = Cached(source, cache_mb * 2**20)
         self.unreadable: dict[str, str] = {}
-        self.image_shape: tuple[int, int, int] | None = None
         self._preprocess, self._max_unreadable = parse(preprocess), max_unreadable
         self._skip: set[int] = set()
         self._lock, self._local = threading.Lock(), threading.local()
-        for index in range(len(source)):
-            image = self.read(index, 0, 0)
-            if image is not None:
-                self.image_shape = image.shape
-                return
-        raise self.too_many_unreadable()
+        images = (self._load(index, 0, 0) for index in range(len(source)))
+        first = next((image for image in images if image is not None), None)
+        if first is None:
+            raise self.too_many_unreadable()
+        self.image_shape = first.shape
 
     def read(self, index: int, seed: int, position: int) -> np.ndarray | None:
         """The preprocessed image, augmented as (seed, position) say; None if it cannot be read."""
+        image = self._load(index, seed, position)
+        if image is not None and image.shape != self.image_shape:
+            raise UserError(
+                f"Found shape {image.shape} for {self.source.name(index)} after preprocessing, expected "
+                f"{self.image_shape} as for the others: end the preprocessing with a resize or crop to a fixed size."
+            )
+        return image
+
+    def _load(self, index: int, seed: int, position: int) -> np.ndarray | None:
         if index in self._skip:
             return None
         try:
@@ -40,13 +47,7 @@ class Reader:
         except UnreadableImage as error:
             self._record(index, str(error))
             return None
-        image = self._preprocess(image, self._generator(seed, position))
-        if self.image_shape not in (None, image.shape):
-            raise UserError(
-                f"Found shape {image.shape} for {self.source.name(index)} after preprocessing, expected "
-                f"{self.image_shape} as for the others: end the preprocessing with a resize or crop to a fixed size."
-            )
-        return image
+        return self._preprocess(image, self._generator(seed, position))
 
     def _generator(self, seed: int, position: int) -> np.random.Generator:
         """The calling thread's generator, at the start of the stream keyed by (seed, position).
@@ -73,7 +74,7 @@ class Reader:
                 return
             self._skip.add(index)
             self.unreadable[name] = reason
-            too_many = len(self._skip) > max(1, int(self._max_unreadable * len(self.source)))
+            too_many = len(self._skip) > max(1, round(self._max_unreadable * len(self.source), 6))
         logging.warning("Unreadable image %s: %s", name, reason)
         if too_many:
             raise self.too_many_unreadable()

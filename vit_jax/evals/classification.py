@@ -14,5 +14,9 @@ class Classification(Evaluator):
         for out in self.outputs(predict):
             correct += int((out["logits"].argmax(axis=1) == out["label"]).sum())
             losses += out["loss"].tolist()
-        result = {"accuracy": correct / len(losses), "loss": math.fsum(losses) / len(losses), "num_examples": len(losses)}
+        result = {
+            "accuracy": correct / len(losses),
+            "loss": math.fsum(losses) / len(losses),
+            "num_examples": len(losses),
+        }
         return result | ({"unreadable": len(self.data.unreadable)} if self.data.unreadable else {})

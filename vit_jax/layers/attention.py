@@ -1,6 +1,5 @@
 """Multi-head attention (arXiv:1706.03762, section 3.2.2)."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -32,7 +31,11 @@ class Attention(nn.Module):
 
         def project(name: str, x: Array) -> Float[Array, "b n k h"]:
             dense = nn.DenseGeneral(
-                head, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, param_dtype=self.param_dtype, name=name
+                head,
+                kernel_init=nn.initializers.xavier_uniform(),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
             )
             return dense(x)
 

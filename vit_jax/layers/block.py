@@ -1,5 +1,7 @@
 """The pre-norm transformer block (arXiv:2010.11929, equations 2 and 3)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -27,7 +29,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def residual(branch: Tokens) -> Tokens:
             branch = nn.Dropout(self.dropout)(branch, deterministic=deterministic)

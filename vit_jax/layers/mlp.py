@@ -1,5 +1,7 @@
 """The two-layer perceptron of a transformer block."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -18,7 +20,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
-        dense = {
+        dense: dict[str, Any] = {
             "kernel_init": nn.initializers.xavier_uniform(),
             "bias_init": nn.initializers.normal(1e-6),
             "dtype": self.dtype,

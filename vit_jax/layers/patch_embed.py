@@ -42,7 +42,7 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "b rows cols d"]:
         """Rows run from top to bottom, columns from left to right."""
-        patch_grid(images.shape[1:3], self.patch_size, self.stride, self.padding)
+        patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding)
         shape = (*self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)

@@ -1,5 +1,7 @@
 """From the encoded tokens to one vector for the image."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -22,7 +24,7 @@ class AttentionPool(nn.Module):
     def __call__(self, tokens: Tokens) -> Float[Array, "b d"]:
         """Tokens [b, n, d] to [b, d]."""
         b, _, width = tokens.shape
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
         queries = jnp.tile(probe.astype(tokens.dtype), (b, 1, 1))
         x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens)

@@ -44,7 +44,9 @@ def parse_variant(variant: str) -> dict[str, int]:
     fields = dataclasses.asdict(SIZES[name])
     if slash:
         if not patch.isdecimal() or int(patch) == 0:
-            raise UserError(f"variant={variant!r} has the patch size {patch!r}; expected a number of pixels, as in B/16.")
+            raise UserError(
+                f"variant={variant!r} has the patch size {patch!r}; expected a number of pixels, as in B/16."
+            )
         fields["patch_size"] = int(patch)
     return fields
 

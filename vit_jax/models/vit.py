@@ -1,6 +1,6 @@
 """The Vision Transformer (arXiv:2010.11929)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, *, train: bool = False) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i in range(self.depth):
             rate = self.drop_path * i / max(self.depth - 1, 1)
             block = Block(
@@ -81,7 +81,7 @@ class ViT(nn.Module):
         [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); with "attention" mutable, each
         block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
         """
-        dtypes = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+        dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         patch = pair(self.patch_size)
         x = PatchEmbed(self.width, patch, pair(self.stride or patch), self.padding, **dtypes, name="embed")(images)
         grid = (x.shape[1], x.shape[2])

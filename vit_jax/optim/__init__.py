@@ -31,7 +31,9 @@ def make_optimizer(
     def mask(params: Params):
         found = trees.map_named(lambda name, _: re.search(decay, name) is not None, params)
         if not any(trees.flatten(found).values()):
-            raise UserError(f"optim.decay={decay!r} matches no parameter; names look like {next(iter(trees.flatten(params)))!r}.")
+            raise UserError(
+                f"optim.decay={decay!r} matches no parameter; names look like {next(iter(trees.flatten(params)))!r}."
+            )
         return found
 
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []

@@ -44,7 +44,9 @@ def rsqrt(steps: int, warmup_steps: int = 0, timescale: int = 10_000, cooldown_s
     As scaling-ViT trains without a fixed end (arXiv:2106.04560, section 3.5).
     """
     if not 0 <= cooldown_steps <= steps - warmup_steps:
-        raise UserError(f"cooldown_steps={cooldown_steps} does not fit into {steps} steps after warmup_steps={warmup_steps}.")
+        raise UserError(
+            f"cooldown_steps={cooldown_steps} does not fit into {steps} steps after warmup_steps={warmup_steps}."
+        )
     warm = _warmed_up(lambda t: jnp.ones_like(t), warmup_steps, steps)
 
     def share(step: Any) -> Any:

@@ -38,7 +38,7 @@ class Classify(Task):
     def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
         """See Task; the metric is the accuracy on the augmented images."""
         images = normalize(batch["image"], self.mean, self.std)
-        logits = self.model.apply({"params": params}, images, train=True, rngs={"dropout": rng})
+        logits: Array = self.model.apply({"params": params}, images, train=True, rngs={"dropout": rng})  # type: ignore[assignment]
         losses = LOSSES[self.loss_name](logits, batch["label"], self.label_smoothing)
         return losses.mean(), {"accuracy": jnp.mean(logits.argmax(axis=1) == batch["label"])}
 

@@ -59,7 +59,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
             if due or save:
                 recorder.settle(run.data.unreadable)
                 with recorder.paused():
-                    results = {}
+                    results: dict[str, float] = {}
                     for name in due:
                         evaluator, _ = run.evaluators[name]
                         values = evaluator(functools.partial(predict, state.weights))
@@ -73,7 +73,11 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                 return {}
     except NonFiniteLossError as error:
         good = saver.latest()
-        where = f"the last good checkpoint is of step {good}, in {saver.directory}" if good else "no checkpoint was saved before"
+        where = (
+            f"the last good checkpoint is of step {good}, in {saver.directory}"
+            if good
+            else "no checkpoint was saved before"
+        )
         error.args = (f"Stopped: {error}; {where}. A lower optim.lr, a longer warm-up or optim.clip_norm may help.",)
         raise
     finally:
@@ -88,7 +92,9 @@ def restore_or_init(run: Run) -> State:
     if step is None:
         return jax.jit(run.init, out_shardings=run.places)()
     like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(run.init), run.places
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(run.init),
+        run.places,
     )
     return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))
 
@@ -109,7 +115,9 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
     """Writes the report of a finished run and returns its last metrics."""
     evaluator = next((evaluator for evaluator, _ in run.evaluators.values()), None)
     write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
-    values = next((row for row in reversed(read_rows(run.path / "metrics.jsonl")) if row["step"] == run.steps), {})
+    values: dict[str, Any] = next(
+        (row for row in reversed(read_rows(run.path / "metrics.jsonl")) if row["step"] == run.steps), {}
+    )
     for name in run.evaluators:
         if f"{name}/accuracy" in values:
             print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %, loss {values[f'{name}/loss']:.4f}")

@@ -21,7 +21,6 @@ from vit_jax.train.state import State, initial_state
 from vit_jax.train.step import Step, compile_step, make_step
 from vit_jax.types import Params, UserError
 
-
 OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init")
 
 
@@ -72,7 +71,13 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     }
     tx, learning_rate = call("optim", make_optimizer, config["optim"] | parts)
     make = functools.partial(
-        make_step, task, tx, learning_rate, build(config["grad"], "grad"), seed=config["seed"], ema_decay=config["ema_decay"]
+        make_step,
+        task,
+        tx,
+        learning_rate,
+        build(config["grad"], "grad"),
+        seed=config["seed"],
+        ema_decay=config["ema_decay"],
     )
     ema = config["ema_decay"] is not None
     init = functools.partial(initial_state, task, tx, data.spec.image_shape, seed=config["seed"], ema=ema)
@@ -88,9 +93,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
 
     facts = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
     workdirs.open_run(path, config, facts)
-    return Run(
-        path, mesh, config["parallel"], data, evaluators, steps, task, train_step, init, places, saver, recorder
-    )
+    return Run(path, mesh, config["parallel"], data, evaluators, steps, task, train_step, init, places, saver, recorder)
 
 
 def check_keys(
@@ -130,7 +133,10 @@ def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Eva
     evaluator = build({key: value for key, value in spec.items() if key != "every"}, f"evals.{name}")
     found = evaluator.spec
     if found.class_names != train.class_names:
-        only = [sorted(set(a) - set(b)) for a, b in ((train.class_names, found.class_names), (found.class_names, train.class_names))]
+        only = [
+            sorted(set(a) - set(b))
+            for a, b in ((train.class_names, found.class_names), (found.class_names, train.class_names))
+        ]
         raise UserError(
             f"evals.{name}: its classes differ from those of the training data; only in training: {only[0][:5]}, "
             f"only in evaluation: {only[1][:5]}. Both need the same classes in the same order."

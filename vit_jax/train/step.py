@@ -52,7 +52,7 @@ def make_step(
             "param_norm": trees.global_norm(params),
         }
         ema = state.ema
-        if ema is not None:
+        if ema is not None and ema_decay is not None:
             # Short averages first, as the initial weights are random.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)
@@ -61,7 +61,9 @@ def make_step(
     return step
 
 
-def compile_step(make: Callable[..., Step], task: Task, mesh: Mesh, shardings: State, parallel: Literal["jit", "pmap"]) -> Step:
+def compile_step(
+    make: Callable[..., Step], task: Task, mesh: Mesh, shardings: State, parallel: Literal["jit", "pmap"]
+) -> Step:
     """The step made by `make(axis=...)`, compiled for global batches on a mesh; the state is donated to it.
 
     Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit".
@@ -70,9 +72,13 @@ def compile_step(make: Callable[..., Step], task: Task, mesh: Mesh, shardings: S
         batch = sharding.batch_sharding(mesh)
         return jax.jit(make(), in_shardings=(shardings, batch), out_shardings=(shardings, None), donate_argnums=0)
     if not task.per_example:
-        raise UserError(f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'.")
+        raise UserError(
+            f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
+        )
     if set(mesh.shape) != {"data"}:
-        raise UserError(f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'.")
+        raise UserError(
+            f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
+        )
     return jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat))
 
 

@@ -18,14 +18,18 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for label, key in series.items():
             points = [(row["step"], scale * row[key]) for row in rows if row.get(key) is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else None, markersize=3)
+                axis.plot(
+                    *zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else None, markersize=3
+                )
         axis.set(title=title, xlabel="step", yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
         if axis.lines and len(series) > 1:
             axis.legend()
 
     plot(axes[0, 0], "loss", {"train (augmented)": "loss"} | {name: f"{name}/loss" for name in evals}, log=True)
-    plot(axes[0, 1], "accuracy, %", {"train (augmented)": "accuracy"} | {n: f"{n}/accuracy" for n in evals}, scale=100.0)
+    plot(
+        axes[0, 1], "accuracy, %", {"train (augmented)": "accuracy"} | {n: f"{n}/accuracy" for n in evals}, scale=100.0
+    )
     plot(axes[1, 0], "learning rate", {"lr": "lr"})
     plot(axes[1, 1], "images per second", {"speed": "images_per_second"})
     figure.savefig(path, dpi=110)

@@ -24,7 +24,8 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, 
     rows = max(1, -(-len(predictions) // columns))
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows + 0.6), layout="constrained")
     figure.suptitle(title)
-    for axis in (axes := figure.subplots(rows, columns, squeeze=False).flat):
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
         axis.set_axis_off()
     for axis, item in zip(axes, predictions, strict=False):
         right = item.predicted == item.truth

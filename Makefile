@@ -1,0 +1,32 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned packages.
+PYTHON ?= python3
+PY := .venv/bin/python
+WORKDIR ?= workdirs/digits
+
+.PHONY: setup train test lint torture clean
+
+setup: .venv/installed
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; found " + sys.version.split()[0] + ". Set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch .venv/installed
+
+train: setup
+	$(PY) -m vit_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: lint
+	$(PY) -m pytest -n 2 -m "not torture"
+
+torture: setup
+	$(PY) -m pytest -m torture -s
+
+clean:
+	rm -rf .venv workdirs .pytest_cache .mypy_cache .ruff_cache *.egg-info

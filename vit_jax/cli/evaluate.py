@@ -1,0 +1,39 @@
+"""Evaluate a model on data: vit evaluate --model=REF --data=digits|folder:PATH|tfds:NAME [--split=S] [--json]."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from vit_jax.cli.command import Parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints accuracy, loss and number of examples, each example counted exactly once."""
+    parser = Parser(prog="vit evaluate", description=__doc__)
+    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, or DIR@STEP:raw")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH or tfds:NAME")
+    parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
+    parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    flags = parser.parse(argv)
+
+    from vit_jax import inference
+    from vit_jax.data.reference import Relabelled, open_source
+    from vit_jax.evals.classification import Classification
+
+    loaded = inference.load(flags.model, trust=flags.trust)
+    source = Relabelled(open_source(flags.data, flags.split, loaded.image_shape[2]), loaded.class_names)
+    evals = loaded.config.get("evals", {}).values()
+    batch_size = flags.batch_size or next((spec["batch_size"] for spec in evals if spec.get("batch_size")), 256)
+    evaluator = Classification(source, loaded.preprocess_spec, batch_size)
+    result = evaluator(loaded.predict)
+    for name, reason in evaluator.data.unreadable.items():
+        print(f"unreadable, left out: {name}: {reason}", file=sys.stderr)
+    if flags.json:
+        print(json.dumps({"model": flags.model, "data": flags.data, **result}))
+    else:
+        print(
+            f"accuracy {100 * result['accuracy']:.2f} %  loss {result['loss']:.4f}  {result['num_examples']:,} images"
+        )
+    return 0

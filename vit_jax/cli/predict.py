@@ -1,0 +1,72 @@
+"""Classify images: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax.cli.command import Parser
+from vit_jax.types import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the most probable classes of each image; the exit code is 1 if an image could not be read."""
+    parser = Parser(prog="vit predict", description=__doc__)
+    parser.add_argument(
+        "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
+    )
+    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, or DIR@STEP:raw")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
+    parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    flags = parser.parse(argv)
+    if flags.top < 1 or flags.batch_size < 1:
+        raise UserError(f"--top={flags.top} and --batch_size={flags.batch_size} must be at least 1.")
+    paths = list(find_images(flags.images))
+
+    from vit_jax import inference
+    from vit_jax.data.source import UnreadableImage
+
+    loaded = inference.load(flags.model, trust=flags.trust)
+    failed = 0
+    for start in range(0, len(paths), flags.batch_size):
+        images, readable = [], []
+        for path in paths[start : start + flags.batch_size]:
+            try:
+                images.append(loaded.preprocess(path))
+                readable.append(path)
+            except UnreadableImage as error:
+                failed += 1
+                print(f"unreadable: {path}: {error}", file=sys.stderr)
+        if not images:
+            continue
+        # Filled up to one shape, so that the model is compiled once.
+        batch = np.zeros((min(flags.batch_size, len(paths)), *loaded.image_shape), np.uint8)
+        batch[: len(images)] = images
+        for path, probs in zip(readable, loaded(batch)["probs"], strict=False):
+            best = np.argsort(-probs, kind="stable")[: flags.top]
+            top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
+            if flags.json:
+                print(json.dumps({"path": str(path), "top": top}), flush=True)
+            else:
+                print(f"{path}: " + ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top), flush=True)
+    return 1 if failed else 0
+
+
+def find_images(places: Sequence[str]) -> Iterator[Path]:
+    """The files named, and the image files in the folders named, in order; raises UserError for what does not exist."""
+    from vit_jax.data.folder import is_image
+
+    for place in map(Path, places):
+        if place.is_dir():
+            found = sorted(path for path in place.rglob("*") if is_image(path.name) and path.is_file())
+            if not found:
+                raise UserError(f"Found no images in {place}; expected files such as .jpg, .png or .webp.")
+            yield from found
+        elif place.exists():
+            yield place
+        else:
+            raise UserError(f"No file or folder at {place}.")

@@ -1,0 +1,58 @@
+"""Data named on a command line: `digits`, `folder:PATH`, `tfds:NAME`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax.data.digits import Digits
+from vit_jax.data.folder import Folder, splits_of
+from vit_jax.data.source import Source
+from vit_jax.data.tfds import Tfds
+from vit_jax.types import UserError
+
+KINDS = ("digits", "folder:PATH", "tfds:NAME")
+
+
+def open_source(reference: str, split: str | None = None, channels: int = 3) -> Source:
+    """The images that a reference names; without a split the test images, or else what there is to evaluate on."""
+    kind, _, place = reference.partition(":")
+    if kind == "digits" and not place:
+        return Digits(split or "test")
+    if kind == "folder" and place:
+        # A folder without splits is evaluated whole: its images need not be those of a holdout.
+        found = splits_of(place)
+        return Folder(place, split or next(s for s in ("all", "test", "val", "train") if s in found), channels=channels)
+    if kind == "tfds" and place:
+        return Tfds(place, split or "test", channels=channels)
+    raise UserError(f"Found the data {reference!r}, expected one of {', '.join(KINDS)}.")
+
+
+class Relabelled(Source):
+    """A source whose classes are matched by name to those of a model; it may lack some of them.
+
+    Raises UserError that names the classes that the model does not know.
+    """
+
+    def __init__(self, source: Source, class_names: Sequence[str]):
+        unknown = [name for name in source.class_names if name not in class_names]
+        if unknown:
+            raise UserError(
+                f"The model does not know {len(unknown)} of the data's {len(source.class_names)} classes: "
+                f"{', '.join(map(repr, unknown[:10]))}; it knows {', '.join(map(repr, class_names[:10]))}"
+                f"{', ...' if len(class_names) > 10 else ''}. Rename or remove those classes, or use another model."
+            )
+        self.source, self.class_names = source, tuple(class_names)
+        self._labels = [self.class_names.index(name) for name in source.class_names]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def label(self, index: int) -> int:
+        return self._labels[self.source.label(index)]
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        return self.source.image(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
