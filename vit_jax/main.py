@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax.cli import command
+from vit_jax.hugepages import use_huge_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,4 +31,5 @@ def train(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main())

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from vit_jax.data.decode import MAX_PIXELS
 from vit_jax.types import UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -23,6 +24,8 @@ def _height_width(size: Size) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1, found {size}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"size must be at most {MAX_PIXELS} pixels in all, found {size}")
     return height, width
 
 
@@ -78,6 +81,17 @@ def central_crop(size: Size) -> Op:
 def flip() -> Op:
     """Mirrors left and right with probability 1/2."""
     return lambda image, rng: image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def rotate(degrees: float) -> Op:
+    """Turns by an angle uniform in [-degrees, degrees] about the centre; what comes into view is black."""
+
+    def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
+        angle = rng.uniform(-degrees, degrees)
+        planes = [Image.fromarray(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
+        return np.stack([np.asarray(plane.rotate(angle, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
+
+    return op
 
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Op:

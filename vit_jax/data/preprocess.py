@@ -20,7 +20,7 @@ from vit_jax.types import UserError
 
 OPS = {
     op.__name__: op
-    for op in (ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop)
+    for op in (ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate)
 }
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]

@@ -42,7 +42,8 @@ class Attention(nn.Module):
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
         scores = jnp.einsum("bqkh,bnkh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
         weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
-        self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
+        if not self.is_initializing():  # init makes every collection mutable, but is asked for parameters alone
+            self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
         weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
         mixed = jnp.einsum("bkqn,bnkh->bqkh", weights, v)
         return nn.DenseGeneral(

@@ -47,13 +47,25 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
         images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
-        if self.stride == self.patch_size and self.padding == "valid":
-            # The same sum as one matrix product, which XLA runs faster than a convolution with few input channels.
-            ph, pw = self.patch_size
-            patches = rearrange(images, "b (i ph) (j pw) c -> b i j (ph pw c)", ph=ph, pw=pw)
-            out = patches @ kernel.reshape(-1, self.width)
+        if self.padding == "valid" and not any(p % s for p, s in zip(self.patch_size, self.stride, strict=True)):
+            out = _product(images, kernel, self.stride)
         else:
             out = jax.lax.conv_general_dilated(
                 images, kernel, self.stride, self.padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         return out + bias.reshape(1, 1, 1, -1)
+
+
+def _product(
+    images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int]
+) -> Float[Array, "b rows cols d"]:
+    """The convolution as one matrix product, which XLA runs faster with so few input channels.
+
+    A patch is made of whole blocks of the size of the stride, of just one where patches do not overlap.
+    """
+    sh, sw = stride
+    m, n = kernel.shape[0] // sh, kernel.shape[1] // sw
+    blocks = rearrange(images, "b (i sh) (j sw) c -> b i j (sh sw c)", sh=sh, sw=sw)
+    rows, cols = blocks.shape[1] - m + 1, blocks.shape[2] - n + 1
+    patches = jnp.concatenate([blocks[:, i : i + rows, j : j + cols] for i in range(m) for j in range(n)], axis=-1)
+    return patches @ rearrange(kernel, "(m sh) (n sw) c d -> (m n sh sw c) d", sh=sh, sw=sw)

@@ -115,9 +115,8 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
     """Writes the report of a finished run and returns its last metrics."""
     evaluator = next((evaluator for evaluator, _ in run.evaluators.values()), None)
     write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
-    values: dict[str, Any] = next(
-        (row for row in reversed(read_rows(run.path / "metrics.jsonl")) if row["step"] == run.steps), {}
-    )
+    rows = read_rows(run.path / "metrics.jsonl")
+    values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.steps), {})
     for name in run.evaluators:
         if f"{name}/accuracy" in values:
             print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %, loss {values[f'{name}/loss']:.4f}")

@@ -1,0 +1,96 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling takes most of the suite's time; its toy models need no optimised code.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from vit_jax import config_file, main
+from vit_jax.checkpoint import saver
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tiny() -> ml_collections.ConfigDict:
+    """The digits config with a model that compiles in a second."""
+    config = config_file.load(str(ROOT / "configs" / "digits.py"))
+    config.steps, config.batch_size = 12, 16
+    config.model = {"type": "vit.ViT", "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4}
+    config.optim.schedule.warmup_steps = 2
+    config.log.every, config.checkpoint.every, config.evals.test.every = 1, 4, 4
+    config.data.preprocess = "pad_crop(8, 1)"
+    config.evals.test.preprocess = ""
+    return config
+
+
+TINY_FLAGS = [
+    f"--config={ROOT / 'configs' / 'digits.py'}",
+    "--config.model={'type': 'vit.ViT', 'width': 16, 'depth': 1, 'mlp_dim': 32, 'num_heads': 2, 'patch_size': 4}",
+    "--config.data.preprocess=pad_crop(8, 1)",
+    "--config.evals.test.preprocess=",
+    "--config.batch_size=16",
+    "--config.optim.schedule.warmup_steps=2",
+    "--config.log.every=1",
+]
+
+
+@pytest.fixture
+def train():
+    """Runs vit_jax.main in this process and gives its exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield lambda *flags: main.main([str(flag) for flag in flags])
+    signal.signal(signal.SIGTERM, handler)
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a run on so many virtual devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def start(workdir: Path, *flags: str, devices: int = 1) -> subprocess.Popen:
+    """A training process of the tiny digits run, as a user starts it."""
+    command = [sys.executable, "-m", "vit_jax.main", *TINY_FLAGS, f"--workdir={workdir}", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(workdir: Path, *flags: str, devices: int = 1) -> str:
+    """Runs it to its end and gives what it printed."""
+    process = start(workdir, *flags, devices=devices)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> list[float]:
+    return [row["loss"] for row in rows(workdir)]
+
+
+def checkpoint(workdir: Path) -> dict[str, bytes]:
+    """The bytes of every array of the last checkpoint."""
+    directory = workdir / "checkpoints"
+    step = saver.steps_in(directory)[-1]
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        for name, leaf in saver.shapes_of(directory, step).items()
+    }
+    return {name: np.asarray(leaf).tobytes() for name, leaf in saver.restore(directory, step, like).items()}

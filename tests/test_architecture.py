@@ -1,0 +1,96 @@
+"""Imports go strictly down the floors of the house, and each third party has one home."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vit_jax"
+FLOORS = [
+    {"types", "trees", "sharding", "config", "config_file", "hugepages"},
+    {"layers", "losses"},
+    {"models", "data", "optim", "grads", "checkpoint"},
+    {"tasks"},
+    {"evals", "viz", "inference"},
+    {"train"},
+    {"cli"},
+    {"main", "__main__"},
+]
+# Inside the ground floor: who may know whom.
+GROUND = {"hugepages": set(), "types": set(), "trees": set(), "sharding": {"types", "trees"}, "config": {"types"}}
+GROUND["config_file"] = {"types", "config"}
+HOMES = {
+    "grain": {"data"},
+    "tensorflow_datasets": {"data"},
+    "simplejpeg": {"data"},
+    "sklearn": {"data"},
+    "orbax": {"checkpoint"},
+    "matplotlib": {"viz"},
+    "tensorboardX": {"train"},
+    "ml_collections": {"config", "config_file", "train"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "vit_jax":
+            yield from (f"vit_jax.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    here = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "vit_jax" and len(parts) > 1 and parts[1] != here:
+            if here in GROUND:
+                assert parts[1] in GROUND[here]
+            else:
+                assert floor(parts[1]) < floor(here), f"{here} imports {name}"
+        for library, homes in HOMES.items():
+            if parts[0] == library:
+                assert here in homes, f"{here} imports {library}"
+
+
+def test_configs_import_ml_collections_and_configs_alone():
+    for path in (PACKAGE.parent / "configs").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= {"ml_collections", "configs"}
+
+
+def test_files_and_functions_are_short():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 300, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 70, f"{path}:{node.name}"
+
+
+def test_models_and_step_need_only_jax_and_flax():
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("grain", "tensorflow_datasets", "PIL", "simplejpeg", "sklearn", "orbax", "ml_collections"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import vit_jax.models.vit, vit_jax.train.step, vit_jax.tasks.classify, vit_jax.grads.accumulate
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,41 @@
+"""Runs that are killed and started again end as if nothing had happened."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.conftest import checkpoint, losses, rows, run, start
+
+
+def chaos(tmp_path, number, kills, steps):
+    """An undisturbed run and one that is sent a signal at random moments of its life."""
+    flags = (f"--config.steps={steps}", "--config.checkpoint.every=10", "--config.evals.test.every=25")
+    begin = time.monotonic()
+    run(tmp_path / "undisturbed", *flags)
+    lifetime = time.monotonic() - begin
+    moments = random.Random(0)
+    for _ in range(kills):
+        process = start(tmp_path / "disturbed", *flags)
+        time.sleep(moments.uniform(1.0, lifetime))
+        process.send_signal(number)
+        output, _ = process.communicate()
+        assert "Traceback" not in output, output
+        if number == signal.SIGTERM:
+            assert process.returncode == 0, output
+    run(tmp_path / "disturbed", *flags)
+    assert checkpoint(tmp_path / "disturbed") == checkpoint(tmp_path / "undisturbed")
+    assert losses(tmp_path / "disturbed") == losses(tmp_path / "undisturbed")
+    assert [row["step"] for row in rows(tmp_path / "disturbed")] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_two_signals_leave_no_trace(tmp_path, number):
+    chaos(tmp_path, number, kills=2, steps=60)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_twenty_signals_leave_no_trace(tmp_path, number):
+    chaos(tmp_path, number, kills=20, steps=300)

@@ -1,0 +1,64 @@
+"""Every config is a run that begins."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from vit_jax import config_file
+from vit_jax.train.loop import fit
+from vit_jax.train.run import compose
+
+# What a config needs to be told, and what makes a run of it small enough for a test.
+ARGUMENTS = {"cifar10": "folder:{data}"}
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten classes of small JPEG files in train and test folders."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 3)):
+        for label in range(10):
+            place = folder / split / f"class{label}"
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(place / f"{i}.jpg")
+    return folder
+
+
+def load(name, data, *overrides):
+    argument = ARGUMENTS.get(name, "").format(data=data)
+    return config_file.load(f"{ROOT / 'configs' / name}.py" + (f":{argument}" if argument else ""), overrides)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
+    run = compose(load(name, data).to_dict(), tmp_path / "run")
+    state = jax.eval_shape(run.init)
+    images = jax.ShapeDtypeStruct((run.data.batch_size, *run.data.spec.image_shape), "uint8")
+    labels = jax.ShapeDtypeStruct((run.data.batch_size,), "int32")
+    after, metrics = jax.eval_shape(run.train_step, state, {"image": images, "label": labels})
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_at_toy_size(name, data, tmp_path):
+    toy = [("steps", "2"), ("epochs", "None"), ("batch_size", "8"), ("optim.schedule.warmup_steps", "1")]
+    toy += [
+        (f"model.{key}", str(value)) for key, value in {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}.items()
+    ]
+    metrics = fit(load(name, data, *toy), tmp_path / "run")
+    assert np.isfinite(metrics["loss"])
+
+
+def test_every_key_of_common_is_a_key_of_training():
+    import inspect
+
+    from vit_jax.train.run import check_keys
+
+    assert set(config_file.load(str(ROOT / "configs" / "common.py"))) == set(inspect.signature(check_keys).parameters)

@@ -1,0 +1,138 @@
+"""What the README tells its readers to do, done."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, TINY_FLAGS, environment, rows, run
+from vit_jax import inference
+from vit_jax.__main__ import main as vit
+from vit_jax.data.digits import Digits
+from vit_jax.data.source import UnreadableImage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    run(workdir, "--config.steps=40")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory):
+    """Test digits of the classes 3 and 7 as a folder of classes."""
+    folder, source = tmp_path_factory.mktemp("digits"), Digits("test")
+    for i in range(60):
+        if source.label(i) in (3, 7):
+            (folder / str(source.label(i))).mkdir(exist_ok=True)
+            Image.fromarray(source.image(i)[..., 0]).save(folder / str(source.label(i)) / f"{i}.png")
+    return folder
+
+
+def test_evaluating_a_saved_model_gives_what_training_logged(trained, capsys):
+    assert vit(["evaluate", f"--model={trained}", "--data=digits", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    logged = rows(trained)[-1]
+    assert {key: result[key] for key in ("accuracy", "loss", "num_examples")} == {
+        key: logged[f"test/{key}"] for key in ("accuracy", "loss", "num_examples")
+    }
+
+
+def test_evaluation_matches_classes_by_name_and_accepts_some_of_them(trained, digit_files, capsys):
+    assert vit(["evaluate", f"--model={trained}", f"--data=folder:{digit_files}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    loaded = inference.load(trained)
+    files = sorted(digit_files.rglob("*.png"))
+    guesses = loaded(np.stack([loaded.preprocess(file) for file in files]))["logits"].argmax(axis=1)
+    right = [loaded.class_names[guess] == file.parent.name for guess, file in zip(guesses, files, strict=True)]
+    assert (result["num_examples"], result["accuracy"]) == (len(files), np.mean(right))
+
+
+def test_predict_prints_a_line_an_image_and_tells_of_unreadable_ones(trained, digit_files, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert vit(["predict", f"--model={trained}", str(digit_files), str(tmp_path), "--json", "--top=3"]) == 1
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert [line["path"] for line in lines] == sorted(map(str, digit_files.rglob("*.png")))
+    for line in lines:
+        probs = [item["prob"] for item in line["top"]]
+        assert len(probs) == 3
+        assert probs == sorted(probs, reverse=True)
+    assert f"{tmp_path / 'bad.png'}: " in captured.err
+
+
+def test_load_takes_paths_pictures_and_arrays_alike(trained, digit_files):
+    loaded = inference.load(trained)
+    file = next(digit_files.rglob("*.png"))
+    picture = Image.open(file)
+    images = [
+        loaded.preprocess(x) for x in (file, str(file), picture, np.asarray(picture), np.asarray(picture)[..., None])
+    ]
+    assert all((image == images[0]).all() for image in images)
+    outputs = loaded(np.stack(images[:2]))
+    assert {key: value.shape for key, value in outputs.items()} == {
+        "logits": (2, 10),
+        "probs": (2, 10),
+        "features": (2, 16),
+    }
+    np.testing.assert_allclose(outputs["probs"].sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(UnreadableImage):
+        loaded.preprocess(file.parent / "missing.png")
+
+
+def test_a_size_alone_is_a_model_with_random_weights():
+    loaded = inference.load("mu/16")
+    assert loaded.image_shape == (224, 224, 3)
+    assert loaded(np.zeros((1, 224, 224, 3), np.uint8))["logits"].shape == (1, 1000)
+
+
+def test_commands_tell_how_they_are_used(capsys):
+    assert vit([]) == 0
+    out = capsys.readouterr().out
+    for command in ("evaluate", "predict"):
+        assert command in out
+        with pytest.raises(SystemExit) as stop:
+            vit([command, "--help"])
+        assert stop.value.code == 0
+        assert "--model" in capsys.readouterr().out
+
+
+def test_readme_commands_are_real(tmp_path):
+    """Every training, evaluate and predict command of the README parses, and names files and keys that exist."""
+    readme = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", readme, flags=re.DOTALL)).replace("\\\n", " ")
+    commands = [
+        line.partition(" #")[0] for line in blocks.splitlines() if line.startswith(("python -m vit_jax", "vit "))
+    ]
+    assert len(commands) >= 4
+    from vit_jax.cli.command import parse_run
+    from vit_jax.config_file import load
+
+    for command in commands:
+        words = shlex.split(command)
+        if words[:3] == ["python", "-m", "vit_jax.main"]:
+            config, _, overrides = parse_run(words[3:], None)
+            load(str(ROOT / config), overrides)
+        else:
+            name = words[1] if words[0] == "vit" else words[3]
+            assert (ROOT / "vit_jax" / "cli" / f"{name}.py").exists(), command
+
+
+def test_interpreter_starts_the_commands(trained, digit_files):
+    for command in (["-m", "vit_jax", "predict", f"--model={trained}", str(digit_files)], ["-m", "vit_jax", "--help"]):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_flags_may_have_a_space_for_the_equals_sign(tmp_path):
+    command = [sys.executable, "-m", "vit_jax.main", *TINY_FLAGS[1:], "--config", TINY_FLAGS[0].partition("=")[2]]
+    command += ["--workdir", str(tmp_path / "run"), "--config.steps", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "run")) == 2

@@ -1,0 +1,149 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from tests.conftest import checkpoint, rows
+from vit_jax import inference
+from vit_jax.train.loop import fit
+from vit_jax.train.metrics import NonFiniteLossError
+from vit_jax.types import UserError
+
+
+def test_a_run_leaves_what_its_users_look_for(tiny, tmp_path, capsys):
+    metrics = fit(tiny, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "ETA" in out
+    assert "images/s" in out
+    assert f"test accuracy {100 * metrics['test/accuracy']:.2f} %" in out
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["config"]["batch_size"] == 16
+    assert record["versions"]["jax"]
+    assert record["data"]["class_names"] == list("0123456789")
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 13))
+    assert {
+        "loss",
+        "accuracy",
+        "lr",
+        "grad_norm",
+        "param_norm",
+        "update_norm",
+        "images_per_second_per_device",
+        "data_wait",
+    } <= set(rows(tmp_path / "run")[0])
+    for name in ("curves.png", "predictions.png"):
+        assert min(Image.open(tmp_path / "run" / "report" / name).size) > 300
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
+def test_resumed_run_is_bit_identical(tiny, tmp_path):
+    fit(tiny, tmp_path / "whole")
+    fit(tiny, tmp_path / "parts")
+    (tmp_path / "parts" / "checkpoints" / "12").rename(tmp_path / "aside")  # back to step 8
+    fit(tiny, tmp_path / "parts")
+    assert checkpoint(tmp_path / "parts") == checkpoint(tmp_path / "whole")
+    assert [r["loss"] for r in rows(tmp_path / "parts")] == [r["loss"] for r in rows(tmp_path / "whole")]
+    assert [r["step"] for r in rows(tmp_path / "parts")] == list(range(1, 13))
+
+
+def test_a_finished_run_stays_as_it_is(tiny, tmp_path):
+    first = fit(tiny, tmp_path)
+    before = checkpoint(tmp_path)
+    assert fit(tiny, tmp_path) == first
+    assert checkpoint(tmp_path) == before
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tiny, tmp_path):
+    tiny.checkpoint.update(keep=1, best="test/loss", best_mode="max")  # the worst loss is that of the first evaluation
+    fit(tiny, tmp_path)
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 12]
+
+
+def test_only_free_keys_may_change_on_resuming(tiny, tmp_path):
+    fit(tiny, tmp_path)
+    tiny.log.every, tiny.data.threads = 3, 1
+    fit(tiny, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["changes"][-1]["keys"] == ["data.threads", "log.every"]
+    before = (tmp_path / "config.json").read_bytes()
+    tiny.optim.lr = 0.5
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.00\d+ there, 0\.5 here"):
+        fit(tiny, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def exploding(step: int = 5) -> optax.GradientTransformation:
+    """An update rule whose update of one step is no number."""
+
+    def update(updates, count, params=None):
+        return jax.tree.map(lambda u: u + jnp.where(count == step, jnp.nan, 0.0), updates), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+@pytest.mark.parametrize("log_every", [1, 5, 100])
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tiny, tmp_path, log_every):
+    tiny.optim.rule = {"type": "tests.train.test_fit:exploding"}
+    tiny.log.every = log_every
+    tiny.evals.test.every = None
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss of step 7 is nan; the last good checkpoint is of step 4, in .*"
+    ):
+        fit(tiny, tmp_path)
+    assert all(
+        np.isfinite(np.frombuffer(b, np.float32)).all() for n, b in checkpoint(tmp_path).items() if "params" in n
+    )
+    assert all(np.isfinite(row["loss"]) for row in rows(tmp_path))
+
+
+def test_epochs_give_the_length(tiny, tmp_path):
+    tiny.steps, tiny.epochs = None, 0.1
+    fit(tiny, tmp_path)
+    assert rows(tmp_path)[-1]["step"] == round(0.1 * 1437 / 16)
+
+
+def test_a_run_may_begin_from_the_weights_of_another(tiny, tmp_path):
+    fit(tiny, tmp_path / "first")
+    tiny.init = {"ref": f"{tmp_path / 'first'}@8"}
+    tiny.optim.lr = 0.0
+    fit(tiny, tmp_path / "second")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    outputs = [inference.load(ref)(images)["logits"] for ref in (f"{tmp_path / 'first'}@8", tmp_path / "second")]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_weights_of_another_model_are_refused_by_name(tiny, tmp_path):
+    fit(tiny, tmp_path / "first")
+    tiny.init = {"ref": str(tmp_path / "first")}
+    tiny.model.width = 32
+    with pytest.raises(UserError, match=r"shape: params/cls is \(1, 1, 16\), expected \(1, 1, 32\)"):
+        fit(tiny, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_average_of_the_weights_is_loaded_unless_raw_is_asked_for(tiny, tmp_path):
+    tiny.ema_decay = 0.9
+    fit(tiny, tmp_path)
+    average, raw = inference.load(tmp_path), inference.load(f"{tmp_path}@12:raw")
+    assert any(
+        (a != b).any() for a, b in zip(average.params["head"].values(), raw.params["head"].values(), strict=True)
+    )
+
+
+def test_unreadable_images_are_counted(tiny, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "cat" / "3.png").write_bytes(b"not an image")
+    folder = {"type": "folder.Folder", "path": str(tmp_path / "data")}
+    tiny.data.source = folder | {"split": "all"}
+    tiny.evals.test.source = folder | {"split": "all"}
+    fit(tiny, tmp_path / "run")
+    last = rows(tmp_path / "run")[-1]
+    assert last["unreadable"] == 1
+    assert (last["test/num_examples"], last["test/unreadable"]) == (39, 1)
