@@ -8,7 +8,9 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import math
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -30,8 +32,9 @@ SEAMS = {
 }
 
 # Keys that cannot change the numbers: a run may resume with other values of them.
-FREE = ("mesh", "sharding", "log", "checkpoint", "evals") + tuple(
-    f"data.{key}" for key in ("threads", "prefetch", "cache_mb", "source.path", "source.data_dir")
+FREE = (
+    *("mesh", "sharding", "log", "checkpoint", "evals"),
+    *("data.threads", "data.prefetch", "data.cache_mb", "data.source.path", "data.source.data_dir"),
 )
 
 
@@ -93,22 +96,23 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
         module_name, _, name = f"{package}.{type_name}".rpartition(".")
         if module_name in {package, *(f"{package}.{module}" for module in _modules_in(package))}:
             target: Any = getattr(importlib.import_module(module_name), name, None)
-            if getattr(target, "__module__", "") == module_name and _makes(target, kind):
+            if not name.startswith("_") and getattr(target, "__module__", "") == module_name and _makes(target, kind):
                 return target
         raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, _types_in(package))}")
     module_name, _, name = type_name.partition(":")
     if not trust and not module_name.startswith("vit_jax."):
         raise ConfigError(
-            f"{path}.type is {type_name!r}, code from outside vit_jax; pass trust=True if you trust its author."
+            f"{path}.type is {type_name!r}, code from outside vit_jax; pass --trust (in Python trust=True) if you trust "
+            "its author."
         )
     try:
         target = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name'."
         ) from None
     if not _makes(target, kind):
-        raise ConfigError(f"{path}.type: {type_name!r} does not make a {getattr(kind, '__name__', kind)}.")
+        raise ConfigError(f"{path}.type: {type_name!r} makes no {getattr(kind, '__name__', kind)}.")
     return target
 
 
@@ -127,8 +131,10 @@ def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a hinted kind; an int is a float too, a list a tuple, and hints it does not know fit all."""
+    """Whether a value is of a hinted kind; floats are finite, an int is one too, a list a tuple; other hints fit all."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is typing.Literal:
@@ -136,16 +142,17 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is types.NoneType:
         return value is None
     if hint in (int, float):
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    if hint is tuple or origin in (tuple, list):
+        kinds, most = ((int, float), sys.float_info.max) if hint is float else (int, math.inf)
+        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= most
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+    if hint in (tuple, list) or origin in (tuple, list):
         if not isinstance(value, tuple | list):
             return False
         if origin is tuple and args and args[-1] is not Ellipsis:
             return len(value) == len(args) and all(map(fits, value, args))
         return all(fits(item, args[0]) for item in value) if args else True
-    return True
+    return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
 def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **extra: Any) -> Any:
@@ -161,7 +168,10 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
         if (key not in allowed and not takes_any) or key in extra:
             raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
         if key in hints and not fits(value, hints[key]):
-            raise ConfigError(f"{path}.{key} is {value!r}; expected {hint_name(hints[key])}.")
+            raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
+    lacks = [key for key in extra if key not in allowed and not takes_any]
+    if lacks:
+        raise ConfigError(f"{path}: {target.__qualname__} takes no {', '.join(lacks)}, which it would be given here.")
     given |= extra
     missing = [key for key, p in allowed.items() if p.default is p.empty and key not in given]
     if missing:
@@ -169,11 +179,20 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
     return target(**given)
 
 
+def shown(value: Any, most: int = 200) -> str:
+    """A value as a message shows it, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def hint_name(hint: Any) -> str:
     """A type hint as a user reads it."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(hint_name, typing.get_args(hint)))
+    names = {float: "finite float", types.NoneType: "None"}
+    return names.get(hint) or (hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", ""))
 
 
 def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
@@ -181,7 +200,7 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
     package = seam_of(path)
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
-        raise ConfigError(f"{path} is {plain(spec)!r}; expected dict(type=..., ...).")
+        raise ConfigError(f"{path} is {shown(plain(spec))}; expected dict(type=..., ...).")
     spec = dict(plain(spec))
     target = resolve(spec.pop("type"), package, path, trust)
     fill = getattr(importlib.import_module(package), "fill", dict)
@@ -194,7 +213,31 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """A config as plain dictionaries with its references resolved."""
-    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+    try:
+        return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+    except TypeError as error:  # it sorts its keys
+        raise ConfigError(f"config has a key that is no text ({error}).") from None
+
+
+def check_plain(config: Any, path: str = "config") -> None:
+    """Raises ConfigError where a config holds what JSON cannot: keys other than text, values other than plain data."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if not isinstance(key, str) or not key or "." in key:
+                raise ConfigError(f"{path} has the key {key!r}; expected text without dots.")
+            check_plain(value, f"{path}.{key}")
+    elif isinstance(config, list | tuple):
+        for index, value in enumerate(config):
+            check_plain(value, f"{path}[{index}]")
+    elif config is not None and type(config) not in (bool, int, float, str):
+        raise ConfigError(
+            f"{path} is a {type(config).__name__}; expected bool, int, float, str, None, or a list or dict of them."
+        )
+
+
+def first(lines: list[str], most: int = 15) -> list[str]:
+    """The lines of a long list that a message shows, and how many more there are."""
+    return lines[:most] + ([f"\n  ... and {len(lines) - most} more"] if len(lines) > most else [])
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,19 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config import ConfigError, fits, hint_name, near, parameter_hints, parameters, plain, resolve, seam_of
+from vit_jax.config import (
+    ConfigError,
+    check_plain,
+    fits,
+    hint_name,
+    near,
+    parameter_hints,
+    parameters,
+    plain,
+    resolve,
+    seam_of,
+    shown,
+)
 from vit_jax.types import UserError
 
 
@@ -65,7 +77,7 @@ def _run(path: Path, arg: str) -> ml_collections.ConfigDict:
         config = get_config(arg) if arg else get_config()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
         raise UserError(f"--config: {where}: {type(error).__name__}: {error}") from None
@@ -92,6 +104,10 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
             known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
             raise ConfigError(f"--config.{key}: unknown key {part!r}{near(part, known)}")
         node, path = node[part], f"{path}.{part}" if path else part
+    if node is None:
+        raise ConfigError(
+            f"""--config.{key}: {path} is unset; give the whole part: --config.{path}="{{'{last}': ...}}"."""
+        )
     if not isinstance(node, ml_collections.ConfigDict):
         raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys.")
     arguments = _arguments_of(node, path)
@@ -105,8 +121,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if seam_of(key) or isinstance(current, ml_collections.ConfigDict):
             hint = dict
         elif hint is None and kind is not type(None):
-            hint = kind if current is not None else kind | None
+            hint = kind | None  # which stands for the default, or for nothing
     value = _parse(key, text, hint)
+    check_plain(value, f"--config.{key}")
     node.unlock()
     # A new reference, since ml_collections would refuse a value of another type than the one that stands there.
     if last in node:
@@ -124,7 +141,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
         if isinstance(literal, dict):
             return literal
         raise ConfigError(
-            f"""--config.{key} is {text!r}; expected a whole part, as in --config.{key}="{{'type': ...}}"."""
+            f"""--config.{key} is {shown(text)}; expected a whole part, as in --config.{key}="{{'type': ...}}"."""
         )
     if hint is str:
         return literal if isinstance(literal, str) else text
@@ -133,7 +150,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     for value in (literal, text):
         if fits(value, hint):
             return float(value) if hint is float else value
-    raise ConfigError(f"--config.{key} is {text!r}; expected {hint_name(hint)}.")
+    raise ConfigError(f"--config.{key} is {shown(text)}; expected {hint_name(hint)}.")
 
 
 def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:

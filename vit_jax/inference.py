@@ -1,6 +1,7 @@
 """Trained models for use: load a reference, preprocess images, predict."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -25,6 +26,10 @@ from vit_jax.types import Params, UserError
 
 Outputs = dict[str, np.ndarray]
 Predict = Callable[[Params, dict[str, np.ndarray]], Outputs]
+
+# What a workdir must say about its model.
+CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict]}
+DATA = {"class_names": list[str], "image_shape": tuple[int, int, int], "preprocess": str}
 
 
 def make_predict(task: Task, mesh: Mesh) -> Predict:
@@ -74,7 +79,8 @@ class Loaded:
         shape = batch["image"].shape[1:]
         if shape != self.image_shape:
             raise UserError(
-                f"Images of shape {shape} were given to a model for {self.image_shape}; use loaded.preprocess."
+                f"The model takes images of shape {self.image_shape}; found {shape}. Give images of that size and number "
+                "of channels, or use loaded.preprocess."
             )
         return self._predict(self.params, batch)
 
@@ -100,7 +106,13 @@ class Loaded:
             if image.shape[2] != 1:
                 raise UserError(f"The model takes {channels} channels; found an image of shape {image.shape}.")
             image = image.repeat(channels, axis=2)
-        return self._operation(image, np.random.default_rng(0))
+        result = self._operation(image, np.random.default_rng(0))
+        if result.shape != self.image_shape:
+            raise UserError(
+                f"The model takes images of shape {self.image_shape}; found {result.shape} after its preprocessing "
+                f"{self.preprocess_spec!r}. Resize the image to that."
+            )
+        return result
 
 
 def load(reference: str | Path, trust: bool = False) -> Loaded:
@@ -110,18 +122,24 @@ def load(reference: str | Path, trust: bool = False) -> Loaded:
     from outside vit_jax that a workdir names is imported only with trust=True.
     """
     path, step, raw = _parse(str(reference))
-    if not path.exists() and str(path).partition("/")[0] in SIZES:
+    if not os.path.exists(path) and str(path).partition("/")[0] in SIZES:
         return _random(str(path))
     record = _read(path)
     config, data = record["config"], record["data"]
-    try:
-        class_names, image_shape = tuple(data["class_names"]), tuple(data["image_shape"])
-        model = configs.build(config["model"], "model", trust=trust, num_classes=len(class_names))
-        task = configs.build(config["task"], "task", trust=trust, model=model)
-        params = _restore(path, step, raw, task, image_shape)
-        return Loaded(task, params, data["preprocess"], image_shape, class_names, config)
-    except KeyError as error:
-        raise UserError(f"{path}/config.json lacks {error}.") from None
+    for part, hints in (("config", CONFIG), ("data", DATA)):
+        for key, hint in hints.items():
+            if not configs.fits(record[part].get(key), hint):
+                raise UserError(
+                    f"{path}/config.json has {record[part].get(key)!r} as {part}.{key}; expected {configs.hint_name(hint)}."
+                )
+    class_names, image_shape = tuple(data["class_names"]), tuple(data["image_shape"])
+    if min(image_shape) < 1:
+        raise UserError(f"{path}/config.json has {image_shape} as data.image_shape; expected sizes of at least 1.")
+    parse(data["preprocess"])
+    model = configs.build(config["model"], "model", trust=trust, num_classes=len(class_names))
+    task = configs.build(config["task"], "task", trust=trust, model=model)
+    params = _restore(path, step, raw, task, image_shape)
+    return Loaded(task, params, data["preprocess"], image_shape, class_names, config)
 
 
 def load_params(ref: str, task: Task, image_shape: tuple[int, int, int]) -> Params:
@@ -132,14 +150,16 @@ def load_params(ref: str, task: Task, image_shape: tuple[int, int, int]) -> Para
 
 
 def _parse(reference: str) -> tuple[Path, int | None, bool]:
-    match = re.fullmatch(r"(.*?)(?:@(\d+))?(:raw)?", reference, flags=re.DOTALL)
+    match = re.fullmatch(r"(.*?)(?:@(\d{1,18}))?(:raw)?", reference, flags=re.DOTALL)
     assert match is not None
+    if not match[1]:
+        raise UserError(f"{reference!r} names no model: expected a workdir (DIR or DIR@STEP).")
     return Path(match[1]).expanduser(), int(match[2]) if match[2] else None, bool(match[3])
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The record of a workdir."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(
             f"No model at {str(path)!r}: expected a workdir (DIR or DIR@STEP), or a size with random weights such as S/16."
         )

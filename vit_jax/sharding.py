@@ -1,6 +1,5 @@
 """Device meshes, and where each array of the batch and of the state lives on them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,7 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax import trees
-from vit_jax.types import UserError
+from vit_jax.types import UserError, compile_regex
 
 # The batch is divided over these axes of the mesh, where it has them.
 BATCH_AXES = ("data", "fsdp")
@@ -68,17 +67,21 @@ def tree_sharding(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
     A rule gives a mesh axis or None for each dimension. Parameters, optimiser moments and their averages share the end of
     their names, so one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh.
     """
+    compiled = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
 
     def place(name: str, leaf: Any) -> NamedSharding:
-        for pattern, axes in rules:
-            if re.search(pattern, name):
+        for regex, axes in compiled:
+            if regex.search(name):
                 sizes = [mesh.shape.get(axis, 0) if axis else 1 for axis in axes]
-                if len(sizes) != leaf.ndim or any(
-                    not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True)
+                used = [axis for axis in axes if axis]
+                if (
+                    len(sizes) != leaf.ndim
+                    or len(used) != len(set(used))
+                    or any(not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True))
                 ):
                     raise UserError(
-                        f"The sharding rule {pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
-                        f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it."
+                        f"The sharding rule {regex.pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
+                        f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."
                     )
                 return NamedSharding(mesh, PartitionSpec(*axes))
         return NamedSharding(mesh, PartitionSpec())

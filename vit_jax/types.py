@@ -1,5 +1,6 @@
 """The shared names of arrays and trees, and the one exception that means "the user can fix this"."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,3 +19,11 @@ DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
 class UserError(Exception):
     """A mistake that the user can fix; commands print its message alone and exit with code 2."""
+
+
+def compile_regex(pattern: str, where: str) -> re.Pattern[str]:
+    """A compiled regular expression; raises UserError, which says where it stands, for a malformed one."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}={pattern!r} is no regular expression ({error}); write e.g. 'kernel$'.") from None

@@ -1,8 +1,10 @@
 """Checkpoints of a run: flat dictionaries of arrays, written by orbax."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,22 +80,30 @@ def steps_in(directory: str | Path) -> list[int]:
     return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and p.is_dir()) if path.is_dir() else []
 
 
-def _reader(directory: str | Path) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager]:
+    """What reads a checkpoint; whatever its damage raises becomes a UserError."""
+    hook = sys.unraisablehook
+    # After the first failed read orbax closes its event loop, and those still under way would each print a traceback.
+    sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(
-        Path(directory).absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler()
-    )
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        with ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handler) as manager:
+            yield manager
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise UserError(
+            f"The checkpoint {directory}/{step} is damaged ({reason}); use another step, or remove it to go on from the "
+            "one before."
+        ) from None
+    sys.unraisablehook = hook
 
 
 def shapes_of(directory: str | Path, step: int) -> Flat:
     """The names of a checkpoint's arrays, each with .shape and .dtype."""
-    try:
-        with _reader(directory) as reader:
-            return trees.flatten(reader.item_metadata(step).tree)
-    except Exception as error:
-        raise UserError(
-            f"The checkpoint {directory}/{step} cannot be read ({_summary(error)}); use another step."
-        ) from None
+    with _reading(directory, step) as manager:
+        return trees.flatten(manager.item_metadata(step).tree)
 
 
 def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Flat:
@@ -104,17 +114,8 @@ def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Fla
     found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(part)}
     different = trees.differences(found, like)
     if different:
-        shown = "\n  ".join(different[:20] + ([f"... and {len(different) - 20} more"] if len(different) > 20 else []))
+        shown = "\n  ".join(different[:15] + ([f"... and {len(different) - 15} more"] if len(different) > 15 else []))
         raise UserError(f"The checkpoint {directory}/{step} is of another model:\n  {shown}")
-    try:
-        with _reader(directory) as reader:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-            return reader.restore(step, args=ocp.args.PyTreeRestore(like, restore_args, partial_restore=True))
-    except Exception as error:
-        raise UserError(
-            f"The checkpoint {directory}/{step} is damaged ({_summary(error)}); use another step."
-        ) from None
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    with _reading(directory, step) as manager:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+        return manager.restore(step, args=ocp.args.PyTreeRestore(like, restore_args, partial_restore=True))

@@ -13,6 +13,8 @@ from vit_jax import config as configs
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
+# What config.json holds, besides the commit.
+RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,22 +36,37 @@ def read(workdir: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run."
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
-    if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
-        raise UserError(f"{path} is not the config.json of a training run: it lacks 'config' or 'data'.")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or begin in a new folder.") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not the config.json of a training run: it holds a {type(record).__name__}.")
+    for key, kind in RECORD.items():
+        if not isinstance(record.get(key), kind):
+            raise UserError(
+                f"{path} is not the config.json of a training run: it lacks {key!r}, a {kind.__name__}; restore it, or "
+                "begin in a new folder."
+            )
     return record
 
 
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where a folder cannot hold a run of this config: of another config, in use otherwise, unwritable."""
     path = Path(workdir)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
-    parent = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}.") from None
+    parent = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
+    if not parent.is_dir():
+        raise UserError(f"--workdir={workdir} cannot be made: {parent} is a file, or a link to nothing.")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--workdir={workdir} cannot be written: no permission in {parent}.")
     if (path / "config.json").exists():
+        for name, is_right in (("metrics.jsonl", Path.is_file), ("checkpoints", Path.is_dir), ("report", Path.is_dir)):
+            if (path / name).exists() and not is_right(path / name):
+                kind = "file" if (path / name).is_file() else "folder"
+                raise UserError(f"{path / name} is a {kind}, which no run leaves; move it away or give a new folder.")
         changed, _ = configs.differing(read(path)["config"], _as_json(config))
         if changed:
             raise UserError(
@@ -70,21 +87,19 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     if not (path / "config.json").exists():
-        path.mkdir(parents=True, exist_ok=True)
-        record: dict[str, Any] = {
-            "config": config,
-            "data": data,
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "changes": [],
-        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from None
+        record: dict[str, Any] = {"config": config, "data": data, "changes": []}
+        record |= {"versions": versions(), "git_commit": git_commit()}
     else:
         record = read(path)
         if record["data"] != data:
             keys = [key for key in data if record["data"].get(key) != data[key]]
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
         _, free = configs.differing(record["config"], config)
-        if not free and record["versions"] == versions() and record["git_commit"] == git_commit():
+        if not free and record["versions"] == versions() and record.get("git_commit") == git_commit():
             return path
         change = {"keys": free, "versions": versions(), "git_commit": git_commit()}
         record = record | {"config": config, "changes": [*record["changes"], change]}
@@ -124,6 +139,5 @@ def _as_json(tree: Any) -> Any:
 
 def _table(old: Mapping[str, Any], new: Mapping[str, Any], keys: list[str]) -> str:
     before, after = configs.flatten(old), configs.flatten(_as_json(new))
-    return "these keys differ:" + "".join(
-        f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys
-    )
+    lines = [f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys]
+    return "these keys differ:" + "".join(configs.first(lines))

@@ -38,8 +38,8 @@ def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 1
 
 
-def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
-    """The --config, --workdir and --config.KEY=VALUE of a command line, as (file[:arg], workdir, [(key, value text)])."""
+def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The --config.KEY=VALUE of a command line as (key, value text), and its other words."""
     overrides: list[tuple[str, str]] = []
     rest: list[str] = []
     words = iter(argv)
@@ -48,7 +48,17 @@ def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, l
             rest.append(word)
             continue
         key, equals, value = word.removeprefix("--config.").partition("=")
-        overrides.append((key, value if equals else next(words, "")))
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UserError(f"{word} needs a value: {word}=VALUE.")
+        overrides.append((key, value))
+    return overrides, rest
+
+
+def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
+    """The --config, --workdir and --config.KEY=VALUE of a command line, as (file[:arg], workdir, [(key, value text)])."""
+    overrides, rest = split_overrides(argv)
     parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a new folder, or that of a run to resume")
@@ -56,4 +66,6 @@ def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, l
         "--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed"
     )
     values = parser.parse(rest)
+    if not values.workdir:
+        raise UserError("--workdir is empty; expected the path of a folder.")
     return values.config, values.workdir, overrides

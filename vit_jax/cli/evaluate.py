@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax.cli.command import Parser
+from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,6 +18,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
 
     from vit_jax import inference
     from vit_jax.data.reference import Relabelled, open_source
@@ -24,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = inference.load(flags.model, trust=flags.trust)
     source = Relabelled(open_source(flags.data, flags.split, loaded.image_shape[2]), loaded.class_names)
-    evals = loaded.config.get("evals", {}).values()
-    batch_size = flags.batch_size or next((spec["batch_size"] for spec in evals if spec.get("batch_size")), 256)
+    sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
+    batch_size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     evaluator = Classification(source, loaded.preprocess_spec, batch_size)
     result = evaluator(loaded.predict)
     for name, reason in evaluator.data.unreadable.items():

@@ -1,6 +1,7 @@
 """Classify images: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,12 +62,12 @@ def find_images(places: Sequence[str]) -> Iterator[Path]:
     from vit_jax.data.folder import is_image
 
     for place in map(Path, places):
-        if place.is_dir():
+        if os.path.isdir(place):
             found = sorted(path for path in place.rglob("*") if is_image(path.name) and path.is_file())
             if not found:
                 raise UserError(f"Found no images in {place}; expected files such as .jpg, .png or .webp.")
             yield from found
-        elif place.exists():
+        elif os.path.isfile(place):
             yield place
         else:
-            raise UserError(f"No file or folder at {place}.")
+            raise UserError(f"No file or folder at {place}; expected an image file, or a folder of them.")

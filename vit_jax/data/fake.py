@@ -16,7 +16,7 @@ class Fake(Source):
     def __init__(
         self,
         num_examples: int = 1024,
-        image_size: int | tuple = 224,
+        image_size: int | tuple[int, int] = 224,
         channels: int = 3,
         num_classes: int = 1000,
         seed: int = 0,
@@ -27,6 +27,8 @@ class Fake(Source):
                 f"Found num_examples={num_examples}, image_size={image_size}, channels={channels}, "
                 f"num_classes={num_classes} for fake data, expected all at least 1: raise those below."
             )
+        if not 0 <= seed < 2**32:
+            raise UserError(f"Found seed={seed} for fake data, expected 0 <= seed < 2**32: choose another seed.")
         self.class_names = tuple(f"class {i}" for i in range(num_classes))
         self._length, self._shape, self._seed = num_examples, (height, width, channels), seed
         self._rows, self._columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width

@@ -67,9 +67,10 @@ def _subfolders(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", error)
         raise UserError(
-            f"Found no readable folder at {path!r} ({error.strerror}), expected one with a sub-folder for each class: "
+            f"Found no readable folder at {path!r} ({reason}), expected one with a sub-folder for each class: "
             "check the path and its permissions."
         ) from error
 

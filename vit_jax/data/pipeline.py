@@ -46,6 +46,11 @@ class _Data:
                 f"Found batch_size={batch_size}, expected a positive multiple of the {process_count} processes that "
                 "share each batch: change batch_size."
             )
+        if min(threads, prefetch, cache_mb) < 0 or not 0 <= max_unreadable <= 1:
+            raise UserError(
+                f"Found threads={threads}, prefetch={prefetch}, cache_mb={cache_mb}, max_unreadable={max_unreadable}, "
+                "expected three numbers of at least 0 and a share between 0 and 1: correct those outside."
+            )
         self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
         self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names))
         self.batch_size, self._rows = batch_size, batch_size // process_count

@@ -9,6 +9,9 @@ from vit_jax.data.preprocess import parse
 from vit_jax.data.source import Cached, Source, UnreadableImage
 from vit_jax.types import UserError
 
+# So many images, evenly spread, are read at the start to find a shape that differs before anything is compiled.
+PROBES = 8
+
 
 class Reader:
     """A source behind a cache and a preprocessing spec, used by all worker threads at once.
@@ -28,6 +31,8 @@ class Reader:
         if first is None:
             raise self.too_many_unreadable()
         self.image_shape = first.shape
+        for index in range(0, len(source), max(1, len(source) // PROBES)):
+            self.read(index, 0, 0)
 
     def read(self, index: int, seed: int, position: int) -> np.ndarray | None:
         """The preprocessed image, augmented as (seed, position) say; None if it cannot be read."""

@@ -92,6 +92,8 @@ def _prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
             f"Found no TFDS data set {name!r}, expected one that TFDS knows or that lies in data_dir={data_dir!r}: "
             f"{advice}"
         ) from None
+    except ValueError as error:
+        raise UserError(f"Found {name!r}, which is no name of a TFDS data set ({error}): check the name.") from None
     if not builder.is_prepared():
         raise UserError(
             f"Found nothing in {builder.data_path}, expected the data set {name!r}: {_how_to_prepare(name, data_dir)}"

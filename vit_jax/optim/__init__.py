@@ -1,12 +1,10 @@
 """The optimiser: clip the gradient, apply an update rule, decay the weights, scale by the scheduled learning rate."""
 
-import re
-
 import optax
 
 from vit_jax import trees
 from vit_jax.optim.schedules import Schedule
-from vit_jax.types import Params, UserError
+from vit_jax.types import Params, UserError, compile_regex
 
 
 def make_optimizer(
@@ -23,13 +21,17 @@ def make_optimizer(
     the regex `decay` finds. `clip_norm` bounds the global norm of the gradient.
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
-        raise UserError(f"optim has lr={lr}, weight_decay={weight_decay}, clip_norm={clip_norm}; none may be negative.")
+        raise UserError(
+            f"optim has lr={lr}, weight_decay={weight_decay}, clip_norm={clip_norm}; lr and weight_decay may not be "
+            "negative, clip_norm must be positive, or None for no clipping."
+        )
+    decayed = compile_regex(decay, "optim.decay")
 
     def learning_rate(step):
         return lr * schedule(step)
 
     def mask(params: Params):
-        found = trees.map_named(lambda name, _: re.search(decay, name) is not None, params)
+        found = trees.map_named(lambda name, _: decayed.search(name) is not None, params)
         if not any(trees.flatten(found).values()):
             raise UserError(
                 f"optim.decay={decay!r} matches no parameter; names look like {next(iter(trees.flatten(params)))!r}."

@@ -30,6 +30,8 @@ class Classify(Task):
             raise UserError(f"task.loss_name is {self.loss_name!r}; expected one of {', '.join(LOSSES)}.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"task.label_smoothing is {self.label_smoothing}; expected a number in [0, 1).")
+        if min(self.std if isinstance(self.std, tuple | list) else (self.std,), default=0) <= 0:
+            raise UserError(f"task.std is {self.std}; expected numbers above 0.")
 
     def init(self, rng: Rng, image_shape: tuple[int, int, int]) -> Params:
         """See Task."""

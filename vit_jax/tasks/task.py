@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.types import ByteImages, Images, Params, Rng
+from vit_jax.types import ByteImages, Images, Params, Rng, UserError
 
 Batch = dict[str, Array]
 Scale = float | tuple[float, ...] | list[float]
@@ -14,6 +14,10 @@ Scale = float | tuple[float, ...] | list[float]
 
 def normalize(images: ByteImages, mean: Scale, std: Scale) -> Images:
     """(images / 255 - mean) / std in float32, for one mean and std or one per channel."""
+    channels = images.shape[-1]
+    for name, scale in (("mean", mean), ("std", std)):
+        if isinstance(scale, tuple | list) and len(scale) != channels:
+            raise UserError(f"task.{name} is {scale}; expected one number, or {channels}, one per channel.")
     center, width = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), images.shape[-1]) for x in (mean, std))
     return (images.astype(jnp.float32) / 255.0 - center.reshape(1, 1, 1, -1)) / width.reshape(1, 1, 1, -1)
 

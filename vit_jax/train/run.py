@@ -11,7 +11,7 @@ import jax
 from vit_jax import inference, sharding
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
-from vit_jax.config import ConfigError, build, call
+from vit_jax.config import ConfigError, build, call, check_plain, fits
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
 from vit_jax.optim import make_optimizer
@@ -45,6 +45,7 @@ class Run:
 def compose(config: dict[str, Any], path: Path) -> Run:
     """The parts that a plain config names, checked without compiling anything; then creates the workdir."""
     config = dict.fromkeys(OPTIONAL) | config
+    check_plain(config)
     call("config", check_keys, config)
     workdirs.check(path, config)
     mesh = call("mesh", sharding.make_mesh, config["mesh"])
@@ -61,6 +62,10 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         process_count=jax.process_count(),
     )
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
+    best = saver.best
+    if best is not None and best.partition("/")[0] not in evaluators:
+        names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
+        raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
     model = build(config["model"], "model", num_classes=len(data.spec.class_names))
@@ -84,10 +89,11 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     places = sharding.tree_sharding(jax.eval_shape(init), mesh, config["sharding"] or ())
     train_step = compile_step(make, task, mesh, places, config["parallel"])
     # Traces the whole step, so that a mistake in any part shows before the workdir exists.
-    images = jax.ShapeDtypeStruct((config["batch_size"], *data.spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((config["batch_size"],), "int32")
+    rows = config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1)
+    images = jax.ShapeDtypeStruct((rows, *data.spec.image_shape), "uint8")
+    labels = jax.ShapeDtypeStruct((rows,), "int32")
     jax.eval_shape(make(), jax.eval_shape(init), {"image": images, "label": labels})
-    if config["init"]:
+    if config["init"] is not None:
         params = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
         init = functools.partial(begin_from, init, params)
 
@@ -101,7 +107,7 @@ def check_keys(
     seed: int,
     batch_size: int,
     parallel: Literal["jit", "pmap"],
-    mesh: dict,
+    mesh: dict[str, int | None],
     model: dict,
     task: dict,
     grad: dict,
@@ -109,17 +115,17 @@ def check_keys(
     optim: dict,
     checkpoint: dict,
     log: dict,
-    evals: dict,
+    evals: dict[str, dict],
     steps: int | None = None,
     epochs: float | None = None,
-    sharding: list | None = None,
+    sharding: list[tuple[str, list[str | None]]] | None = None,
     ema_decay: float | None = None,
     init: dict | None = None,
 ) -> None:
     """The keys of a training config and their kinds; configs/common.py says what they mean."""
     if (steps is None) == (epochs is None):
         raise ConfigError(f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}.")
-    if batch_size < 1 or (steps or 1) < 1 or (epochs or 1) <= 0:
+    if min(value for value in (batch_size, steps, epochs) if value is not None) <= 0:
         raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ConfigError(f"config.ema_decay is {ema_decay}; expected a number in [0, 1).")
@@ -128,7 +134,7 @@ def check_keys(
 def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Evaluator, int | None]:
     """The evaluator of an entry of `evals` and the steps between two runs of it; its data must match the training data."""
     every = spec.get("every")
-    if every is not None and (not isinstance(every, int) or every < 1):
+    if every is not None and (not fits(every, int) or every < 1):
         raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
     evaluator = build({key: value for key, value in spec.items() if key != "every"}, f"evals.{name}")
     found = evaluator.spec
