@@ -155,6 +155,20 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
+def cast(value: Any, hint: Any) -> Any:
+    """A value that fits a hint as exactly that kind: an int as a float, a list as a tuple or the other way round."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return cast(value, next(arg for arg in args if fits(value, arg)))
+    if hint is float:
+        return float(value)
+    if hint in (tuple, list) or origin in (tuple, list):
+        fixed = origin is tuple and args[-1] is not Ellipsis
+        kinds = args if fixed else (args or (Any,))[:1] * len(value)
+        return (origin or hint)(map(cast, value, kinds))
+    return value
+
+
 def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **extra: Any) -> Any:
     """target(**arguments, **extra) after a check of the arguments' names and kinds; a None stands for the default.
 
@@ -167,8 +181,10 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
     for key, value in given.items():
         if (key not in allowed and not takes_any) or key in extra:
             raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
-        if key in hints and not fits(value, hints[key]):
-            raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
+        if key in hints:
+            if not fits(value, hints[key]):
+                raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
+            given[key] = cast(value, hints[key])
     lacks = [key for key in extra if key not in allowed and not takes_any]
     if lacks:
         raise ConfigError(f"{path}: {target.__qualname__} takes no {', '.join(lacks)}, which it would be given here.")
