@@ -1,10 +1,10 @@
-"""A small ViT (0.9 M parameters) on CIFAR-10 from scratch, sized for a CPU.
+"""A small ViT (0.8 M parameters) on CIFAR-10 from scratch, sized for a CPU.
 
     python -m vit_jax.main --config=configs/cifar10.py:folder:PATH --workdir=DIR     # PATH/{train,test}/<class>/*.jpg
     python -m vit_jax.main --config=configs/cifar10.py --workdir=DIR                 # TFDS, prepared before
 
-Patches of 16 pixels every 4 pixels: 25 tokens an image, each of which sees a quarter of it.
-Optimiser and positions as in the plain baseline (arXiv:2205.01580); no published number has this setting.
+Overlapping patches of 8 pixels every 4 give 49 tokens. Muon learns more than AdamW from so few epochs.
+No published number has this setting; the README has ours.
 """
 
 import ml_collections
@@ -20,27 +20,27 @@ def get_config(data: str = "tfds:cifar10") -> ml_collections.ConfigDict:
     source = {"type": "folder.Folder", "path": place} if kind == "folder" else {"type": "tfds.Tfds", "name": place}
 
     config = common.get_config()
-    config.steps = 7000
-    config.batch_size = 64
+    config.steps = 2400
+    config.batch_size = 128
     config.model = {
         "type": "vit.ViT", "width": 128, "depth": 6, "mlp_dim": 256, "num_heads": 4,
-        "patch_size": 16, "stride": 4, "pool": "gap", "posemb": "sincos2d",
+        "patch_size": 8, "stride": 4, "pool": "gap", "posemb": "sincos2d",
     }  # fmt: skip
     config.data.source = source | {"split": "train"}
     config.data.preprocess = "pad_crop(32, 4)|flip"
     # One thread keeps up, and leaves the cores to the step.
     config.data.threads = 1
-    config.optim.rule.b2 = 0.99
-    config.optim.lr = 1e-3
+    config.optim.rule = {"type": "muon", "momentum": 0.95, "b2": 0.99}
+    config.optim.lr = 3e-3
     config.optim.weight_decay = 0.05
-    config.optim.schedule.warmup_steps = 700
+    config.optim.schedule.warmup_steps = 120
     config.checkpoint.every = 500
-    config.log.every = 100
+    config.log.every = 50
     config.evals.test = {
         "type": "classification.Classification",
         "source": source | {"split": "test"},
         "preprocess": "resize(32)",
         "batch_size": 500,
-        "every": 1000,
+        "every": 600,
     }
     return config

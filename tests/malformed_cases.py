@@ -652,7 +652,7 @@ train(
     "other_config",
     "--config.optim.lr=0.5",
     prepare=run(lambda workdir: None),
-    says=("another config", "optim.lr: 0.002 there, 0.5 here", "Give another --workdir"),
+    says=("another config", "optim.lr: 0.003 there, 0.5 here", "Give another --workdir"),
 )
 train(
     "very_other_config",

@@ -29,7 +29,7 @@ class Attention(nn.Module):
             raise UserError(f"A width of {width} cannot be divided among num_heads={self.num_heads} attention heads.")
         head = (self.num_heads, width // self.num_heads)
 
-        def project(name: str, x: Array) -> Float[Array, "b n k h"]:
+        def project(name: str, x: Array) -> Float[Array, "b k n h"]:
             dense = nn.DenseGeneral(
                 head,
                 kernel_init=nn.initializers.xavier_uniform(),
@@ -37,15 +37,15 @@ class Attention(nn.Module):
                 param_dtype=self.param_dtype,
                 name=name,
             )
-            return dense(x)
+            return dense(x).swapaxes(1, 2)
 
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
-        scores = jnp.einsum("bqkh,bnkh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
+        scores = jnp.einsum("bkqh,bknh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
         weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
         if not self.is_initializing():  # init makes every collection mutable, but is asked for parameters alone
             self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
         weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
-        mixed = jnp.einsum("bkqn,bnkh->bqkh", weights, v)
+        mixed = jnp.einsum("bkqn,bknh->bkqh", weights, v).swapaxes(1, 2)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),

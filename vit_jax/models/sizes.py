@@ -55,4 +55,6 @@ def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A model spec whose `variant`, if it has one, is replaced by the fields it stands for; explicit fields win."""
     fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
     variant = spec.get("variant")
+    if not isinstance(variant, str | None):
+        raise UserError(f"model.variant is {variant!r}; expected a name such as 'B/16'.")
     return (parse_variant(variant) if variant else {}) | fields

@@ -11,7 +11,7 @@ from vit_jax.layers.block import Block
 from vit_jax.layers.patch_embed import PatchEmbed
 from vit_jax.layers.pooling import AttentionPool
 from vit_jax.layers.posemb import AddPositions
-from vit_jax.types import DtypeName, Images, Logits, Tokens
+from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -72,6 +72,16 @@ class ViT(nn.Module):
     head_bias: float = 0.0
     dtype: DtypeName = "float32"
     param_dtype: DtypeName = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "stride", "rep_size"):
+            size = getattr(self, name)
+            if size is not None and not all(1 <= number < 2**31 for number in pair(size)):
+                raise UserError(f"model.{name}={size}; expected numbers of at least 1 and below 2**31.")
+        for name in ("dropout", "attn_dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}; expected a rate in [0, 1).")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Logits:

@@ -6,7 +6,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from vit_jax.tasks.task import Task
 from vit_jax.types import Params
@@ -16,10 +15,10 @@ from vit_jax.types import Params
 class State:
     """Everything that a step reads and writes. `ema` is the running average of the parameters, or None."""
 
-    step: Int[Array, ""]
-    params: Params
+    step: Any  # int32 []; a shape or a sharding where the tree is one of those
+    params: Any
     opt_state: Any
-    ema: Params | None
+    ema: Any
 
     @property
     def weights(self) -> Params:
