@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "config_file", "hugepages"},
+    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds"},
     {"layers", "losses"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
@@ -19,8 +19,15 @@ FLOORS = [
     {"main", "__main__"},
 ]
 # Inside the ground floor: who may know whom.
-GROUND = {"hugepages": set(), "types": set(), "trees": set(), "sharding": {"types", "trees"}, "config": {"types"}}
-GROUND["config_file"] = {"types", "config"}
+GROUND = {
+    "hugepages": set(),
+    "types": set(),
+    "trees": set(),
+    "sharding": {"types", "trees"},
+    "kinds": {"types"},
+    "config": {"types", "kinds"},
+}
+GROUND["config_file"] = {"types", "kinds", "config"}
 HOMES = {
     "grain": {"data"},
     "tensorflow_datasets": {"data"},

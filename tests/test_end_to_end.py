@@ -14,6 +14,7 @@ from tests.conftest import ROOT, TINY_FLAGS, environment, rows, run
 from vit_jax import inference
 from vit_jax.__main__ import main as vit
 from vit_jax.data.digits import Digits
+from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
 
 
@@ -52,6 +53,20 @@ def test_evaluation_matches_classes_by_name_and_accepts_some_of_them(trained, di
     guesses = loaded(np.stack([loaded.preprocess(file) for file in files]))["logits"].argmax(axis=1)
     right = [loaded.class_names[guess] == file.parent.name for guess, file in zip(guesses, files, strict=True)]
     assert (result["num_examples"], result["accuracy"]) == (len(files), np.mean(right))
+
+
+def test_one_class_of_the_model_is_enough_to_evaluate(trained, digit_files, tmp_path, capsys):
+    (tmp_path / "7").symlink_to(digit_files / "7")
+    assert vit(["evaluate", f"--model={trained}", f"--data=folder:{tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_examples"] == len(list((digit_files / "7").iterdir()))
+
+
+def test_the_folder_of_the_training_is_evaluated_on_its_holdout(digit_files):
+    trained_on = {"type": "folder.Folder", "path": str(digit_files), "holdout": 0.4}
+    held_out = open_source(f"folder:{digit_files}", channels=1, trained_on=trained_on)
+    count = {name: len(list((digit_files / name).iterdir())) for name in ("3", "7")}
+    assert len(held_out) == sum(round(0.4 * n) for n in count.values())
+    assert len(open_source(f"folder:{digit_files}", channels=1)) == sum(count.values())
 
 
 def test_predict_prints_a_line_an_image_and_tells_of_unreadable_ones(trained, digit_files, tmp_path, capsys):
@@ -95,12 +110,12 @@ def test_a_size_alone_is_a_model_with_random_weights():
 def test_commands_tell_how_they_are_used(capsys):
     assert vit([]) == 0
     out = capsys.readouterr().out
-    for command in ("evaluate", "predict"):
+    for command in ("bench", "evaluate", "predict"):
         assert command in out
         with pytest.raises(SystemExit) as stop:
             vit([command, "--help"])
         assert stop.value.code == 0
-        assert "--model" in capsys.readouterr().out
+        assert "--json" in capsys.readouterr().out
 
 
 def test_readme_commands_are_real(tmp_path):
@@ -122,6 +137,14 @@ def test_readme_commands_are_real(tmp_path):
         else:
             name = words[1] if words[0] == "vit" else words[3]
             assert (ROOT / "vit_jax" / "cli" / f"{name}.py").exists(), command
+
+
+def test_bench_compares_the_loop_with_its_step(capsys):
+    assert vit(["bench", *TINY_FLAGS, "--steps=3", "--rounds=2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ratio"] > 0
+    assert 0 <= result["data_wait"] <= 1
+    assert result["bare_steps_per_second"] > 0 < result["loop_steps_per_second"]
 
 
 def test_interpreter_starts_the_commands(trained, digit_files):

@@ -12,19 +12,8 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config import (
-    ConfigError,
-    check_plain,
-    fits,
-    hint_name,
-    near,
-    parameter_hints,
-    parameters,
-    plain,
-    resolve,
-    seam_of,
-    shown,
-)
+from vit_jax.config import ConfigError, check_plain, near, parameter_hints, parameters, plain, resolve, seam_of, shown
+from vit_jax.kinds import fits, hint_name
 from vit_jax.types import UserError
 
 

@@ -20,6 +20,7 @@ from vit_jax.checkpoint import saver, workdir
 from vit_jax.data.decode import decode
 from vit_jax.data.preprocess import parse
 from vit_jax.data.source import UnreadableImage
+from vit_jax.kinds import fits, hint_name
 from vit_jax.models.sizes import SIZES
 from vit_jax.tasks.task import Task
 from vit_jax.types import Params, UserError
@@ -28,7 +29,7 @@ Outputs = dict[str, np.ndarray]
 Predict = Callable[[Params, dict[str, np.ndarray]], Outputs]
 
 # What a workdir must say about its model.
-CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict]}
+CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
 DATA = {"class_names": list[str], "image_shape": tuple[int, int, int], "preprocess": str}
 
 
@@ -128,9 +129,9 @@ def load(reference: str | Path, trust: bool = False) -> Loaded:
     config, data = record["config"], record["data"]
     for part, hints in (("config", CONFIG), ("data", DATA)):
         for key, hint in hints.items():
-            if not configs.fits(record[part].get(key), hint):
+            if not fits(record[part].get(key), hint):
                 raise UserError(
-                    f"{path}/config.json has {record[part].get(key)!r} as {part}.{key}; expected {configs.hint_name(hint)}."
+                    f"{path}/config.json has {record[part].get(key)!r} as {part}.{key}; expected {hint_name(hint)}."
                 )
     class_names, image_shape = tuple(data["class_names"]), tuple(data["image_shape"])
     if min(image_shape) < 1:

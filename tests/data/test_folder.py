@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.folder import Folder
+from vit_jax.data.pipeline import TrainData
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
@@ -136,9 +137,10 @@ def test_folder_without_images_in_class_folders_is_an_error(tmp_path, paths):
         Folder(write(tmp_path, *paths))
 
 
-def test_one_class_only_is_an_error(tmp_path):
+def test_one_class_only_is_an_error_to_train_on(tmp_path):
+    source = Folder(classes(tmp_path, names=("cat",)))
     with pytest.raises(UserError, match=r"one class only.*cat.*at least two"):
-        Folder(classes(tmp_path, names=("cat",)))
+        TrainData(source, "resize(8)", batch_size=2, seed=0)
 
 
 def test_class_folder_without_images_is_an_error_that_names_it(tmp_path):

@@ -135,14 +135,14 @@ def test_inception_crop_resizes_its_box():
         ("resize", r"operation 1 of.*expected resize\(size, method='bilinear'\): missing a required argument: 'size'"),
         ("resize(8, metod='box')", r"unexpected keyword argument 'metod'"),
         ("flip(1)", r"too many positional"),
-        ("resize('8')", r"size='8' in operation 1.*make size an int or \(height, width\)"),
+        ("resize('8')", r"size='8' in operation 1.*make size int or tuple\[int, int\]"),
         ("resize(8.0)", r"size=8.0"),
         ("resize(True)", r"size=True"),
         ("resize((8, 8, 3))", r"size=\(8, 8, 3\)"),
         ("resize(8, 'cubic')", r"method='cubic'.*one of 'nearest'"),
         ("resize(0)", r"size must be at least 1, found 0"),
         ("inception_crop(8, area_min=2)", r"area_min <= area_max"),
-        ("inception_crop(8, ratio='a')", r"make ratio a number"),
+        ("inception_crop(8, ratio='a')", r"make ratio finite float"),
         ("pad_crop(8, -1)", r"padding must be at least 0"),
         ("resize(8)|", r"'' as operation 2"),
         ("resize(8", r"expected name\(literal"),
@@ -156,3 +156,15 @@ def test_inception_crop_resizes_its_box():
 def test_bad_spec_is_one_clear_error(spec, message):
     with pytest.raises(UserError, match=message):
         parse(spec)
+
+
+def test_rotate_turns_about_the_centre_by_at_most_the_angle():
+    image = np.zeros((9, 9, 1), np.uint8)
+    image[4, 4], image[0, 4] = 255, 200
+    rng = np.random.default_rng(0)
+    turned = [parse("rotate(20)")(image, rng) for _ in range(20)]
+    assert all(t.shape == image.shape and t[4, 4] == 255 for t in turned)  # the centre stays
+    moved = [np.argwhere(t[:3, :, 0] > 60) for t in turned]
+    assert all(abs(column - 4) <= 2 for points in moved for _, column in points)  # 4 * sin(20 degrees) = 1.4 pixels
+    assert len({t.tobytes() for t in turned}) > 10
+    np.testing.assert_array_equal(parse("rotate(0)")(image, rng), image)

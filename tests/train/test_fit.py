@@ -36,7 +36,8 @@ def test_a_run_leaves_what_its_users_look_for(tiny, tmp_path, capsys):
         "data_wait",
     } <= set(rows(tmp_path / "run")[0])
     for name in ("curves.png", "predictions.png"):
-        assert min(Image.open(tmp_path / "run" / "report" / name).size) > 300
+        with Image.open(tmp_path / "run" / "report" / name) as picture:
+            assert min(picture.size) > 300
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
 
 

@@ -156,17 +156,12 @@ def _image_files(root: str, class_name: str) -> list[str]:
 
 
 def _check_classes(root: str, files: dict[str, list[str]]) -> None:
-    """Raises UserError unless there are two classes or more and each has an image."""
+    """Raises UserError unless there is a class and each has an image."""
     accepted = ", ".join(EXTENSIONS)
     if not any(files.values()):
         raise UserError(
             f"Found no images in class folders in {root}, expected a sub-folder for each class with files "
             f"ending in {accepted}: check the path."
-        )
-    if len(files) == 1:
-        raise UserError(
-            f"Found one class only in {root} ({next(iter(files))}), expected at least two class folders: "
-            "check the path or add the other classes."
         )
     empty = {name for name, paths in files.items() if not paths}
     if empty:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import grain
 import numpy as np
@@ -106,13 +106,18 @@ class TrainData(_Data):
     ):
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")
+        if len(source.class_names) == 1:
+            raise UserError(
+                f"Found one class only to train on ({source.class_names[0]}), expected at least two: check the path, or add "
+                "the images of the other classes in folders of their own."
+            )
         super().__init__(
             source, preprocess, batch_size, process_index, process_count, threads, prefetch, cache_mb, max_unreadable
         )
         self._seed = seed
         self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
-    def from_step(self, step: int, until: int) -> Iterator[tuple[int, Batch]]:
+    def from_step(self, step: int, until: int) -> Generator[tuple[int, Batch], None, None]:
         """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows]}) for k = step, ..., until - 1."""
         yield from zip(range(step, until), self._in_threads(self._make_batch, step, until), strict=True)
 

@@ -7,15 +7,15 @@ Every operation takes and gives uint8 [h, w, c] and draws what it needs from the
 import ast
 import difflib
 import inspect
-import types
 import typing
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vit_jax.data import ops
+from vit_jax.kinds import cast, fits, hint_name
 from vit_jax.types import UserError
 
 OPS = {
@@ -58,10 +58,9 @@ def _parse_op(spec: str, position: int, text: str) -> Op:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
     hints = typing.get_type_hints(OPS[name])
     for key, value in bound.arguments.items():
-        if hints[key] is float and type(value) is int:
-            bound.arguments[key] = float(value)
-        elif not _fits(value, hints[key]):
-            raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {_describe(hints[key])}.")
+        if not fits(value, hints[key]):
+            raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {hint_name(hints[key])}.")
+        bound.arguments[key] = cast(value, hints[key])
     try:
         return OPS[name](*bound.args, **bound.kwargs)
     except ValueError as error:
@@ -88,22 +87,3 @@ def _read_call(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
         f"Found {text!r} as {where}, expected name(literal, key=literal) such as resize_small(256): "
         "write operations separated by '|'."
     )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return value in typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-    return isinstance(value, hint) and not isinstance(value, bool)
-
-
-def _describe(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return {int: "an int", float: "a number", tuple[int, int]: "(height, width)"}[hint]

@@ -1,10 +1,13 @@
 """Data named on a command line: `digits`, `folder:PATH`, `tfds:NAME`."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vit_jax.config import call
 from vit_jax.data.digits import Digits
 from vit_jax.data.folder import Folder, splits_of
 from vit_jax.data.source import Source
@@ -14,15 +17,24 @@ from vit_jax.types import UserError
 KINDS = ("digits", "folder:PATH", "tfds:NAME")
 
 
-def open_source(reference: str, split: str | None = None, channels: int = 3) -> Source:
-    """The images that a reference names; without a split the test images, or else what there is to evaluate on."""
+def open_source(
+    reference: str, split: str | None = None, channels: int = 3, trained_on: Mapping[str, Any] | None = None
+) -> Source:
+    """The images that a reference names; without a split the test images, or all of a folder that has no splits.
+
+    `trained_on` is the source of the model's training: its holdout is kept, and of its own folder only that is evaluated.
+    """
     kind, _, place = reference.partition(":")
     if kind == "digits" and not place:
         return Digits(split or "test")
     if kind == "folder" and place:
-        # A folder without splits is evaluated whole: its images need not be those of a holdout.
+        trained_on = trained_on or {}
+        own = "path" in trained_on and os.path.realpath(str(trained_on["path"])) == os.path.realpath(place)
+        order = ("test", "val", "all", "train") if own else ("all", "test", "val", "train")
         found = splits_of(place)
-        return Folder(place, split or next(s for s in ("all", "test", "val", "train") if s in found), channels=channels)
+        holdout = {key: trained_on[key] for key in ("holdout", "split_seed") if key in trained_on}
+        split = split or next(s for s in order if s in found)
+        return call("data.source", Folder, {"path": place, "split": split, "channels": channels, **holdout})
     if kind == "tfds" and place:
         return Tfds(place, split or "test", channels=channels)
     raise UserError(f"Found the data {reference!r}, expected one of {', '.join(KINDS)}.")

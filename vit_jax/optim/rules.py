@@ -50,7 +50,9 @@ def muon(
     found = compile_regex(matrices, "optim.rule.matrices")
 
     def dimensions(name: str, leaf: jax.Array) -> contrib.MuonDimensionNumbers:
-        rows = leaf.ndim - 1 if name.endswith("out/kernel") else 1  # the axes of the inputs, before those of the outputs
+        rows = (
+            leaf.ndim - 1 if name.endswith("out/kernel") else 1
+        )  # the axes of the inputs, before those of the outputs
         return contrib.MuonDimensionNumbers(tuple(range(rows)), tuple(range(rows, leaf.ndim)))
 
     def scale(name: str, update: jax.Array) -> jax.Array:

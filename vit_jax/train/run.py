@@ -11,9 +11,10 @@ import jax
 from vit_jax import inference, sharding
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
-from vit_jax.config import ConfigError, build, call, check_plain, fits
+from vit_jax.config import ConfigError, build, call, check_plain
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
+from vit_jax.kinds import fits
 from vit_jax.optim import make_optimizer
 from vit_jax.tasks.task import Task
 from vit_jax.train.metrics import Recorder
