@@ -23,7 +23,10 @@ from configs import digits
 def get_config():
     config = digits.get_config()
     config.steps, config.batch_size = 2, 16
-    config.model.update({"width": 8, "depth": 1, "mlp_dim": 16, "num_heads": 2})
+    config.model = {
+        "type": "vit.ViT", "width": 8, "depth": 1, "mlp_dim": 16, "num_heads": 2, "patch_size": 2, "pool": "gap", "posemb": "learn",
+    }
+    config.data.preprocess, config.evals.test.preprocess = "pad_crop(8, 1)", ""
     config.optim.schedule.warmup_steps, config.checkpoint.every = 0, 1
     return config
 """

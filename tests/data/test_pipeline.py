@@ -124,7 +124,7 @@ def test_threads_and_cache_do_not_change_the_batches(threads, cache_mb):
 
 
 def test_augmentation_differs_between_epochs_and_between_examples():
-    source = Fake(1, 32, num_classes=1)
+    source = Fake(1, 32, num_classes=2)
     images = [image for _, b in TrainData(source, "inception_crop(8)", 2, 0).from_step(0, 4) for image in b["image"]]
     assert len({image.tobytes() for image in images}) == 8
 

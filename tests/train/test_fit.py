@@ -66,7 +66,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tiny, tmp_path):
 
 def test_only_free_keys_may_change_on_resuming(tiny, tmp_path):
     fit(tiny, tmp_path)
-    tiny.log.every, tiny.data.threads = 3, 1
+    tiny.log.every, tiny.data.threads = 3, 4
     fit(tiny, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["changes"][-1]["keys"] == ["data.threads", "log.every"]
     before = (tmp_path / "config.json").read_bytes()
