@@ -27,9 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = inference.load(flags.model, trust=flags.trust)
     trained_on = loaded.config.get("data", {}).get("source", {})
-    source = Relabelled(
-        open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names
-    )
+    source = Relabelled(open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names)
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
     batch_size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     evaluator = Classification(source, loaded.preprocess_spec, batch_size)
