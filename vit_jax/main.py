@@ -12,7 +12,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake of the user's."""
     # Until fit takes over there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    return command.run(train, sys.argv[1:] if argv is None else argv)
+    code = command.run(train, sys.argv[1:] if argv is None else argv)
+    # Everything is on the disk; only the interpreter's own end is left, which must not change the exit code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return code
 
 
 def train(argv: Sequence[str]) -> int:
