@@ -29,4 +29,4 @@ torture: setup
 	$(PY) -m pytest -m torture -s
 
 clean:
-	rm -rf .venv workdirs .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

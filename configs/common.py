@@ -28,7 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {
                 "source": {"type": "fake.Fake"},
                 "preprocess": "",
+                # Threads that read and prepare images, and how many batches they may be ahead.
                 "threads": 2,
+                "prefetch": 4,
                 # Decoded images are kept in memory up to this many MiB.
                 "cache_mb": 2048,
                 # The share of unreadable images above which a run stops.

@@ -16,6 +16,7 @@ from vit_jax.__main__ import main as vit
 from vit_jax.data.digits import Digits
 from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
+from vit_jax.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,8 @@ def test_load_takes_paths_pictures_and_arrays_alike(trained, digit_files):
         "features": (2, 16),
     }
     np.testing.assert_allclose(outputs["probs"].sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="takes uint8 images"):
+        loaded.predict({"image": np.stack(images[:2]) / 255})
     with pytest.raises(UnreadableImage):
         loaded.preprocess(file.parent / "missing.png")
 

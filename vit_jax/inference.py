@@ -17,7 +17,7 @@ from PIL import Image
 from vit_jax import config as configs
 from vit_jax import sharding, trees
 from vit_jax.checkpoint import saver, workdir
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.preprocess import parse
 from vit_jax.data.source import UnreadableImage
 from vit_jax.kinds import fits, hint_name
@@ -77,7 +77,9 @@ class Loaded:
 
     def predict(self, batch: dict[str, np.ndarray]) -> Outputs:
         """The outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" where there is a "label"."""
-        shape = batch["image"].shape[1:]
+        shape, dtype = batch["image"].shape[1:], batch["image"].dtype
+        if dtype != np.uint8:
+            raise UserError(f"The model takes uint8 images and normalises them itself; found {dtype}.")
         if shape != self.image_shape:
             raise UserError(
                 f"The model takes images of shape {self.image_shape}; found {shape}. Give images of that size and number "
@@ -98,7 +100,7 @@ class Loaded:
             except OSError as error:
                 raise UnreadableImage(error.strerror or str(error)) from error
         elif isinstance(image, Image.Image):
-            image = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            image = from_picture(image, channels)
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise UserError(f"An image is uint8 [h, w] or [h, w, c]; found {image.dtype} of shape {image.shape}.")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vit_jax.data.decode import decode, exif_orientation
+from vit_jax.data.decode import decode, exif_orientation, from_picture
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
@@ -253,3 +253,20 @@ def test_flipped_bytes_never_raise_anything_else():
 def test_other_channel_counts_are_an_error():
     with pytest.raises(UserError, match="channels=4"):
         decode(b"", channels=4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "I;16", "CMYK"])
+def test_an_opened_picture_gives_the_pixels_of_its_file(mode):
+    rng = np.random.default_rng(0)
+    samples = (
+        rng.integers(0, 65536, (6, 9)).astype(np.uint16)
+        if mode == "I;16"
+        else rng.integers(0, 256, (6, 9, 3), np.uint8)
+    )
+    picture = Image.fromarray(samples) if mode == "I;16" else Image.fromarray(samples).convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(100)
+    file = io.BytesIO()
+    picture.save(file, "TIFF" if mode == "CMYK" else "PNG")
+    with Image.open(file) as opened:
+        np.testing.assert_array_equal(from_picture(opened), decode(file.getvalue()))

@@ -90,9 +90,9 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tiny, tmp_path, log_
     tiny.optim.rule = {"type": "tests.train.test_fit:exploding"}
     tiny.log.every = log_every
     tiny.evals.test.every = None
-    with pytest.raises(
-        NonFiniteLossError, match=r"loss of step 7 is nan; the last good checkpoint is of step 4, in .*"
-    ):
+    tiny.checkpoint.every = 3  # step 6 is to be saved: its loss is finite, its update is not
+    good = r"parameters after step 6 is nan; the last good checkpoint is of step 3, in "
+    with pytest.raises(NonFiniteLossError, match=good):
         fit(tiny, tmp_path)
     assert all(
         np.isfinite(np.frombuffer(b, np.float32)).all() for n, b in checkpoint(tmp_path).items() if "params" in n
@@ -132,6 +132,33 @@ def test_the_average_of_the_weights_is_loaded_unless_raw_is_asked_for(tiny, tmp_
     assert any(
         (a != b).any() for a, b in zip(average.params["head"].values(), raw.params["head"].values(), strict=True)
     )
+
+
+def test_a_run_begun_from_weights_resumes_without_them(tiny, tmp_path):
+    fit(tiny, tmp_path / "first")
+    tiny.init = {"ref": str(tmp_path / "first")}
+    fit(tiny, tmp_path / "second")
+    (tmp_path / "first").rename(tmp_path / "gone")
+    (tmp_path / "second" / "checkpoints" / "12").rename(tmp_path / "aside")
+    assert fit(tiny, tmp_path / "second")["step"] == 12
+
+
+def test_evaluations_may_change_on_resuming(tiny, tmp_path):
+    fit(tiny, tmp_path)
+    tiny.evals.another = tiny.evals.test.to_dict() | {"preprocess": "resize(8)"}
+    fit(tiny, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["preprocess"] == "resize(8)"
+
+
+def test_both_halves_of_a_folder_are_divided_alike(tiny, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
+    folder = {"type": "folder.Folder", "path": str(tmp_path / "data"), "channels": 1}
+    tiny.data.source, tiny.evals.test.source = folder | {"holdout": 0.3}, folder | {"split": "test"}
+    with pytest.raises(UserError, match=r"data\.source\.holdout is 0\.3 but evals\.test\.source\.holdout is None"):
+        fit(tiny, tmp_path / "run")
 
 
 def test_unreadable_images_are_counted(tiny, tmp_path):

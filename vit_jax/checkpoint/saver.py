@@ -91,6 +91,10 @@ def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager
     try:
         with ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handler) as manager:
             yield manager
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        raise UserError(
+            f"The checkpoint {directory}/{step} cannot be read now ({error}); see to that and try again."
+        ) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise UserError(

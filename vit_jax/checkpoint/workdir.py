@@ -82,8 +82,8 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
     """Creates a checked workdir and its config.json, or records what changed since the run began.
 
-    `data` states what the data gave: class names, image shape, number of examples. Raises UserError where it is not what the
-    run began with.
+    `data` states what the data gave: class names, image shape, number of examples, and how images are prepared for the trained
+    model. Raises UserError where any but the last is not what the run began with.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     if not (path / "config.json").exists():
@@ -95,14 +95,14 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
         record |= {"versions": versions(), "git_commit": git_commit()}
     else:
         record = read(path)
-        if record["data"] != data:
-            keys = [key for key in data if record["data"].get(key) != data[key]]
+        keys = [key for key in data if record["data"].get(key) != data[key] and key != "preprocess"]
+        if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
         _, free = configs.differing(record["config"], config)
         if not free and record["versions"] == versions() and record.get("git_commit") == git_commit():
             return path
         change = {"keys": free, "versions": versions(), "git_commit": git_commit()}
-        record = record | {"config": config, "changes": [*record["changes"], change]}
+        record = record | {"config": config, "data": data, "changes": [*record["changes"], change]}
     write_text(path / "config.json", json.dumps(record, indent=1))
     return path
 

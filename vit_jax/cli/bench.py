@@ -1,4 +1,4 @@
-"""Time the training loop against its bare step: vit bench --config=FILE.py[:ARG] [--steps=60] [--rounds=5] [--json]."""
+"""Time the step fed by its data against the bare step: vit bench --config=FILE.py[:ARG] [--steps=60] [--rounds=5] [--json]."""
 
 import json
 import statistics
@@ -41,14 +41,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
-    """Medians over the rounds; the bare step takes one batch that lies on the device."""
+    """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
     import jax
 
     from vit_jax.train.run import compose
     from vit_jax.train.step import put_batch
 
     length = (steps + 1) * rounds + 1
-    run = compose(config | {"steps": max(config["steps"] or 0, length), "epochs": None}, path)
+    run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
     state = jax.jit(run.init, out_shardings=run.places)()
     batches = run.data.from_step(0, length)
     resident = put_batch(next(batches)[1], run.mesh, run.parallel)

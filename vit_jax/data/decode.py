@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
@@ -43,6 +43,11 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged bytes
         raise UnreadableImage(_reason(error)) from error
     return _upright(pixels, exif_orientation(exif)) if exif else pixels
+
+
+def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
+    """An opened image with the pixels that `decode` gives for its file."""
+    return np.ascontiguousarray(_from_pillow(ImageOps.exif_transpose(image), channels))
 
 
 def _reason(error: Exception) -> str:

@@ -22,22 +22,28 @@ def open_source(
 ) -> Source:
     """The images that a reference names; without a split the test images, or all of a folder that has no splits.
 
-    `trained_on` is the source of the model's training: its holdout is kept, and of its own folder only that is evaluated.
+    `trained_on` is the source of the model's training: its holdout is kept, of its own folder only that is evaluated, and
+    TFDS is looked for where it was.
     """
     kind, _, place = reference.partition(":")
+    trained_on = trained_on or {}
     if kind == "digits" and not place:
         return Digits(split or "test")
     if kind == "folder" and place:
-        trained_on = trained_on or {}
-        own = "path" in trained_on and os.path.realpath(str(trained_on["path"])) == os.path.realpath(place)
+        own = "path" in trained_on and _real(str(trained_on["path"])) == _real(place)
         order = ("test", "val", "all", "train") if own else ("all", "test", "val", "train")
         found = splits_of(place)
         holdout = {key: trained_on[key] for key in ("holdout", "split_seed") if key in trained_on}
         split = split or next(s for s in order if s in found)
         return call("data.source", Folder, {"path": place, "split": split, "channels": channels, **holdout})
     if kind == "tfds" and place:
-        return Tfds(place, split or "test", channels=channels)
+        where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
+        return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})
     raise UserError(f"Found the data {reference!r}, expected one of {', '.join(KINDS)}.")
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expanduser(path))
 
 
 class Relabelled(Source):

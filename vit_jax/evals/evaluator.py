@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,8 @@ Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 class Evaluator(abc.ABC):
     """Runs a predict function over a dataset, each example exactly once, and returns named numbers."""
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2):
-        self.source = source
-        self.arguments: dict[str, Any] = {"preprocess": preprocess, "batch_size": batch_size, "threads": threads}
-        self.data = EvalData(source, **self.arguments)
+    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+        self.data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)
 
     @property
     def spec(self) -> Spec:

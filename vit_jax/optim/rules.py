@@ -50,6 +50,8 @@ def muon(
     found = compile_regex(matrices, "optim.rule.matrices")
 
     def dimensions(name: str, leaf: jax.Array) -> contrib.MuonDimensionNumbers:
+        if leaf.ndim < 2:
+            raise UserError(f"optim.rule.matrices={matrices!r} finds {name} of shape {leaf.shape}, which is no matrix.")
         rows = (
             leaf.ndim - 1 if name.endswith("out/kernel") else 1
         )  # the axes of the inputs, before those of the outputs

@@ -55,7 +55,8 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                 jax.block_until_ready(metrics)
             last = done == run.steps
             due = [name for name, (_, every) in run.evaluators.items() if last or (every and done % every == 0)]
-            save = last or preemption.requested or done % saver.every == 0 or (saver.best is not None and bool(due))
+            stop = preemption.requested  # read once, so that what is said to be saved is
+            save = last or stop or done % saver.every == 0 or (saver.best is not None and bool(due))
             if due or save:
                 recorder.settle(run.data.unreadable)
                 with recorder.paused():
@@ -67,7 +68,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                     recorder.evaluated(done, results)
                     if save:
                         saver.save(done, trees.flatten(state), results)
-            if preemption.requested and not last:
+            if stop and not last:
                 saver.close()
                 print(f"SIGTERM: saved step {done}; run the same command to go on", flush=True)
                 return {}
@@ -90,7 +91,12 @@ def restore_or_init(run: Run) -> State:
     """The state of the last checkpoint, or the first state."""
     step = run.saver.latest()
     if step is None:
-        return jax.jit(run.init, out_shardings=run.places)()
+        state = jax.jit(run.init, out_shardings=run.places)()
+        if run.begin_with is None:
+            return state
+        params = jax.device_put(run.begin_with, run.places.params)
+        ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
+        return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         jax.eval_shape(run.init),
@@ -119,6 +125,7 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
     values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.steps), {})
     for name in run.evaluators:
         if f"{name}/accuracy" in values:
-            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %, loss {values[f'{name}/loss']:.4f}")
+            loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
+            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}")
     print(f"report: {run.path / 'report'}", flush=True)
     return values

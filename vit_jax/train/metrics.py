@@ -18,10 +18,7 @@ from vit_jax.types import UserError
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of a step was not a number."""
-
-    def __init__(self, step: int, loss: float):
-        super().__init__(f"the loss of step {step} is {loss}")
+    """The loss of a step, or the parameters after it, were not finite."""
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -90,14 +87,16 @@ class Recorder:
     def settle(self, unreadable: Sized = ()) -> None:
         """Awaits every step begun and writes the last one's metrics if due, with the count of unreadable images if any.
 
-        Raises NonFiniteLossError for the first step whose loss is no number.
+        Raises NonFiniteLossError for the first step whose loss, or whose new parameters, are not finite.
         """
         if not self._unseen:
             return
-        losses = jax.device_get([metrics["loss"] for _, metrics in self._unseen])
-        for (step, _), loss in zip(self._unseen, losses, strict=True):
+        numbers = jax.device_get([(metrics["loss"], metrics["param_norm"]) for _, metrics in self._unseen])
+        for (step, _), (loss, norm) in zip(self._unseen, numbers, strict=True):
             if not math.isfinite(loss):
-                raise NonFiniteLossError(step, float(loss))
+                raise NonFiniteLossError(f"the loss of step {step} is {loss}")
+            if not math.isfinite(norm):
+                raise NonFiniteLossError(f"the norm of the parameters after step {step} is {norm}")
         step, metrics = self._unseen[-1]
         self._unseen = []
         if step % self.every == 0 or step == self.steps:
@@ -111,7 +110,7 @@ class Recorder:
         self.flush()
         for key in results:
             name, _, measure = key.rpartition("/")
-            if measure == "accuracy":
+            if measure == "accuracy" and {f"{name}/loss", f"{name}/num_examples"} <= results.keys():
                 print(
                     f"step {step:>{len(str(self.steps))}}/{self.steps}  {name}: accuracy {100 * results[key]:.2f} %"
                     f"  loss {results[f'{name}/loss']:.4f}  {results[f'{name}/num_examples']:,} images",

@@ -10,7 +10,7 @@ import jax
 
 from vit_jax import inference, sharding
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint.saver import Saver, steps_in
 from vit_jax.config import ConfigError, build, call, check_plain
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
@@ -38,6 +38,7 @@ class Run:
     task: Task
     train_step: Step
     init: Callable[[], State]
+    begin_with: Params | None  # parameters of another run, in place of the initial ones
     places: State
     saver: Saver
     recorder: Recorder
@@ -62,6 +63,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
     best = saver.best
     if best is not None and best.partition("/")[0] not in evaluators:
@@ -94,13 +96,27 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     images = jax.ShapeDtypeStruct((rows, *data.spec.image_shape), "uint8")
     labels = jax.ShapeDtypeStruct((rows,), "int32")
     jax.eval_shape(make(), jax.eval_shape(init), {"image": images, "label": labels})
-    if config["init"] is not None:
-        params = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
-        init = functools.partial(begin_from, init, params)
+    begin_with = None
+    if config["init"] is not None and not steps_in(path / "checkpoints"):
+        begin_with = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
 
     facts = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
     workdirs.open_run(path, config, facts)
-    return Run(path, mesh, config["parallel"], data, evaluators, steps, task, train_step, init, places, saver, recorder)
+    return Run(
+        path,
+        mesh,
+        config["parallel"],
+        data,
+        evaluators,
+        steps,
+        task,
+        train_step,
+        init,
+        begin_with,
+        places,
+        saver,
+        recorder,
+    )
 
 
 def check_keys(
@@ -159,10 +175,21 @@ def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Eva
 def eval_preprocess(evals: Mapping[str, Mapping[str, Any]], spec: Spec) -> str:
     """How images are prepared for the trained model: as by the first evaluator, or a plain resize where there is none."""
     height, width, _ = spec.image_shape
-    return next((entry["preprocess"] for entry in evals.values()), f"resize(({height}, {width}))")
+    specs = (entry["preprocess"] for entry in evals.values() if "preprocess" in entry)
+    return next(specs, f"resize(({height}, {width}))")
 
 
-def begin_from(init: Callable[[], State], params: Params) -> State:
-    """The initial state with these parameters."""
-    state = init()
-    return state.replace(params=params, ema=None if state.ema is None else params)  # type: ignore[attr-defined]
+def check_holdouts(train: Mapping[str, Any], evals: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ConfigError where an evaluation divides the folder of the training otherwise than the training does."""
+    for name, entry in evals.items():
+        test = entry.get("source", {})
+        if any(source.get("type") != "folder.Folder" for source in (train, test)) or test.get("path") != train.get(
+            "path"
+        ):
+            continue
+        for key in ("holdout", "split_seed"):
+            if train.get(key) != test.get(key):
+                raise ConfigError(
+                    f"data.source.{key} is {train.get(key)} but evals.{name}.source.{key} is {test.get(key)}, so that "
+                    "images could be in both halves of the folder; give both the same value."
+                )

@@ -64,7 +64,7 @@ def make_step(
 def compile_step(
     make: Callable[..., Step], task: Task, mesh: Mesh, shardings: State, parallel: Literal["jit", "pmap"]
 ) -> Step:
-    """The step made by `make(axis=...)`, compiled for global batches on a mesh; the state is donated to it.
+    """The step made by `make(axis=...)`, compiled for global batches on a mesh; under "jit" the state is donated to it.
 
     Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit".
     """
