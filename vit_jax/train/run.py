@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import optax
 
 from vit_jax import inference, sharding
 from vit_jax.checkpoint import workdir as workdirs
@@ -16,6 +17,7 @@ from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
 from vit_jax.kinds import fits
 from vit_jax.optim import make_optimizer
+from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.state import State, initial_state
@@ -73,11 +75,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
 
     model = build(config["model"], "model", num_classes=len(data.spec.class_names))
     task = build(config["task"], "task", model=model)
-    parts = {
-        "rule": build(config["optim"].get("rule"), "optim.rule"),
-        "schedule": build(config["optim"].get("schedule"), "optim.schedule", steps=steps),
-    }
-    tx, learning_rate = call("optim", make_optimizer, config["optim"] | parts)
+    tx, learning_rate = build_optimizer(config["optim"], steps)
     make = functools.partial(
         make_step,
         task,
@@ -91,11 +89,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     init = functools.partial(initial_state, task, tx, data.spec.image_shape, seed=config["seed"], ema=ema)
     places = sharding.tree_sharding(jax.eval_shape(init), mesh, config["sharding"] or ())
     train_step = compile_step(make, task, mesh, places, config["parallel"])
-    # Traces the whole step, so that a mistake in any part shows before the workdir exists.
-    rows = config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1)
-    images = jax.ShapeDtypeStruct((rows, *data.spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((rows,), "int32")
-    jax.eval_shape(make(), jax.eval_shape(init), {"image": images, "label": labels})
+    trace(make(), init, data.spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
     begin_with = None
     if config["init"] is not None and not steps_in(path / "checkpoints"):
         begin_with = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
@@ -117,6 +111,20 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         saver,
         recorder,
     )
+
+
+def build_optimizer(optim: Mapping[str, Any], steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimiser of a plain `optim` config for a run of so many steps, and its learning rate."""
+    rule = build(optim.get("rule"), "optim.rule")
+    schedule = build(optim.get("schedule"), "optim.schedule", steps=steps)
+    return call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule})
+
+
+def trace(step: Step, init: Callable[[], State], spec: Spec, rows: int) -> None:
+    """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists."""
+    images = jax.ShapeDtypeStruct((rows, *spec.image_shape), "uint8")
+    labels = jax.ShapeDtypeStruct((rows,), "int32")
+    jax.eval_shape(step, jax.eval_shape(init), {"image": images, "label": labels})
 
 
 def check_keys(
