@@ -20,6 +20,7 @@ from vit_jax.types import UserError
 
 SEAMS = {
     "model": "vit_jax.models",
+    "model.stem": "vit_jax.models",
     "task": "vit_jax.tasks",
     "grad": "vit_jax.grads",
     "optim.rule": "vit_jax.optim.rules",
@@ -167,11 +168,12 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
         raise ConfigError(f"{path} is {shown(plain(spec))}; expected dict(type=..., ...).")
     spec = dict(plain(spec))
-    target = resolve(spec.pop("type"), package, path, trust)
+    target = resolve(spec["type"], package, path, trust)
     fill = getattr(importlib.import_module(package), "fill", dict)
     arguments = {
         key: build(value, f"{path}.{key}", trust=trust) if seam_of(f"{path}.{key}") else value
         for key, value in fill(spec).items()
+        if key != "type"
     }
     return call(path, target, arguments, **extra)
 

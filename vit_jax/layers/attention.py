@@ -11,11 +11,16 @@ from vit_jax.types import Tokens, UserError
 class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
-    Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable.
+    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). qkv_bias=False leaves out the
+    biases of queries, keys and values. Sows the weights [b, heads, queries, tokens] into the
+    collection "attention" when that is mutable.
     """
 
     num_heads: int
     dropout: float = 0.0
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -32,6 +37,7 @@ class Attention(nn.Module):
         def project(name: str, x: Array) -> Float[Array, "b k n h"]:
             dense = nn.DenseGeneral(
                 head,
+                use_bias=self.qkv_bias,
                 kernel_init=nn.initializers.xavier_uniform(),
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
@@ -40,6 +46,11 @@ class Attention(nn.Module):
             return dense(x).swapaxes(1, 2)
 
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
+        if self.qk_norm:
+            q, k = (
+                nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
+                for name, x in (("query_norm", q), ("key_norm", k))
+            )
         scores = jnp.einsum("bkqh,bknh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
         weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
         if not self.is_initializing():  # init makes every collection mutable, but is asked for parameters alone

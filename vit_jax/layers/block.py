@@ -1,4 +1,4 @@
-"""The pre-norm transformer block (arXiv:2010.11929, equations 2 and 3)."""
+"""Residual blocks: of transformers (arXiv:2010.11929, equations 2 and 3) and of Mixers (arXiv:2105.01601, equation 1)."""
 
 from typing import Any
 
@@ -8,12 +8,27 @@ from flax.typing import Dtype
 
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.drop import DropPath
-from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
 from vit_jax.types import Tokens
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (arXiv:2103.17239, equation 4), `initial` at first."""
+
+    initial: float
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, branch: Tokens) -> Tokens:
+        """Tokens [b, n, d] to [b, n, d]."""
+        initial = nn.initializers.constant(self.initial)
+        scale = self.param("scale", initial, branch.shape[-1:], self.param_dtype)
+        return branch * scale.astype(self.dtype).reshape(1, 1, -1)
+
+
 class Block(nn.Module):
-    """x + Attention(LN(x)), then x + Mlp(LN(x)).
+    """x + Attention(LN(x)), then x + Mlp(LN(x)); each branch through LayerScale where `layer_scale` is given.
 
     Sows its output into the collection "intermediates" as "out" when that is mutable.
     """
@@ -23,6 +38,11 @@ class Block(nn.Module):
     dropout: float = 0.0
     attn_dropout: float = 0.0
     drop_path: float = 0.0
+    mlp: MlpKind = "gelu_tanh"
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    layer_scale: float | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -31,15 +51,48 @@ class Block(nn.Module):
         """Tokens [b, n, d] to [b, n, d]."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def residual(branch: Tokens) -> Tokens:
+        def residual(branch: Tokens, name: str) -> Tokens:
             branch = nn.Dropout(self.dropout)(branch, deterministic=deterministic)
+            if self.layer_scale is not None:
+                branch = LayerScale(self.layer_scale, **dtypes, name=name)(branch)
             return DropPath(self.drop_path)(branch, deterministic=deterministic)
 
-        y = nn.LayerNorm(**dtypes, name="norm1")(x)
-        x = x + residual(
-            Attention(self.num_heads, self.attn_dropout, **dtypes, name="attn")(y, y, deterministic=deterministic)
+        attention = Attention(
+            self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, **dtypes, name="attn"
         )
-        y = nn.LayerNorm(**dtypes, name="norm2")(x)
-        x = x + residual(Mlp(self.mlp_dim, self.dropout, **dtypes, name="mlp")(y, deterministic=deterministic))
+        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x)
+        x = x + residual(attention(y, y, deterministic=deterministic), "layer_scale1")
+        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)
+        mlp = Mlp(self.mlp_dim, self.dropout, self.mlp, **dtypes, name="mlp")
+        x = x + residual(mlp(y, deterministic=deterministic), "layer_scale2")
+        self.sow("intermediates", "out", x, reduce_fn=lambda _, out: out, init_fn=lambda: None)
+        return x
+
+
+class MixerBlock(nn.Module):
+    """An MLP across the tokens, alike for every channel, then one across the channels, alike for every token.
+
+    Sows its output into the collection "intermediates" as "out" when that is mutable.
+    """
+
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    drop_path: float = 0.0
+    mlp: Gelu = "gelu_tanh"
+    norm_eps: float = 1e-6
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
+        """Tokens [b, n, d] to [b, n, d]."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        drop = DropPath(self.drop_path)
+        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x).swapaxes(1, 2)
+        y = Mlp(self.tokens_mlp_dim, kind=self.mlp, **dtypes, name="tokens")(y).swapaxes(1, 2)
+        x = x + drop(y, deterministic=deterministic)
+        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)
+        y = Mlp(self.channels_mlp_dim, kind=self.mlp, **dtypes, name="channels")(y)
+        x = x + drop(y, deterministic=deterministic)
         self.sow("intermediates", "out", x, reduce_fn=lambda _, out: out, init_fn=lambda: None)
         return x

@@ -1,19 +1,36 @@
 """The two-layer perceptron of a transformer block."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
 from vit_jax.types import Tokens
 
+Gelu = Literal["gelu_tanh", "gelu", "quick_gelu"]
+MlpKind = Literal["gelu_tanh", "gelu", "quick_gelu", "swiglu"]
+
+# The tanh form, the exact form and the sigmoid form of arXiv:1606.08415, section 2.
+GELUS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu_tanh": nn.gelu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
 
 class Mlp(nn.Module):
-    """Dense, GELU (tanh form), dropout, dense; applied to every token alike."""
+    """down(GELU(up(x))), or the gated down(silu(gate(x)) * up(x)) of kind "swiglu" (arXiv:2002.05202, equation 6).
+
+    Dropout acts on the hidden layer; every token is treated alike.
+    """
 
     hidden: int
     dropout: float = 0.0
+    kind: MlpKind = "gelu_tanh"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -26,7 +43,10 @@ class Mlp(nn.Module):
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }
-        width = x.shape[-1]
-        x = nn.gelu(nn.Dense(self.hidden, **dense, name="up")(x))
-        x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
-        return nn.Dense(width, **dense, name="down")(x)
+        hidden = nn.Dense(self.hidden, **dense, name="up")(x)
+        if self.kind == "swiglu":
+            hidden = nn.silu(nn.Dense(self.hidden, **dense, name="gate")(x)) * hidden
+        else:
+            hidden = GELUS[self.kind](hidden)
+        hidden = nn.Dropout(self.dropout)(hidden, deterministic=deterministic)
+        return nn.Dense(x.shape[-1], **dense, name="down")(hidden)

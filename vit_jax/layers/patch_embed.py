@@ -11,9 +11,13 @@ from vit_jax.types import Images, UserError
 
 
 def patch_grid(
-    image_size: tuple[int, int], patch_size: tuple[int, int], stride: tuple[int, int], padding: str
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: str,
+    source: str = "image",
 ) -> tuple[int, int]:
-    """Rows and columns of patches that an image of (height, width) pixels gives.
+    """Rows and columns of patches that an image of (height, width) pixels, or another `source` of patches, gives.
 
     Raises UserError where "valid" patches do not tile the image; "same" pads it with zeros to ceil(size / stride).
     """
@@ -23,7 +27,7 @@ def patch_grid(
         if size < patch or (size - patch) % step:
             fitting = sorted({max(patch, patch + (size - patch) // step * step + k * step) for k in (0, 1)})
             raise UserError(
-                f"The image {axis} of {size} pixels cannot be tiled by patches of {patch} pixels every {step}. "
+                f"The {source} {axis} of {size} pixels cannot be tiled by patches of {patch} pixels every {step}. "
                 f"Use a {axis} of {' or '.join(map(str, fitting))}, another patch_size or stride, or padding='same'."
             )
     return tuple((size - patch) // step + 1 for size, patch, step in zip(image_size, patch_size, stride, strict=True))  # type: ignore[return-value]
@@ -36,24 +40,28 @@ class PatchEmbed(nn.Module):
     patch_size: tuple[int, int]
     stride: tuple[int, int]
     padding: str = "valid"
+    bias: bool = True
+    source: str = "image"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "b rows cols d"]:
         """Rows run from top to bottom, columns from left to right."""
-        patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding)
+        patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding, self.source)
         shape = (*self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
-        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         if self.padding == "valid" and not any(p % s for p, s in zip(self.patch_size, self.stride, strict=True)):
             out = _product(images, kernel, self.stride)
         else:
             out = jax.lax.conv_general_dilated(
                 images, kernel, self.stride, self.padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
-        return out + bias.reshape(1, 1, 1, -1)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
+            out = out + bias.astype(out.dtype).reshape(1, 1, 1, -1)
+        return out
 
 
 def _product(

@@ -8,7 +8,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vit_jax.layers.attention import Attention
-from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.mlp import Gelu, Mlp
 from vit_jax.types import Tokens
 
 
@@ -17,6 +17,8 @@ class AttentionPool(nn.Module):
 
     mlp_dim: int
     num_heads: int
+    mlp: Gelu = "gelu_tanh"
+    norm_eps: float = 1e-6
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -28,5 +30,5 @@ class AttentionPool(nn.Module):
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
         queries = jnp.tile(probe.astype(tokens.dtype), (b, 1, 1))
         x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens)
-        y = nn.LayerNorm(**dtypes, name="norm")(x)
-        return (x + Mlp(self.mlp_dim, **dtypes, name="mlp")(y))[:, 0]
+        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm")(x)
+        return (x + Mlp(self.mlp_dim, kind=self.mlp, **dtypes, name="mlp")(y))[:, 0]

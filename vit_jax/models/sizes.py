@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,16 @@ class Size:
     depth: int
     mlp_dim: int
     num_heads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerSize:
+    """Width, depth and hidden widths of the MLPs of a Mixer across tokens and across channels."""
+
+    width: int
+    depth: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
 
 
 # Ti S: arXiv:2012.12877. B L H: arXiv:2010.11929 table 1. mu M: big_vision. So400m: arXiv:2305.13035. g G: arXiv:2106.04560
@@ -35,13 +46,30 @@ SIZES = {
 }
 
 
-def parse_variant(variant: str) -> dict[str, int]:
+# arXiv:2105.01601 table 1.
+MIXER_SIZES = {
+    "S": MixerSize(512, 8, 256, 2048),
+    "B": MixerSize(768, 12, 384, 3072),
+    "L": MixerSize(1024, 24, 512, 4096),
+}
+
+# Units of each stage of the ResNet, and the patch size on its feature map: arXiv:2010.11929 section 4.1, arXiv:2106.10270.
+HYBRIDS = {
+    "R+Ti/16": ((), 8),
+    "R26+S/32": ((2, 2, 2, 2), 1),
+    "R26+B/32": ((2, 2, 2, 2), 1),
+    "R50+B/16": ((3, 4, 9), 1),
+    "R50+L/32": ((3, 4, 6, 3), 1),
+}
+
+
+def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize] = SIZES) -> dict[str, Any]:
     """Model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
-    if name not in SIZES:
-        near = difflib.get_close_matches(name, SIZES, n=3, cutoff=0.1) or list(SIZES)
+    if name not in sizes:
+        near = difflib.get_close_matches(name, sizes, n=3, cutoff=0.1) or list(sizes)
         raise UserError(f"Unknown model size {name!r} in variant={variant!r}; near: {', '.join(near)}.")
-    fields = dataclasses.asdict(SIZES[name])
+    fields = dataclasses.asdict(sizes[name])
     if slash:
         if not patch.isdecimal() or int(patch) == 0:
             raise UserError(
@@ -51,10 +79,26 @@ def parse_variant(variant: str) -> dict[str, int]:
     return fields
 
 
+def parse_hybrid(variant: str) -> dict[str, Any]:
+    """Model fields of a variant "RESNET+SIZE/PATCH", such as "R50+B/16": a ViT on a ResNet's feature map."""
+    if variant not in HYBRIDS:
+        raise UserError(f"Unknown hybrid variant={variant!r}; expected one of {', '.join(HYBRIDS)}.")
+    stages, patch_size = HYBRIDS[variant]
+    size = variant.partition("+")[2].partition("/")[0]
+    return parse_variant(size) | {"patch_size": patch_size, "stem": {"type": "resnet.ResNet", "stages": stages}}
+
+
 def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A model spec whose `variant`, if it has one, is replaced by the fields it stands for; explicit fields win."""
     fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
     variant = spec.get("variant")
     if not isinstance(variant, str | None):
         raise UserError(f"model.variant is {variant!r}; expected a name such as 'B/16'.")
-    return (parse_variant(variant) if variant else {}) | fields
+    if not variant:
+        return fields
+    network = re.split(r"[.:]", str(spec.get("type")))[-1]
+    if network == "ResNet":
+        raise UserError(f"A ResNet has no variants; found variant={variant!r}. Give its stages, such as [3, 4, 9].")
+    if network == "Mixer":
+        return parse_variant(variant, MIXER_SIZES) | fields
+    return (parse_hybrid(variant) if "+" in variant else parse_variant(variant)) | fields

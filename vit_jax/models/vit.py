@@ -1,14 +1,18 @@
 """The Vision Transformer (arXiv:2010.11929)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from flax.typing import Dtype
+from jaxtyping import Array, Float
 
 from vit_jax.layers.block import Block
-from vit_jax.layers.patch_embed import PatchEmbed
+from vit_jax.layers.encoder import Encoder
+from vit_jax.layers.mlp import MlpKind
+from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool
 from vit_jax.layers.posemb import AddPositions
 from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
@@ -19,38 +23,21 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-class Encoder(nn.Module):
-    """A stack of pre-norm transformer blocks and a final LayerNorm (equations 2 to 4).
-
-    The rate of stochastic depth grows linearly from 0 in the first block to `drop_path` in the last (arXiv:1603.09382).
-    """
-
-    depth: int
-    mlp_dim: int
-    num_heads: int
-    dropout: float = 0.0
-    attn_dropout: float = 0.0
-    drop_path: float = 0.0
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Tokens, *, train: bool = False) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(self.depth - 1, 1)
-            block = Block(
-                self.mlp_dim, self.num_heads, self.dropout, self.attn_dropout, rate, **dtypes, name=f"block_{i}"
-            )
-            x = block(x, deterministic=not train)
-        return nn.LayerNorm(**dtypes, name="norm")(x)
+STEM = "stem's output"
 
 
 class ViT(nn.Module):
-    """Vision Transformer: patches, position embeddings, encoder, pooling, linear head.
+    """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, linear head.
 
-    pool: "tok" class token, "gap" global average, "map" attention pooling. posemb: "learn", "sincos2d" or "none".
+    stem: a network before the patches (with resnet.ResNet a hybrid); it takes this model's dtypes. embed_bias: the patch
+        projection has a bias.
+    pool: "tok" class token, "gap" global average, "map" attention pooling; the latter two see the patches alone.
+    class_token: whether there is one; None where pool="tok". registers: further tokens that are never read
+        (arXiv:2309.16588). distilled: a distillation token with a head of its own, the logits are the mean of both
+        (arXiv:2012.12877). The tokens are in the order class, distillation, registers, patches.
+    posemb: "learn", "sincos2d" or "none". posemb_prefix: "learn" has vectors for the tokens before the patches too.
+    pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: the final one follows the pooling.
+    mlp, qk_norm, qkv_bias, layer_scale: see layers.block, layers.mlp and layers.attention. norm_eps: of every LayerNorm.
     rep_size adds a tanh layer of that width before the head. num_classes=0 gives the pooled features in place of logits.
     Every parameter is param_dtype; every activation dtype, but for statistics and softmax, which are float32.
     """
@@ -63,8 +50,21 @@ class ViT(nn.Module):
     patch_size: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
     padding: Literal["valid", "same"] = "valid"
+    stem: nn.Module | None = None
+    embed_bias: bool = True
     pool: Literal["tok", "gap", "map"] = "tok"
+    class_token: bool | None = None
+    distilled: bool = False
+    registers: int = 0
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
+    posemb_prefix: bool = True
+    pre_norm: bool = False
+    mlp: MlpKind = "gelu_tanh"
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    norm_eps: float = 1e-6
+    norm_after_pool: bool = False
     rep_size: int | None = None
     dropout: float = 0.0
     attn_dropout: float = 0.0
@@ -74,62 +74,144 @@ class ViT(nn.Module):
     param_dtype: DtypeName = "float32"
 
     def __post_init__(self):
+        if self.stem is not None:
+            self.stem = self.stem.clone(dtype=self.dtype, param_dtype=self.param_dtype)
         super().__post_init__()
-        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "stride", "rep_size"):
+        for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "stride"):
             size = getattr(self, name)
             if size is not None and not all(1 <= number < 2**31 for number in pair(size)):
                 raise UserError(f"model.{name}={size}; expected numbers of at least 1 and below 2**31.")
+        for name in ("registers", "rep_size"):
+            if not 0 <= (getattr(self, name) or 0) < 2**31:
+                raise UserError(f"model.{name}={getattr(self, name)}; expected a number of at least 0 and below 2**31.")
         for name in ("dropout", "attn_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a rate in [0, 1).")
+        if self.pool == "tok" and self.class_token is False:
+            raise UserError("model.pool='tok' reads the class token; give class_token=True, or pool='gap' or 'map'.")
+        if self.distilled and (self.pool != "tok" or self.rep_size):
+            raise UserError(
+                f"model.distilled=True has pool={self.pool!r} and rep_size={self.rep_size}; its heads stand directly "
+                "on the class token and the distillation token: give pool='tok' and no rep_size."
+            )
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
+        patch, source = pair(self.patch_size), "image"
+        if self.stem is not None:
+            image_size, source = self.stem.grid(image_size), STEM
+        return patch_grid(image_size, patch, pair(self.stride or patch), self.padding, source)
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
         """Normalised images [b, h, w, c] to logits [b, num_classes].
 
-        With the collection "intermediates" mutable, sows `tokens` [b, n, d] (embedded), each block's `out`, `encoded`
-        [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); with "attention" mutable, each
-        block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
+        With the collection "intermediates" mutable, sows `tokens` [b, n, d] (what the first block sees), each block's `out`,
+        `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); if distilled, these two
+        are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. With "attention" mutable,
+        each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
         """
-        dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
-        patch = pair(self.patch_size)
-        x = PatchEmbed(self.width, patch, pair(self.stride or patch), self.padding, **dtypes, name="embed")(images)
-        grid = (x.shape[1], x.shape[2])
-        x = rearrange(x, "b rows cols d -> b (rows cols) d")
-        prefix = int(self.pool == "tok")
-        if prefix:
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width), dtypes["param_dtype"])
-            x = jnp.concatenate([jnp.tile(cls.astype(x.dtype), (x.shape[0], 1, 1)), x], axis=1)
-        x = AddPositions(self.posemb, grid, prefix, dtypes["param_dtype"], name="posemb")(x)
+        dtypes = self._dtypes
+        norm = partial(nn.LayerNorm, self.norm_eps, **dtypes)
+        patches, grid = self._patches(images)
+        prefix = self._prefix(patches)
+        p = prefix.shape[1]
+        positions = partial(AddPositions, self.posemb, grid, param_dtype=dtypes["param_dtype"], name="posemb")
+        if self.posemb_prefix:
+            x = positions(p)(jnp.concatenate([prefix, patches], axis=1))
+        else:
+            x = jnp.concatenate([prefix, positions()(patches)], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        if self.pre_norm:
+            x = norm(name="pre_norm")(x)
         self._sow("tokens", x)
 
         x = Encoder(
-            self.depth,
-            self.mlp_dim,
-            self.num_heads,
-            self.dropout,
-            self.attn_dropout,
-            self.drop_path,
-            **dtypes,
-            name="encoder",
+            self._block(), self.depth, self.drop_path, not self.norm_after_pool, self.norm_eps, **dtypes, name="encoder"
         )(x, train=train)
         self._sow("encoded", x)
 
         if self.pool == "tok":
-            x = x[:, 0]
+            x = x[:, :2] if self.distilled else x[:, 0]
         elif self.pool == "gap":
-            x = x.mean(axis=1)
+            x = x[:, p:].mean(axis=1)
         else:
-            x = AttentionPool(self.mlp_dim, self.num_heads, **dtypes, name="pool")(x)
+            gelu = "gelu_tanh" if self.mlp == "swiglu" else self.mlp
+            x = AttentionPool(self.mlp_dim, self.num_heads, gelu, self.norm_eps, **dtypes, name="pool")(x[:, p:])
+        if self.norm_after_pool:
+            x = norm(name="norm")(x)
+        heads = x
+        if self.distilled:
+            x = x.mean(axis=1)
         self._sow("pooled", x)
         if self.rep_size:
             x = nn.tanh(nn.Dense(self.rep_size, **dtypes, name="rep")(x))
         self._sow("features", x)
         if not self.num_classes:
             return x
+        if not self.distilled:
+            return self._head("head", x)
+        logits = [self._head("head", heads[:, 0]), self._head("head_dist", heads[:, 1])]
+        self._sow("logits_cls", logits[0])
+        self._sow("logits_dist", logits[1])
+        return (logits[0] + logits[1]) / 2
+
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        return {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+
+    def _patches(self, images: Images) -> tuple[Tokens, tuple[int, int]]:
+        """The embedded patches, row by row, and how many rows and columns there are."""
+        patch, source = pair(self.patch_size), "image"
+        if self.stem is not None:
+            images, source = self.stem(images), STEM
+        x = PatchEmbed(
+            self.width,
+            patch,
+            pair(self.stride or patch),
+            self.padding,
+            self.embed_bias,
+            source,
+            **self._dtypes,
+            name="embed",
+        )(images)
+        return rearrange(x, "b rows cols d -> b (rows cols) d"), (x.shape[1], x.shape[2])
+
+    def _prefix(self, patches: Tokens) -> Float[Array, "b p d"]:
+        """The tokens that stand before these patches."""
+        has_class = self.pool == "tok" if self.class_token is None else self.class_token
+        b, _, width = patches.shape
+        tokens = [patches[:, :0]]
+        for name, count, std in (
+            ("cls", has_class, 0.0),
+            ("dist", self.distilled, 0.02),
+            ("registers", self.registers, 0.02),
+        ):
+            if count:
+                token = self.param(
+                    name, nn.initializers.normal(std), (1, int(count), width), self._dtypes["param_dtype"]
+                )
+                tokens.append(jnp.tile(token.astype(patches.dtype), (b, 1, 1)))
+        return jnp.concatenate(tokens, axis=1)
+
+    def _block(self) -> Callable[..., Block]:
+        return partial(
+            Block,
+            self.mlp_dim,
+            self.num_heads,
+            self.dropout,
+            self.attn_dropout,
+            mlp=self.mlp,
+            norm_eps=self.norm_eps,
+            qk_norm=self.qk_norm,
+            qkv_bias=self.qkv_bias,
+            layer_scale=self.layer_scale,
+            **self._dtypes,
+        )
+
+    def _head(self, name: str, features: Float[Array, "b d"]) -> Logits:
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias)
-        return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **dtypes, name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **self._dtypes, name=name)(features)
 
     def _sow(self, name: str, x) -> None:
         self.sow("intermediates", name, x, reduce_fn=lambda _, last: last, init_fn=lambda: None)

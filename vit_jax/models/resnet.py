@@ -1,0 +1,52 @@
+"""The ResNet of the hybrid models (BiT, arXiv:1912.11370; arXiv:2010.11929, section 3.1)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vit_jax.layers.conv import Stage, StdConv, WeightNorm
+from vit_jax.types import DtypeName, Images, UserError
+
+
+class ResNet(nn.Module):
+    """A root that halves the image twice, then stages of bottleneck units, each stage but the first halving it once more.
+
+    `stages` holds the number of units of each stage; () is the root alone. weight_norm="std" divides a kernel by its
+    std + weight_eps, "var" by sqrt(variance + weight_eps). As the `stem` of a ViT it takes the ViT's dtypes.
+    """
+
+    stages: tuple[int, ...]
+    width: int = 64
+    norm_eps: float = 1e-6
+    weight_norm: WeightNorm = "std"
+    weight_eps: float = 1e-5
+    dtype: DtypeName = "float32"
+    param_dtype: DtypeName = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.stages, default=1) < 1:
+            raise UserError(f"A ResNet has stages={self.stages}; expected at least 1 unit in each stage.")
+        if self.width < 1 or self.width % 32:
+            raise UserError(f"A ResNet has width={self.width}; expected a multiple of 32, the groups of GroupNorm.")
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the feature map of an image of (height, width) pixels."""
+        scale = 4 * 2 ** max(len(self.stages) - 1, 0)
+        return -(-image_size[0] // scale), -(-image_size[1] // scale)
+
+    @nn.compact
+    def __call__(self, images: Images) -> Images:
+        """Normalised images [b, h, w, c] to a feature map [b, rows, cols, channels]."""
+        weights = (self.weight_norm, self.weight_eps)
+        dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+        x = StdConv(self.width, 7, 2, *weights, **dtypes, name="root")(images)
+        x = nn.relu(nn.GroupNorm(epsilon=self.norm_eps, **dtypes, name="root_norm")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        for i, units in enumerate(self.stages):
+            stage = Stage(
+                units, self.width * 2**i, 2 if i > 0 else 1, self.norm_eps, *weights, **dtypes, name=f"stage_{i}"
+            )
+            x = stage(x)
+        return x
