@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 WORKDIR ?= workdirs/digits
 
-.PHONY: setup train test lint torture clean
+.PHONY: setup parity train test lint torture clean
 
 setup: .venv/installed
 
@@ -14,18 +14,25 @@ setup: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch .venv/installed
 
+# The libraries that the tests compare with.
+parity: .venv/parity
+
+.venv/parity: .venv/installed tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch .venv/parity
+
 train: setup
 	$(PY) -m vit_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
 
-lint: setup
+lint: parity
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: lint
+test: lint parity
 	$(PY) -m pytest -n 2 -m "not torture"
 
-torture: setup
+torture: parity
 	$(PY) -m pytest -m torture -s
 
 clean:

@@ -21,6 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
             "mesh": {"data": -1},
             # (regex of parameter names, mesh axis or None for each dimension); what no rule finds is copied everywhere.
             "sharding": placeholder(list),
+            # What SIZE stands for in the preprocess specs: pixels; that of the model in `init` if not given.
+            "image_size": placeholder(int),
+            # Without a type: the model that `init` names, with the fields given here changed.
             "model": {"type": "vit.ViT"},
             "task": {"type": "classify.Classify", "loss_name": "softmax_xent", "label_smoothing": 0.0},
             # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory.
@@ -44,11 +47,21 @@ def get_config() -> ml_collections.ConfigDict:
                 "weight_decay": 0.0,
                 "decay": "kernel$",
                 "clip_norm": 1.0,
+                # Each block learns by this factor slower than the next (arXiv:2111.06377); none by default.
+                "layer_decay": placeholder(float),
             },
             # Decay of a running average of the weights, which is then what is evaluated; none by default.
             "ema_decay": placeholder(float),
-            # {"ref": "WORKDIR[@STEP][:raw]"} begins from the weights of another run.
+            # {"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a
+            # published model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto
+            # keeps it where the classes are the same. `posemb` is bilinear or bicubic; auto is as the model's authors do. Of
+            # the parameters that `allow` finds some may be missing or left over.
             "init": placeholder(dict),
+            # Parameters whose name the regex finds stay as they begin.
+            "freeze": placeholder(str),
+            # [{"below": n, KEY: VALUE, ...}, ...]: with fewer than n training images, keys that have no value get these; the
+            # first such row counts, and one without `below` is for all sizes.
+            "by_size": placeholder(list),
             # `best` names a metric whose best checkpoint is kept besides the last `keep`.
             "checkpoint": {"every": 1000, "keep": 2, "best": placeholder(str), "best_mode": "max"},
             "log": {"every": 50},

@@ -36,7 +36,7 @@ def load(name, data, *overrides):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
     run = compose(load(name, data).to_dict(), tmp_path / "run")
-    state = jax.eval_shape(run.init)
+    state = jax.eval_shape(run.init, None)
     images = jax.ShapeDtypeStruct((run.data.batch_size, *run.data.spec.image_shape), "uint8")
     labels = jax.ShapeDtypeStruct((run.data.batch_size,), "int32")
     after, metrics = jax.eval_shape(run.train_step, state, {"image": images, "label": labels})

@@ -70,7 +70,7 @@ def _modules_in(package: str) -> list[str]:
     return [info.name for info in pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", []))]
 
 
-def _types_in(package: str) -> dict[str, Any]:
+def types_in(package: str) -> dict[str, Any]:
     """Every type of a seam by its name: those of the package itself and of its modules."""
     kind = importlib.import_module(package).KIND
     found = {}
@@ -90,14 +90,14 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     """What `type` names: "module.Name" in the seam's package, or "absolute.module:Name" where `trust` allows it."""
     kind = importlib.import_module(package).KIND
     if not isinstance(type_name, str):
-        raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(_types_in(package)))!r}.")
+        raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(types_in(package)))!r}.")
     if ":" not in type_name:
         module_name, _, name = f"{package}.{type_name}".rpartition(".")
         if module_name in {package, *(f"{package}.{module}" for module in _modules_in(package))}:
             target: Any = getattr(importlib.import_module(module_name), name, None)
             if not name.startswith("_") and getattr(target, "__module__", "") == module_name and _makes(target, kind):
                 return target
-        raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, _types_in(package))}")
+        raise ConfigError(f"{path}.type: unknown type {type_name!r}{near(type_name, types_in(package))}")
     module_name, _, name = type_name.partition(":")
     if not trust and not module_name.startswith("vit_jax."):
         raise ConfigError(

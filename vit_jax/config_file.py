@@ -12,7 +12,18 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config import ConfigError, check_plain, near, parameter_hints, parameters, plain, resolve, seam_of, shown
+from vit_jax.config import (
+    ConfigError,
+    check_plain,
+    near,
+    parameter_hints,
+    parameters,
+    plain,
+    resolve,
+    seam_of,
+    shown,
+    types_in,
+)
 from vit_jax.kinds import fits, hint_name
 from vit_jax.types import UserError
 
@@ -80,8 +91,10 @@ def _run(path: Path, arg: str) -> ml_collections.ConfigDict:
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:
     """Hints of the parameters that the seam at a config path takes, by name; empty where it is no seam."""
     package = seam_of(path)
-    if package is None or "type" not in config:
+    if package is None:
         return {}
+    if "type" not in config:  # of a type that is known only later, such as that of the model in `init`
+        return {name: hint for target in types_in(package).values() for name, hint in parameter_hints(target).items()}
     return parameter_hints(resolve(config["type"], package, path))
 
 
@@ -151,11 +164,9 @@ def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
     for part in path.split("."):
         node = node[part]
     target = resolve(node["type"], package, path)
-    given = getattr(importlib.import_module(package), "fill", dict)(
-        {k: v for k, v in plain(node).items() if k != "type"}
-    )
+    given = getattr(importlib.import_module(package), "fill", dict)(plain(node))
     known = parameters(target)
-    lacks = [key for key in given if key not in known]
+    lacks = [key for key in given if key not in known and key != "type"]
     if lacks:
         raise ConfigError(
             f"--config.{path}.type={node['type']}: it has no argument {', '.join(lacks)}; it takes {', '.join(known)}. "

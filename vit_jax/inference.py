@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ from PIL import Image
 from vit_jax import config as configs
 from vit_jax import sharding, trees
 from vit_jax.checkpoint import saver, workdir
+from vit_jax.checkpoint.merge import is_untrained_head
+from vit_jax.checkpoint.pretrained import Pretrained
+from vit_jax.checkpoint.reference import is_published
+from vit_jax.checkpoint.reference import read as read_published
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.preprocess import parse
 from vit_jax.data.source import UnreadableImage
 from vit_jax.kinds import fits, hint_name
+from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
 from vit_jax.tasks.task import Task
 from vit_jax.types import Params, UserError
@@ -52,20 +57,32 @@ def make_predict(task: Task, mesh: Mesh) -> Predict:
 class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
-    image_shape is (h, w, c) after preprocessing; `config` is that of the training run, empty for random weights.
+    spec: the spec of the model, its number of classes included. image_shape is (h, w, c) after preprocessing. names_known:
+    the names of the classes are its source's, not numbers. posemb: how its position embeddings are resized. config: that of
+    the training run, empty for others' weights and random ones. notes: what was assumed where the source does not say.
     """
 
+    spec: dict[str, Any]
     task: Task
     params: Params
     preprocess_spec: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    names_known: bool = True
+    posemb: str = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self):
         """The network."""
         return self.task.model
+
+    @property
+    def has_untrained_head(self) -> bool:
+        """Whether there is no head, or one that gives every image the same logits."""
+        kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
+        return not self.spec["num_classes"] or is_untrained_head(jax.device_get(kernels))
 
     @cached_property
     def _predict(self) -> Predict:
@@ -118,16 +135,26 @@ class Loaded:
         return result
 
 
-def load(reference: str | Path, trust: bool = False) -> Loaded:
-    """The model that a reference names: a workdir, `DIR@step`, or a size such as "S/16" with random weights.
+def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] | None = None) -> Loaded:
+    """The model that a reference names.
 
-    The running average of the weights is used where there is one; ":raw" at the end asks for the weights themselves. Code
-    from outside vit_jax that a workdir names is imported only with trust=True.
+    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT;
+    `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or a size such as "S/16" with random
+    weights. Of a workdir the running average of the weights is used where there is one; ":raw" at the end asks for the weights
+    themselves. Code from outside vit_jax that a workdir names is imported only with trust=True. `changes` are fields of a
+    published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
     """
     path, step, raw = _parse(str(reference))
-    if not os.path.exists(path) and str(path).partition("/")[0] in SIZES:
+    if path.is_dir() and not is_published(path):
+        return _trained(path, step, raw, trust)
+    if not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES:
         return _random(str(path))
-    record = _read(path)
+    return _published(read_published(str(reference)), changes or {})
+
+
+def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
+    """The model of a workdir."""
+    record = workdir.read(path)
     config, data = record["config"], record["data"]
     for part, hints in (("config", CONFIG), ("data", DATA)):
         for key, hint in hints.items():
@@ -139,17 +166,36 @@ def load(reference: str | Path, trust: bool = False) -> Loaded:
     if min(image_shape) < 1:
         raise UserError(f"{path}/config.json has {image_shape} as data.image_shape; expected sizes of at least 1.")
     parse(data["preprocess"])
-    model = configs.build(config["model"], "model", trust=trust, num_classes=len(class_names))
+    spec = fill(config["model"]) | {"num_classes": len(class_names)}
+    model = configs.build(spec, "model", trust=trust)
     task = configs.build(config["task"], "task", trust=trust, model=model)
     params = _restore(path, step, raw, task, image_shape)
-    return Loaded(task, params, data["preprocess"], image_shape, class_names, config)
+    # A run that began from others' weights keeps how they are resized.
+    posemb = (data.get("init") or {}).get("posemb", "bilinear")
+    known = data.get("names_known", True)
+    return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
 
 
-def load_params(ref: str, task: Task, image_shape: tuple[int, int, int]) -> Params:
-    """The parameters alone of a workdir `DIR[@step][:raw]` for a task; raises UserError where the model is another."""
-    path, step, raw = _parse(ref)
-    _read(path)
-    return _restore(path, step, raw, task, image_shape)
+def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
+    """A model of others."""
+    images, spec = source.preprocessing, {**source.model, **changes}
+    model = configs.build(spec, "model")
+    task = configs.build({"type": "classify.Classify", "mean": images.mean, "std": images.std}, "task", model=model)
+    image_shape = (*images.size, len(images.mean))
+    like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
+    different = trees.differences(source.params, trees.flatten(like))
+    if different:
+        raise UserError(
+            f"{source.origin} does not fit the model it describes:"
+            + "".join(configs.first([f"\n  {line}" for line in different]))
+        )
+    everywhere = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
+    params = jax.device_put(trees.unflatten(like, source.params), everywhere)
+    names = source.class_names or tuple(map(str, range(spec["num_classes"])))
+    return Loaded(
+        spec, task, params, images.spec, image_shape, names,
+        names_known=source.class_names is not None, posemb=source.posemb, notes=source.notes,
+    )  # fmt: skip
 
 
 def _parse(reference: str) -> tuple[Path, int | None, bool]:
@@ -158,17 +204,6 @@ def _parse(reference: str) -> tuple[Path, int | None, bool]:
     if not match[1]:
         raise UserError(f"{reference!r} names no model: expected a workdir (DIR or DIR@STEP).")
     return Path(match[1]).expanduser(), int(match[2]) if match[2] else None, bool(match[3])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The record of a workdir."""
-    if not os.path.exists(path):
-        raise UserError(
-            f"No model at {str(path)!r}: expected a workdir (DIR or DIR@STEP), or a size with random weights such as S/16."
-        )
-    if not path.is_dir():
-        raise UserError(f"{str(path)!r} is a file; expected the workdir of a training run.")
-    return workdir.read(path)
 
 
 def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: tuple[int, int, int]) -> Params:
@@ -180,20 +215,24 @@ def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: t
     step = steps[-1] if step is None else step
     shapes = saver.shapes_of(path / "checkpoints", step)
     part = "ema/" if not raw and any(name.startswith("ema/") for name in shapes) else "params/"
+    frozen = {name.removeprefix("frozen/") for name in shapes if name.startswith("frozen/")}
     like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
     everywhere = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
     leaves = {
-        part + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in trees.flatten(like).items()
+        ("frozen/" if k in frozen else part) + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere)
+        for k, v in trees.flatten(like).items()
     }
-    flat = saver.restore(path / "checkpoints", step, leaves, part)
-    return trees.unflatten(like, {name.removeprefix(part): leaf for name, leaf in flat.items()})
+    flat = saver.restore(path / "checkpoints", step, leaves, ("frozen/", part))
+    return trees.unflatten(like, {name.partition("/")[2]: leaf for name, leaf in flat.items()})
 
 
 def _random(variant: str) -> Loaded:
     """Random weights for 224 px images and 1000 classes; a size without a patch takes 16."""
     name = variant if "/" in variant else f"{variant}/16"
-    model = configs.build({"type": "vit.ViT", "variant": name, "num_classes": 1000}, "model")
+    spec = fill({"type": "vit.ViT", "variant": name, "num_classes": 1000})
+    model = configs.build(spec, "model")
     task = configs.build({"type": "classify.Classify"}, "task", model=model)
     image_shape = (224, 224, 3)
     params = jax.jit(lambda: task.init(jax.random.key(0), image_shape))()
-    return Loaded(task, params, "resize_small(256)|central_crop(224)", image_shape, tuple(map(str, range(1000))))
+    names = tuple(map(str, range(1000)))
+    return Loaded(spec, task, params, "resize_small(256)|central_crop(224)", image_shape, names, names_known=False)

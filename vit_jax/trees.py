@@ -25,6 +25,32 @@ def unflatten(like: Tree, flat: Mapping[str, Any]) -> Tree:
     return map_named(lambda name, _: flat[name], like)
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dictionary whose leaves have these names."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        place = tree
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = leaf
+    return tree
+
+
+def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The nested dictionaries of the leaves whose name belongs, and of the others."""
+    flat = flatten(tree)
+    return (
+        nest({name: leaf for name, leaf in flat.items() if belongs(name)}),
+        nest({name: leaf for name, leaf in flat.items() if not belongs(name)}),
+    )
+
+
+def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What `split` divided."""
+    return nest(flatten(one) | flatten(other))
+
+
 def map_named(function: Callable[..., Any], tree: Tree, *rest: Any) -> Tree:
     """The tree of function(name, leaf, ...)."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(name_of(path), *leaves), tree, *rest)

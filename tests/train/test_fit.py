@@ -120,7 +120,7 @@ def test_weights_of_another_model_are_refused_by_name(tiny, tmp_path):
     fit(tiny, tmp_path / "first")
     tiny.init = {"ref": str(tmp_path / "first")}
     tiny.model.width = 32
-    with pytest.raises(UserError, match=r"shape: params/cls is \(1, 1, 16\), expected \(1, 1, 32\)"):
+    with pytest.raises(UserError, match=r"shape: cls is \(1, 1, 16\), here \(1, 1, 32\)"):
         fit(tiny, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 

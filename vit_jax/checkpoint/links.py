@@ -54,9 +54,7 @@ def to_ours(links: Sequence[Link], arrays: Mapping[str, np.ndarray], where: str)
             f"not understood: {name} {arrays[name].shape}" for name in left_over
         ]
         more = [f"... and {len(lines) - 15} more"] if len(lines) > 15 else []
-        raise UserError(
-            f"{where} does not hold the weights of one of our models:\n  " + "\n  ".join(lines[:15] + more)
-        )
+        raise UserError(f"{where} does not hold the weights of one of our models:\n  " + "\n  ".join(lines[:15] + more))
     params: Flat = {}
     for link in links:
         try:

@@ -111,12 +111,12 @@ def shapes_of(directory: str | Path, step: int) -> Flat:
         return trees.flatten(manager.item_metadata(step).tree)
 
 
-def restore(directory: str | Path, step: int, like: Flat, part: str = "") -> Flat:
+def restore(directory: str | Path, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
     """The arrays of a checkpoint named as in `like`, whose leaves say shape, dtype and sharding.
 
-    With `part` only the names that begin with it are read. Raises UserError that lists the names and shapes that differ.
+    Only the names that begin with one of `parts` are read. Raises UserError that lists the names and shapes that differ.
     """
-    found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(part)}
+    found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(parts)}
     different = trees.differences(found, like)
     if different:
         shown = "\n  ".join(different[:15] + ([f"... and {len(different) - 15} more"] if len(different) > 15 else []))

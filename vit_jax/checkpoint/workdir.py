@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import config as configs
+from vit_jax.checkpoint.saver import Saver
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
@@ -105,6 +106,17 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
         record = record | {"config": config, "data": data, "changes": [*record["changes"], change]}
     write_text(path / "config.json", json.dumps(record, indent=1))
     return path
+
+
+def write_model(path: Path, config: Mapping[str, Any], data: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """A workdir that holds a model which was not trained here: its parameters by name are the checkpoint of step 0."""
+    path.mkdir(parents=True)
+    saver = Saver()
+    saver.open(path / "checkpoints")
+    saver.save(0, {f"params/{name}": leaf for name, leaf in params.items()}, {})
+    saver.close()
+    record = {"config": _as_json(config), "data": _as_json(data), "changes": [], "versions": versions()}
+    write_text(path / "config.json", json.dumps(record | {"git_commit": git_commit()}, indent=1))
 
 
 def versions() -> dict[str, str]:

@@ -49,7 +49,7 @@ def measure(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict
 
     length = (steps + 1) * rounds + 1
     run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
-    state = jax.jit(run.init, out_shardings=run.places)()
+    state = jax.jit(run.init, out_shardings=run.places)(None)
     batches = run.data.from_step(0, length)
     resident = put_batch(next(batches)[1], run.mesh, run.parallel)
     state, metrics = run.train_step(state, resident)

@@ -11,7 +11,7 @@ from vit_jax.types import UserError
 def main(argv: Sequence[str]) -> int:
     """Prints accuracy, loss and number of examples, each example counted exactly once."""
     parser = Parser(prog="vit evaluate", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, or DIR@STEP:raw")
+    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
     parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH or tfds:NAME")
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.evals.classification import Classification
 
     loaded = inference.load(flags.model, trust=flags.trust)
+    if loaded.has_untrained_head:
+        print(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing", file=sys.stderr)
     trained_on = loaded.config.get("data", {}).get("source", {})
     source = Relabelled(open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names)
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
     )
-    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, or DIR@STEP:raw")
+    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
     parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
@@ -32,6 +32,11 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.data.source import UnreadableImage
 
     loaded = inference.load(flags.model, trust=flags.trust)
+    if loaded.has_untrained_head:
+        raise UserError(
+            f"{flags.model} cannot classify: it has {'an untrained head' if loaded.spec['num_classes'] else 'no head'}. "
+            "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
+        )
     failed = 0
     for start in range(0, len(paths), flags.batch_size):
         images, readable = [], []

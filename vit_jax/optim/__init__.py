@@ -3,6 +3,7 @@
 import optax
 
 from vit_jax import trees
+from vit_jax.optim.layer_decay import scale_by_layer
 from vit_jax.optim.schedules import Schedule
 from vit_jax.types import Params, UserError, compile_regex
 
@@ -14,11 +15,13 @@ def make_optimizer(
     weight_decay: float = 0.0,
     decay: str = "kernel$",
     clip_norm: float | None = None,
+    layer_decay: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser, and the learning rate as a function of the step.
 
     `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose name
-    the regex `decay` finds. `clip_norm` bounds the global norm of the gradient.
+    the regex `decay` finds. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning rate smaller
+    by this factor from each block to the one before it (see layer_decay.py).
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
         raise UserError(
@@ -41,4 +44,5 @@ def make_optimizer(
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     parts += [rule]
     parts += [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+    parts += [scale_by_layer(layer_decay)] if layer_decay is not None else []
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate

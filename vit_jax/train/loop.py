@@ -91,15 +91,10 @@ def restore_or_init(run: Run) -> State:
     """The state of the last checkpoint, or the first state."""
     step = run.saver.latest()
     if step is None:
-        state = jax.jit(run.init, out_shardings=run.places)()
-        if run.begin_with is None:
-            return state
-        params = jax.device_put(run.begin_with, run.places.params)
-        ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
-        return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
+        return jax.jit(run.init, out_shardings=run.places)(run.begin_with)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(run.init),
+        jax.eval_shape(run.init, None),
         run.places,
     )
     return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))

@@ -9,27 +9,30 @@ from typing import Any, Literal
 import jax
 import optax
 
-from vit_jax import inference, sharding
+from vit_jax import sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.saver import Saver, steps_in
-from vit_jax.config import ConfigError, build, call, check_plain
+from vit_jax.checkpoint.saver import Saver
+from vit_jax.config import ConfigError, build, call
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
 from vit_jax.kinds import fits
+from vit_jax.models import fill
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task
+from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.state import State, initial_state
 from vit_jax.train.step import Step, compile_step, make_step
-from vit_jax.types import Params, UserError
-
-OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init")
+from vit_jax.types import Params, UserError, compile_regex
 
 
 @dataclasses.dataclass
 class Run:
-    """The parts of a run, checked and ready to begin. `init` gives the first state, whose leaves lie as in `places`."""
+    """The parts of a run, checked and ready to begin.
+
+    `init` gives the first state from all parameters, or random ones for None; its leaves lie as in `places`.
+    """
 
     path: Path
     mesh: jax.sharding.Mesh
@@ -39,8 +42,8 @@ class Run:
     steps: int
     task: Task
     train_step: Step
-    init: Callable[[], State]
-    begin_with: Params | None  # parameters of another run, in place of the initial ones
+    init: Callable[[Params | None], State]
+    begin_with: Params | None  # the parameters of another model
     places: State
     saver: Saver
     recorder: Recorder
@@ -48,10 +51,7 @@ class Run:
 
 def compose(config: dict[str, Any], path: Path) -> Run:
     """The parts that a plain config names, checked without compiling anything; then creates the workdir."""
-    config = dict.fromkeys(OPTIONAL) | config
-    check_plain(config)
-    call("config", check_keys, config)
-    workdirs.check(path, config)
+    config, images, pretrained, facts = keys.settle(config, path)
     mesh = call("mesh", sharding.make_mesh, config["mesh"])
     sharding.check_batch(config["batch_size"], mesh)
     saver, recorder = call("checkpoint", Saver, config["checkpoint"]), call("log", Recorder, config["log"])
@@ -59,7 +59,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     data = call(
         "data",
         TrainData,
-        config["data"] | {"source": build(config["data"].get("source"), "data.source")},
+        config["data"] | {"source": images},
         batch_size=config["batch_size"],
         seed=config["seed"],
         process_index=jax.process_index(),
@@ -67,13 +67,11 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     )
     check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
-    best = saver.best
-    if best is not None and best.partition("/")[0] not in evaluators:
-        names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
-        raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
+    check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
-    model = build(config["model"], "model", num_classes=len(data.spec.class_names))
+    model_spec = fill(config["model"]) | {"num_classes": len(data.spec.class_names)}
+    model = build(model_spec, "model")
     task = build(config["task"], "task", model=model)
     tx, learning_rate = build_optimizer(config["optim"], steps)
     make = functools.partial(
@@ -85,17 +83,26 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         seed=config["seed"],
         ema_decay=config["ema_decay"],
     )
-    ema = config["ema_decay"] is not None
-    init = functools.partial(initial_state, task, tx, data.spec.image_shape, seed=config["seed"], ema=ema)
-    places = sharding.tree_sharding(jax.eval_shape(init), mesh, config["sharding"] or ())
+    init = functools.partial(
+        initial_state,
+        task,
+        tx,
+        data.spec.image_shape,
+        seed=config["seed"],
+        ema=config["ema_decay"] is not None,
+        freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
+    )
+    places = sharding.tree_sharding(jax.eval_shape(init, None), mesh, config["sharding"] or ())
     train_step = compile_step(make, task, mesh, places, config["parallel"])
     trace(make(), init, data.spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
-    begin_with = None
-    if config["init"] is not None and not steps_in(path / "checkpoints"):
-        begin_with = call("init", inference.load_params, config["init"], task=task, image_shape=data.spec.image_shape)
+    first = None
+    if pretrained is not None:
+        first = origin.begin(pretrained, config["init"], model_spec, task, data.spec, config["seed"])
 
-    facts = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
-    workdirs.open_run(path, config, facts)
+    record = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
+    workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
+    if pretrained is not None and first is not None:
+        origin.tell(first, [*first.notes, *pretrained.notes], config["init"]["ref"], path)
     return Run(
         path,
         mesh,
@@ -106,11 +113,18 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         task,
         train_step,
         init,
-        begin_with,
+        None if first is None else trees.nest(first.params),
         places,
         saver,
         recorder,
     )
+
+
+def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
+    """Raises ConfigError where no evaluator measures the metric whose best checkpoint is to be kept."""
+    if best is not None and best.partition("/")[0] not in evaluators:
+        names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
+        raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
 
 
 def build_optimizer(optim: Mapping[str, Any], steps: int) -> tuple[optax.GradientTransformation, Schedule]:
@@ -120,40 +134,11 @@ def build_optimizer(optim: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
     return call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule})
 
 
-def trace(step: Step, init: Callable[[], State], spec: Spec, rows: int) -> None:
+def trace(step: Step, init: Callable[[Params | None], State], spec: Spec, rows: int) -> None:
     """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists."""
     images = jax.ShapeDtypeStruct((rows, *spec.image_shape), "uint8")
     labels = jax.ShapeDtypeStruct((rows,), "int32")
-    jax.eval_shape(step, jax.eval_shape(init), {"image": images, "label": labels})
-
-
-def check_keys(
-    *,
-    seed: int,
-    batch_size: int,
-    parallel: Literal["jit", "pmap"],
-    mesh: dict[str, int | None],
-    model: dict,
-    task: dict,
-    grad: dict,
-    data: dict,
-    optim: dict,
-    checkpoint: dict,
-    log: dict,
-    evals: dict[str, dict],
-    steps: int | None = None,
-    epochs: float | None = None,
-    sharding: list[tuple[str, list[str | None]]] | None = None,
-    ema_decay: float | None = None,
-    init: dict | None = None,
-) -> None:
-    """The keys of a training config and their kinds; configs/common.py says what they mean."""
-    if (steps is None) == (epochs is None):
-        raise ConfigError(f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}.")
-    if min(value for value in (batch_size, steps, epochs) if value is not None) <= 0:
-        raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")
-    if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise ConfigError(f"config.ema_decay is {ema_decay}; expected a number in [0, 1).")
+    jax.eval_shape(step, jax.eval_shape(init, None), {"image": images, "label": labels})
 
 
 def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Evaluator, int | None]:

@@ -1,5 +1,6 @@
 """The training step: one pure function of (state, batch), compiled by jit over a mesh or mapped by pmap."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from vit_jax.grads.gradient import Batch, Gradient, Metrics
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task
 from vit_jax.train.state import State
-from vit_jax.types import UserError
+from vit_jax.types import Params, UserError
 
 Step = Callable[[State, Batch], tuple[State, Metrics]]
 AXIS = "batch"  # of pmap
@@ -36,11 +37,14 @@ def make_step(
     lr, and the norms of gradient (before clipping), update and new parameters.
     """
 
+    def joined_loss(frozen: Params, params: Params, *rest):
+        return task.loss(trees.join(params, frozen), *rest)
+
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         if axis:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
-        metrics, grads = gradient(task.loss, state.params, batch, rng)
+        metrics, grads = gradient(functools.partial(joined_loss, state.frozen), state.params, batch, rng)
         if axis:
             metrics, grads = jax.lax.pmean((metrics, grads), axis)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -56,7 +60,7 @@ def make_step(
             # Short averages first, as the initial weights are random.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)
-        return State(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
+        return State(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, frozen=state.frozen), metrics
 
     return step
 

@@ -1,0 +1,137 @@
+"""A server on loopback that speaks the hub's protocol for model folders, and the bucket's for plain files."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(ThreadingHTTPServer):
+    """models: OWNER/NAME -> folder. bucket: a folder. cut: how many bytes of a body to send before the line goes dead, once."""
+
+    daemon_threads = True
+
+    def __init__(self, models: dict[str, Path], bucket: Path | None = None):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.models, self.bucket = models, bucket
+        self.cut: int | None = None
+        self.corrupt = False
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+        if path.startswith("/bucket/"):
+            self._file(self.server.bucket / path.removeprefix("/bucket/"), body, hub=False)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self._info(match[1], match[2])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?", path):
+            self._tree(match[1])
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            folder = self.server.models.get(match[1])
+            self._file(folder / match[3] if folder else None, body, hub=True)
+        else:
+            self._error(404, "EntryNotFound")
+
+    def _error(self, code: int, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("X-Error-Code", kind)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _json(self, value) -> None:
+        text = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def _info(self, name: str, revision: str | None) -> None:
+        folder = self.server.models.get(name)
+        if folder is None:
+            self._error(401, "RepoNotFound")  # as the hub answers those without a token
+        elif revision not in (None, "main", COMMIT):
+            self._error(404, "RevisionNotFound")
+        else:
+            files = [{"rfilename": p.name} for p in sorted(folder.iterdir())]
+            self._json({"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": files, "private": False, "tags": [], "downloads": 0, "likes": 0})
+
+    def _tree(self, name: str) -> None:
+        folder = self.server.models.get(name)
+        if folder is None:
+            self._error(401, "RepoNotFound")
+            return
+        self._json([{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40} for p in sorted(folder.iterdir())])
+
+    def _file(self, path: Path | None, body: bool, hub: bool) -> None:
+        if path is None or not path.is_file():
+            self._error(404, "EntryNotFound")
+            return
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if self.server.corrupt:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        begin = 0
+        if match := re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range", "")):
+            begin = int(match[1])
+            if begin >= len(content):
+                self._error(416, "Range")
+                return
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        if hub:
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{digest}"')
+            self.send_header("X-Linked-Etag", f'"{digest}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+        else:
+            md5 = hashlib.md5(path.read_bytes()).digest()
+            self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}")
+        content = content[begin:]
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            cut, self.server.cut = self.server.cut, None
+            self.wfile.write(content[:cut])
+            if cut is not None:
+                self.close_connection = True
+
+
+@contextlib.contextmanager
+def serving(models: dict[str, Path], bucket: Path | None = None) -> Iterator[Server]:
+    """A running server."""
+    server = Server(models, bucket)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

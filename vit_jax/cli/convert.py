@@ -1,0 +1,130 @@
+"""Write a model for other libraries: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax.cli.command import Parser
+from vit_jax.types import UserError
+
+FORMATS = ("npz", "timm", "hf", "workdir")
+TOLERANCE = 1e-3  # of the logits' standard deviation; rounding alone stays well below
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes it, reads it again, and prints how far the logits of both are apart; the exit code is 1 if they differ."""
+    parser = Parser(prog="vit convert", description=__doc__)
+    parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
+    parser.add_argument("--out", required=True, metavar="PATH", help="a new folder, or a new .npz file")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="the original's file, or a folder of the others")
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    flags = parser.parse(argv)
+    out = Path(flags.out).expanduser()
+    if out.exists() or out.is_symlink():
+        raise UserError(f"--out={flags.out} exists; give a new path.")
+    if flags.to == "npz" and out.suffix != ".npz":
+        raise UserError(f"--out={flags.out} is no .npz file, which --to=npz writes; give such a name.")
+
+    from vit_jax import inference
+
+    loaded = inference.load(flags.model, trust=flags.trust)
+    for note in loaded.notes:
+        print(f"note: {note}")
+    for note in write(loaded, out, flags.to):
+        print(f"note: {note}")
+    size = sum(leaf.size for leaf in flatten(loaded).values())
+    print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
+    return 0 if check(loaded, out, flags.to) else 1
+
+
+def flatten(loaded: Any) -> dict[str, np.ndarray]:
+    """The parameters of a loaded model by name, in float32."""
+    import jax
+
+    from vit_jax import trees
+
+    return {name: np.asarray(leaf, np.float32) for name, leaf in trees.flatten(jax.device_get(loaded.params)).items()}
+
+
+def write(loaded: Any, out: Path, to: str) -> list[str]:
+    """Writes a loaded model in a format; gives what that format cannot carry, a sentence each."""
+    from vit_jax.checkpoint import google, huggingface, timm, workdir
+    from vit_jax.checkpoint.preprocessing import from_spec
+
+    params, (height, width, channels) = flatten(loaded), loaded.image_shape
+    mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
+    if to == "workdir":
+        task = loaded.config.get("task") or {"type": "classify.Classify", "mean": mean, "std": std}
+        config = {"model": loaded.spec, "task": task, "data": {}, "evals": {}}
+        data = {"class_names": loaded.class_names, "image_shape": loaded.image_shape, "num_examples": 0}
+        data |= {"names_known": loaded.names_known}
+        data |= {"preprocess": loaded.preprocess_spec, "init": {"posemb": loaded.posemb}}
+        workdir.write_model(out, config, data, params)
+        return []
+    preprocessing = from_spec(loaded.preprocess_spec, mean, std)
+    notes = []
+    if preprocessing is None:
+        preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
+        notes = [
+            f"the preprocessing {loaded.preprocess_spec!r} cannot be said there; it is written as a resize to the size."
+        ]
+    writer: Callable[..., list[str]] = {"npz": google, "timm": timm, "hf": huggingface}[to].write
+    return notes + writer(out, loaded.spec, params, preprocessing, loaded.class_names if loaded.names_known else None)
+
+
+def check(loaded: Any, out: Path, to: str) -> bool:
+    """Prints how far the logits of what was written are from those of the model, on random images, read by us and by them."""
+    images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
+    expected = loaded(images)["logits"]
+    scale = max(float(expected.std()), 1e-6)
+    again = _reread(loaded, out, to)(images)["logits"]
+    found = {"read again here": again}
+    if to in ("timm", "hf"):
+        import jax.numpy as jnp
+
+        from vit_jax.tasks.task import normalize
+
+        pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std)).transpose(0, 3, 1, 2)
+        name, theirs = ("timm", _by_timm) if to == "timm" else ("transformers", _by_transformers)
+        try:
+            found[f"by {name}"] = theirs(out, pixels)
+        except (ImportError, RuntimeError) as error:
+            print(
+                f"check: {name} cannot be imported here ({str(error).partition(chr(10))[0][:100]}), so it was not asked"
+            )
+    right = True
+    for reader, logits in found.items():
+        difference = float(np.abs(logits - expected).max())
+        right &= difference <= TOLERANCE * scale
+        print(f"check: logits {reader} differ by at most {difference:.1e} (their standard deviation is {scale:.1e})")
+    if not right:
+        print("The copy does not give the same logits; do not use it, and report this with the model's name.")
+    return right
+
+
+def _reread(loaded: Any, out: Path, to: str) -> Any:
+    """What was written, read again; what a .npz does not carry is taken from the model."""
+    from vit_jax import inference
+
+    carried = {key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if to == "npz" and key in loaded.spec}
+    return inference.load(out, changes=carried)
+
+
+def _by_timm(out: Path, pixels: np.ndarray) -> np.ndarray:
+    import timm
+    import torch
+
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(pixels.copy())).numpy()
+
+
+def _by_transformers(out: Path, pixels: np.ndarray) -> np.ndarray:
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(str(out)).eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(pixels.copy())).logits.numpy()
