@@ -111,8 +111,10 @@ def _vit_spec(theirs: Flat, origin: str) -> tuple[dict[str, Any], int | None]:
     if model["posemb"] == "sincos2d":
         return model, None
     _, n, _ = _shape(theirs, "pos_embedding", 3, origin)
-    model["posemb_prefix"] = pool == "tok" and square_side(n - 1) is not None
-    patches = n - model["posemb_prefix"]
+    has_slot = pool == "tok" and square_side(n - 1) is not None
+    if pool == "tok" and not has_slot:
+        model["posemb_prefix"] = False
+    patches = n - has_slot
     if square_side(patches) is None:
         raise UserError(f"{origin} has {n} position embeddings; expected those of a square of patches.")
     return model, patches
