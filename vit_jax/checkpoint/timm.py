@@ -67,8 +67,8 @@ def _rename(name: str) -> str:
 
 def _check_known(arrays: Flat, facts: Facts, origin: str) -> None:
     looks = next((kind for pattern, kind in _OTHERS.items() for name in arrays if re.match(pattern, name)), None)
-    if facts.architecture and "_rpn_" in facts.architecture:  # its arrays are named as a ViT's
-        looks = "a ViT that normalises after each layer"
+    if re.search("_rope_|_dinov3|_pe_|_lingbot|_rpn_", facts.architecture or ""):  # their arrays are named as a ViT's
+        looks = "a ViT of rotary positions or of norms after each layer"
     if looks or not {_VIT, _MIXER} & set(arrays):
         named = f" ({facts.architecture})" if facts.architecture else ""
         raise UserError(
@@ -104,7 +104,9 @@ def _vit(see: _Arrays, facts: Facts) -> tuple[dict[str, Any], list[str]]:
     width, _, *patch = see.shape("patch_embed.proj.weight", 4)
     hidden = see.shape("blocks.0.mlp.fc2.weight", 2)[1]
     packed = "blocks.0.mlp.fc1.weight" in see and see.shape("blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
-    heads, assumed = _num_heads(width, see, facts)
+    heads = _num_heads(width, see, facts)
+    # Every CLIP of timm has 1e-5, and they alone have norm_pre.
+    norm_eps = facts.norm_eps if facts.architecture or "norm_pre.weight" not in see else 1e-5
     mlp = _mlp("blocks.0.mlp.fc1_g.weight" in see or packed, facts, see)
     model = {
         "type": "vit.ViT",
@@ -122,7 +124,7 @@ def _vit(see: _Arrays, facts: Facts) -> tuple[dict[str, Any], list[str]]:
         "posemb": "learn" if "pos_embed" in see else "none",
         "rep_size": see.shape("pre_logits.fc.bias", 1)[0] if "pre_logits.fc.bias" in see else None,
         "mlp": mlp,
-        "norm_eps": facts.norm_eps,
+        "norm_eps": norm_eps,
         "norm_after_pool": "fc_norm.weight" in see,
         "pre_norm": "norm_pre.weight" in see,
         "embed_bias": "patch_embed.proj.bias" in see,
@@ -131,32 +133,39 @@ def _vit(see: _Arrays, facts: Facts) -> tuple[dict[str, Any], list[str]]:
         "layer_scale": facts.init_values or 1e-5 if "blocks.0.ls1.gamma" in see else None,
     }
     model["posemb_prefix"] = _has_prefix(model, see, facts)
-    if model["pool"] == "tok" and not model["class_token"]:
-        raise UserError(f"{see.origin} has no cls_token, but its config.json says global_pool='token'.")
-    if model["pool"] == "map" and mlp == "swiglu":
-        raise UserError(f"{see.origin} pools by attention in a SwiGLU network, whose pool has another MLP than ours.")
+    _check_vit(model, see, facts)
     notes = []
-    if not facts.architecture:
+    if facts.tag == "openai" and mlp == "gelu":
+        notes = ["OpenAI trained CLIP with mlp='quick_gelu', but timm's config of it says exact GELU, which is taken."]
+    elif not facts.architecture:
         notes = [
-            f"There is no config.json beside it: assumed {assumed}mlp={mlp!r}, norm_eps=1e-06, pool={model['pool']!r}."
-        ]
-    elif facts.tag == "openai" and mlp == "gelu":
-        notes = [
-            "OpenAI trained CLIP with model.mlp='quick_gelu'; timm's config of it says exact GELU, which is what is set."
+            f"There is no config.json beside it: assumed num_heads={heads}, mlp={mlp!r}, norm_eps={norm_eps}, "
+            f"pool={model['pool']!r} and no rotary positions."
         ]
     return model, notes
 
 
-def _num_heads(width: int, see: _Arrays, facts: Facts) -> tuple[int, str]:
-    """And what to say of it where there is no config."""
+def _check_vit(model: Mapping[str, Any], see: _Arrays, facts: Facts) -> None:
+    """Raises UserError for what is neither seen in arrays nor told by a config, or is otherwise than ours."""
+    if model["posemb"] == "none" and facts.pos_embed not in ("", "none"):
+        raise UserError(f"{see.origin} has no pos_embed; ViTs with rotary positions (DINOv3, ...) are not understood.")
+    if model["pool"] == "tok" and not model["class_token"]:
+        raise UserError(f"{see.origin} has no cls_token, but its config.json says global_pool='token'.")
+    if model["pool"] == "map" and model["class_token"] and not facts.architecture:
+        raise UserError(f"{see.origin} has a class token and pools by attention; its config.json must say how.")
+    if model["pool"] == "map" and model["mlp"] == "swiglu":
+        raise UserError(f"{see.origin} pools by attention in a SwiGLU network, whose pool has another MLP than ours.")
+
+
+def _num_heads(width: int, see: _Arrays, facts: Facts) -> int:
     if "blocks.0.attn.q_norm.weight" in see:
-        return width // see.shape("blocks.0.attn.q_norm.weight", 1)[0], ""
+        return width // see.shape("blocks.0.attn.q_norm.weight", 1)[0]
     heads = facts.num_heads or timm_config.HEADS.get(width) or max(width // 64, 1)
     if width % heads:
         raise UserError(
             f"{see.origin} has a width of {width}, which {heads} heads do not divide; its config.json must say num_heads."
         )
-    return heads, f"num_heads={heads}, "
+    return heads
 
 
 def _mlp(is_gated: bool, facts: Facts, see: _Arrays) -> str:

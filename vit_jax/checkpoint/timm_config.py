@@ -30,8 +30,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Facts:
     """What is known of a model besides its arrays; None where nothing is.
 
-    tag: which weights of that architecture. image_size: (height, width). act_layer, global_pool, no_embed_class and init_values
-    are timm's arguments of these names.
+    tag: which weights of that architecture. image_size: (height, width). The others are timm's arguments of these names.
     """
 
     architecture: str | None
@@ -42,6 +41,7 @@ class Facts:
     global_pool: str | None
     no_embed_class: bool | None
     init_values: float | None
+    pos_embed: str
     image_size: tuple[int, int] | None
 
 
@@ -88,6 +88,7 @@ def facts(config: Mapping[str, Any], origin: str) -> Facts:
         global_pool=take(args, "global_pool", str, None, origin),
         no_embed_class=take(args, "no_embed_class", bool, None, origin),
         init_values=take(args, "init_values", float, None, origin),
+        pos_embed=take(args, "pos_embed", str, "learn", origin),
         image_size=(size, size) if isinstance(size, int) else size,
     )
 

@@ -1,0 +1,315 @@
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+from flax.traverse_util import unflatten_dict
+
+from tests.peers import timm, torch
+from vit_jax import config as configs
+from vit_jax import trees
+from vit_jax.checkpoint import timm as theirs
+from vit_jax.checkpoint.preprocessing import Preprocessing
+from vit_jax.types import UserError
+
+TINY = {"embed_dim": 96, "depth": 1, "num_heads": 3, "img_size": (64, 96), "num_classes": 10}
+TINY["pretrained_cfg_overlay"] = {"crop_mode": "squash", "crop_pct": 1.0}
+CASES = {
+    "vit_tiny_patch16_224": {},
+    "vit_small_patch16_224": {},
+    "vit_base_patch16_224": {},
+    "vit_base_patch32_384": {},
+    "vit_base_patch16_siglip_224": {"num_classes": 10},
+    "deit_tiny_distilled_patch16_224": {},
+    "deit3_small_patch16_224": {},
+    "vit_tiny_r_s16_p8_224": {},
+    "vit_small_r26_s32_224": {},
+    "vit_base_r50_s16_224": {},
+    "mixer_b16_224": {},
+    "registers": {"name": "vit_small_patch14_reg4_dinov2", **TINY, "img_size": (42, 56)},
+    "registers with slots": {"name": "vit_tiny_patch16_224", **TINY, "reg_tokens": 4},
+    "qk_norm": {"name": "vit_tiny_patch16_224", **TINY, "qk_norm": True},
+    "swiglu": {"name": "vit_tiny_patch16_224", **TINY, "mlp_layer": timm.layers.SwiGLU, "act_layer": "silu"},
+    "swiglu packed": {"name": "vit_tiny_patch16_224", **TINY, "mlp_layer": timm.layers.SwiGLUPacked, "act_layer": "silu"},
+    "quick_gelu": {"name": "vit_base_patch32_clip_quickgelu_224", **TINY, "patch_size": (16, 32)},
+    "gelu_tanh": {"name": "vit_base_patch32_siglip_256", **TINY, "patch_size": 16},
+    "fc_norm": {"name": "vit_tiny_patch16_224", **TINY, "global_pool": "avg", "in_chans": 1},
+    "no class token": {"name": "vit_tiny_patch16_224", **TINY, "class_token": False, "global_pool": "avg", "fc_norm": False},
+    "features": {"name": "vit_tiny_patch16_224", **TINY, "num_classes": 0, "qkv_bias": False},
+    "no positions": {"name": "vit_tiny_patch16_224", **TINY, "pos_embed": "none"},
+}  # fmt: skip
+
+
+def perturbed(name, **arguments):
+    """A model of timm with no parameter at its default, whose logits are of unit scale."""
+    with torch.device("meta"):  # its own initialisation takes seconds
+        model = timm.create_model(name, **arguments)
+    model = model.to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in key and key.endswith("weight"):
+                noise = 1 + 0.2 * noise
+            elif parameter.ndim > 1 and key.endswith("weight"):
+                noise /= parameter[0].numel() ** 0.5
+            else:
+                noise *= 0.5
+            parameter.copy_(noise)
+    return model
+
+
+def logits_of(model, images):
+    with torch.no_grad():
+        return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def ours(source, images):
+    """The outputs of our model with the weights that were read, which must be exactly those that it has."""
+    model = configs.build(source.model, "model")
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))["params"]
+    assert trees.differences(source.params, trees.flatten(like)) == []
+    params = unflatten_dict(source.params, sep="/")
+    return np.asarray(jax.jit(lambda params, images: model.apply({"params": params}, images))(params, images))
+
+
+def save_config(model, path):
+    """The config.json that timm publishes; classes are no JSON, so that their names stand there."""
+    layers = {"mlp_layer": "a class"} if "mlp_layer" in model._model_args else {}
+    timm.models._hub.save_config_for_hf(model, path, model_args=layers)
+
+
+def images_of(size, channels):
+    return np.random.default_rng(0).standard_normal((1, *size, channels), np.float32)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """A published folder of timm as it is read, images, and what timm and we compute for them."""
+    model = perturbed(**{"name": request.param} | CASES[request.param])
+    path = tmp_path_factory.mktemp("timm") / "config.json"
+    save_config(model, path)
+    arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
+    config = json.loads(path.read_text())
+    assert theirs.fits(arrays, config)
+    source = theirs.read(arrays, config, "the model")
+    images = images_of(source.preprocessing.size, len(source.preprocessing.mean))
+    return source, images, logits_of(model, images), ours(source, images)
+
+
+def test_logits_are_those_of_timm(case):
+    source, _, expected, found = case
+    assert 0.2 < expected.std() < 5
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert not source.notes
+
+
+def test_timm_builds_what_we_export(case, tmp_path):
+    source, images, _, expected = case
+    notes = theirs.write(tmp_path / "out", source.model, source.params, source.preprocessing, source.class_names)
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    shutil.rmtree(tmp_path / "out")
+    np.testing.assert_allclose(logits_of(again, images), expected, rtol=0, atol=1e-4)
+    assert not notes
+
+
+SMALL = {"type": "vit.ViT", "num_classes": 5, "width": 96, "depth": 1, "mlp_dim": 77, "num_heads": 3, "patch_size": 16}
+IMAGES = Preprocessing((32, 48), None, "lanczos", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def random_params(spec, size=(32, 48)):
+    model = configs.build(spec, "model")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))["params"]
+    rng = np.random.default_rng(0)
+    return {
+        name: 0.3 * rng.standard_normal(leaf.shape).astype(np.float32) for name, leaf in trees.flatten(shapes).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"posemb": "sincos2d", "pool": "gap", "layer_scale": 0.1},
+        {"posemb": "sincos2d", "posemb_prefix": False, "registers": 2, "embed_bias": False},
+        {"pre_norm": True, "embed_bias": False, "norm_eps": 1e-5, "mlp": "quick_gelu"},
+        {"mlp": "swiglu", "class_token": True, "pool": "gap", "norm_after_pool": True},
+        {"pool": "map", "class_token": True, "registers": 1, "norm_after_pool": True},
+    ],
+)
+def test_models_that_timm_has_no_name_for_are_built_from_arguments(fields, tmp_path):
+    spec = SMALL | fields
+    params = random_params(spec)
+    assert theirs.write(tmp_path / "out", spec, params, IMAGES, None) == []
+    images = images_of((32, 48), 3)
+    model = configs.build(spec, "model")
+    expected = jax.jit(model.apply)({"params": unflatten_dict(params, sep="/")}, images)
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    np.testing.assert_allclose(logits_of(again, images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mlp": "swiglu", "registers": 3, "qk_norm": True}, {"distilled": True}])
+def test_what_is_exported_is_read_again_bit_for_bit(fields, tmp_path):
+    spec = SMALL | fields
+    params = random_params(spec)
+    theirs.write(tmp_path / "out", spec, params, IMAGES, tuple("abcde"))
+    arrays = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    again = theirs.read(arrays, json.loads((tmp_path / "out" / "config.json").read_text()), "the model")
+    assert {key: again.model[key] for key in spec} == spec
+    assert {name: x.tobytes() for name, x in again.params.items()} == {name: x.tobytes() for name, x in params.items()}
+    assert (again.preprocessing, again.class_names, again.notes) == (IMAGES, tuple("abcde"), ())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rep_size": 8},
+        {"stride": 8},
+        {"padding": "same"},
+        {"norm_eps": 1e-3},
+        {"mlp": "swiglu", "pool": "map"},
+        {"distilled": True, "posemb_prefix": False},
+        {"embed_bias": True, "pre_norm": True},
+        {"stem": {"type": "resnet.ResNet", "stages": [1]}},
+        {"type": "mixer.Mixer", "tokens_mlp_dim": 4, "channels_mlp_dim": 4},
+    ],
+)
+def test_what_timm_cannot_build_is_refused_before_anything_is_written(fields, tmp_path):
+    field = next(iter(fields)) if "type" not in fields else "width"
+    with pytest.raises(UserError, match=rf"model\.{field}="):
+        theirs.write(tmp_path / "out", SMALL | fields, {}, IMAGES, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_epsilon_that_timm_cannot_say_is_noted(tmp_path):
+    spec = SMALL | {"norm_eps": 1e-12}
+    (note,) = theirs.write(tmp_path / "out", spec, random_params(spec), IMAGES, None)
+    assert "norm_eps=1e-06, not 1e-12" in note
+
+
+def test_export_refuses_a_path_that_exists(tmp_path):
+    with pytest.raises(UserError, match="is there already"):
+        theirs.write(tmp_path, SMALL, {}, IMAGES, None)
+
+
+def unnamed(name, **arguments):
+    """The state dict of a model of timm as zeros that take little memory."""
+    with torch.device("meta"):
+        model = timm.create_model(name, **arguments)
+    return model, {key: np.broadcast_to(np.int8(0), x.shape) for key, x in model.state_dict().items()}
+
+
+OTHERS = "aimv2|beit3|radio|intern|18x2|_xp_|rpn|dlittle|_p?d?p?wee_p|mci|resnet|gmixer|gmlp|resmlp|test_vit[34]"
+MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid", "mlp_mixer")
+# One of those that differ in the size of the image alone.
+NAMES = {re.sub(r"_\d{3}$", "", name): name for module in MODULES for name in timm.list_models(module=module)}.values()
+
+
+def test_every_architecture_is_read_as_timm_builds_it_or_refused():
+    activations = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
+    for name in NAMES:
+        model, arrays = unnamed(name, **({} if "mix" in name or "mlp" in name else {"depth": 1}))
+        config = {"architecture": name, "pretrained_cfg": {"input_size": list(model.pretrained_cfg["input_size"])}}
+        if re.search(OTHERS, name) and "vit_wee" not in name:
+            with pytest.raises(UserError):
+                theirs.read(arrays, config, name)
+            continue
+        found = theirs.read(arrays, config, name)
+        size = (model.stem if "mixer" in name else model.patch_embed).img_size
+        assert found.preprocessing.size == size
+        if "mixer" in name:
+            continue
+        block = model.blocks[0]
+        expected = {
+            "num_heads": block.attn.num_heads,
+            "mlp": activations[type(block.mlp.act).__name__],
+            "norm_eps": block.norm1.eps,
+            "pool": {"token": "tok", "avg": "gap", "map": "map"}[model.global_pool],
+            "posemb_prefix": not model.no_embed_class or not model.num_prefix_tokens,
+            "norm_after_pool": isinstance(model.fc_norm, torch.nn.LayerNorm),
+        }
+        assert {key: found.model[key] for key in expected} == expected, name
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("resnet18", "a ResNet"),
+        ("swin_tiny_patch4_window7_224", "a Swin"),
+        ("convnext_atto", "a ConvNeXt"),
+        ("mobilenetv3_small_050", "MobileNet"),
+        ("beit_base_patch16_224", "a BEiT"),
+        ("vit_small_patch16_dinov3", "rotary"),
+    ],
+)
+def test_other_networks_are_refused_by_what_they_are(name, looks):
+    arrays = unnamed(name)[1]
+    for config in ({"architecture": name}, {}):
+        assert theirs.fits(arrays, config)
+        with pytest.raises(UserError, match=looks if config or looks != "rotary" else "rotary"):
+            theirs.read(arrays, config, "it")
+
+
+def test_without_a_config_what_is_assumed_is_noted():
+    arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
+    found = theirs.read(arrays, {}, "it")
+    assert "num_heads=3, mlp='gelu', norm_eps=1e-06, pool='tok'" in found.notes[0]
+    assert "crop_pct=0.875" in found.notes[1]
+    assert found.preprocessing.spec == "resize_small(256, 'bicubic')|central_crop(224)"
+    assert found.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("stated", "spec"),
+    [
+        ({"crop_pct": 0.9}, "resize_small(248, 'bicubic')|central_crop(224)"),
+        ({"crop_pct": 1.0, "interpolation": "bilinear"}, "resize_small(224, 'bilinear')|central_crop(224)"),
+        ({"crop_pct": 1.0, "crop_mode": "squash"}, "resize(224, 'bicubic')"),
+    ],
+)
+def test_images_are_prepared_as_the_config_says(stated, spec):
+    arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
+    colours = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    names = [f"class {i}" for i in range(1000)]
+    config = {"architecture": "vit_tiny_patch16_224", "label_names": names, "pretrained_cfg": stated | colours}
+    found = theirs.read(arrays, config, "it")
+    assert (found.preprocessing.spec, found.preprocessing.std) == (spec, (0.25, 0.25, 0.25))
+    assert found.class_names == tuple(names)
+    assert not found.notes
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"model_args": "none"}, "model_args='none'"),
+        ({"model_args": {"num_heads": 5}}, "5 heads do not divide"),
+        ({"model_args": {"act_layer": "relu"}}, "act_layer='relu'"),
+        ({"model_args": {"norm_layer": "rmsnorm"}}, "norm_layer='rmsnorm'"),
+        ({"global_pool": "max"}, "global_pool='max'"),
+        ({"pretrained_cfg": {"crop_pct": -1}}, "crop_pct=-1"),
+        ({"pretrained_cfg": {"mean": [0.5, 0.5]}}, "3 channels"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_named(part, message):
+    arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
+    with pytest.raises(UserError, match=message):
+        theirs.read(arrays, {"architecture": "vit_tiny_patch16_224"} | part, "it")
+
+
+def test_model_args_win_over_the_name():
+    arrays = unnamed("vit_base_patch16_clip_quickgelu_224", depth=1)[1]
+    args = {"num_heads": 6, "act_layer": "gelu_tanh", "norm_layer": "layernorm", "init_values": 0.1}
+    model = theirs.read(arrays, {"architecture": "vit_base_patch16_clip_quickgelu_224", "model_args": args}, "it").model
+    assert (model["num_heads"], model["mlp"], model["norm_eps"]) == (6, "gelu_tanh", 1e-6)
+
+
+def test_the_original_deit_iii_is_read_by_its_own_names():
+    arrays = unnamed("deit3_small_patch16_224", depth=1)[1]
+    original = {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): x for name, x in arrays.items()}
+    assert original.keys() != arrays.keys()
+    assert theirs.read(original, {}, "it").params.keys() == theirs.read(arrays, {}, "it").params.keys()
+    assert not theirs.read(original, {}, "it").model["posemb_prefix"]
