@@ -1,0 +1,249 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+from flax.traverse_util import unflatten_dict
+from PIL import Image
+
+from tests.peers import torch, transformers
+from vit_jax import config as configs
+from vit_jax import trees
+from vit_jax.checkpoint import huggingface
+from vit_jax.checkpoint.preprocessing import Preprocessing
+from vit_jax.data.preprocess import parse
+from vit_jax.types import UserError
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 77}
+SMALL |= {"image_size": 32, "patch_size": 8, "num_labels": 5}
+CASES = {
+    "base": ("ViTForImageClassification", {}),
+    "small": ("ViTForImageClassification", SMALL),
+    "gelu_new": ("ViTForImageClassification", SMALL | {"hidden_act": "gelu_new", "qkv_bias": False}),
+    "quick_gelu": ("ViTForImageClassification", SMALL | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-3}),
+    "oblong": ("ViTForImageClassification", SMALL | {"image_size": [32, 48], "patch_size": [8, 16], "num_channels": 1}),
+    "pooler": ("ViTModel", SMALL | {"pooler_output_size": 20}),
+    "teacher": ("DeiTForImageClassificationWithTeacher", SMALL),
+    "one head": ("DeiTForImageClassification", SMALL),
+}  # fmt: skip
+IMAGES = Preprocessing((32, 32), None, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def perturbed(kind, fields):
+    """A model of transformers with no parameter at its default, whose logits are of unit scale."""
+    config = {"V": transformers.ViTConfig, "D": transformers.DeiTConfig}[kind[0]](**fields)
+    with torch.device("meta"):  # its own initialisation takes seconds
+        model = getattr(transformers, kind)(config)
+    model = model.to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in key and key.endswith("weight"):
+                noise = 1 + 0.2 * noise
+            elif parameter.ndim > 1 and key.endswith("weight"):
+                noise /= parameter[0].numel() ** 0.5
+            else:
+                noise *= 0.5
+            parameter.copy_(noise)
+    return model
+
+
+def logits_of(model, images):
+    with torch.no_grad():
+        out = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return (out.logits if hasattr(out, "logits") else out.pooler_output).numpy()
+
+
+def ours(spec, params, images):
+    """The outputs of our model with these weights, which must be exactly those that it has."""
+    model = configs.build(spec, "model")
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))["params"]
+    assert trees.differences(params, trees.flatten(like)) == []
+    return np.asarray(jax.jit(model.apply)({"params": unflatten_dict(params, sep="/")}, images))
+
+
+def read(folder):
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    if (folder / "preprocessor_config.json").exists():
+        config["preprocessor"] = json.loads((folder / "preprocessor_config.json").read_text())
+    assert huggingface.fits(arrays, config)
+    return huggingface.read(arrays, config, "the model")
+
+
+def images_of(source):
+    images = source.preprocessing
+    return np.random.default_rng(0).standard_normal((1, *images.size, len(images.mean)), np.float32)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """A model of transformers, its state dict as read, images, and what it and we compute for them."""
+    kind, fields = CASES[request.param]
+    model = perturbed(kind, fields)
+    config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
+    arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
+    assert huggingface.fits(arrays, config)
+    source = huggingface.read(arrays, config, "the model")
+    images = images_of(source)
+    return model, source, images, logits_of(model, images), ours(source.model, source.params, images)
+
+
+def test_logits_are_those_of_transformers(case):
+    _, _, _, expected, found = case
+    assert 0.2 < expected.std() < 5
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_names_in_memory_and_on_disk_are_the_same_model(case, tmp_path):
+    model, source, *_ = case
+    model.save_pretrained(tmp_path)
+    again = read(tmp_path)
+    assert again.model == source.model
+    assert {name: x.tobytes() for name, x in again.params.items()} == {
+        name: x.tobytes() for name, x in source.params.items()
+    }
+
+
+def load(folder):
+    """What transformers makes of a folder, without a word of missing or unexpected arrays."""
+    (kind,) = json.loads((folder / "config.json").read_text())["architectures"]
+    auto = transformers.AutoModel if kind == "ViTModel" else transformers.AutoModelForImageClassification
+    model, report = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    return model.eval()
+
+
+EXPORTED = sorted(CASES.keys() - {"one head"})
+
+
+@pytest.mark.parametrize("case", EXPORTED, indirect=True)
+def test_transformers_loads_what_we_export(case, tmp_path):
+    _, source, images, _, expected = case
+    huggingface.write(tmp_path / "out", source.model, source.params, source.preprocessing, source.class_names)
+    np.testing.assert_allclose(logits_of(load(tmp_path / "out"), images), expected, rtol=0, atol=1e-4)
+    again = read(tmp_path / "out")
+    assert again.model == source.model
+    assert again.preprocessing == source.preprocessing
+    assert {name: x.tobytes() for name, x in again.params.items()} == {
+        name: x.tobytes() for name, x in source.params.items()
+    }
+
+
+VIT = {"type": "vit.ViT", "num_classes": 2, "width": 48, "depth": 1, "mlp_dim": 77, "num_heads": 3, "patch_size": 8}
+
+
+def random_params(spec):
+    model = configs.build(spec, "model")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    rng = np.random.default_rng(0)
+    return {
+        name: 0.3 * rng.standard_normal(leaf.shape).astype(np.float32) for name, leaf in trees.flatten(shapes).items()
+    }
+
+
+@pytest.mark.parametrize("fields", [{"posemb": "sincos2d"}, {"embed_bias": False}, {"distilled": True}])
+def test_models_of_ours_are_exported(fields, tmp_path):
+    spec = VIT | fields
+    params = random_params(spec)
+    assert huggingface.write(tmp_path / "out", spec, params, IMAGES, ("cat", "dog")) == []
+    model = load(tmp_path / "out")
+    images = np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(logits_of(model, images), ours(spec, params, images), rtol=0, atol=1e-4)
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"pool": pool} for pool in ("gap", "map")),
+        *({field: True} for field in ("norm_after_pool", "pre_norm", "qk_norm")),
+        {"registers": 4},
+        {"layer_scale": 0.1},
+        {"posemb": "none"},
+        {"posemb_prefix": False},
+        {"mlp": "swiglu"},
+        {"rep_size": 8},
+        {"stride": 4},
+        {"padding": "same"},
+        {"stem": {"type": "resnet.ResNet", "stages": [1]}},
+        {"type": "mixer.Mixer"},
+    ],
+    ids=str,
+)
+def test_what_transformers_does_not_have_is_refused_before_anything_is_written(fields, tmp_path):
+    with pytest.raises(UserError, match=rf"model\.{next(iter(fields))}="):
+        huggingface.write(tmp_path / "out", VIT | fields, {}, IMAGES, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("short_side", [None, 40])
+def test_images_are_prepared_alike(short_side, tmp_path):
+    images = Preprocessing((32, 32), short_side, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    huggingface.write(tmp_path / "out", VIT, random_params(VIT), images, None)
+    assert read(tmp_path / "out").preprocessing == images
+    y, x = np.mgrid[:60, :90]
+    picture = np.stack([x * 2, y * 4, (x + y) % 256], axis=2).astype(np.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    found = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    prepared = parse(images.spec)(picture, np.random.default_rng(0)) / 255
+    expected = (prepared - np.reshape(images.mean, (1, 1, 3))) / np.reshape(images.std, (1, 1, 3))
+    assert np.abs(found - expected).max() < 0.02  # their resize rounds otherwise, by some 255ths
+
+
+@pytest.mark.parametrize(
+    ("stated", "spec"),
+    [
+        ({}, "resize(32, 'bilinear')"),
+        ({"size": 32, "resample": 3}, "resize(32, 'bicubic')"),
+        (
+            {"size": {"shortest_edge": 36}, "do_center_crop": True, "crop_size": 32},
+            "resize_small(36, 'bilinear')|central_crop(32)",
+        ),
+    ],
+)
+def test_images_are_prepared_as_the_preprocessor_config_says(stated, spec):
+    model = perturbed("ViTForImageClassification", SMALL)
+    arrays = {name: x.numpy() for name, x in model.state_dict().items()}
+    config = SMALL | {"model_type": "vit", "preprocessor": stated}
+    found = huggingface.read(arrays, config, "it")
+    assert found.preprocessing.spec == spec
+    assert bool(found.notes) == (not stated)
+
+
+def test_names_of_classes_are_read_but_not_their_placeholders():
+    model = perturbed("ViTForImageClassification", SMALL | {"num_labels": 2})
+    arrays = {name: x.numpy() for name, x in model.state_dict().items()}
+    config = SMALL | {"model_type": "vit"}
+    for labels, names in (({"1": "dog", "0": "cat"}, ("cat", "dog")), ({"0": "LABEL_0", "1": "LABEL_1"}, None)):
+        assert huggingface.read(arrays, config | {"id2label": labels}, "it").class_names == names
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"model_type": "swin"}, "is a 'swin' of transformers"),
+        ({"hidden_act": "relu"}, "hidden_act='relu'"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5 do not divide"),
+        ({"layer_norm_eps": "tiny"}, "layer_norm_eps='tiny'"),
+        ({"image_size": 64}, "image_size=64"),
+        ({"preprocessor": {"resample": 9}}, "resample=9"),
+        ({"preprocessor": {"image_mean": [0.5]}}, "image_mean of 1"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_named(part, message):
+    model = perturbed("ViTForImageClassification", SMALL)
+    arrays = {name: x.numpy() for name, x in model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        huggingface.read(arrays, SMALL | {"model_type": "vit"} | part, "it")
+
+
+def test_without_a_config_what_is_assumed_is_noted():
+    model = perturbed("ViTForImageClassification", SMALL | {"hidden_size": 64, "num_attention_heads": 2})
+    found = huggingface.read({name: x.numpy() for name, x in model.state_dict().items()}, {}, "it")
+    assert "num_heads=1, mlp='gelu', norm_eps=1e-12" in found.notes[0]
+    assert "preprocessor_config.json" in found.notes[1]
