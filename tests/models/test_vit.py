@@ -3,26 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.helpers import apply, count, images, init, sown
+from vit_jax.layers.pooling import AttentionPool
+from vit_jax.models.resnet import ResNet
 from vit_jax.models.sizes import SIZES, parse_variant
 from vit_jax.models.vit import ViT
 from vit_jax.types import UserError
 
 SMALL = {"num_classes": 5, "width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2, "patch_size": 4}
-
-
-def images(*shape):
-    return jax.random.normal(jax.random.key(1), shape)
-
-
-def init(model, x):
-    """Parameters with no leaf at its default, so that nothing is hidden by zeros."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
-
-
-def apply(model, params, x, **arguments):
-    return jax.jit(lambda params, x: model.apply({"params": params}, x, **arguments))(params, x)
 
 
 # Published counts at 224 px and 1000 classes.
@@ -41,11 +29,9 @@ COUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("variant", "pool", "count"), COUNTS)
-def test_parameter_count_is_the_published_one(variant, pool, count):
-    model = ViT(num_classes=1000, pool=pool, **parse_variant(variant))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+@pytest.mark.parametrize(("variant", "pool", "published"), COUNTS)
+def test_parameter_count_is_the_published_one(variant, pool, published):
+    assert count(ViT(num_classes=1000, pool=pool, **parse_variant(variant))) == published
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -197,6 +183,219 @@ def test_dropout_acts_in_training_alone(field):
     moving = [apply(model, params, x, train=True, rngs={"dropout": jax.random.key(i)}) for i in range(2)]
     np.testing.assert_array_equal(*still)
     assert jnp.abs(moving[0] - moving[1]).max() > 1e-3
+
+
+# Counts of timm 1.0.31 with 1000 classes, or 0 where it has no head.
+DINOV2 = {"layer_scale": 1e-5, "patch_size": 14}
+PATCHES_ALONE = {"pool": "gap", "norm_after_pool": True, "posemb_prefix": False}
+MODELS = {
+    "deit_tiny_distilled_patch16_224": (5_910_800, "Ti/16", {"distilled": True}),
+    "deit3_small_patch16_224": (22_059_496, "S/16", {"layer_scale": 1e-6, "posemb_prefix": False}),
+    "vit_base_patch16_clip_quickgelu_224": (86_568_424, "B/16", {"pre_norm": True, "embed_bias": False}),
+    "vit_base_patch16_siglip_224": (92_884_224, "B/16", {"pool": "map", "num_classes": 0}),
+    "vit_small_patch14_reg4_dinov2": (22_014_952, "S", DINOV2 | {"registers": 4, "posemb_prefix": False}),
+    "vit_giant_patch14_dinov2": (
+        1_136_306_664, "S", DINOV2 | {"width": 1536, "depth": 40, "num_heads": 24, "mlp_dim": 4096, "mlp": "swiglu"}
+    ),
+    "vit_medium_patch16_reg4_gap_256": (38_881_768, "M/16", PATCHES_ALONE | {"layer_scale": 1e-5, "registers": 4}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_count_is_that_of_timm(name):
+    published, variant, fields = MODELS[name]
+    model = ViT(**({"num_classes": 1000} | parse_variant(variant) | fields))
+    assert count(model, size=256 if name.endswith("256") else 224) == published
+
+
+STEM = ResNet(stages=(1,), width=32)
+EVERYTHING = {
+    **{"stem": STEM, "registers": 3, "distilled": True, "pre_norm": True, "norm_after_pool": True, "embed_bias": False},
+    **{"mlp": "swiglu", "qk_norm": True, "qkv_bias": False, "layer_scale": 0.1, "posemb_prefix": False},
+}
+
+
+@pytest.mark.parametrize(
+    "fields", [EVERYTHING, {"pool": "map", "class_token": True, "rep_size": 8, "mlp": "quick_gelu"}]
+)
+def test_every_module_gives_the_dtype(fields):
+    x = images(2, 16, 32, 3)
+    model = ViT(**(SMALL | {"patch_size": 4 if "stem" in fields else 8} | fields), dtype="bfloat16")
+    params = init(model, x)
+    logits, seen = apply(model, params, x, mutable=["intermediates"], capture_intermediates=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, seen))} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    model = model.clone(param_dtype="bfloat16")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
+
+
+def test_tokens_are_in_the_order_class_distillation_registers_patches():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, distilled=True, registers=3, posemb="none")
+    params = init(model, x)
+    tokens = sown(model, params, x)["tokens"]
+    assert tokens.shape == (2, 1 + 1 + 3 + 4, 16)
+    prefix = jnp.concatenate([params["cls"], params["dist"], params["registers"]], axis=1)
+    np.testing.assert_array_equal(tokens[:, :5], jnp.tile(prefix, (2, 1, 1)))
+
+
+@pytest.mark.parametrize("fields", [{"registers": 2}, {"class_token": True}, {"class_token": True, "registers": 2}])
+def test_average_is_of_the_patches_alone(fields):
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, pool="gap", **fields)
+    seen = sown(model, init(model, x), x)
+    np.testing.assert_allclose(seen["pooled"], seen["encoded"][:, -4:].mean(axis=1), atol=1e-6)
+
+
+def test_attention_pool_sees_the_patches_alone():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, pool="map", registers=2, class_token=True, mlp="gelu")
+    params = init(model, x)
+    seen = sown(model, params, x)
+    expected = AttentionPool(32, 2, "gelu").apply({"params": params["pool"]}, seen["encoded"][:, -4:])
+    np.testing.assert_allclose(seen["pooled"], expected, atol=1e-5)
+
+
+def test_registers_take_part_in_attention():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, registers=2)
+    params = init(model, x)
+    changed = params | {"registers": params["registers"][:, :, ::-1]}
+    assert jnp.abs(apply(model, params, x) - apply(model, changed, x)).max() > 1e-3
+
+
+def test_positions_of_the_patches_alone_are_zero_on_the_prefix():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, distilled=True, registers=3, posemb_prefix=False)
+    params = init(model, x)
+    assert params["posemb"]["table"].shape == (1, 4, 16)
+    table = jnp.pad(params["posemb"]["table"], ((0, 0), (5, 0), (0, 0)))
+    with_slots = apply(model.clone(posemb_prefix=True), params | {"posemb": {"table": table}}, x)
+    np.testing.assert_allclose(apply(model, params, x), with_slots, atol=1e-6)
+
+
+def normed(x, norm, eps=1e-6):
+    """LayerNorm in numpy."""
+    x = np.asarray(x, np.float64)
+    x = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    return x * np.asarray(norm["scale"]).reshape(shape) + np.asarray(norm["bias"]).reshape(shape)
+
+
+@pytest.mark.parametrize("fields", [{"pool": "gap"}, {"pool": "map"}, {"pool": "tok", "distilled": True}])
+def test_norm_after_pool_is_on_what_is_pooled(fields):
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, **fields, norm_after_pool=True, norm_eps=0.1)
+    params = init(model, x)
+    seen = sown(model, params, x)
+    assert "norm" not in params["encoder"]
+    np.testing.assert_array_equal(seen["encoded"], seen["encoder"]["block_1"]["out"])
+    if fields["pool"] == "gap":
+        expected = normed(seen["encoded"].mean(axis=1), params["norm"], 0.1)
+    elif fields["pool"] == "map":
+        pooled = AttentionPool(32, 2, norm_eps=0.1).apply({"params": params["pool"]}, seen["encoded"])
+        expected = normed(pooled, params["norm"], 0.1)
+    else:
+        expected = normed(seen["encoded"][:, :2], params["norm"], 0.1).mean(axis=1)
+    np.testing.assert_allclose(seen["pooled"], expected, atol=1e-5)
+
+
+def test_pre_norm_is_on_the_tokens_with_their_positions():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, pre_norm=True, embed_bias=False, norm_eps=0.1)
+    params = init(model, x)
+    assert set(params["embed"]) == {"kernel"}
+    without = {name: leaf for name, leaf in params.items() if name != "pre_norm"}
+    expected = normed(sown(model.clone(pre_norm=False), without, x)["tokens"], params["pre_norm"], 0.1)
+    np.testing.assert_allclose(sown(model, params, x)["tokens"], expected, atol=1e-5)
+
+
+def test_logits_of_a_distilled_model_are_the_mean_of_both_heads():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, distilled=True)
+    params = init(model, x)
+    logits, seen = apply(model, params, x, mutable=["intermediates"])
+    seen = seen["intermediates"]
+    each = []
+    for i, head in enumerate([params["head"], params["head_dist"]]):
+        each.append(seen["encoded"][:, i] @ head["kernel"] + head["bias"].reshape(1, -1))
+    np.testing.assert_allclose(seen["logits_cls"], each[0], atol=1e-5)
+    np.testing.assert_allclose(seen["logits_dist"], each[1], atol=1e-5)
+    np.testing.assert_allclose(logits, (each[0] + each[1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(seen["features"], seen["encoded"][:, :2].mean(axis=1), atol=1e-6)
+
+
+def test_layer_scale_of_zero_leaves_the_tokens_as_they_are():
+    x = images(2, 8, 8, 3)
+    model = ViT(**SMALL, layer_scale=0.5, norm_after_pool=True)
+    params = init(model, x)
+
+    def zero(path, leaf):
+        return 0 * leaf if "layer_scale" in jax.tree_util.keystr(path) else leaf
+
+    seen = sown(model, jax.tree_util.tree_map_with_path(zero, params), x)
+    np.testing.assert_array_equal(seen["encoded"], seen["tokens"])
+
+
+def test_layer_scale_begins_at_its_value():
+    params = jax.jit(ViT(**SMALL, layer_scale=0.25).init)(jax.random.key(0), images(1, 8, 8, 3))["params"]
+    for name in ("layer_scale1", "layer_scale2"):
+        np.testing.assert_array_equal(params["encoder"]["block_1"][name]["scale"], np.full(16, 0.25))
+
+
+def test_every_layer_norm_has_the_epsilon():
+    x = images(1, 8, 8, 3)
+    fields = {"pool": "map", "pre_norm": True, "qk_norm": True, "qkv_bias": False}
+    model = ViT(**SMALL, **fields, norm_eps=1e12)
+    params = init(model, x)
+    # Such an epsilon makes every LayerNorm give its bias, so that nothing depends on the image.
+    other = apply(model, params, images(1, 8, 8, 3) + 1.0)
+    np.testing.assert_allclose(apply(model, params, x), other, atol=1e-4)
+
+
+def test_attention_pool_of_a_gated_model_has_a_plain_mlp():
+    model = ViT(**SMALL, pool="map", mlp="swiglu")
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    assert set(params["encoder"]["block_0"]["mlp"]) == {"up", "gate", "down"}
+    assert set(params["pool"]["mlp"]) == {"up", "down"}
+
+
+def test_rep_size_of_zero_is_none():
+    x = images(1, 8, 8, 3)
+    assert "rep" not in jax.eval_shape(ViT(**SMALL, rep_size=0).init, jax.random.key(0), x)["params"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "grid"),
+    [
+        ({}, (8, 12), (2, 3)),
+        ({"stride": 2}, (8, 12), (3, 5)),
+        ({"padding": "same"}, (9, 10), (3, 3)),
+        ({"stem": STEM, "patch_size": 2}, (32, 24), (4, 3)),
+        ({"stem": ResNet(stages=(1, 1), width=32), "patch_size": 1}, (32, 17), (4, 3)),
+    ],
+)
+def test_grid_is_that_of_the_patches(fields, size, grid):
+    model = ViT(**(SMALL | fields), pool="gap")
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))["params"]
+    assert model.grid(size) == grid
+    assert params["posemb"]["table"].shape[1] == grid[0] * grid[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pool": "tok", "class_token": False}, "class_token=True"),
+        ({"pool": "gap", "distilled": True}, "pool='gap'.*give pool='tok'"),
+        ({"distilled": True, "rep_size": 8}, "rep_size=8"),
+        ({"registers": -1}, "registers=-1"),
+        ({"rep_size": -1}, "rep_size=-1"),
+    ],
+)
+def test_impossible_combinations_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        ViT(**SMALL, **fields)
 
 
 def test_variant_may_be_any_patch_size():

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from vit_jax.types import Images
 
 WeightNorm = Literal["std", "var"]
+FeatureMap = Float[Array, "b rows cols d"]
 
 
 def standardize(
@@ -38,7 +39,7 @@ class StdConv(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Images) -> Images:
+    def __call__(self, images: Images) -> FeatureMap:
         """Images [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
         shape = (self.kernel_size, self.kernel_size, images.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
@@ -67,14 +68,14 @@ class Bottleneck(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> FeatureMap:
         """Feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def conv(x: Images, features: int, kernel: int, stride: int, name: str, **init: Any) -> Images:
+        def conv(x: Images, features: int, kernel: int, stride: int, name: str, **init: Any) -> FeatureMap:
             weights = (self.weight_norm, self.weight_eps)
-            x = StdConv(features, kernel, stride, *weights, **dtypes, name=f"conv{name}")(x)
-            return nn.GroupNorm(epsilon=self.norm_eps, **init, **dtypes, name=f"norm{name}")(x)
+            y = StdConv(features, kernel, stride, *weights, **dtypes, name=f"conv{name}")(x)
+            return nn.GroupNorm(epsilon=self.norm_eps, **init, **dtypes, name=f"norm{name}")(y)
 
         shortcut = x
         if x.shape[-1] != 4 * self.features or self.stride != 1:
@@ -98,7 +99,7 @@ class Stage(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> FeatureMap:
         """Feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
         rest = (self.norm_eps, self.weight_norm, self.weight_eps, self.dtype, self.param_dtype)
         for j in range(self.units):

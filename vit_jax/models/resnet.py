@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.layers.conv import Stage, StdConv, WeightNorm
+from vit_jax.layers.conv import FeatureMap, Stage, StdConv, WeightNorm
 from vit_jax.types import DtypeName, Images, UserError
 
 
@@ -37,7 +37,7 @@ class ResNet(nn.Module):
         return -(-image_size[0] // scale), -(-image_size[1] // scale)
 
     @nn.compact
-    def __call__(self, images: Images) -> Images:
+    def __call__(self, images: Images) -> FeatureMap:
         """Normalised images [b, h, w, c] to a feature map [b, rows, cols, channels]."""
         weights = (self.weight_norm, self.weight_eps)
         dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}

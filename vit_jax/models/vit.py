@@ -23,23 +23,18 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-STEM = "stem's output"
-
-
 class ViT(nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, linear head.
 
-    stem: a network before the patches (with resnet.ResNet a hybrid); it takes this model's dtypes. embed_bias: the patch
-        projection has a bias.
-    pool: "tok" class token, "gap" global average, "map" attention pooling; the latter two see the patches alone.
-    class_token: whether there is one; None where pool="tok". registers: further tokens that are never read
-        (arXiv:2309.16588). distilled: a distillation token with a head of its own, the logits are the mean of both
-        (arXiv:2012.12877). The tokens are in the order class, distillation, registers, patches.
-    posemb: "learn", "sincos2d" or "none". posemb_prefix: "learn" has vectors for the tokens before the patches too.
-    pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: the final one follows the pooling.
-    mlp, qk_norm, qkv_bias, layer_scale: see layers.block, layers.mlp and layers.attention. norm_eps: of every LayerNorm.
-    rep_size adds a tanh layer of that width before the head. num_classes=0 gives the pooled features in place of logits.
-    Every parameter is param_dtype; every activation dtype, but for statistics and softmax, which are float32.
+    stem: a network whose feature map is cut into the patches (with resnet.ResNet a hybrid); it takes this model's dtypes.
+    pool: "tok" class token, "gap" global average, "map" attention pooling; these two see the patches alone. The tokens are
+    the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
+    (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
+    (arXiv:2309.16588), and the patches. posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the
+    patches have learned positions too. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020).
+    norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
+    its initial value. rep_size adds a tanh layer of that width before the head. num_classes=0 gives the pooled features in
+    place of logits. Every parameter is param_dtype; every activation dtype, but for statistics and softmax, which are float32.
     """
 
     num_classes: int
@@ -99,7 +94,7 @@ class ViT(nn.Module):
         """Rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
-            image_size, source = self.stem.grid(image_size), STEM
+            image_size, source = self.stem.grid(image_size), "stem's output"
         return patch_grid(image_size, patch, pair(self.stride or patch), self.padding, source)
 
     @nn.compact
@@ -113,6 +108,7 @@ class ViT(nn.Module):
         """
         dtypes = self._dtypes
         norm = partial(nn.LayerNorm, self.norm_eps, **dtypes)
+
         patches, grid = self._patches(images)
         prefix = self._prefix(patches)
         p = prefix.shape[1]
@@ -126,9 +122,9 @@ class ViT(nn.Module):
             x = norm(name="pre_norm")(x)
         self._sow("tokens", x)
 
-        x = Encoder(
-            self._block(), self.depth, self.drop_path, not self.norm_after_pool, self.norm_eps, **dtypes, name="encoder"
-        )(x, train=train)
+        last_norm = not self.norm_after_pool
+        encoder = Encoder(self._block(), self.depth, self.drop_path, last_norm, self.norm_eps, **dtypes, name="encoder")
+        x = encoder(x, train=train)
         self._sow("encoded", x)
 
         if self.pool == "tok":
@@ -140,21 +136,19 @@ class ViT(nn.Module):
             x = AttentionPool(self.mlp_dim, self.num_heads, gelu, self.norm_eps, **dtypes, name="pool")(x[:, p:])
         if self.norm_after_pool:
             x = norm(name="norm")(x)
-        heads = x
-        if self.distilled:
-            x = x.mean(axis=1)
-        self._sow("pooled", x)
+        features = x.mean(axis=1) if self.distilled else x
+        self._sow("pooled", features)
         if self.rep_size:
-            x = nn.tanh(nn.Dense(self.rep_size, **dtypes, name="rep")(x))
-        self._sow("features", x)
+            features = nn.tanh(nn.Dense(self.rep_size, **dtypes, name="rep")(features))
+        self._sow("features", features)
         if not self.num_classes:
-            return x
+            return features
         if not self.distilled:
-            return self._head("head", x)
-        logits = [self._head("head", heads[:, 0]), self._head("head_dist", heads[:, 1])]
-        self._sow("logits_cls", logits[0])
-        self._sow("logits_dist", logits[1])
-        return (logits[0] + logits[1]) / 2
+            return self._head("head", features)
+        logits_cls, logits_dist = self._head("head", x[:, 0]), self._head("head_dist", x[:, 1])
+        self._sow("logits_cls", logits_cls)
+        self._sow("logits_dist", logits_dist)
+        return (logits_cls + logits_dist) / 2
 
     @property
     def _dtypes(self) -> dict[str, Any]:
@@ -164,33 +158,24 @@ class ViT(nn.Module):
         """The embedded patches, row by row, and how many rows and columns there are."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
-            images, source = self.stem(images), STEM
-        x = PatchEmbed(
-            self.width,
-            patch,
-            pair(self.stride or patch),
-            self.padding,
-            self.embed_bias,
-            source,
-            **self._dtypes,
-            name="embed",
-        )(images)
+            images, source = self.stem(images), "stem's output"
+            if images.ndim != 4:
+                raise UserError(
+                    f"model.stem gives arrays of {images.ndim} dimensions; it must give feature maps [b, h, w, c]."
+                )
+        geometry = (patch, pair(self.stride or patch), self.padding, self.embed_bias, source)
+        x = PatchEmbed(self.width, *geometry, **self._dtypes, name="embed")(images)
         return rearrange(x, "b rows cols d -> b (rows cols) d"), (x.shape[1], x.shape[2])
 
     def _prefix(self, patches: Tokens) -> Float[Array, "b p d"]:
         """The tokens that stand before these patches."""
-        has_class = self.pool == "tok" if self.class_token is None else self.class_token
+        class_token = self.pool == "tok" if self.class_token is None else self.class_token
         b, _, width = patches.shape
         tokens = [patches[:, :0]]
-        for name, count, std in (
-            ("cls", has_class, 0.0),
-            ("dist", self.distilled, 0.02),
-            ("registers", self.registers, 0.02),
-        ):
+        for name, count in (("cls", int(class_token)), ("dist", int(self.distilled)), ("registers", self.registers)):
             if count:
-                token = self.param(
-                    name, nn.initializers.normal(std), (1, int(count), width), self._dtypes["param_dtype"]
-                )
+                init = nn.initializers.zeros if name == "cls" else nn.initializers.normal(0.02)
+                token = self.param(name, init, (1, count, width), self._dtypes["param_dtype"])
                 tokens.append(jnp.tile(token.astype(patches.dtype), (b, 1, 1)))
         return jnp.concatenate(tokens, axis=1)
 

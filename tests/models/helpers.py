@@ -1,0 +1,31 @@
+"""Images, parameters and runs of small models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def images(*shape):
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+def init(model, x):
+    """Parameters with no leaf at its default, so that nothing is hidden by zeros."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+
+def apply(model, params, x, **arguments):
+    return jax.jit(lambda params, x: model.apply({"params": params}, x, **arguments))(params, x)
+
+
+def sown(model, params, x) -> dict:
+    """What the model sows into the collection "intermediates"."""
+    return apply(model, params, x, mutable=["intermediates"])[1]["intermediates"]
+
+
+def count(model, size=224) -> int:
+    """The number of parameters for square images."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
