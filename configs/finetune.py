@@ -31,8 +31,7 @@ FREEZE = {"all": None, "head": "^(?!head)", "attn": r"^(?!head|encoder/block_\d+
 
 
 def _by_size(below: int | None, batch_size: int, steps: int, lr: float) -> dict:
-    optim = {"lr": lr, "schedule": {"warmup_steps": steps // 10}}
-    return {"below": below, "batch_size": batch_size, "steps": steps, "optim": optim}
+    return {"below": below, "batch_size": batch_size, "steps": steps, "optim": {"lr": lr}}
 
 
 BY_SIZE = [
@@ -71,15 +70,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     kind, _, place = given["data"].partition(":")
     config = common.get_config()
     config.model = {}
+    del config.init  # a placeholder would keep the keys below from being set
     config.init = {"ref": given["model"], "head": "auto", "posemb": "auto", "allow": placeholder(str)}
     config.image_size = placeholder(int) if given["size"] == "own" else int(given["size"])
     config.freeze = FREEZE[given["tune"]] or placeholder(str)
     config.optim.rule = {"type": "sgd", "momentum": 0.9, "momentum_dtype": "bfloat16"}
-    config.optim.schedule = {"type": "cosine", "warmup_steps": placeholder(int)}
+    config.optim.schedule = {"type": "cosine", "warmup_steps": 0.1}
     config.optim.lr = placeholder(float)
     config.batch_size = placeholder(int)
     if kind in DATASETS:
-        name, train, test, config.steps, config.optim.schedule.warmup_steps, _, config.optim.lr = DATASETS[kind]
+        name, train, test, config.steps, warmup, _, config.optim.lr = DATASETS[kind]
+        config.optim.schedule = {"type": "cosine", "warmup_steps": warmup}
         config.batch_size = 512
         config.init.head = "reset"
     else:

@@ -79,14 +79,31 @@ class Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound")
         else:
             files = [{"rfilename": p.name} for p in sorted(folder.iterdir())]
-            self._json({"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": files, "private": False, "tags": [], "downloads": 0, "likes": 0})
+            self._json(
+                {
+                    "_id": "1",
+                    "id": name,
+                    "modelId": name,
+                    "sha": COMMIT,
+                    "siblings": files,
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                }
+            )
 
     def _tree(self, name: str) -> None:
         folder = self.server.models.get(name)
         if folder is None:
             self._error(401, "RepoNotFound")
             return
-        self._json([{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40} for p in sorted(folder.iterdir())])
+        self._json(
+            [
+                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40}
+                for p in sorted(folder.iterdir())
+            ]
+        )
 
     def _file(self, path: Path | None, body: bool, hub: bool) -> None:
         if path is None or not path.is_file():

@@ -6,7 +6,10 @@ import torch
 
 # torchvision's wheels are built for CUDA; on a torch without it their operators are missing, though nothing here calls them.
 _library = torch.library.Library("torchvision", "DEF")
-for _name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+for _name in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor a, Tensor b, float c) -> Tensor",
+):
     _library.define(_name)
 
 with warnings.catch_warnings():

@@ -119,7 +119,8 @@ def _read_zip(path: Path) -> dict[str, Any]:
         if any(name.endswith("data.pkl") for name in names):
             return _read_torch(path)
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
+            return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise UserError(

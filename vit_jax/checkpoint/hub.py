@@ -1,6 +1,6 @@
-"""Files from the Hugging Face hub and from the bucket of the original ViT, kept in a cache.
+"""Files from the Hugging Face hub and from the buckets of the original ViT and Mixer, kept in a cache.
 
-HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded as everywhere; VIT_JAX_BUCKET is another address of the bucket.
+HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded as everywhere; VIT_JAX_BUCKETS is another address of the buckets.
 """
 
 import base64
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from vit_jax.types import UserError
 
-BUCKET = "https://storage.googleapis.com/vit_models/"
+BUCKETS = "https://storage.googleapis.com"
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors.index.json", "model*.safetensors"]
 OLDER_FILES = ["pytorch_model.bin", "pytorch_model.pth", "*.npz"]
 
 
 def cache() -> Path:
-    """Where what comes from the bucket is kept."""
+    """Where what comes from the buckets is kept."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "vit_jax"
 
@@ -50,7 +50,9 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     where = f"hf:{name}" + (f"@{revision}" if revision else "")
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files))
+        folder = Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, endpoint=address)
+        )
     except errors.GatedRepoError:
         raise UserError(
             f"{where} is gated: accept its terms at {address}/{name}, then log in with `hf auth login` or set HF_TOKEN."
@@ -95,14 +97,14 @@ def _verify_blob(path: Path, where: str) -> None:
 
 
 def from_bucket(name: str) -> Path:
-    """The file of the original's bucket with this name, such as "imagenet21k/ViT-B_16.npz".
+    """The file of a public bucket, such as "vit_models/imagenet21k/ViT-B_16.npz".
 
     A download that broke off goes on where it stopped; a finished one is checked against the server's size and MD5.
     """
     target = cache() / "bucket" / name
     if target.exists():
         return target
-    address = os.environ.get("VIT_JAX_BUCKET") or BUCKET
+    address = os.environ.get("VIT_JAX_BUCKETS") or BUCKETS
     url = f"{address.rstrip('/')}/{name}"
     if is_offline():
         raise UserError(

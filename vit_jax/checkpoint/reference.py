@@ -69,4 +69,4 @@ def locate(reference: str) -> Path:
 def _fetch(place: str) -> Path:
     if place.startswith("hf:"):
         return hub.from_hub(place.removeprefix("hf:"))
-    return hub.from_bucket(place.removeprefix("gs://vit_models/"))
+    return hub.from_bucket(place.removeprefix("gs://"))
