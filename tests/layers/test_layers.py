@@ -1,9 +1,12 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vit_jax.layers.attention import Attention
+from vit_jax.layers.block import Block
 from vit_jax.layers.drop import DropPath
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.patch_embed import patch_grid
@@ -42,6 +45,93 @@ def test_mlp_treats_every_token_alike():
     layer = Mlp(16)
     params = layer.init(jax.random.key(1), x)
     np.testing.assert_allclose(layer.apply(params, x)[:, ::-1], layer.apply(params, x[:, ::-1]), atol=1e-6)
+
+
+def mlp(kind):
+    """An MLP, its parameters with no leaf at its default, and tokens that reach far into the tails."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(3.0 * rng.standard_normal((2, 4, 8)), jnp.float32)
+    layer = Mlp(16, kind=kind)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+    return layer, params, x
+
+
+def dense(x, layer):
+    return np.asarray(x, np.float64) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]).reshape(1, 1, -1)
+
+
+GELUS = {
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+}
+
+
+@pytest.mark.parametrize("kind", GELUS)
+def test_mlp_has_the_gelu_asked_for(kind):
+    layer, params, x = mlp(kind)
+    expected = dense(GELUS[kind](dense(x, params["up"])), params["down"])
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=2e-4)
+
+
+def test_swiglu_is_by_hand():
+    layer, params, x = mlp("swiglu")
+    gate = dense(x, params["gate"])
+    expected = dense(gate / (1 + np.exp(-gate)) * dense(x, params["up"]), params["down"])
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_scale_of_normalised_queries_and_keys_does_not_matter():
+    x = 10.0 * jax.random.normal(jax.random.key(0), (2, 5, 8))
+    layer = Attention(num_heads=2, qk_norm=True, qkv_bias=False)
+    params = layer.init(jax.random.key(1), x, x)["params"]
+    assert params["query_norm"]["scale"].shape == params["key_norm"]["bias"].shape == (4,)
+    assert all(set(params[name]) == {"kernel"} for name in ("query", "key", "value"))
+    scaled = params | {
+        "query": {"kernel": 7 * params["query"]["kernel"]},
+        "key": {"kernel": 5 * params["key"]["kernel"]},
+    }
+    expected = layer.apply({"params": params}, x, x)
+    np.testing.assert_allclose(layer.apply({"params": scaled}, x, x), expected, atol=1e-4)
+    plain = {name: leaf for name, leaf in params.items() if not name.endswith("_norm")}
+    assert jnp.abs(layer.clone(qk_norm=False).apply({"params": plain}, x, x) - expected).max() > 1e-2
+
+
+def test_normalised_queries_and_keys_are_those_of_each_head():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 8))
+    layer = Attention(num_heads=2, qk_norm=True, norm_eps=0.1)
+    params = layer.init(jax.random.key(1), x, x)["params"]
+    scale, bias = np.array([1.0, 2.0, -1.0, 0.5], np.float32), np.array([0.1, 0.0, -0.2, 0.3], np.float32)
+    params |= {"query_norm": {"scale": scale, "bias": bias}, "key_norm": {"scale": bias, "bias": scale}}
+    _, sown = layer.apply({"params": params}, x, x, mutable=["attention"])
+
+    def normed(name, norm):
+        y = np.einsum("nd,dkh->knh", x[0], params[name]["kernel"])
+        y = (y - y.mean(axis=-1, keepdims=True)) / np.sqrt(y.var(axis=-1, keepdims=True) + 0.1)
+        return y * norm["scale"] + norm["bias"]
+
+    scores = np.einsum("kqh,knh->kqn", normed("query", params["query_norm"]), normed("key", params["key_norm"])) / 2
+    expected = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(sown["attention"]["weights"][0], expected, atol=1e-5)
+
+
+def test_layer_scale_multiplies_what_each_branch_adds():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8))
+    layer = Block(16, 2, layer_scale=0.1)
+    params = layer.init(jax.random.key(1), x)["params"]
+    rng = np.random.default_rng(0)
+    params |= {name: {"scale": rng.standard_normal(8).astype(np.float32)} for name in ("layer_scale1", "layer_scale2")}
+    scale1, scale2 = params["layer_scale1"]["scale"], params["layer_scale2"]["scale"]
+    plain = {name: params[name] for name in ("norm1", "norm2", "attn", "mlp")}
+    plain["attn"] = plain["attn"] | {
+        "out": jax.tree.map(lambda leaf: leaf * np.broadcast_to(scale1, leaf.shape), params["attn"]["out"])
+    }
+    plain["mlp"] = plain["mlp"] | {
+        "down": jax.tree.map(lambda leaf: leaf * np.broadcast_to(scale2, leaf.shape), params["mlp"]["down"])
+    }
+    expected = layer.clone(layer_scale=None).apply({"params": plain}, x)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():
