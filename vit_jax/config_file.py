@@ -115,12 +115,12 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     arguments = _arguments_of(node, path)
     if last not in node and last not in arguments:
         raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
-    hint = arguments.get(last)
+    hint = dict if seam_of(key) else arguments.get(last)
     current = None
     if last in node:
         kind = node.get_type(last)
         current = node[last]
-        if seam_of(key) or isinstance(current, ml_collections.ConfigDict):
+        if isinstance(current, ml_collections.ConfigDict):
             hint = dict
         elif hint is None and kind is not type(None):
             hint = kind | None  # which stands for the default, or for nothing

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.models.helpers import apply, count, images, init
 from tests.peers import timm, torch
-from vit_jax import trees
+from vit_jax import config_file, trees
 from vit_jax.config import ConfigError, build
 from vit_jax.layers.conv import StdConv, standardize
 from vit_jax.models import fill
@@ -132,6 +133,14 @@ def test_stem_of_a_config_is_built_from_its_spec():
     model = hybrid(variant="Ti/1", stem=stem)
     assert model.stem.stages == (1, 2)
     assert model.stem.weight_norm == "var"
+
+
+def test_stem_may_be_given_as_a_flag():
+    stem = "{'type': 'resnet.ResNet', 'stages': [1], 'width': 32}"
+    flags = [("model.patch_size", "1"), ("model.stem", stem), ("model.stem.weight_norm", "var")]
+    config = config_file.load(str(ROOT / "configs" / "digits.py"), flags)
+    model = build(config.model, "model", num_classes=10)
+    assert (model.stem.stages, model.stem.weight_norm) == ((1,), "var")
 
 
 def test_explicit_fields_win_over_those_of_a_hybrid():
