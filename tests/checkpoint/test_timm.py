@@ -262,25 +262,26 @@ def test_without_a_config_what_is_assumed_is_noted():
     found = theirs.read(arrays, {}, "it")
     assert "num_heads=3, mlp='gelu', norm_eps=1e-06, pool='tok'" in found.notes[0]
     assert "crop_pct=0.875" in found.notes[1]
-    assert found.preprocessing.spec == "resize_small(256, 'bicubic')|central_crop(224)"
-    assert found.preprocessing.mean == (0.485, 0.456, 0.406)
+    images = Preprocessing((224, 224), 256, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert found.preprocessing == images
 
 
 @pytest.mark.parametrize(
-    ("stated", "spec"),
+    ("stated", "prepared"),
     [
-        ({"crop_pct": 0.9}, "resize_small(248, 'bicubic')|central_crop(224)"),
-        ({"crop_pct": 1.0, "interpolation": "bilinear"}, "resize_small(224, 'bilinear')|central_crop(224)"),
-        ({"crop_pct": 1.0, "crop_mode": "squash"}, "resize(224, 'bicubic')"),
+        ({"crop_pct": 0.9}, (248, "bicubic")),
+        ({"crop_pct": 1.0, "interpolation": "bilinear"}, (224, "bilinear")),
+        ({"crop_pct": 1.0, "crop_mode": "squash"}, (None, "bicubic")),
     ],
 )
-def test_images_are_prepared_as_the_config_says(stated, spec):
+def test_images_are_prepared_as_the_config_says(stated, prepared):
     arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
     colours = {"mean": [0.5] * 3, "std": [0.25] * 3}
     names = [f"class {i}" for i in range(1000)]
     config = {"architecture": "vit_tiny_patch16_224", "label_names": names, "pretrained_cfg": stated | colours}
     found = theirs.read(arrays, config, "it")
-    assert (found.preprocessing.spec, found.preprocessing.std) == (spec, (0.25, 0.25, 0.25))
+    assert (found.preprocessing.short_side, found.preprocessing.method) == prepared
+    assert found.preprocessing.std == (0.25, 0.25, 0.25)
     assert found.class_names == tuple(names)
     assert not found.notes
 

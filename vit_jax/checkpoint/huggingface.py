@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vit_jax.checkpoint import folder as folders
 from vit_jax.checkpoint import specs
 from vit_jax.checkpoint.huggingface_images import describe, preprocessing
@@ -14,7 +12,7 @@ from vit_jax.checkpoint.links import Flat, Link, conv, same, to_ours, to_theirs
 from vit_jax.checkpoint.preprocessing import Preprocessing
 from vit_jax.checkpoint.pretrained import Pretrained
 from vit_jax.checkpoint.timm_config import take
-from vit_jax.checkpoint.torch_links import dense, from_heads, norm, to_heads
+from vit_jax.checkpoint.torch_links import dense, from_heads, norm, shape_of, to_heads
 from vit_jax.kinds import fits as is_kind
 from vit_jax.types import UserError
 
@@ -55,15 +53,13 @@ def read(arrays: Flat, config: Mapping[str, Any], origin: str) -> Pretrained:
             f"{origin} is a {kind!r} of transformers; of its networks only ViT and DeiT are understood, beside those of timm."
         )
     arrays = _classic(arrays)
-    if _EMBED not in arrays or arrays[_EMBED].ndim != 4:
-        raise UserError(f"{origin} lacks {_EMBED}; it holds no whole ViT or DeiT of transformers.")
     model, notes = _model(arrays, config, origin)
     params = to_ours(links(model, ""), arrays, origin)
     prefix = specs.prefix_tokens(model)
-    n = arrays["embeddings.position_embeddings"].shape[1] - prefix
+    n = shape_of(arrays, "embeddings.position_embeddings", 3, origin)[1] - prefix
     patch, side = specs.pair(model["patch_size"]), specs.square_side(n)
     size = specs.pair(take(config, "image_size", int | tuple[int, int], (side or 0) * patch[0], origin))
-    if (size[0] // patch[0]) * (size[1] // patch[1]) != n:
+    if min(size) < 1 or (size[0] // patch[0]) * (size[1] // patch[1]) != n:
         raise UserError(
             f"{origin} is for {n} patches of {patch} pixels, but its config.json says image_size={config.get('image_size')}."
         )
@@ -89,9 +85,8 @@ def _classic(arrays: Flat) -> Flat:
 
 
 def _model(arrays: Flat, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
-    width, _, *patch = arrays[_EMBED].shape
+    width, _, *patch = shape_of(arrays, _EMBED, 4, origin)
     layers = [int(match[1]) for name in arrays if (match := re.match(r"encoder\.layer\.(\d+)\.", name))]
-    hidden = arrays.get("encoder.layer.0.intermediate.dense.bias", np.zeros(0)).shape[0]
     act = take(config, "hidden_act", str, "gelu", origin)
     if act not in _ACTIVATIONS:
         raise UserError(f"{origin} has hidden_act={act!r}; understood are {', '.join(_ACTIVATIONS)}.")
@@ -101,19 +96,20 @@ def _model(arrays: Flat, config: Mapping[str, Any], origin: str) -> tuple[dict[s
     if heads < 1 or width % heads:
         raise UserError(f"{origin} has a width of {width}, which num_attention_heads={heads} do not divide.")
     head = next((name for name in ("classifier.bias", "cls_classifier.bias") if name in arrays), None)
+    pooler = "pooler.dense.bias"
     has_token, distilled = "embeddings.distillation_token" in arrays, "distillation_classifier.bias" in arrays
     model = {
         "type": "vit.ViT",
-        "num_classes": arrays[head].shape[0] if head else 0,
+        "num_classes": shape_of(arrays, head, 1, origin)[0] if head else 0,
         "width": width,
         "depth": max(layers, default=-1) + 1,
-        "mlp_dim": hidden,
+        "mlp_dim": shape_of(arrays, "encoder.layer.0.intermediate.dense.bias", 1, origin)[0],
         "num_heads": heads,
         "patch_size": patch[0] if patch[0] == patch[1] else tuple(patch),
         "pool": "tok",
         "distilled": distilled,
         "registers": int(has_token and not distilled),
-        "rep_size": arrays["pooler.dense.bias"].shape[0] if "pooler.dense.bias" in arrays else None,
+        "rep_size": shape_of(arrays, pooler, 1, origin)[0] if pooler in arrays else None,
         "mlp": _ACTIVATIONS[act],
         "norm_eps": take(config, "layer_norm_eps", float, 1e-12, origin),
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in arrays,

@@ -27,19 +27,19 @@ def preprocessing(
         std = take(stated, "image_std", tuple[float, ...], std, origin)
     else:
         mean, std = (0.0,) * channels, (1.0,) * channels
-    if len(mean) != channels or len(std) != channels:
+    if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
         raise UserError(
-            f"{origin} has {channels} channels, but its preprocessor_config.json an image_mean of {len(mean)} and an "
-            f"image_std of {len(std)}."
+            f"{origin} has {channels} channels, but image_mean={mean} and image_std={std} in its preprocessor_config.json; "
+            "expected a number for each, image_std above 0."
         )
     resized = _edges(stated.get("size"), size)
     short_side = None
     if take(stated, "do_center_crop", bool, False, origin):
-        short_side = min(resized)
+        short_side = max(min(resized), min(size))  # theirs pads what is smaller than the crop
         cropped = _edges(stated.get("crop_size"), size)
         if cropped != size:
             notes.append(f"Its preprocessor_config.json cuts images to {cropped}, but the model is for {size}.")
-        if "shortest_edge" not in (stated.get("size") or {}):
+        if not isinstance(stated.get("size"), dict) or "shortest_edge" not in stated["size"]:
             notes.append(f"transformers squashes images to {resized} before it cuts; here the shorter side is resized.")
     elif resized != size:
         notes.append(f"Its preprocessor_config.json resizes images to {resized}, but the model is for {size}.")

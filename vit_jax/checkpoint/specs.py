@@ -1,5 +1,6 @@
 """Model specs as the formats of others take them: every field that decides the numbers, and what follows from them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,8 +66,8 @@ def pixels_per_patch(model: Mapping[str, Any]) -> tuple[int, int]:
 
 def square_side(n: int) -> int | None:
     """The side of a square of n patches, or None where n is no square."""
-    side = int(np.sqrt(n) + 0.5)
-    return side if n > 0 and side * side == n else None
+    side = math.isqrt(max(n, 0))
+    return side if side and side * side == n else None
 
 
 def image_size(model: Mapping[str, Any], params: Flat, target: str) -> tuple[int, int]:

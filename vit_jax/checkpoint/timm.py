@@ -10,6 +10,7 @@ from vit_jax.checkpoint.pretrained import Pretrained
 from vit_jax.checkpoint.timm_config import Facts
 from vit_jax.checkpoint.timm_export import write
 from vit_jax.checkpoint.timm_links import links
+from vit_jax.checkpoint.torch_links import shape_of
 from vit_jax.types import UserError
 
 __all__ = ["fits", "links", "read", "write"]
@@ -78,7 +79,7 @@ def _check_known(arrays: Flat, facts: Facts, origin: str) -> None:
 
 
 class _Arrays:
-    """Shapes of arrays that must be there."""
+    """What is seen in the arrays of a model."""
 
     def __init__(self, arrays: Flat, origin: str):
         self.arrays, self.origin = arrays, origin
@@ -87,11 +88,7 @@ class _Arrays:
         return name in self.arrays
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        found = self.arrays[name].shape if name in self.arrays else None
-        if found is None or len(found) != rank or 0 in found:
-            state = "lacks" if found is None else f"has, of shape {found},"
-            raise UserError(f"{self.origin} {state} {name}; expected an array of {rank} dimensions.")
-        return found
+        return shape_of(self.arrays, name, rank, self.origin)
 
     def depth(self) -> int:
         return 1 + max(int(match[1]) for name in self.arrays if (match := re.match(r"blocks\.(\d+)\.", name)))

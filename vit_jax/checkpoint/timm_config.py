@@ -79,6 +79,9 @@ def facts(config: Mapping[str, Any], origin: str) -> Facts:
         args["norm_eps"] = 1e-6
     shape = take(pretrained, "input_size", tuple[int, int, int], None, origin)
     size = take(args, "img_size", int | tuple[int, int], shape and shape[1:], origin)
+    size = (size, size) if isinstance(size, int) else size
+    if size and min(size) < 1:
+        raise UserError(f"{origin}: its config.json says images of {size} pixels.")
     return Facts(
         architecture=name,
         tag=take(pretrained, "tag", str, None, origin),
@@ -89,7 +92,7 @@ def facts(config: Mapping[str, Any], origin: str) -> Facts:
         no_embed_class=take(args, "no_embed_class", bool, None, origin),
         init_values=take(args, "init_values", float, None, origin),
         pos_embed=take(args, "pos_embed", str, "learn", origin),
-        image_size=(size, size) if isinstance(size, int) else size,
+        image_size=size,
     )
 
 
@@ -107,8 +110,8 @@ def preprocessing(
     """How images are prepared for evaluation, timm's defaults where the config says nothing, and notes on what is not exact."""
     pretrained = pretrained_cfg(config, origin)
     crop = take(pretrained, "crop_pct", float, 0.875, origin)
-    if crop <= 0:
-        raise UserError(f"{origin}: its config.json has crop_pct={crop}; expected a number above 0.")
+    if not 0 < crop <= 1:
+        raise UserError(f"{origin}: its config.json has crop_pct={crop}; expected a share of the image in (0, 1].")
     mode: Any = pretrained.get("crop_mode") or "center"
     method: Any = pretrained.get("interpolation") or "bicubic"
     notes = []
@@ -134,8 +137,8 @@ def preprocessing(
                 f"Its images are cut with crop_mode={mode!r} and crop_pct={crop:g}; the whole image is resized."
             )
     mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
-    if len(mean) != channels or len(std) != channels:
+    if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
         raise UserError(
-            f"{origin} has {channels} channels, but a mean and std of {len(mean)} and {len(std)} in config.json."
+            f"{origin} has {channels} channels, but mean={mean} and std={std}; expected a number for each, std above 0."
         )
     return Preprocessing(size, short_side, method, mean, std), notes

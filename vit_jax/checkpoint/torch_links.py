@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vit_jax.checkpoint.links import Link, linear, same
+from vit_jax.checkpoint.links import Flat, Link, linear, same
+from vit_jax.types import UserError
+
+
+def shape_of(arrays: Flat, name: str, rank: int, origin: str) -> tuple[int, ...]:
+    """The shape of an array; raises UserError where it is not there, or of another number of axes."""
+    if name not in arrays:
+        raise UserError(f"{origin} lacks {name}; expected an array of {rank} axes.")
+    found = arrays[name].shape
+    if len(found) != rank or 0 in found:
+        raise UserError(f"{origin} has {name} of shape {found}; expected {rank} axes of at least 1.")
+    return found
 
 
 def dense(theirs: str, ours: str) -> list[Link]:
