@@ -1,7 +1,7 @@
 """Folders of links for the study: python experiments/pretraining_pays_202611/prepare.py CIFAR10 OUT.
 
-CIFAR10 has train and test folders of the ten classes. OUT/seven gets seven of the classes whole; OUT/three_SEED, for the seeds 0,
-1 and 2, fifty training images of each of the other three classes, drawn by the seed, and all of their test images.
+CIFAR10 has train and test folders of the ten classes. OUT/seven gets seven of the classes whole; OUT/three_SEED, for the seeds
+0, 1 and 2, fifty training images of each of the other three classes, drawn by the seed, and all of their test images.
 """
 
 import random
@@ -27,6 +27,7 @@ def prepare(cifar10: Path, out: Path) -> None:
 
 
 def link(path: Path, target: Path) -> None:
+    """A link at `path` to what `target` names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(target.resolve())
 

@@ -186,7 +186,7 @@ def test_without_positions_they_are_sincos2d_for_224_pixels(tmp_path):
 
 def test_images_are_prepared_as_the_authors_do(tmp_path):
     arrays = written(tmp_path / "a.npz", VIT)
-    assert google.read(arrays, {}, "a.npz").preprocessing.spec == "resize(32, 'bilinear')"
+    assert google.read(arrays, {}, "a.npz").preprocessing.spec == "resize(32)"
     assert google.read(under("params/", big_vision(arrays)), {}, "a.npz").preprocessing.short_side == 37
 
 
@@ -245,7 +245,7 @@ def test_a_fixed_table_needs_the_size_of_the_images(tmp_path):
 def test_what_a_reader_must_be_told_is_noted(tmp_path):
     spec = VIT | {"mlp": "gelu", "norm_eps": 1e-12}
     notes = " ".join(google.write(tmp_path / "a.npz", spec, random_params(VIT), SQUARE, ("a",) * 7))
-    for told in ("mlp='gelu'", "norm_eps=1e-12", "7 classes", "resize(32, 'bilinear')"):
+    for told in ("mlp='gelu'", "norm_eps=1e-12", "7 classes", "resize(32)"):
         assert told in notes
 
 

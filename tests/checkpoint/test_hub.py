@@ -76,7 +76,7 @@ def test_what_the_hub_does_not_have_is_told(name, says, server):
 
 def test_a_download_from_the_bucket_goes_on_where_it_stopped(server, model):
     server.cut = 1000
-    with pytest.raises(UserError, match="broke off .*goes on where it stopped"):
+    with pytest.raises(UserError, match=r"broke off .*goes on where it stopped"):
         hub.from_bucket("model.safetensors")
     server.asked.clear()
     file = hub.from_bucket("model.safetensors")

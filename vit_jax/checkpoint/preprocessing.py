@@ -27,11 +27,12 @@ class Preprocessing:
 
     @property
     def spec(self) -> str:
-        """The preprocess spec, such as "resize_small(256, 'bicubic')|central_crop(224)"."""
+        """The preprocess spec, such as "resize_small(256, 'bicubic')|central_crop(224)"; bilinear is not said."""
         size = str(self.size[0]) if self.size[0] == self.size[1] else str(self.size)
+        method = "" if self.method == "bilinear" else f", '{self.method}'"
         if self.short_side is None:
-            return f"resize({size}, '{self.method}')"
-        return f"resize_small({self.short_side}, '{self.method}')|central_crop({size})"
+            return f"resize({size}{method})"
+        return f"resize_small({self.short_side}{method})|central_crop({size})"
 
 
 def from_spec(spec: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing | None:
@@ -40,9 +41,9 @@ def from_spec(spec: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Pre
     if match is None:
         return None
     whole, whole_method, side, side_method, crop, _ = match.groups()
-    method = whole_method or side_method or "bilinear"
     size = ast.literal_eval(whole or crop)
     short_side = ast.literal_eval(side) if side else None
-    if method not in get_args(Method) or isinstance(short_side, tuple):
+    method = next((known for known in get_args(Method) if known == (whole_method or side_method or "bilinear")), None)
+    if method is None or isinstance(short_side, tuple):
         return None
     return Preprocessing(size if isinstance(size, tuple) else (size, size), short_side, method, mean, std)

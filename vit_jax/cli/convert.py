@@ -1,5 +1,6 @@
 """Write a model for other libraries: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,15 @@ def check(loaded: Any, out: Path, to: str) -> bool:
 
 
 def _reread(loaded: Any, out: Path, to: str) -> Any:
-    """What was written, read again; what a .npz does not carry is taken from the model."""
+    """What was written, read again; what a .npz does not carry is taken from the model: fields and normalisation."""
     from vit_jax import inference
 
-    carried = {key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if to == "npz" and key in loaded.spec}
-    return inference.load(out, changes=carried)
+    if to != "npz":
+        return inference.load(out)
+    again = inference.load(
+        out, changes={key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if key in loaded.spec}
+    )
+    return dataclasses.replace(again, task=dataclasses.replace(loaded.task, model=again.model))
 
 
 def _by_timm(out: Path, pixels: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
 
 from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.adapt import Method
 from vit_jax.checkpoint.merge import Merged, merge, report_lines, report_text
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config import ConfigError, call, parameters, resolve, seam_of
@@ -112,7 +113,7 @@ def begin(
         classes=spec.class_names,
         grid=grid_of(task, spec.image_shape),
         head=asked["head"],
-        posemb=source.posemb if asked["posemb"] == "auto" else asked["posemb"],
+        posemb=cast(Method, source.posemb if asked["posemb"] == "auto" else asked["posemb"]),
         allow=asked["allow"] or "",
     )
 
