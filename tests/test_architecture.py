@@ -34,6 +34,11 @@ HOMES = {
     "simplejpeg": {"data"},
     "sklearn": {"data"},
     "orbax": {"checkpoint"},
+    "safetensors": {"checkpoint"},
+    "huggingface_hub": {"checkpoint"},
+    "torch": {"checkpoint", "cli"},  # to read .pth; the check of convert
+    "timm": {"cli"},
+    "transformers": {"cli"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
     "ml_collections": {"config", "config_file", "train"},

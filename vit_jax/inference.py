@@ -18,9 +18,9 @@ from vit_jax import config as configs
 from vit_jax import sharding, trees
 from vit_jax.checkpoint import saver, workdir
 from vit_jax.checkpoint.merge import is_untrained_head
-from vit_jax.checkpoint.pretrained import Pretrained
-from vit_jax.checkpoint.reference import is_published
-from vit_jax.checkpoint.reference import read as read_published
+from vit_jax.checkpoint.published.pretrained import Pretrained
+from vit_jax.checkpoint.published.reference import is_published
+from vit_jax.checkpoint.published.reference import read as read_published
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.preprocess import parse
 from vit_jax.data.source import UnreadableImage

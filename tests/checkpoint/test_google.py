@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vit_jax import config, trees
-from vit_jax.checkpoint import google
-from vit_jax.checkpoint.files import read_arrays
-from vit_jax.checkpoint.preprocessing import Preprocessing
+from vit_jax.checkpoint.published import google
+from vit_jax.checkpoint.published.files import read_arrays
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
 from vit_jax.types import UserError
 
 HALF = (0.5, 0.5, 0.5)

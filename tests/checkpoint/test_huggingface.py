@@ -12,8 +12,8 @@ from PIL import Image
 from tests.peers import torch, transformers
 from vit_jax import config as configs
 from vit_jax import trees
-from vit_jax.checkpoint import huggingface
-from vit_jax.checkpoint.preprocessing import Preprocessing
+from vit_jax.checkpoint.published import huggingface
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
 from vit_jax.data.preprocess import parse
 from vit_jax.types import UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.checkpoint import heads, positions
 from vit_jax.checkpoint.adapt import Grid, Method, adapt_channels, resize_patch_embed
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 from vit_jax.types import UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.checkpoint.adapt import Grid, Method, resize_posemb
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 from vit_jax.layers.posemb import sincos2d
 
 TABLE = "posemb/table"

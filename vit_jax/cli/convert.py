@@ -51,8 +51,9 @@ def flatten(loaded: Any) -> dict[str, np.ndarray]:
 
 def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Writes a loaded model in a format; gives what that format cannot carry, a sentence each."""
-    from vit_jax.checkpoint import google, huggingface, timm, workdir
-    from vit_jax.checkpoint.preprocessing import from_spec
+    from vit_jax.checkpoint import workdir
+    from vit_jax.checkpoint.published import google, huggingface, timm
+    from vit_jax.checkpoint.published.preprocessing import from_spec
 
     params, (height, width, channels) = flatten(loaded), loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
@@ -90,7 +91,8 @@ def check(loaded: Any, out: Path, to: str) -> bool:
         pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std)).transpose(0, 3, 1, 2)
         name, theirs = ("timm", _by_timm) if to == "timm" else ("transformers", _by_transformers)
         try:
-            found[f"by {name}"] = theirs(out, pixels)
+            if loaded.spec["num_classes"]:
+                found[f"by {name}"] = theirs(out, pixels)
         except (ImportError, RuntimeError) as error:
             print(
                 f"check: {name} cannot be imported here ({str(error).partition(chr(10))[0][:100]}), so it was not asked"

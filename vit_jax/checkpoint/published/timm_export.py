@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.checkpoint import folder as folders
-from vit_jax.checkpoint import specs
-from vit_jax.checkpoint.links import Flat, to_theirs
-from vit_jax.checkpoint.preprocessing import Preprocessing
-from vit_jax.checkpoint.timm_links import links
+from vit_jax.checkpoint.published import folder as folders
+from vit_jax.checkpoint.published import specs
+from vit_jax.checkpoint.published.links import Flat, to_theirs
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.checkpoint.published.timm_links import links
 from vit_jax.types import UserError
 
 _HYBRIDS = {

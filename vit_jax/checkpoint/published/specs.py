@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 from vit_jax.types import UserError
 
 _FIELDS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 from vit_jax.types import UserError
 
 # In a folder: the first of these that is there.

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 
 # Before Flax's linen, modules were numbered in the order of their making, whatever their class.
 _NUMBERED = re.compile(r"(MultiHeadDotProductAttention|LayerNorm|MlpBlock|Dense|MAPHead)_(\d+)")

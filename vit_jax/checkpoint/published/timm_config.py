@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from vit_jax.checkpoint.preprocessing import Method, Preprocessing
+from vit_jax.checkpoint.published.preprocessing import Method, Preprocessing
 from vit_jax.kinds import cast, fits, hint_name
 from vit_jax.types import UserError
 

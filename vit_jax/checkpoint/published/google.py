@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.google_export import CODE, FORMAT, STEM_CODE, write
-from vit_jax.checkpoint.google_layouts import ORIGINAL_POSITIONS, model_branch, to_big_vision
-from vit_jax.checkpoint.google_links import links
-from vit_jax.checkpoint.links import Flat, to_ours
-from vit_jax.checkpoint.preprocessing import Preprocessing
-from vit_jax.checkpoint.pretrained import Pretrained
-from vit_jax.checkpoint.specs import complete, pixels_per_patch, square_side
+from vit_jax.checkpoint.published.google_export import CODE, FORMAT, STEM_CODE, write
+from vit_jax.checkpoint.published.google_layouts import ORIGINAL_POSITIONS, model_branch, to_big_vision
+from vit_jax.checkpoint.published.google_links import links
+from vit_jax.checkpoint.published.links import Flat, to_ours
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.checkpoint.published.pretrained import Pretrained
+from vit_jax.checkpoint.published.specs import complete, pixels_per_patch, square_side
 from vit_jax.types import UserError
 
 __all__ = ["fits", "links", "read", "write"]

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from vit_jax.checkpoint import google, hub, huggingface, names, timm
-from vit_jax.checkpoint.files import WEIGHTS, read_arrays
-from vit_jax.checkpoint.pretrained import Pretrained
+from vit_jax.checkpoint.published import google, hub, huggingface, names, timm
+from vit_jax.checkpoint.published.files import WEIGHTS, read_arrays
+from vit_jax.checkpoint.published.pretrained import Pretrained
 from vit_jax.types import UserError
 
 FORMATS = (google, timm, huggingface)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.links import Link, same
+from vit_jax.checkpoint.published.links import Link, same
 
 
 def links(model: Mapping[str, Any]) -> list[Link]:

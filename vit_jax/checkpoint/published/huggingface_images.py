@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.preprocessing import Method, Preprocessing
-from vit_jax.checkpoint.timm_config import take
+from vit_jax.checkpoint.published.preprocessing import Method, Preprocessing
+from vit_jax.checkpoint.published.timm_config import take
 from vit_jax.types import UserError
 
 # PIL's numbers.

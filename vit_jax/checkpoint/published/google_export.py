@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.checkpoint.folder import check_new
-from vit_jax.checkpoint.google_layouts import to_original
-from vit_jax.checkpoint.google_links import links
-from vit_jax.checkpoint.links import Flat, to_theirs
-from vit_jax.checkpoint.preprocessing import Preprocessing
-from vit_jax.checkpoint.specs import complete, pair, pixels_per_patch, prefix_tokens
+from vit_jax.checkpoint.published.folder import check_new
+from vit_jax.checkpoint.published.google_layouts import to_original
+from vit_jax.checkpoint.published.google_links import links
+from vit_jax.checkpoint.published.links import Flat, to_theirs
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.checkpoint.published.specs import complete, pair, pixels_per_patch, prefix_tokens
 from vit_jax.layers.posemb import sincos2d
 from vit_jax.types import UserError
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from vit_jax.checkpoint.links import Flat
-from vit_jax.checkpoint.preprocessing import Preprocessing
+from vit_jax.checkpoint.published.links import Flat
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

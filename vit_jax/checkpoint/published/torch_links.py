@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vit_jax.checkpoint.links import Flat, Link, linear, same
+from vit_jax.checkpoint.published.links import Flat, Link, linear, same
 from vit_jax.types import UserError
 
 

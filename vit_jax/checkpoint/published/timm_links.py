@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint.links import Link, conv, same
-from vit_jax.checkpoint.torch_links import dense, from_heads, norm, split_dense, to_heads
+from vit_jax.checkpoint.published.links import Link, conv, same
+from vit_jax.checkpoint.published.torch_links import dense, from_heads, norm, split_dense, to_heads
 
 
 def links(model: Mapping[str, Any], packed: bool = True) -> list[Link]:

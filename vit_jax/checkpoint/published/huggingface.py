@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.checkpoint import folder as folders
-from vit_jax.checkpoint import specs
-from vit_jax.checkpoint.huggingface_images import describe, preprocessing
-from vit_jax.checkpoint.links import Flat, Link, conv, same, to_ours, to_theirs
-from vit_jax.checkpoint.preprocessing import Preprocessing
-from vit_jax.checkpoint.pretrained import Pretrained
-from vit_jax.checkpoint.timm_config import take
-from vit_jax.checkpoint.torch_links import dense, from_heads, norm, shape_of, to_heads
+from vit_jax.checkpoint.published import folder as folders
+from vit_jax.checkpoint.published import specs
+from vit_jax.checkpoint.published.huggingface_images import describe, preprocessing
+from vit_jax.checkpoint.published.links import Flat, Link, conv, same, to_ours, to_theirs
+from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.checkpoint.published.pretrained import Pretrained
+from vit_jax.checkpoint.published.timm_config import take
+from vit_jax.checkpoint.published.torch_links import dense, from_heads, norm, shape_of, to_heads
 from vit_jax.kinds import fits as is_kind
 from vit_jax.types import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.numpy
 
-from vit_jax.checkpoint.links import Flat
+from vit_jax.checkpoint.published.links import Flat
 from vit_jax.types import UserError
 
 

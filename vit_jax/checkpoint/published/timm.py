@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.checkpoint import specs, timm_config
-from vit_jax.checkpoint.links import Flat, to_ours
-from vit_jax.checkpoint.pretrained import Pretrained
-from vit_jax.checkpoint.timm_config import Facts
-from vit_jax.checkpoint.timm_export import write
-from vit_jax.checkpoint.timm_links import links
-from vit_jax.checkpoint.torch_links import shape_of
+from vit_jax.checkpoint.published import specs, timm_config
+from vit_jax.checkpoint.published.links import Flat, to_ours
+from vit_jax.checkpoint.published.pretrained import Pretrained
+from vit_jax.checkpoint.published.timm_config import Facts
+from vit_jax.checkpoint.published.timm_export import write
+from vit_jax.checkpoint.published.timm_links import links
+from vit_jax.checkpoint.published.torch_links import shape_of
 from vit_jax.types import UserError
 
 __all__ = ["fits", "links", "read", "write"]
