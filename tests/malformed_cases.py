@@ -330,11 +330,21 @@ train(
     "--config.task={'type': 'task.Task'}",
     says=("task.type: unknown type 'task.Task'", "classify.Classify"),
 )
+train("type_inner_module", "--config.model={'type': 'resnet.ResNet', 'stages': [1]}", says=("model", "num_classes"))
 train(
-    "type_inner_module",
-    "--config.model={'type': 'vit.Encoder', 'depth': 1, 'mlp_dim': 8, 'num_heads': 1}",
-    says=("model", "num_classes"),
+    "type_of_stem",
+    "--config.model.stem={'type': 'resnet.Resnet'}",
+    says=("model.stem.type", "did you mean resnet.ResNet"),
 )
+train("stem_by_text", "--config.model.stem=resnet", says=("--config.model.stem is 'resnet'", "'type'"))
+train(
+    "class_token_lacks",
+    "--config.model={'type': 'vit.ViT', 'variant': 'mu/4', 'class_token': False}",
+    says="class_token=True",
+)
+train("mlp_kind", "--config.model.mlp=relu", says=("--config.model.mlp", "'gelu_tanh', 'gelu', 'quick_gelu', 'swiglu'"))
+train("registers_negative", "--config.model.registers=-1", says=("registers", "-1"))
+train("mixer_variant", "--config.model={'type': 'mixer.Mixer', 'variant': 'Ti/16'}", says=("'Ti'", "near"))
 train(
     "type_lists_no_private",
     "--config.optim.schedule={'type': '_warmed_up', 'decay': 3}",
