@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.models.helpers import apply, count, images, init, sown
+from vit_jax import trees
 from vit_jax.layers.pooling import AttentionPool
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.sizes import SIZES, parse_variant
@@ -344,14 +346,21 @@ def test_layer_scale_begins_at_its_value():
         np.testing.assert_array_equal(params["encoder"]["block_1"][name]["scale"], np.full(16, 0.25))
 
 
-def test_every_layer_norm_has_the_epsilon():
+@pytest.mark.parametrize("norm_after_pool", [False, True])
+def test_every_layer_norm_has_the_epsilon(norm_after_pool):
     x = images(1, 8, 8, 3)
-    fields = {"pool": "map", "pre_norm": True, "qk_norm": True, "qkv_bias": False}
-    model = ViT(**SMALL, **fields, norm_eps=1e12)
+    model = ViT(**SMALL, pool="map", pre_norm=True, qk_norm=True, norm_after_pool=norm_after_pool, norm_eps=1e16)
     params = init(model, x)
-    # Such an epsilon makes every LayerNorm give its bias, so that nothing depends on the image.
-    other = apply(model, params, images(1, 8, 8, 3) + 1.0)
-    np.testing.assert_allclose(apply(model, params, x), other, atol=1e-4)
+    _, seen = apply(
+        model, params, x, mutable=["intermediates"], capture_intermediates=lambda m, _: isinstance(m, nn.LayerNorm)
+    )
+    biases = {name: leaf for name, leaf in trees.flatten(params).items() if "norm" in name and name.endswith("bias")}
+    assert len(biases) == 2 * 4 + 3
+    outputs = trees.flatten(seen["intermediates"])
+    for name, bias in biases.items():
+        # Such an epsilon makes a LayerNorm give its bias.
+        (out,) = (leaf for key, leaf in outputs.items() if key.startswith(name.removesuffix("bias") + "__call__"))
+        np.testing.assert_allclose(out, np.broadcast_to(bias, out.shape), atol=1e-4)
 
 
 def test_attention_pool_of_a_gated_model_has_a_plain_mlp():

@@ -1,5 +1,6 @@
 """Runs that begin from a model: what their config takes from it, and their first parameters."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal, cast
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
@@ -91,31 +93,45 @@ def grid_of(task: Task, image_shape: tuple[int, int, int]) -> tuple[int, int] | 
     return grid(image_shape[:2]) if grid else None
 
 
-def begin(
-    source: Loaded, init: Mapping[str, Any], model: Mapping[str, Any], task: Task, spec: Spec, seed: int
-) -> Merged:
+def stated(module: nn.Module) -> dict[str, Any]:
+    """Every field of a model with its value, defaults included, as in a spec."""
+    values = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    own = {key: value for key, value in values.items() if key not in ("parent", "name")}
+    return {key: stated(value) if isinstance(value, nn.Module) else value for key, value in own.items()}
+
+
+def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed: int) -> Merged:
     """The first parameters of a run on data of this spec; raises UserError that lists what does not match."""
     asked = call("init", check_init, init)
-    shapes = trees.flatten(jax.eval_shape(lambda: task.init(jax.random.key(seed), spec.image_shape)))
 
-    @functools.cache
     def initial() -> dict[str, Any]:
-        return trees.flatten(jax.device_get(jax.jit(lambda: task.init(jax.random.key(seed), spec.image_shape))()))
+        return trees.flatten(task.init(jax.random.key(seed), spec.image_shape))
 
-    return merge(
+    shapes, anew = jax.eval_shape(initial), set()
+
+    def placeholder(name: str) -> np.ndarray:
+        anew.add(name)
+        return np.zeros(shapes[name].shape, shapes[name].dtype)
+
+    put = functools.partial(
+        merge,
         source={name: np.asarray(leaf) for name, leaf in trees.flatten(jax.device_get(source.params)).items()},
-        source_model=source.spec,
+        source_model=stated(source.model),
         source_classes=source.class_names if source.names_known else None,
         source_grid=grid_of(source.task, source.image_shape),
-        model=model,
+        model=stated(task.model),
         like=shapes,
-        fresh=lambda name: initial()[name],
         classes=spec.class_names,
         grid=grid_of(task, spec.image_shape),
         head=asked["head"],
         posemb=cast(Method, source.posemb if asked["posemb"] == "auto" else asked["posemb"]),
         allow=asked["allow"] or "",
     )
+    merged = put(fresh=placeholder)
+    if not anew:
+        return merged
+    # Compiled only now that everything is known to fit.
+    return put(fresh=jax.device_get(jax.jit(initial)()).__getitem__)
 
 
 def tell(first: Merged, notes: Sequence[str], ref: str, path: Path) -> None:

@@ -16,7 +16,6 @@ from vit_jax.config import ConfigError, build, call
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.evals.evaluator import Evaluator
 from vit_jax.kinds import fits
-from vit_jax.models import fill
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task
@@ -70,8 +69,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
-    model_spec = fill(config["model"]) | {"num_classes": len(data.spec.class_names)}
-    model = build(model_spec, "model")
+    model = build(config["model"], "model", num_classes=len(data.spec.class_names))
     task = build(config["task"], "task", model=model)
     tx, learning_rate = build_optimizer(config["optim"], steps)
     make = functools.partial(
@@ -97,7 +95,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     trace(make(), init, data.spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
     first = None
     if pretrained is not None:
-        first = origin.begin(pretrained, config["init"], model_spec, task, data.spec, config["seed"])
+        first = origin.begin(pretrained, config["init"], task, data.spec, config["seed"])
 
     record = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
     workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
