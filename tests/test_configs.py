@@ -9,9 +9,10 @@ from tests.conftest import ROOT
 from vit_jax import config_file
 from vit_jax.train.loop import fit
 from vit_jax.train.run import compose
+from vit_jax.types import UserError
 
 # What a config needs to be told, and what makes a run of it small enough for a test.
-ARGUMENTS = {"cifar10": "folder:{data}"}
+ARGUMENTS = {"cifar10": "folder:{data}", "finetune": "model=mu/8,data=folder:{data},size=32"}
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
 
 
@@ -49,8 +50,10 @@ def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_pa
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains_at_toy_size(name, data, tmp_path):
     toy = [("steps", "2"), ("epochs", "None"), ("batch_size", "8"), ("optim.schedule.warmup_steps", "1")]
-    toy += [
-        (f"model.{key}", str(value)) for key, value in {"width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2}.items()
+    toy += [  # fine-tuning takes the size of its model
+        (f"model.{key}", value)
+        for key, value in {"width": "16", "depth": "1", "mlp_dim": "32", "num_heads": "2"}.items()
+        if name != "finetune"
     ]
     metrics = fit(load(name, data, *toy), tmp_path / "run")
     assert np.isfinite(metrics["loss"])
@@ -59,6 +62,32 @@ def test_every_config_trains_at_toy_size(name, data, tmp_path):
 def test_every_key_of_common_is_a_key_of_training():
     import inspect
 
-    from vit_jax.train.run import check_keys
+    from vit_jax.train.keys import check_keys
 
     assert set(config_file.load(str(ROOT / "configs" / "common.py"))) == set(inspect.signature(check_keys).parameters)
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100", "pets", "flowers", "imagenet"])
+@pytest.mark.parametrize("recipe", ["vit", "augreg"])
+def test_the_papers_fine_tuning_is_said_for_each_of_their_datasets(kind, recipe):
+    config = config_file.load(f"{ROOT / 'configs' / 'finetune.py'}:model=B/16,data={kind},recipe={recipe}")
+    assert (config.batch_size, config.optim.clip_norm, config.image_size, config.init.head) == (512, 1.0, 384, "reset")
+    assert config.steps == {"imagenet": 20_000, "pets": 500, "flowers": 500}.get(kind, 10_000)
+    assert config.optim.rule.to_dict() == {"type": "sgd", "momentum": 0.9, "momentum_dtype": "bfloat16"}
+    assert config.data.source.type == "tfds.Tfds"
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("", "expected KEY=VALUE"),
+        ("model=B/16", "expected model=MODEL,data=DATA"),
+        ("model=B/16,data=cifar", "cifar10, cifar100"),
+        ("model=B/16,data=pets,recipe=mine", "vit or augreg"),
+        ("model=B/16,data=pets,size=big", "number of pixels"),
+        ("modl=B/16,data=pets", "modl"),
+    ],
+)
+def test_a_wrong_argument_of_finetune_is_told(argument, says):
+    with pytest.raises(UserError, match=says):
+        config_file.load(f"{ROOT / 'configs' / 'finetune.py'}:{argument}")
