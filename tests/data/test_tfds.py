@@ -151,3 +151,8 @@ def test_tfrecord_dataset_asks_for_array_record(tmp_path):
 def test_missing_feature_lists_the_features(data_dir, key):
     with pytest.raises(UserError, match=rf"image, label.*set {key}|label, image.*set {key}|set {key}"):
         Tfds("tiny", "train", data_dir, **{key: "other"})
+
+
+def test_two_splits_may_be_joined(tmp_path):
+    write_dataset(tmp_path)
+    assert len(Tfds("tiny", split="train+test", data_dir=str(tmp_path))) == sum(SIZES.values())
