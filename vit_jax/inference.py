@@ -171,8 +171,9 @@ def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
     task = configs.build(config["task"], "task", trust=trust, model=model)
     params = _restore(path, step, raw, task, image_shape)
     # A run that began from others' weights keeps how they are resized.
-    posemb = (data.get("init") or {}).get("posemb", "bilinear")
-    known = data.get("names_known", True)
+    began = data.get("init")
+    posemb = began.get("posemb", "bilinear") if isinstance(began, dict) else "bilinear"
+    known = bool(data.get("names_known", True))
     return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
 
 
@@ -203,7 +204,15 @@ def _parse(reference: str) -> tuple[Path, int | None, bool]:
     assert match is not None
     if not match[1]:
         raise UserError(f"{reference!r} names no model: expected a workdir (DIR or DIR@STEP).")
-    return Path(match[1]).expanduser(), int(match[2]) if match[2] else None, bool(match[3])
+    whole, raw = reference.removesuffix(":raw"), bool(match[3])
+    # A folder may itself be named as DIR@3.
+    readings: list[tuple[str, str | None, bool]] = [
+        (reference, None, False),
+        (whole, None, raw),
+        (match[1], match[2], raw),
+    ]
+    path, step, raw = next((r for r in readings if os.path.lexists(os.path.expanduser(r[0]))), readings[-1])
+    return Path(os.path.expanduser(path)), int(step) if step else None, raw
 
 
 def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: tuple[int, int, int]) -> Params:

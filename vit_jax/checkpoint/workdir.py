@@ -109,8 +109,14 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
 
 
 def write_model(path: Path, config: Mapping[str, Any], data: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """A workdir that holds a model which was not trained here: its parameters by name are the checkpoint of step 0."""
-    path.mkdir(parents=True)
+    """A workdir that holds a model which was not trained here: its parameters by name are the checkpoint of step 0.
+
+    Raises UserError where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
     saver = Saver()
     saver.open(path / "checkpoints")
     saver.save(0, {f"params/{name}": leaf for name, leaf in params.items()}, {})

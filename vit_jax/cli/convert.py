@@ -1,6 +1,7 @@
 """Write a model for other libraries: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--to", required=True, choices=FORMATS, help="the original's file, or a folder of the others")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
-    out = Path(flags.out).expanduser()
-    if out.exists() or out.is_symlink():
+    out = Path(os.path.expanduser(flags.out))
+    if os.path.lexists(out):
         raise UserError(f"--out={flags.out} exists; give a new path.")
     if flags.to == "npz" and out.suffix != ".npz":
         raise UserError(f"--out={flags.out} is no .npz file, which --to=npz writes; give such a name.")
@@ -77,33 +78,37 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
 
 
 def check(loaded: Any, out: Path, to: str) -> bool:
-    """Prints how far the logits of what was written are from those of the model, on random images, read by us and by them."""
+    """Prints how far the logits of what was written are from those of the model, on random images, read by us and by them.
+
+    The logits of an untrained head are the same whatever the network; then the features before it are compared.
+    """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
-    expected = loaded(images)["logits"]
+    what = "features" if loaded.has_untrained_head else "logits"
+    expected = loaded(images)[what]
     scale = max(float(expected.std()), 1e-6)
-    again = _reread(loaded, out, to)(images)["logits"]
-    found = {"read again here": again}
-    if to in ("timm", "hf"):
-        import jax.numpy as jnp
-
-        from vit_jax.tasks.task import normalize
-
-        pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std)).transpose(0, 3, 1, 2)
-        name, theirs = ("timm", _by_timm) if to == "timm" else ("transformers", _by_transformers)
-        try:
-            if loaded.spec["num_classes"]:
-                found[f"by {name}"] = theirs(out, pixels)
-        except (ImportError, RuntimeError) as error:
-            print(
-                f"check: {name} cannot be imported here ({str(error).partition(chr(10))[0][:100]}), so it was not asked"
-            )
+    found = {"read again here": _reread(loaded, out, to)(images)[what]}
     right = True
-    for reader, logits in found.items():
-        difference = float(np.abs(logits - expected).max())
+    if to in ("timm", "hf") and what == "features":
+        print("check: the head is untrained, so only what is read again here tells whether the network is the same")
+    elif to in ("timm", "hf"):
+        name, theirs = ("timm", _timm()) if to == "timm" else ("transformers", _transformers())
+        if theirs is not None:
+            import jax.numpy as jnp
+
+            from vit_jax.tasks.task import normalize
+
+            pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std))
+            try:
+                found[f"by {name}"] = theirs(out, pixels.transpose(0, 3, 1, 2))
+            except Exception as error:  # whatever they raise for a folder that they cannot use
+                right = False
+                print(f"check: {name} cannot use it: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    for reader, values in found.items():
+        difference = float(np.abs(values - expected).max())
         right &= difference <= TOLERANCE * scale
-        print(f"check: logits {reader} differ by at most {difference:.1e} (their standard deviation is {scale:.1e})")
+        print(f"check: {what} {reader} differ by at most {difference:.1e} (their standard deviation is {scale:.1e})")
     if not right:
-        print("The copy does not give the same logits; do not use it, and report this with the model's name.")
+        print(f"The copy does not give the same {what}; do not use it, and report this with the model's name.")
     return right
 
 
@@ -119,19 +124,43 @@ def _reread(loaded: Any, out: Path, to: str) -> Any:
     return dataclasses.replace(again, task=dataclasses.replace(loaded.task, model=again.model))
 
 
-def _by_timm(out: Path, pixels: np.ndarray) -> np.ndarray:
-    import timm
-    import torch
-
-    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-    with torch.no_grad():
-        return model(torch.from_numpy(pixels.copy())).numpy()
+Reader = Callable[[Path, np.ndarray], np.ndarray]
 
 
-def _by_transformers(out: Path, pixels: np.ndarray) -> np.ndarray:
-    import torch
-    from transformers import AutoModelForImageClassification
+def _timm() -> Reader | None:
+    """The logits of a folder by timm; None, and a line that says so, where timm cannot be imported."""
+    try:
+        import timm
+        import torch
+    except (ImportError, RuntimeError) as error:
+        _say_absent("timm", error)
+        return None
 
-    model = AutoModelForImageClassification.from_pretrained(str(out)).eval()
-    with torch.no_grad():
-        return model(torch.from_numpy(pixels.copy())).logits.numpy()
+    def logits(out: Path, pixels: np.ndarray) -> np.ndarray:
+        model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        with torch.no_grad():
+            return model(torch.from_numpy(pixels.copy())).numpy()
+
+    return logits
+
+
+def _transformers() -> Reader | None:
+    """The same by transformers."""
+    try:
+        import torch
+        from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401  transformers imports its models when they are named
+    except (ImportError, RuntimeError) as error:
+        _say_absent("transformers", error)
+        return None
+
+    def logits(out: Path, pixels: np.ndarray) -> np.ndarray:
+        model = AutoModelForImageClassification.from_pretrained(str(out)).eval()
+        with torch.no_grad():
+            return model(torch.from_numpy(pixels.copy())).logits.numpy()
+
+    return logits
+
+
+def _say_absent(name: str, error: Exception) -> None:
+    reason = str(error).partition("\n")[0][:100]
+    print(f"check: {name} cannot be imported here ({reason}), so it was not asked")

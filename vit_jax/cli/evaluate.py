@@ -26,10 +26,18 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.evals.classification import Classification
 
     loaded = inference.load(flags.model, trust=flags.trust)
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not loaded.spec["num_classes"]:
+        raise UserError(f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py).")
     if loaded.has_untrained_head:
         print(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing", file=sys.stderr)
     trained_on = loaded.config.get("data", {}).get("source", {})
-    source = Relabelled(open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names)
+    source, names = open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names
+    if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
+        print("note: the model does not name its classes; the data's are taken to be them, in order", file=sys.stderr)
+        names = source.class_names
+    source = Relabelled(source, names)
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
     batch_size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     evaluator = Classification(source, loaded.preprocess_spec, batch_size)

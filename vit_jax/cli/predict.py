@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
             f"{flags.model} cannot classify: it has {'an untrained head' if loaded.spec['num_classes'] else 'no head'}. "
             "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
         )
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
     failed = 0
     for start in range(0, len(paths), flags.batch_size):
         images, readable = [], []

@@ -103,8 +103,10 @@ def restore_or_init(run: Run) -> State:
 def announce(run: Run, state: State) -> None:
     """Says what is about to run."""
     spec, done = run.data.spec, int(state.step)
+    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
+    part = f", {trained:,} of them trained" if frozen else ""
     print(
-        f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters; {spec.num_examples:,} training images "
+        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training images "
         f"{'x'.join(map(str, spec.image_shape))} of {len(spec.class_names)} classes; {run.steps:,} steps of "
         f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; {run.path}"
     )

@@ -1,5 +1,6 @@
 """Models of ours as the .npz files of Google's repositories."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,5 +137,6 @@ def _save(path: Path, arrays: Flat) -> None:
             np.savez(file, allow_pickle=False, **{name: np.asarray(a, np.float32) for name, a in arrays.items()})
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None

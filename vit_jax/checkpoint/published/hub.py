@@ -5,6 +5,7 @@ HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded as everywhere; VIT_
 
 import base64
 import hashlib
+import http.client
 import os
 import re
 import urllib.error
@@ -118,7 +119,11 @@ def from_bucket(name: str) -> Path:
         raise UserError(f"{url} answers {error.code} {error.reason}.") from None
     except urllib.error.URLError as error:
         raise UserError(f"{url} cannot be reached ({error.reason}).") from None
-    except (OSError, EOFError) as error:
+    except ValueError as error:
+        raise UserError(
+            f"{url} is no address ({error}); expected VIT_JAX_BUCKETS such as https://example.org/buckets."
+        ) from None
+    except (OSError, EOFError, http.client.HTTPException) as error:
         raise UserError(f"{url} broke off ({error}); the same command goes on where it stopped.") from None
     os.replace(partial, target)
     return target

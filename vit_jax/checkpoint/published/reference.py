@@ -26,8 +26,10 @@ def read(reference: str) -> Pretrained:
 
 
 def is_published(path: Path) -> bool:
-    """Whether a folder holds weights of others, not a training run."""
-    return any(p.name in WEIGHTS or p.suffix in (".safetensors", ".npz", ".pth") for p in path.iterdir())
+    """Whether a folder holds weights of others; a training run into which a model was converted stays one."""
+    return not (path / "checkpoints").is_dir() and any(
+        p.name in WEIGHTS or p.suffix in (".safetensors", ".npz", ".pth") for p in path.iterdir()
+    )
 
 
 def locate(reference: str) -> Path:
@@ -36,7 +38,7 @@ def locate(reference: str) -> Path:
     A name of the original repository, such as "ViT-B_16" or "augreg/B_16-i21k-....npz", is looked for in the folder
     VIT_JAX_MODELS and then in the places that checkpoint/names.py lists, in order.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if os.path.lexists(path):
         return path
     if reference.startswith("hf:"):
@@ -51,7 +53,7 @@ def locate(reference: str) -> Path:
     tried = []
     if folder := os.environ.get("VIT_JAX_MODELS"):
         for name in (reference, f"{reference}.npz"):
-            if (path := Path(folder).expanduser() / name).exists():
+            if (path := Path(os.path.expanduser(folder)) / name).exists():
                 return path
         tried.append(f"no {reference} or {reference}.npz in VIT_JAX_MODELS={folder}")
     for place in places:

@@ -1,0 +1,115 @@
+"""What a user names as a model, and what is said of it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.peers import timm
+from vit_jax import config, inference, trees
+from vit_jax.__main__ import main as vit
+from vit_jax.checkpoint import workdir
+from vit_jax.checkpoint.published import hub
+from vit_jax.types import UserError
+
+SPEC = {"type": "vit.ViT", "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4, "mlp": "gelu"}
+NAMES = ("blue", "red")
+
+
+def write(path: Path, *, names_known: bool = True, trained_head: bool = True) -> Path:
+    """A workdir of a small ViT of random parameters."""
+    task = config.build({"type": "classify.Classify"}, "task", model=config.build(SPEC | {"num_classes": 2}, "model"))
+    shapes = trees.flatten(jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 3))))
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(0, 0.2, leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
+    if not trained_head:
+        params["head/kernel"] = np.zeros_like(params["head/kernel"])
+    data = {"class_names": NAMES if names_known else ("0", "1"), "names_known": names_known}
+    data |= {"image_shape": (8, 8, 3), "num_examples": 0, "preprocess": "resize(8)"}
+    workdir.write_model(
+        path, {"model": SPEC, "task": {"type": "classify.Classify"}, "data": {}, "evals": {}}, data, params
+    )
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two images of each class."""
+    for name in NAMES:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_a_folder_may_be_named_as_one_with_a_step(tmp_path):
+    other = write(tmp_path / "other")
+    assert inference.load(write(tmp_path / "run@3")).class_names == NAMES
+    assert inference.load(f"{tmp_path / 'run@3'}@0:raw").class_names == NAMES
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        inference.load(f"{other}@3:raw")
+
+
+def test_the_home_of_an_unknown_user_is_told(capsys):
+    assert vit(["predict", "--model=~nobody-here/run", __file__]) == 2
+    assert "No model at" in capsys.readouterr().err
+
+
+def test_a_run_into_which_it_was_converted_stays_a_run(tmp_path, capsys):
+    run = write(tmp_path / "run")
+    assert vit(["convert", f"--model={run}", f"--out={run / 'model.npz'}", "--to=npz"]) == 0
+    assert inference.load(run).class_names == NAMES
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path, capsys):
+    run = write(tmp_path / "run")
+    (tmp_path / "file").touch()
+    for to in ("workdir", "npz", "timm", "hf"):
+        for out in (tmp_path / "file" / "x.npz", tmp_path / ("x" * 300 + ".npz")):
+            assert vit(["convert", f"--model={run}", f"--out={out}", f"--to={to}"]) == 2
+            assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_network_below_an_untrained_head_is_compared_by_its_features(tmp_path, capsys):
+    run = write(tmp_path / "run", trained_head=False)
+    assert vit(["convert", f"--model={run}", f"--out={tmp_path / 'timm'}", "--to=timm"]) == 0
+    assert "check: features read again here differ by at most" in capsys.readouterr().out
+
+
+def test_a_copy_that_the_other_library_cannot_load_fails(tmp_path, capsys, monkeypatch):
+    def mismatch(*_, **__):
+        raise RuntimeError("Error(s) in loading state_dict")
+
+    run = write(tmp_path / "run")
+    monkeypatch.setattr(timm, "create_model", mismatch)
+    assert vit(["convert", f"--model={run}", f"--out={tmp_path / 'timm'}", "--to=timm"]) == 1
+    assert "timm cannot use it: RuntimeError: Error(s) in loading state_dict" in capsys.readouterr().out
+
+
+def test_as_many_classes_as_a_model_has_without_names_are_taken_in_order(tmp_path, photos, capsys):
+    named, unnamed = write(tmp_path / "named"), write(tmp_path / "unnamed", names_known=False)
+    results = []
+    for model in (named, unnamed):
+        assert vit(["evaluate", f"--model={model}", f"--data=folder:{photos}", "--json"]) == 0
+        captured = capsys.readouterr()
+        results.append({key: value for key, value in json.loads(captured.out).items() if key != "model"})
+    assert results[0] == results[1]
+    assert "does not name its classes" in captured.err
+
+
+def test_what_was_assumed_of_a_model_is_said_with_its_predictions(tmp_path, photos, capsys):
+    assert vit(["convert", f"--model={write(tmp_path / 'run')}", f"--out={tmp_path / 'm.npz'}", "--to=npz"]) == 0
+    for command in (["predict", str(photos)], ["evaluate", f"--data=folder:{photos}"]):
+        assert vit([*command, f"--model={tmp_path / 'm.npz'}"]) == 0
+        assert "GELU is taken by its tanh approximation" in capsys.readouterr().err
+
+
+def test_an_address_of_buckets_that_is_none_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_JAX_BUCKETS", "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(UserError, match="expected VIT_JAX_BUCKETS such as"):
+        hub.from_bucket("vit_models/sam/ViT-B_16.npz")
