@@ -59,8 +59,10 @@ def _parse(arg: str) -> dict[str, str]:
         raise ValueError(
             f"found recipe={known['recipe']}, tune={known['tune']}, expected vit or augreg, and one of {', '.join(FREEZE)}"
         )
-    if known["size"] != "own" and not known["size"].isdecimal():
+    if known["size"] != "own" and not (known["size"].isdecimal() and int(known["size"])):
         raise ValueError(f"found size={known['size']}, expected a number of pixels, or own")
+    if known["size"] == "own" and known["recipe"] == "augreg":
+        raise ValueError("found size=own, expected a number of pixels, of which recipe=augreg makes its crops")
     return known
 
 

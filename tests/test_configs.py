@@ -85,6 +85,8 @@ def test_the_papers_fine_tuning_is_said_for_each_of_their_datasets(kind, recipe)
         ("model=B/16,data=cifar", "cifar10, cifar100"),
         ("model=B/16,data=pets,recipe=mine", "vit or augreg"),
         ("model=B/16,data=pets,size=big", "number of pixels"),
+        ("model=B/16,data=pets,size=0", "number of pixels"),
+        ("model=B/16,data=pets,size=own,recipe=augreg", "of which recipe=augreg makes its crops"),
         ("modl=B/16,data=pets", "modl"),
     ],
 )

@@ -9,9 +9,11 @@ import pytest
 from tests.conftest import ROOT, checkpoint, rows
 from vit_jax import config_file, inference, trees
 from vit_jax.config import ConfigError
+from vit_jax.data.digits import Digits
 from vit_jax.optim.layer_decay import layer_factors, scale_by_layer
 from vit_jax.train.keys import fill_by_size
 from vit_jax.train.loop import fit
+from vit_jax.train.origin import fill_in
 from vit_jax.train.run import compose
 from vit_jax.types import UserError
 
@@ -56,6 +58,15 @@ def test_model_normalisation_and_size_are_those_of_the_model_it_begins_from(firs
     assert (run.task.model.width, run.task.model.depth, run.task.model.drop_path) == (16, 2, 0.1)
     assert run.task.mean == 0.3
     assert run.data.spec.image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(("mean", "expected"), [((0.2,), (0.2,)), ((0.1, 0.2, 0.6), 0.3), (0.4, 0.4)])
+def test_images_of_other_channels_are_normalised_by_the_mean_of_the_models(mean, expected):
+    config = tuning("somewhere").to_dict()
+    config["image_size"] = None
+    facts = {"model": {}, "image_size": [8, 8], "mean": mean, "std": mean}
+    task = fill_in(config, facts, Digits("test"))["task"]
+    assert task["mean"] == task["std"] == pytest.approx(expected)
 
 
 def test_another_image_size_resizes_the_position_embeddings_and_is_reported(first, tmp_path, capsys):
@@ -108,7 +119,6 @@ def test_frozen_parameters_stay_and_have_no_optimiser_state(first, tmp_path):
 def test_frozen_and_averaged_weights_are_evaluated_as_logged(first, tmp_path):
     fit(tuning(first, freeze="^(?!head)", ema_decay=0.5), tmp_path / "run")
     loaded = inference.load(tmp_path / "run")
-    from vit_jax.data.digits import Digits
     from vit_jax.evals.classification import Classification
 
     again = Classification(Digits("test"), loaded.preprocess_spec, 360)(loaded.predict)

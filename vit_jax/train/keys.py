@@ -22,9 +22,9 @@ def settle(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], Source, 
     config = dict.fromkeys(OPTIONAL) | config
     check_plain(config)
     call("config", check_keys, config)
-    pretrained, facts = origin.load(config["init"], path)
-    config = origin.fill_in(config, facts)
     images = build(config["data"].get("source"), "data.source")
+    pretrained, facts = origin.load(config["init"], path)
+    config = origin.fill_in(config, facts, images)
     config = fill_by_size(config, len(images))
     call("config", check_keys, config)
     workdirs.check(path, config)

@@ -1,5 +1,6 @@
 """Runs that begin from a model: what their config takes from it, and their first parameters."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from vit_jax.checkpoint.merge import Merged, merge, report_lines, report_text
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config import ConfigError, call, parameters, resolve, seam_of
 from vit_jax.data.pipeline import Spec
+from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.inference import Loaded
 from vit_jax.tasks.task import Task
 
@@ -55,8 +57,11 @@ def load(init: Mapping[str, Any] | None, path: Path) -> tuple[Loaded | None, dic
     return source, facts
 
 
-def fill_in(config: dict[str, Any], facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The config with what it leaves to the model that the run begins from: model, normalisation and SIZE."""
+def fill_in(config: dict[str, Any], facts: Mapping[str, Any] | None, images: Source) -> dict[str, Any]:
+    """The config with what it leaves to the model that the run begins from: model, normalisation and SIZE.
+
+    For images of another number of channels the normalisation is the mean of the model's channels.
+    """
     config = dict(config)
     if facts is not None:
         if "type" not in config["model"]:
@@ -69,7 +74,7 @@ def fill_in(config: dict[str, Any], facts: Mapping[str, Any] | None) -> dict[str
         takes = parameters(resolve(config["task"].get("type"), package, "task"))
         for key in ("mean", "std"):
             if key in facts and key in takes and config["task"].get(key) is None:
-                config["task"] = config["task"] | {key: facts[key]}
+                config["task"] = config["task"] | {key: _for_channels(facts[key], images)}
     size = config["image_size"] or (facts and facts["image_size"])
     if size and not isinstance(size, int):
         size = size[0] if size[0] == size[1] else tuple(size)
@@ -85,6 +90,21 @@ def fill_in(config: dict[str, Any], facts: Mapping[str, Any] | None) -> dict[str
     config["data"] = sized(config["data"], "data")
     config["evals"] = {name: sized(entry, f"evals.{name}") for name, entry in config["evals"].items()}
     return config
+
+
+def _for_channels(scale: Any, images: Source) -> Any:
+    """The mean or std of a model, one number or one per channel, for these images."""
+    if not isinstance(scale, Sequence) or len(scale) == _channels(images):
+        return scale
+    return float(np.mean(scale))
+
+
+def _channels(images: Source) -> int | None:
+    """The channels of the first image that can be read."""
+    for index in range(len(images)):
+        with contextlib.suppress(UnreadableImage):
+            return images.image(index).shape[2]
+    return None
 
 
 def grid_of(task: Task, image_shape: tuple[int, int, int]) -> tuple[int, int] | None:
