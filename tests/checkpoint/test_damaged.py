@@ -15,6 +15,8 @@ from PIL import Image
 from tests.hub_server import serving
 from tests.peers import torch
 from vit_jax.__main__ import main as vit
+from vit_jax.checkpoint.published.files import read_arrays
+from vit_jax.types import UserError
 
 
 def timm_arrays(depth=1, width=8, classes=3):
@@ -235,6 +237,22 @@ def refused(model, tmp, capsys, *says):
     for text in says:
         assert text in err, err
     assert sorted(tmp.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("kind", "says"), [("huge", "does not fit into memory"), ("encrypted", "cannot be unpacked")])
+def test_an_archive_that_cannot_be_unpacked_is_told(kind, says, tmp_path):
+    header = io.BytesIO()
+    shape = (10**13,) if kind == "huge" else (1,)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "model.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(4))
+    content = bytearray((tmp_path / "model.npz").read_bytes())
+    if kind == "encrypted":
+        for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.find(signature) + flags] |= 1
+    (tmp_path / "model.npz").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        read_arrays(tmp_path / "model.npz")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -128,7 +128,13 @@ def _read_zip(path: Path) -> dict[str, Any]:
                 ".npz of arrays, or for .safetensors."
             ) from None
         raise UserError(f"{path} is damaged ({error}); fetch it again.") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, SyntaxError) as error:
+    except MemoryError as error:
+        raise UserError(
+            f"{path} does not fit into memory ({error}); fetch it again if that is not its size, or use a larger machine."
+        ) from None
+    except RuntimeError as error:  # encrypted, or packed by a method that this Python does not have
+        raise UserError(f"{path} cannot be unpacked ({error}); expected what numpy.savez writes.") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, SyntaxError) as error:
         raise UserError(f"{path} is damaged ({error}), perhaps not wholly downloaded; fetch it again.") from None
 
 
