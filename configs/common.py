@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
             "mesh": {"data": -1},
             # (regex of parameter names, mesh axis or None for each dimension); what no rule finds is copied everywhere.
             "sharding": placeholder(list),
-            # What SIZE stands for in the preprocess specs: pixels; that of the model in `init` if not given.
+            # What SIZE stands for in the preprocess specs, where SIZE*7//6 is so much of it: pixels; if not given, those of the
+            # model in `init`.
             "image_size": placeholder(int),
             # Without a type: the model that `init` names, with the fields given here changed.
             "model": {"type": "vit.ViT"},

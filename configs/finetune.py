@@ -45,13 +45,17 @@ BY_SIZE = [
 
 def _parse(arg: str) -> dict[str, str]:
     known = {"model": "", "data": "", "size": "384", "recipe": "vit", "tune": "all"}
+    key = ""
     for part in arg.split(","):
+        if key == "data" and part.partition("=")[0] not in known:
+            known["data"] += f",{part}"  # a path with a comma
+            continue
         key, equals, value = part.partition("=")
         if key not in known or not equals or not value:
             raise ValueError(f"found {part!r}, expected KEY=VALUE with a key of {', '.join(known)}")
         known[key] = value
-    kind = known["data"].partition(":")[0]
-    if not known["model"] or (kind not in DATASETS and kind not in ("folder", "tfds")):
+    kind, _, place = known["data"].partition(":")
+    if not known["model"] or (kind not in DATASETS if not place else kind not in ("folder", "tfds")):
         raise ValueError(
             f"found {arg!r}, expected model=MODEL,data=DATA, where DATA is {', '.join(DATASETS)}, tfds:NAME or folder:PATH"
         )
@@ -61,8 +65,6 @@ def _parse(arg: str) -> dict[str, str]:
         )
     if known["size"] != "own" and not (known["size"].isdecimal() and int(known["size"])):
         raise ValueError(f"found size={known['size']}, expected a number of pixels, or own")
-    if known["size"] == "own" and known["recipe"] == "augreg":
-        raise ValueError("found size=own, expected a number of pixels, of which recipe=augreg makes its crops")
     return known
 
 
@@ -94,10 +96,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         source = {"type": "tfds.Tfds", "name": name}
 
     crop, resize = "inception_crop(SIZE)", "resize(SIZE)"
-    if given["recipe"] == "augreg" and config.image_size:
-        larger = config.image_size * 448 // 384
-        crop = f"resize_small({larger})|pad_crop(SIZE, 0)" if kind.startswith("cifar") else crop
-        resize = f"resize_small({larger})|central_crop(SIZE)"
+    if given["recipe"] == "augreg":  # 448 pixels for 384
+        crop = "resize_small(SIZE*7//6)|pad_crop(SIZE, 0)" if kind.startswith("cifar") else crop
+        resize = "resize_small(SIZE*7//6)|central_crop(SIZE)"
     config.data.source = source | {"split": train}
     config.data.preprocess = f"{crop}|flip"
     config.evals.test = {

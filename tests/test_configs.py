@@ -86,10 +86,16 @@ def test_the_papers_fine_tuning_is_said_for_each_of_their_datasets(kind, recipe)
         ("model=B/16,data=pets,recipe=mine", "vit or augreg"),
         ("model=B/16,data=pets,size=big", "number of pixels"),
         ("model=B/16,data=pets,size=0", "number of pixels"),
-        ("model=B/16,data=pets,size=own,recipe=augreg", "of which recipe=augreg makes its crops"),
+        ("model=B/16,data=cifar10:x", "tfds:NAME or folder:PATH"),
+        ("model=B/16,data=folder:", "tfds:NAME or folder:PATH"),
         ("modl=B/16,data=pets", "modl"),
     ],
 )
 def test_a_wrong_argument_of_finetune_is_told(argument, says):
     with pytest.raises(UserError, match=says):
         config_file.load(f"{ROOT / 'configs' / 'finetune.py'}:{argument}")
+
+
+def test_a_folder_may_have_a_comma_in_its_name():
+    config = config_file.load(f"{ROOT / 'configs' / 'finetune.py'}:model=B/16,data=folder:/a,b=c,size=64")
+    assert (config.data.source.path, config.image_size) == ("/a,b=c", 64)

@@ -145,9 +145,15 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
     """
     path, step, raw = _parse(str(reference))
-    if path.is_dir() and not is_published(path):
+    is_run = path.is_dir() and not is_published(path)
+    is_random = not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES
+    if changes and (is_run or is_random):
+        raise UserError(
+            f"{reference} states every field of its model; changes={dict(changes)} are for a published model."
+        )
+    if is_run:
         return _trained(path, step, raw, trust)
-    if not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES:
+    if is_random:
         return _random(str(path))
     return _published(read_published(str(reference)), changes or {})
 
@@ -172,7 +178,7 @@ def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
     params = _restore(path, step, raw, task, image_shape)
     # A run that began from others' weights keeps how they are resized.
     began = data.get("init")
-    posemb = began.get("posemb", "bilinear") if isinstance(began, dict) else "bilinear"
+    posemb = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
     known = bool(data.get("names_known", True))
     return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import ROOT, checkpoint, rows
 from vit_jax import config_file, inference, trees
+from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.config import ConfigError
 from vit_jax.data.digits import Digits
 from vit_jax.optim.layer_decay import layer_factors, scale_by_layer
@@ -158,6 +159,13 @@ def test_keys_without_a_value_follow_from_the_number_of_images():
     assert (few["steps"], few["optim"]) == (5, {"lr": 0.1, "clip_norm": 1.0})
     assert (many["steps"], many["optim"]["lr"]) == (9, None)
     assert fill_by_size(config | {"epochs": 2.0}, 99)["steps"] is None
+
+
+def test_a_part_of_the_size_follows_the_size(first, tmp_path):
+    config = tuning(first, image_size=12)
+    config.data.preprocess = "resize(SIZE*7//6)|pad_crop(SIZE, 0)"
+    fit(config, tmp_path / "run")
+    assert workdirs.read(tmp_path / "run")["config"]["data"]["preprocess"] == "resize(14)|pad_crop(12, 0)"
 
 
 def test_a_size_that_nothing_gives_is_told(tmp_path):

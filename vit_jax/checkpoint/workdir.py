@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ def read(workdir: str | Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run."
+            f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run, or "
+            "a folder with the weights of a model."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or begin in a new folder.") from None
@@ -111,18 +113,22 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
 def write_model(path: Path, config: Mapping[str, Any], data: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     """A workdir that holds a model which was not trained here: its parameters by name are the checkpoint of step 0.
 
-    Raises UserError where it cannot be made.
+    It is seen only once it is complete. Raises UserError where it cannot be made.
     """
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
-    saver = Saver()
-    saver.open(path / "checkpoints")
-    saver.save(0, {f"params/{name}": leaf for name, leaf in params.items()}, {})
-    saver.close()
+    partial = path.with_name(path.name + ".partial")
     record = {"config": _as_json(config), "data": _as_json(data), "changes": [], "versions": versions()}
-    write_text(path / "config.json", json.dumps(record | {"git_commit": git_commit()}, indent=1))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        saver = Saver()
+        saver.open(partial / "checkpoints")
+        saver.save(0, {f"params/{name}": leaf for name, leaf in params.items()}, {})
+        saver.close()
+        write_text(partial / "config.json", json.dumps(record | {"git_commit": git_commit()}, indent=1))
+        os.rename(partial, path)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def versions() -> dict[str, str]:

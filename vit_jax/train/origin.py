@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,7 +23,7 @@ from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.inference import Loaded
 from vit_jax.tasks.task import Task
 
-SIZE = "SIZE"
+SIZE = re.compile(r"\bSIZE(?:\*(\d+)//([1-9]\d*))?")
 
 
 def check_init(
@@ -81,11 +82,21 @@ def fill_in(config: dict[str, Any], facts: Mapping[str, Any] | None, images: Sou
 
     def sized(part: Mapping[str, Any], where: str) -> dict[str, Any]:
         spec = part.get("preprocess")
-        if not isinstance(spec, str) or SIZE not in spec:
+        if not isinstance(spec, str) or not SIZE.search(spec):
             return dict(part)
         if not size:
-            raise ConfigError(f"{where}.preprocess is {spec!r}; give image_size, which {SIZE} stands for.")
-        return {**part, "preprocess": spec.replace(SIZE, str(size))}
+            raise ConfigError(f"{where}.preprocess is {spec!r}; give image_size, which SIZE stands for.")
+
+        def number(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return str(size)
+            if not isinstance(size, int):
+                raise ConfigError(
+                    f"{where}.preprocess is {spec!r}, but the image size is {size}; give image_size, a number."
+                )
+            return str(size * int(match[1]) // int(match[2]))
+
+        return {**part, "preprocess": SIZE.sub(number, spec)}
 
     config["data"] = sized(config["data"], "data")
     config["evals"] = {name: sized(entry, f"evals.{name}") for name, entry in config["evals"].items()}
