@@ -735,16 +735,21 @@ train(
 # Weights of another run to begin from.
 INIT = "--config.init={'ref': '%s'}"
 train("init_missing", INIT % "$tmp/nowhere", says=("No model at", "$tmp/nowhere", "DIR@STEP"))
-train("init_is_file", INIT % "$config", says=("is a file", "expected the workdir"))
+train("init_is_file", INIT % "$config", says=("no .npz, .safetensors or .pth file", "expected the weights"))
 train("init_no_workdir", INIT % "$images", says=("is no workdir", "config.json"))
 train("init_step", INIT % "$run@7", says=("no checkpoint of step 7", "it has 1, 2"))
 train(
     "init_of_another_model",
     INIT % "$run",
     "--config.model.width=16",
-    says=("another model", "embed/bias is (8,), expected (16,)"),
+    says=("do not fit the model", "embed/bias is (8,), here (16,)", "width (8, here 16)"),
 )
-train("init_of_deeper_model", INIT % "$run", "--config.model.depth=2", says=("another model", "missing: ", "block_1"))
+train(
+    "init_of_deeper_model",
+    INIT % "$run",
+    "--config.model.depth=2",
+    says=("do not fit the model", "missing in the pretrained", "block_1"),
+)
 train("init_key", "--config.init={'reff': '$run'}", says=("init.reff: unknown key", "did you mean ref?"))
 train("init_number", "--config.init={'ref': 3}", says=("init.ref is 3", "expected str"))
 train("init_empty", "--config.init={}", says=("init lacks ref",))
@@ -767,7 +772,12 @@ evaluate("evaluate_model_missing", "--data=digits", model="$tmp/run", says=("No 
 evaluate("evaluate_model_empty", "--data=digits", model="", says=("names no model", "DIR@STEP"))
 evaluate("evaluate_model_size", "--data=digits", model="XL/16", says=("No model at 'XL/16'", "S/16"))
 evaluate("evaluate_model_patch", "--data=digits", model="S/big", says=("'big'", "B/16"))
-evaluate("evaluate_model_is_file", "--data=digits", model="$config", says=("is a file", "expected the workdir"))
+evaluate(
+    "evaluate_model_is_file",
+    "--data=digits",
+    model="$config",
+    says=("no .npz, .safetensors or .pth file", "expected the weights"),
+)
 evaluate("evaluate_model_is_data", "--data=digits", model="$images", says=("is no workdir", "config.json"))
 evaluate("evaluate_step", "--data=digits", model="$run@9", says=("no checkpoint of step 9", "it has 1, 2"))
 evaluate("evaluate_step_text", "--data=digits", model="$run@last", says=("No model at", "@last", "DIR@STEP"))

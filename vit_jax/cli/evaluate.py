@@ -26,24 +26,24 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.evals.classification import Classification
 
     loaded = inference.load(flags.model, trust=flags.trust)
-    for note in loaded.notes:
-        print(f"note: {note}", file=sys.stderr)
+    remarks = [f"note: {note}" for note in loaded.notes]
     if not loaded.spec["num_classes"]:
         raise UserError(f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py).")
     if loaded.has_untrained_head:
-        print(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing", file=sys.stderr)
+        remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing")
     trained_on = loaded.config.get("data", {}).get("source", {})
     source, names = open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names
     if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
-        print("note: the model does not name its classes; the data's are taken to be them, in order", file=sys.stderr)
+        remarks.append("note: the model does not name its classes; the data's are taken to be them, in order")
         names = source.class_names
     source = Relabelled(source, names)
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
     batch_size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     evaluator = Classification(source, loaded.preprocess_spec, batch_size)
     result = evaluator(loaded.predict)
-    for name, reason in evaluator.data.unreadable.items():
-        print(f"unreadable, left out: {name}: {reason}", file=sys.stderr)
+    remarks += [f"unreadable, left out: {name}: {reason}" for name, reason in evaluator.data.unreadable.items()]
+    if remarks:
+        print(*remarks, sep="\n", file=sys.stderr)
     if flags.json:
         print(json.dumps({"model": flags.model, "data": flags.data, **result}))
     else:
