@@ -35,8 +35,8 @@ def _by_size(below: int | None, batch_size: int, steps: int, lr: float) -> dict:
 
 
 BY_SIZE = [
-    _by_size(500, 16, 250, 0.001),
-    _by_size(2_000, 32, 500, 0.002),
+    _by_size(500, 16, 250, 0.003),
+    _by_size(2_000, 32, 500, 0.003),
     _by_size(20_000, 64, 1_500, 0.003),
     _by_size(500_000, 256, 5_000, 0.01),
     _by_size(None, 512, 20_000, 0.03),
