@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
             # {"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a
             # published model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto
             # keeps it where the classes are the same. `posemb` is bilinear or bicubic; auto is as the model's authors do. Of
-            # the parameters that `allow` finds some may be missing or left over.
+            # the parameters that `allow` finds some may be missing or left over; `trust` allows code from outside vit_jax.
             "init": placeholder(dict),
             # Parameters whose name the regex finds stay as they begin.
             "freeze": placeholder(str),

@@ -17,6 +17,7 @@ from PIL import Image
 from vit_jax import config as configs
 from vit_jax import sharding, trees
 from vit_jax.checkpoint import saver, workdir
+from vit_jax.checkpoint.adapt import Method
 from vit_jax.checkpoint.merge import is_untrained_head
 from vit_jax.checkpoint.published.pretrained import Pretrained
 from vit_jax.checkpoint.published.reference import is_published
@@ -69,7 +70,7 @@ class Loaded:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     names_known: bool = True
-    posemb: str = "bilinear"
+    posemb: Method = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -77,6 +78,12 @@ class Loaded:
     def model(self):
         """The network."""
         return self.task.model
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The parameters by name, in float32 on the host."""
+        flat = trees.flatten(jax.device_get(self.params))
+        return {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
 
     @property
     def has_untrained_head(self) -> bool:
@@ -178,7 +185,7 @@ def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
     params = _restore(path, step, raw, task, image_shape)
     # A run that began from others' weights keeps how they are resized.
     began = data.get("init")
-    posemb = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
+    posemb: Method = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
     known = bool(data.get("names_known", True))
     return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
 

@@ -120,10 +120,8 @@ def _map(old: Names, new: Names, why: str) -> Plan:
     return Plan("map", why, tuple(unique[0][name] for name in shared), tuple(unique[1][name] for name in shared))
 
 
-def mapped(plan: Plan, pretrained: np.ndarray, fresh: np.ndarray) -> np.ndarray | None:
-    """A kernel or bias of the head with the columns that the plan takes from the pretrained one; None for another width."""
-    if pretrained.shape[:-1] != fresh.shape[:-1]:
-        return None
+def mapped(plan: Plan, pretrained: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+    """A kernel or bias of the head with the columns that the plan takes from the pretrained one of the same width."""
     columns = fresh.copy()
     columns[..., list(plan.new)] = pretrained[..., list(plan.old)]
     return columns

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from vit_jax.types import UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]
 Shape = tuple[int, ...]
+Value = np.ndarray | Callable[[], np.ndarray]  # the latter for what needs an initial value
 
 # Fields that may differ without the pretrained parameters meaning anything else.
 FREE = {
@@ -77,19 +79,20 @@ def merge(
     plan = heads.plan(head, source, like, source_classes, classes)
     fixed = source_model.get("posemb") == "sincos2d"
     moved = positions.move(source, like, source_grid, grid, posemb, fixed=fixed)
-    params: Flat = {}
+    values: dict[str, Value] = {}
     report: list[Entry] = []
     unfit: list[str] = []
     for name, leaf in like.items():
-        value, entry = _fitted(name, source, tuple(leaf.shape), moved)
+        fitted, entry = _fitted(name, source, tuple(leaf.shape), moved)
+        value: Value | None = fitted
         if heads.in_head(name):
-            value, entry = _head(entry, value, source.get(name), plan, fresh)
+            value, entry = _head(entry, fitted, source.get(name), tuple(leaf.shape), plan, fresh)
         if value is None and allowed.search(name):
-            value = fresh(name)
+            value = functools.partial(fresh, name)
         if value is None:
             unfit.append(name)
         else:
-            params[name] = np.asarray(value, leaf.dtype)
+            values[name] = value
             report.append(entry)
     for name in source:
         if name not in like:
@@ -100,6 +103,8 @@ def merge(
     if unfit:
         raise UserError(_explanation(unfit, source, like, different))
     notes = [f"model.{key} is {new!r}; the pretrained model has {old!r}." for key, (old, new) in different.items()]
+    # Initial values cost a compilation, so they are asked for only now that everything fits.
+    params = {name: np.asarray(x() if callable(x) else x, like[name].dtype) for name, x in values.items()}
     return Merged(params, report, tuple(notes))
 
 
@@ -130,20 +135,23 @@ def _head(
     entry: Entry,
     value: np.ndarray | None,
     pretrained: np.ndarray | None,
+    shape: Shape,
     plan: heads.Plan,
     fresh: Callable[[str], np.ndarray],
-) -> tuple[np.ndarray | None, Entry]:
+) -> tuple[Value | None, Entry]:
     """The value of a parameter of the head group as planned; `value` is the pretrained one where its shape fits."""
     is_rep = entry.name.startswith("rep/")
     if plan.mode == "reset":
         if is_rep and value is not None:
             return value, entry
-        return fresh(entry.name), Entry(entry.name, "reset", plan.why)
+        return functools.partial(fresh, entry.name), Entry(entry.name, "reset", plan.why)
+    columns: Value | None = value
     if plan.mode == "map" and not is_rep and pretrained is not None:
-        value = heads.mapped(plan, pretrained, fresh(entry.name))
-    if value is not None and not is_rep:
-        entry = Entry(entry.name, "loaded", plan.why)
-    return value, entry
+        fits = pretrained.shape[:-1] == shape[:-1]
+        columns = (lambda: heads.mapped(plan, pretrained, fresh(entry.name))) if fits else None
+    if columns is not None and not is_rep:
+        return columns, Entry(entry.name, "loaded", plan.why)
+    return columns, entry
 
 
 def _check_token_mixing(

@@ -36,18 +36,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {note}")
     for note in write(loaded, out, flags.to):
         print(f"note: {note}")
-    size = sum(leaf.size for leaf in flatten(loaded).values())
+    size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
     return 0 if check(loaded, out, flags.to) else 1
-
-
-def flatten(loaded: Any) -> dict[str, np.ndarray]:
-    """The parameters of a loaded model by name, in float32."""
-    import jax
-
-    from vit_jax import trees
-
-    return {name: np.asarray(leaf, np.float32) for name, leaf in trees.flatten(jax.device_get(loaded.params)).items()}
 
 
 def write(loaded: Any, out: Path, to: str) -> list[str]:
@@ -56,14 +47,17 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     from vit_jax.checkpoint.published import google, huggingface, timm
     from vit_jax.checkpoint.published.preprocessing import from_spec
 
-    params, (height, width, channels) = flatten(loaded), loaded.image_shape
+    params, (height, width, channels) = loaded.arrays, loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
     if to == "workdir":
         task = loaded.config.get("task") or {"type": "classify.Classify", "mean": mean, "std": std}
         config = {"model": loaded.spec, "task": task, "data": {}, "evals": {}}
         data = {"class_names": loaded.class_names, "image_shape": loaded.image_shape, "num_examples": 0}
-        data |= {"names_known": loaded.names_known}
-        data |= {"preprocess": loaded.preprocess_spec, "init": {"posemb": loaded.posemb}}
+        data |= {
+            "names_known": loaded.names_known,
+            "preprocess": loaded.preprocess_spec,
+            "init": {"posemb": loaded.posemb},
+        }
         workdir.write_model(out, config, data, params)
         return []
     preprocessing = from_spec(loaded.preprocess_spec, mean, std)
@@ -91,18 +85,19 @@ def check(loaded: Any, out: Path, to: str) -> bool:
     if to in ("timm", "hf") and what == "features":
         print("check: the head is untrained, so only what is read again here tells whether the network is the same")
     elif to in ("timm", "hf"):
-        name, theirs = ("timm", _timm()) if to == "timm" else ("transformers", _transformers())
-        if theirs is not None:
+        library = "timm" if to == "timm" else "transformers"
+        opens = _opener(to, library)
+        if opens is not None:
             import jax.numpy as jnp
 
             from vit_jax.tasks.task import normalize
 
             pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std))
             try:
-                found[f"by {name}"] = theirs(out, pixels.transpose(0, 3, 1, 2))
+                found[f"by {library}"] = _logits(opens(out), pixels.transpose(0, 3, 1, 2))
             except Exception as error:  # whatever they raise for a folder that they cannot use
                 right = False
-                print(f"check: {name} cannot use it: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                print(f"check: {library} cannot use it: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     for reader, values in found.items():
         difference = float(np.abs(values - expected).max())
         right &= difference <= TOLERANCE * scale
@@ -124,43 +119,27 @@ def _reread(loaded: Any, out: Path, to: str) -> Any:
     return dataclasses.replace(again, task=dataclasses.replace(loaded.task, model=again.model))
 
 
-Reader = Callable[[Path, np.ndarray], np.ndarray]
-
-
-def _timm() -> Reader | None:
-    """The logits of a folder by timm; None, and a line that says so, where timm cannot be imported."""
+def _opener(to: str, library: str) -> Callable[[Path], Any] | None:
+    """What opens a folder in the other library; None, and a line that says so, where that cannot be imported."""
     try:
-        import timm
-        import torch
+        if to == "timm":
+            import timm
+
+            return lambda out: timm.create_model(f"local-dir:{out}", pretrained=True)
+        # transformers imports its models only when they are named.
+        from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401
+
+        return lambda out: AutoModelForImageClassification.from_pretrained(str(out))
     except (ImportError, RuntimeError) as error:
-        _say_absent("timm", error)
+        reason = str(error).partition("\n")[0][:100]
+        print(f"check: {library} cannot be imported here ({reason}), so it was not asked")
         return None
 
-    def logits(out: Path, pixels: np.ndarray) -> np.ndarray:
-        model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-        with torch.no_grad():
-            return model(torch.from_numpy(pixels.copy())).numpy()
 
-    return logits
+def _logits(model: Any, pixels: np.ndarray) -> np.ndarray:
+    """The logits of a PyTorch model for normalised images [b, c, h, w]."""
+    import torch
 
-
-def _transformers() -> Reader | None:
-    """The same by transformers."""
-    try:
-        import torch
-        from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401  transformers imports its models when they are named
-    except (ImportError, RuntimeError) as error:
-        _say_absent("transformers", error)
-        return None
-
-    def logits(out: Path, pixels: np.ndarray) -> np.ndarray:
-        model = AutoModelForImageClassification.from_pretrained(str(out)).eval()
-        with torch.no_grad():
-            return model(torch.from_numpy(pixels.copy())).logits.numpy()
-
-    return logits
-
-
-def _say_absent(name: str, error: Exception) -> None:
-    reason = str(error).partition("\n")[0][:100]
-    print(f"check: {name} cannot be imported here ({reason}), so it was not asked")
+    with torch.no_grad():
+        outputs = model.eval()(torch.from_numpy(pixels.copy()))
+    return getattr(outputs, "logits", outputs).numpy()

@@ -1,5 +1,6 @@
 """Convolutions of weight-standardised ResNets (BiT, arXiv:1912.11370)."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -89,19 +90,14 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """`units` bottleneck units, of which the first has the stride."""
 
+    unit: Callable[..., Bottleneck]
     units: int
     features: int
     stride: int = 1
-    norm_eps: float = 1e-6
-    weight_norm: WeightNorm = "std"
-    weight_eps: float = 1e-5
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Images) -> FeatureMap:
         """Feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
-        rest = (self.norm_eps, self.weight_norm, self.weight_eps, self.dtype, self.param_dtype)
         for j in range(self.units):
-            x = Bottleneck(self.features, self.stride if j == 0 else 1, *rest, name=f"unit_{j}")(x)
+            x = self.unit(self.features, self.stride if j == 0 else 1, name=f"unit_{j}")(x)
         return x

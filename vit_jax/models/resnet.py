@@ -1,11 +1,12 @@
 """The ResNet of the hybrid models (BiT, arXiv:1912.11370; arXiv:2010.11929, section 3.1)."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.layers.conv import FeatureMap, Stage, StdConv, WeightNorm
+from vit_jax.layers.conv import Bottleneck, FeatureMap, Stage, StdConv, WeightNorm
 from vit_jax.types import DtypeName, Images, UserError
 
 
@@ -44,9 +45,9 @@ class ResNet(nn.Module):
         x = StdConv(self.width, 7, 2, *weights, **dtypes, name="root")(images)
         x = nn.relu(nn.GroupNorm(epsilon=self.norm_eps, **dtypes, name="root_norm")(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        unit = partial(
+            Bottleneck, norm_eps=self.norm_eps, weight_norm=self.weight_norm, weight_eps=self.weight_eps, **dtypes
+        )
         for i, units in enumerate(self.stages):
-            stage = Stage(
-                units, self.width * 2**i, 2 if i > 0 else 1, self.norm_eps, *weights, **dtypes, name=f"stage_{i}"
-            )
-            x = stage(x)
+            x = Stage(unit, units, self.width * 2**i, 2 if i > 0 else 1, name=f"stage_{i}")(x)
         return x

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.adapt import Method
 from vit_jax.checkpoint.merge import Merged, merge, report_lines, report_text
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config import ConfigError, call, parameters, resolve, seam_of
@@ -138,36 +137,29 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
     def initial() -> dict[str, Any]:
         return trees.flatten(task.init(jax.random.key(seed), spec.image_shape))
 
-    shapes, anew = jax.eval_shape(initial), set()
+    @functools.cache
+    def compiled() -> dict[str, np.ndarray]:
+        return jax.device_get(jax.jit(initial)())
 
-    def placeholder(name: str) -> np.ndarray:
-        anew.add(name)
-        return np.zeros(shapes[name].shape, shapes[name].dtype)
-
-    put = functools.partial(
-        merge,
-        source={name: np.asarray(leaf) for name, leaf in trees.flatten(jax.device_get(source.params)).items()},
+    merged = merge(
+        source=source.arrays,
         source_model=stated(source.model),
         source_classes=source.class_names if source.names_known else None,
         source_grid=grid_of(source.task, source.image_shape),
         model=stated(task.model),
-        like=shapes,
+        like=jax.eval_shape(initial),
+        fresh=lambda name: compiled()[name],
         classes=spec.class_names,
         grid=grid_of(task, spec.image_shape),
         head=asked["head"],
-        posemb=cast(Method, source.posemb if asked["posemb"] == "auto" else asked["posemb"]),
+        posemb=source.posemb if asked["posemb"] == "auto" else asked["posemb"],
         allow=asked["allow"] or "",
     )
-    merged = put(fresh=placeholder)
-    if not anew:
-        return merged
-    # Compiled only now that everything is known to fit.
-    return put(fresh=jax.device_get(jax.jit(initial)()).__getitem__)
+    return dataclasses.replace(merged, notes=(*merged.notes, *source.notes))
 
 
-def tell(first: Merged, notes: Sequence[str], ref: str, path: Path) -> None:
+def tell(first: Merged, ref: str, path: Path) -> None:
     """Prints what became of the model's parameters, and writes it in full as init.txt into the workdir."""
     workdirs.write_text(path / "init.txt", report_text(first.report))
-    print(
-        f"begins from {ref}:", *report_lines(first.report), *(f"note: {note}" for note in notes), sep="\n", flush=True
-    )
+    notes = (f"note: {note}" for note in first.notes)
+    print(f"begins from {ref}:", *report_lines(first.report), *notes, sep="\n", flush=True)

@@ -99,8 +99,8 @@ def compose(config: dict[str, Any], path: Path) -> Run:
 
     record = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
     workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
-    if pretrained is not None and first is not None:
-        origin.tell(first, [*first.notes, *pretrained.notes], config["init"]["ref"], path)
+    if first is not None:
+        origin.tell(first, config["init"]["ref"], path)
     return Run(
         path,
         mesh,

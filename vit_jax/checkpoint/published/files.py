@@ -23,6 +23,7 @@ from vit_jax.types import UserError
 
 # In a folder: the first of these that is there.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.pth")
+SUFFIXES = (".safetensors", ".npz", ".pth")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 # What training scripts wrap the weights in.
 WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema", "params")
@@ -50,7 +51,7 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    single = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".npz", ".pth")]
+    single = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
     if len(single) == 1:
         return single[0]
     found = ", ".join(p.name for p in single) or "none"

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from vit_jax.checkpoint.adapt import Method
 from vit_jax.checkpoint.published.links import Flat
 from vit_jax.checkpoint.published.preprocessing import Preprocessing
 
@@ -20,5 +21,5 @@ class Pretrained:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     origin: str
-    posemb: str = "bilinear"
+    posemb: Method = "bilinear"
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from vit_jax.checkpoint.published import google, hub, huggingface, names, timm
-from vit_jax.checkpoint.published.files import WEIGHTS, read_arrays
+from vit_jax.checkpoint.published.files import SUFFIXES, WEIGHTS, read_arrays
 from vit_jax.checkpoint.published.pretrained import Pretrained
 from vit_jax.types import UserError
 
@@ -28,7 +28,7 @@ def read(reference: str) -> Pretrained:
 def is_published(path: Path) -> bool:
     """Whether a folder holds weights of others; a training run into which a model was converted stays one."""
     return not (path / "checkpoints").is_dir() and any(
-        p.name in WEIGHTS or p.suffix in (".safetensors", ".npz", ".pth") for p in path.iterdir()
+        p.name in WEIGHTS or p.suffix in SUFFIXES for p in path.iterdir()
     )
 
 
@@ -36,7 +36,7 @@ def locate(reference: str) -> Path:
     """The file or folder of a reference, downloaded where it must be.
 
     A name of the original repository, such as "ViT-B_16" or "augreg/B_16-i21k-....npz", is looked for in the folder
-    VIT_JAX_MODELS and then in the places that checkpoint/names.py lists, in order.
+    VIT_JAX_MODELS and then in the places that names.py lists, in order.
     """
     path = Path(os.path.expanduser(reference))
     if os.path.lexists(path):
