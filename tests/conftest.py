@@ -94,3 +94,36 @@ def checkpoint(workdir: Path) -> dict[str, bytes]:
         for name, leaf in saver.shapes_of(directory, step).items()
     }
     return {name: np.asarray(leaf).tobytes() for name, leaf in saver.restore(directory, step, like).items()}
+
+
+@pytest.fixture
+def agrees(record_property):
+    """Asserts that two arrays are equal up to a tolerance, and enters how far they are apart into the table of parity.
+
+    agrees(ingredient, reference, ours, theirs, tolerance): the difference is the largest one, as a share of the largest number
+    of `theirs` where that is above 1.
+    """
+
+    def check(ingredient: str, reference: str, ours, theirs, tolerance: float) -> None:
+        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+        difference = float(np.max(np.abs(ours - theirs), initial=0)) / max(1.0, float(np.max(np.abs(theirs), initial=0)))
+        record_property("parity", [ingredient, reference, difference, tolerance])
+        assert difference <= tolerance, f"{ingredient}: {difference:.1e} from {reference}, at most {tolerance:.0e} expected"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the table of parity: every ingredient that was compared with code of others."""
+    rows: dict[tuple[str, str], tuple[float, float]] = {}
+    for report in (r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, [])):
+        for name, value in getattr(report, "user_properties", []):
+            if name == "parity":
+                ingredient, reference, difference, tolerance = value
+                worst = max(difference, rows.get((ingredient, reference), (0.0, 0.0))[0])
+                rows[ingredient, reference] = worst, tolerance
+    if rows:
+        terminalreporter.write_line("\n| ingredient | compared with | largest difference | allowed |\n| --- | --- | --- | --- |")
+        for (ingredient, reference), (difference, tolerance) in sorted(rows.items()):
+            terminalreporter.write_line(f"| {ingredient} | {reference} | {difference:.1e} | {tolerance:.0e} |")
