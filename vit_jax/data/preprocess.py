@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.data import ops
+from vit_jax.data import augment, ops, policies
 from vit_jax.kinds import cast, fits, hint_name
 from vit_jax.types import UserError
 
 OPS = {
     op.__name__: op
-    for op in (ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate)
+    for op in (
+        *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
+        *(policies.randaug, augment.color_jitter, augment.random_erasing),
+    )
 }
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
