@@ -26,8 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
             "image_size": placeholder(int),
             # Without a type: the model that `init` names, with the fields given here changed.
             "model": {"type": "vit.ViT"},
+            # "loss_name" is softmax_xent, sigmoid_xent or bce; "mix" may be {"type": "Mixup", ...}, CutMix or MixupOrCutMix.
             "task": {"type": "classify.Classify", "loss_name": "softmax_xent", "label_smoothing": 0.0},
-            # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory.
+            # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory, or sam.Sam, sam.Gsam,
+            # whose `inner` may be that.
             "grad": {"type": "gradient.Plain"},
             "data": {
                 "source": {"type": "fake.Fake"},
@@ -35,6 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Threads that read and prepare images, and how many batches they may be ahead.
                 "threads": 2,
                 "prefetch": 4,
+                # How often each image follows itself, augmented anew (repeated augmentation, arXiv:1901.09335).
+                "repeats": 1,
                 # Decoded images are kept in memory up to this many MiB.
                 "cache_mb": 2048,
                 # The share of unreadable images above which a run stops.
@@ -51,13 +55,16 @@ def get_config() -> ml_collections.ConfigDict:
                 # Each block learns by this factor slower than the next (arXiv:2111.06377); none by default.
                 "layer_decay": placeholder(float),
             },
-            # Decay of a running average of the weights, which is then what is evaluated; none by default.
+            # Decay of a running average of the weights, which is then what is evaluated, the weights themselves as NAME_raw; none
+            # by default.
             "ema_decay": placeholder(float),
             # {"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a
             # published model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto
             # keeps it where the classes are the same. `posemb` is bilinear or bicubic; auto is as the model's authors do. Of
             # the parameters that `allow` finds some may be missing or left over; `trust` allows code from outside vit_jax.
             "init": placeholder(dict),
+            # The model that a task such as distill.Distill learns from: any reference, as in `init`.
+            "teacher": placeholder(str),
             # Parameters whose name the regex finds stay as they begin.
             "freeze": placeholder(str),
             # [{"below": n, KEY: VALUE, ...}, ...]: with fewer than n training images, keys that have no value get these; the

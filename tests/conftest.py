@@ -107,9 +107,13 @@ def agrees(record_property):
     def check(ingredient: str, reference: str, ours, theirs, tolerance: float) -> None:
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-        difference = float(np.max(np.abs(ours - theirs), initial=0)) / max(1.0, float(np.max(np.abs(theirs), initial=0)))
+        difference = float(np.max(np.abs(ours - theirs), initial=0)) / max(
+            1.0, float(np.max(np.abs(theirs), initial=0))
+        )
         record_property("parity", [ingredient, reference, difference, tolerance])
-        assert difference <= tolerance, f"{ingredient}: {difference:.1e} from {reference}, at most {tolerance:.0e} expected"
+        assert difference <= tolerance, (
+            f"{ingredient}: {difference:.1e} from {reference}, at most {tolerance:.0e} expected"
+        )
 
     return check
 
@@ -124,6 +128,8 @@ def pytest_terminal_summary(terminalreporter):
                 worst = max(difference, rows.get((ingredient, reference), (0.0, 0.0))[0])
                 rows[ingredient, reference] = worst, tolerance
     if rows:
-        terminalreporter.write_line("\n| ingredient | compared with | largest difference | allowed |\n| --- | --- | --- | --- |")
+        terminalreporter.write_line(
+            "\n| ingredient | compared with | largest difference | allowed |\n| --- | --- | --- | --- |"
+        )
         for (ingredient, reference), (difference, tolerance) in sorted(rows.items()):
             terminalreporter.write_line(f"| {ingredient} | {reference} | {difference:.1e} | {tolerance:.0e} |")

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
     {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds"},
-    {"layers", "losses"},
+    {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
     {"evals", "viz", "inference"},

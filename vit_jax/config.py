@@ -22,12 +22,15 @@ SEAMS = {
     "model": "vit_jax.models",
     "model.stem": "vit_jax.models",
     "task": "vit_jax.tasks",
+    "task.mix": "vit_jax.mixing",
     "grad": "vit_jax.grads",
+    "grad.inner": "vit_jax.grads",
     "optim.rule": "vit_jax.optim.rules",
     "optim.schedule": "vit_jax.optim.schedules",
     "data.source": "vit_jax.data",
     "evals.*": "vit_jax.evals",
     "evals.*.source": "vit_jax.data",
+    "evals.*.train": "vit_jax.data",
 }
 
 # Keys that cannot change the numbers: a run may resume with other values of them.
@@ -171,7 +174,7 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
     target = resolve(spec["type"], package, path, trust)
     fill = getattr(importlib.import_module(package), "fill", dict)
     arguments = {
-        key: build(value, f"{path}.{key}", trust=trust) if seam_of(f"{path}.{key}") else value
+        key: build(value, f"{path}.{key}", trust=trust) if value is not None and seam_of(f"{path}.{key}") else value
         for key, value in fill(spec).items()
         if key != "type"
     }

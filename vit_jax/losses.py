@@ -1,30 +1,64 @@
-"""Losses of single examples, from logits and class indices, in float32."""
+"""Losses of single examples in float32: from logits and soft targets, from a teacher's logits, and of numbers."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from vit_jax.types import Labels, Logits
+from vit_jax.types import Logits
+
+Targets = Float[Array, "b classes"]
 
 
-def softmax_xent(logits: Logits, labels: Labels, smoothing: float = 0.0) -> Float[Array, "b"]:
-    """Cross-entropy with the softmax of the logits; label smoothing as in arXiv:1512.00567, section 7.
+def class_targets(
+    labels: Int[Array, "b"] | Float[Array, "b classes"], num_classes: int, smoothing: float = 0.0
+) -> Float[Array, "b num_classes"]:
+    """Soft targets of class indices, or of several labels each (0 or 1 for every class).
 
-    The target is 1 - smoothing + smoothing / classes for the true class and smoothing / classes for the others.
+    With label smoothing a target t becomes (1 - smoothing) t + smoothing / classes (arXiv:1512.00567, section 7); where every
+    class is a question by itself, + smoothing / 2.
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    true = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-    return -(1.0 - smoothing) * true - smoothing * log_p.mean(axis=1)
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, num_classes) * (1.0 - smoothing) + smoothing / num_classes
+    return labels.astype(jnp.float32) * (1.0 - smoothing) + smoothing / 2.0
 
 
-def sigmoid_xent(logits: Logits, labels: Labels, smoothing: float = 0.0) -> Float[Array, "b"]:
-    """Binary cross-entropy of each class by itself, summed over the classes (arXiv:2006.07159, section 4).
+def softmax_xent(logits: Logits, targets: Targets) -> Float[Array, "b"]:
+    """Cross-entropy of the softmax of the logits with the targets."""
+    return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=1)
 
-    The targets are 1 - smoothing for the true class and smoothing for the others.
-    """
+
+def sigmoid_xent(logits: Logits, targets: Targets) -> Float[Array, "b"]:
+    """Binary cross-entropy of each class by itself, summed over the classes (arXiv:2006.07159, section 4)."""
     logits = logits.astype(jnp.float32)
-    targets = jax.nn.one_hot(labels, logits.shape[1]) * (1.0 - 2.0 * smoothing) + smoothing
     return -jnp.sum(targets * jax.nn.log_sigmoid(logits) + (1.0 - targets) * jax.nn.log_sigmoid(-logits), axis=1)
 
 
-LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
+def bce(logits: Logits, targets: Targets) -> Float[Array, "b"]:
+    """Binary cross-entropy of each class by itself, averaged over the classes (arXiv:2110.00476, section 2.1)."""
+    return sigmoid_xent(logits, targets) / logits.shape[1]
+
+
+def kl_divergence(logits: Logits, teacher: Logits, temperature: float = 1.0) -> Float[Array, "b"]:
+    """KL(teacher || student) of both softmaxes at a temperature, times its square (arXiv:1503.02531, section 2)."""
+    student, teacher = (jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (logits, teacher))
+    return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=1)
+
+
+def squared_error(values: Logits, targets: Targets) -> Float[Array, "b"]:
+    """The squared error, averaged over the numbers of an example."""
+    return jnp.mean(jnp.square(values.astype(jnp.float32) - targets), axis=1)
+
+
+def absolute_error(values: Logits, targets: Targets) -> Float[Array, "b"]:
+    """The absolute error, averaged over the numbers of an example."""
+    return jnp.mean(jnp.abs(values.astype(jnp.float32) - targets), axis=1)
+
+
+def huber(values: Logits, targets: Targets) -> Float[Array, "b"]:
+    """Half the squared error below 1, and the absolute error less a half above (Huber 1964), averaged like those."""
+    error = jnp.abs(values.astype(jnp.float32) - targets)
+    return jnp.mean(jnp.where(error < 1.0, 0.5 * jnp.square(error), error - 0.5), axis=1)
+
+
+LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent, "bce": bce}
+ERRORS = {"squared_error": squared_error, "absolute_error": absolute_error, "huber": huber}

@@ -17,11 +17,13 @@ from vit_jax.train.step import make_step
 from vit_jax.types import UserError
 
 
-def parts(gradient=None, ema_decay=None, rule=None, clip_norm=None, **model):
+def parts(gradient=None, ema_decay=None, rule=None, clip_norm=None, mix=None, **model):
     model = ViT(num_classes=3, width=8, depth=1, mlp_dim=16, num_heads=2, patch_size=4, **model)
-    task = Classify(model)
+    task = Classify(model, mix=mix)
     tx, lr = make_optimizer(rule or rules.adam(), schedules.constant(10), lr=0.01, clip_norm=clip_norm)
-    step = make_step(task, tx, lr, gradient or Plain(), seed=0, ema_decay=ema_decay)
+    step = functools.partial(
+        make_step(task, tx, lr, gradient or Plain(), seed=0, peak=0.01, ema_decay=ema_decay), task.constants
+    )
     init = functools.partial(initial_state, task, tx, (8, 8, 3), seed=0, ema=ema_decay is not None)
     return jax.jit(step), jax.jit(init)()
 

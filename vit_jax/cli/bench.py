@@ -44,14 +44,14 @@ def measure(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict
     """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
     import jax
 
+    from vit_jax import sharding
     from vit_jax.train.run import compose
-    from vit_jax.train.step import put_batch
 
     length = (steps + 1) * rounds + 1
     run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
     state = jax.jit(run.init, out_shardings=run.places)(None)
     batches = run.data.from_step(0, length)
-    resident = put_batch(next(batches)[1], run.mesh, run.parallel)
+    resident = sharding.put_batch(next(batches)[1], run.mesh)
     state, metrics = run.train_step(state, resident)
     jax.block_until_ready(metrics)
 
@@ -67,7 +67,7 @@ def measure(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict
             asked = time.perf_counter()
             _, batch = next(batches)
             waited += time.perf_counter() - asked
-            state, metrics = run.train_step(state, put_batch(batch, run.mesh, run.parallel))
+            state, metrics = run.train_step(state, sharding.put_batch(batch, run.mesh))
             jax.block_until_ready(metrics)
         loop.append(steps / (time.perf_counter() - begin))
         wait.append(waited * loop[-1] / steps)

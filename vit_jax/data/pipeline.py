@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from vit_jax.data.reader import Reader
-from vit_jax.data.source import Source
+from vit_jax.data.source import Label, Source
 from vit_jax.types import UserError
 
 Batch = dict[str, np.ndarray]
@@ -16,11 +16,15 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What the rest of the program must know about a data set; image_shape is (h, w, c) after preprocessing."""
+    """What the rest of the program must know about a data set; image_shape is (h, w, c) after preprocessing.
+
+    label_shape: () where an example has one class, (n,) where it has a number for each of n names.
+    """
 
     image_shape: tuple[int, int, int]
     num_examples: int
     class_names: tuple[str, ...]
+    label_shape: tuple[int, ...] = ()
 
 
 class _Data:
@@ -52,7 +56,7 @@ class _Data:
                 "expected three numbers of at least 0 and a share between 0 and 1: correct those outside."
             )
         self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
-        self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names))
+        self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names), source.label_shape)
         self.batch_size, self._rows = batch_size, batch_size // process_count
         self._first_row = process_index * self._rows
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
@@ -67,9 +71,10 @@ class _Data:
         return range(start, start + self._rows)
 
     def _empty_batch(self) -> Batch:
+        numbers = self.spec.label_shape
         return {
             "image": np.zeros((self._rows, *self.spec.image_shape), np.uint8),
-            "label": np.zeros(self._rows, np.int32),
+            "label": np.zeros((self._rows, *numbers), np.float32 if numbers else np.int32),
         }
 
     def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
@@ -87,8 +92,10 @@ class _Data:
 class TrainData(_Data):
     """Endless shuffled batches: a function of (seed, step) alone, whatever came before and however many processes.
 
-    The example at global position p = step * batch_size + row is given by p's epoch's order; its augmentation is drawn
-    from a generator keyed by (seed, p). An unreadable image is replaced by the next readable one of that epoch's order.
+    The example at global position p = step * batch_size + row is given by the order of the epoch of p // repeats; its
+    augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` copies of an image that follow one another
+    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs). An unreadable image
+    is replaced by the next readable one of that epoch's order.
     """
 
     def __init__(
@@ -103,10 +110,11 @@ class TrainData(_Data):
         prefetch: int = 4,
         cache_mb: int = 2048,
         max_unreadable: float = 0.01,
+        repeats: int = 1,
     ):
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")
-        if len(source.class_names) == 1:
+        if len(source.class_names) == 1 and not source.label_shape:
             raise UserError(
                 f"Found one class only to train on ({source.class_names[0]}), expected at least two: check the path, or add "
                 "the images of the other classes in folders of their own."
@@ -114,11 +122,13 @@ class TrainData(_Data):
         super().__init__(
             source, preprocess, batch_size, process_index, process_count, threads, prefetch, cache_mb, max_unreadable
         )
-        self._seed = seed
+        if repeats < 1:
+            raise UserError(f"Found repeats={repeats}, expected a number of at least 1: change data.repeats.")
+        self._seed, self._repeats = seed, repeats
         self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
     def from_step(self, step: int, until: int) -> Generator[tuple[int, Batch], None, None]:
-        """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows]}) for k = step, ..., until - 1."""
+        """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows] or float32 [rows, n]}), step <= k < until."""
         yield from zip(range(step, until), self._in_threads(self._make_batch, step, until), strict=True)
 
     def _make_batch(self, step: int) -> Batch:
@@ -127,10 +137,11 @@ class TrainData(_Data):
             batch["image"][row], batch["label"][row] = self._example(position)
         return batch
 
-    def _example(self, position: int) -> tuple[np.ndarray, int]:
+    def _example(self, position: int) -> tuple[np.ndarray, Label]:
         """The preprocessed image and label for one global position."""
         size = self.spec.num_examples
-        epoch_start, within = position - position % size, position % size
+        place = position // self._repeats
+        epoch_start, within = place - place % size, place % size
         for ahead in range(size):
             index = self._order[epoch_start + (within + ahead) % size]
             image = self._reader.read(index, self._seed, position)

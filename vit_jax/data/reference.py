@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `tfds:NAME`."""
+"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ from jaxtyping import UInt8
 from vit_jax.config import call
 from vit_jax.data.digits import Digits
 from vit_jax.data.folder import Folder, splits_of
-from vit_jax.data.source import Source
+from vit_jax.data.source import Label, Source
+from vit_jax.data.table import Table
 from vit_jax.data.tfds import Tfds
 from vit_jax.types import UserError
 
-KINDS = ("digits", "folder:PATH", "tfds:NAME")
+KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME")
 
 
 def open_source(
@@ -36,6 +37,8 @@ def open_source(
         holdout = {key: trained_on[key] for key in ("holdout", "split_seed") if key in trained_on}
         split = split or next(s for s in order if s in found)
         return call("data.source", Folder, {"path": place, "split": split, "channels": channels, **holdout})
+    if kind == "table" and place:
+        return Table(place, channels)
     if kind == "tfds" and place:
         where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
         return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})
@@ -61,13 +64,19 @@ class Relabelled(Source):
                 f"{', ...' if len(class_names) > 10 else ''}. Rename or remove those classes, or use another model."
             )
         self.source, self.class_names = source, tuple(class_names)
+        self.label_shape = (len(class_names),) if source.label_shape else ()
         self._labels = [self.class_names.index(name) for name in source.class_names]
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def label(self, index: int) -> int:
-        return self._labels[self.source.label(index)]
+    def label(self, index: int) -> Label:
+        label = self.source.label(index)
+        if not isinstance(label, np.ndarray):
+            return self._labels[label]
+        numbers = np.zeros(self.label_shape, np.float32)
+        numbers[self._labels] = label
+        return numbers
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         return self.source.image(index)

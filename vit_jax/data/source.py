@@ -6,6 +6,9 @@ import threading
 import numpy as np
 from jaxtyping import UInt8
 
+# One class, or a number for each name, float32 [n].
+Label = int | np.ndarray
+
 
 class UnreadableImage(Exception):
     """An image that is damaged or missing; its message says why. The pipeline replaces it or masks it."""
@@ -15,14 +18,16 @@ class Source(abc.ABC):
     """Random access to labelled images. Safe to use from several threads at once."""
 
     class_names: tuple[str, ...]
+    # () where an example has one class, (n,) where it has a number for each of the n names in class_names.
+    label_shape: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int:
         """The number of examples."""
 
     @abc.abstractmethod
-    def label(self, index: int) -> int:
-        """The position of the example's class in `class_names`. Cheap after `image(index)`."""
+    def label(self, index: int) -> Label:
+        """The position of the example's class in `class_names`, or a number for each. Cheap after `image(index)`."""
 
     @abc.abstractmethod
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
@@ -42,7 +47,7 @@ class Cached(Source):
 
     def __init__(self, source: Source, max_bytes: int):
         self.source = source
-        self.class_names = source.class_names
+        self.class_names, self.label_shape = source.class_names, source.label_shape
         self._free = max_bytes
         self._images: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -50,7 +55,7 @@ class Cached(Source):
     def __len__(self) -> int:
         return len(self.source)
 
-    def label(self, index: int) -> int:
+    def label(self, index: int) -> Label:
         return self.source.label(index)
 
     def name(self, index: int) -> str:

@@ -13,7 +13,12 @@ Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class Evaluator(abc.ABC):
-    """Runs a predict function over a dataset, each example exactly once, and returns named numbers."""
+    """Runs a predict function over a dataset, each example exactly once, and returns named numbers.
+
+    own_classes: it reads the model's features alone, so its classes need not be those of the model.
+    """
+
+    own_classes: bool = False
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
         self.data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vit_jax.grads.gradient import Batch, Gradient, Loss, Metrics, Plain
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.grads.gradient import Batch, Gradient, Metrics, Plain
+from vit_jax.types import Params, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Accumulate(Gradient):
 
     microbatches: int
 
-    def __call__(self, loss: Loss, params: Params, batch: Batch, rng: Rng) -> tuple[Metrics, Params]:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> tuple[Metrics, Params]:
         """Raises UserError where the batch cannot be divided."""
         size = len(batch["image"])
         if self.microbatches < 1 or size % self.microbatches:
@@ -25,7 +25,7 @@ class Accumulate(Gradient):
         parts = {key: rearrange(x, "(b m) ... -> m b ...", m=self.microbatches) for key, x in batch.items()}
 
         def one(index: jax.Array, part: Batch) -> tuple[Metrics, Params]:
-            return Plain()(loss, params, part, jax.random.fold_in(rng, index))
+            return Plain()(loss, params, part, jax.random.fold_in(rng, index), lambda tree: tree, lr_share)
 
         def add(total, indexed):
             return jax.tree.map(lambda a, b: a + b, total, one(*indexed)), None
@@ -34,4 +34,4 @@ class Accumulate(Gradient):
         shapes = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], indexed))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, indexed)
-        return jax.tree.map(lambda x: x / self.microbatches, total)
+        return average(jax.tree.map(lambda x: x / self.microbatches, total))

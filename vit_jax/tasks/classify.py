@@ -1,4 +1,4 @@
-"""Supervised classification with one label for each image."""
+"""Supervised classification, with one label for each image or several."""
 
 import dataclasses
 
@@ -7,21 +7,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.losses import LOSSES
-from vit_jax.tasks.task import Batch, Scale, Task, normalize
+from vit_jax.losses import LOSSES, class_targets
+from vit_jax.mixing import Mix
+from vit_jax.tasks.task import Batch, Scale, Task, apply_with, check_scale, normalize
 from vit_jax.types import Params, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Task):
-    """Softmax or sigmoid cross-entropy with label smoothing; images are normalised by `mean` and `std` of [0, 1] values.
+    """Softmax or sigmoid cross-entropy on soft targets; images are normalised by `mean` and `std` of [0, 1] values.
 
-    Smoothing is for training only: the loss that `predict` reports is the plain one.
+    label_smoothing, mix and target_threshold are for training only: the loss that `predict` reports is the plain one. Targets
+    above target_threshold become 1, the others 0, after mixing (arXiv:2110.00476, section 2.1). With several labels for an
+    image (0 or 1 for each class) the loss is "sigmoid_xent", a sum over the classes, or "bce", their mean.
     """
 
     model: nn.Module
     loss_name: str = "softmax_xent"
     label_smoothing: float = 0.0
+    target_threshold: float | None = None
+    mix: Mix | None = None
     mean: Scale = 0.5
     std: Scale = 0.5
 
@@ -30,27 +35,39 @@ class Classify(Task):
             raise UserError(f"task.loss_name is {self.loss_name!r}; expected one of {', '.join(LOSSES)}.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UserError(f"task.label_smoothing is {self.label_smoothing}; expected a number in [0, 1).")
-        if min(self.std if isinstance(self.std, tuple | list) else (self.std,), default=0) <= 0:
-            raise UserError(f"task.std is {self.std}; expected numbers above 0.")
+        if self.target_threshold is not None and not 0.0 <= self.target_threshold < 1.0:
+            raise UserError(f"task.target_threshold is {self.target_threshold}; expected a number in [0, 1).")
+        if self.target_threshold is not None and self.loss_name == "softmax_xent":
+            raise UserError("task.target_threshold makes several classes true; give loss_name='bce' or 'sigmoid_xent'.")
+        check_scale(self.mean, self.std)
 
-    def init(self, rng: Rng, image_shape: tuple[int, int, int]) -> Params:
+    def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
         """See Task."""
-        return self.model.init(rng, jnp.zeros((1, *image_shape)))["params"]
+        images, targets = batch["image"], self._targets(batch["label"], self.label_smoothing)
+        if self.mix is not None:
+            images, targets = self.mix(rng, images, targets)
+        if self.target_threshold is not None:
+            targets = (targets > self.target_threshold).astype(jnp.float32)
+        return {"image": images, "target": targets}
 
     def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """See Task; the metric is the accuracy on the augmented images."""
-        images = normalize(batch["image"], self.mean, self.std)
-        logits: Array = self.model.apply({"params": params}, images, train=True, rngs={"dropout": rng})  # type: ignore[assignment]
-        losses = LOSSES[self.loss_name](logits, batch["label"], self.label_smoothing)
-        return losses.mean(), {"accuracy": jnp.mean(logits.argmax(axis=1) == batch["label"])}
+        """See Task; the metric is how often the largest logit is that of the largest target."""
+        logits, _ = apply_with(self.model, params, normalize(batch["image"], self.mean, self.std), rng)
+        losses = LOSSES[self.loss_name](logits, batch["target"])
+        return losses.mean(), {"accuracy": jnp.mean(logits.argmax(axis=1) == batch["target"].argmax(axis=1))}
 
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """See Task."""
-        images = normalize(batch["image"], self.mean, self.std)
-        logits, sown = self.model.apply({"params": params}, images, mutable=["intermediates"])
-        logits = logits.astype(jnp.float32)
+        logits, sown = apply_with(self.model, params, normalize(batch["image"], self.mean, self.std))
         probs = jax.nn.softmax(logits) if self.loss_name == "softmax_xent" else jax.nn.sigmoid(logits)
-        outputs = {"logits": logits, "probs": probs, "features": sown["intermediates"]["features"]}
+        outputs = {"logits": logits, "probs": probs, "features": sown["features"]}
         if "label" in batch:
-            outputs["loss"] = LOSSES[self.loss_name](logits, batch["label"])
+            outputs["loss"] = LOSSES[self.loss_name](logits, self._targets(batch["label"]))
         return outputs
+
+    def _targets(self, labels: Array, smoothing: float = 0.0) -> Array:
+        if labels.ndim == 2 and self.loss_name == "softmax_xent":
+            raise UserError(
+                "task.loss_name='softmax_xent' takes one label an image; several take 'sigmoid_xent' or 'bce'."
+            )
+        return class_targets(labels, self.model.num_classes, smoothing)  # type: ignore[attr-defined]

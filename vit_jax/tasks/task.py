@@ -1,18 +1,20 @@
 """What a network is trained to do."""
 
 import abc
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
-from vit_jax.types import ByteImages, Images, Params, Rng, UserError
+from vit_jax.types import Images, Params, Rng, UserError
 
 Batch = dict[str, Array]
 Scale = float | tuple[float, ...] | list[float]
 
 
-def normalize(images: ByteImages, mean: Scale, std: Scale) -> Images:
+def normalize(images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"], mean: Scale, std: Scale) -> Images:
     """(images / 255 - mean) / std in float32, for one mean and std or one per channel."""
     channels = images.shape[-1]
     for name, scale in (("mean", mean), ("std", std)):
@@ -22,23 +24,48 @@ def normalize(images: ByteImages, mean: Scale, std: Scale) -> Images:
     return (images.astype(jnp.float32) / 255.0 - center.reshape(1, 1, 1, -1)) / width.reshape(1, 1, 1, -1)
 
 
+def check_scale(mean: Scale, std: Scale) -> None:
+    """Raises UserError where a standard deviation is not above 0."""
+    if min(std if isinstance(std, tuple | list) else (std,), default=0) <= 0:
+        raise UserError(f"task.std is {std}, beside mean={mean}; expected numbers above 0.")
+
+
 class Task(abc.ABC):
     """A model with its objective: initial parameters, the loss of a batch, and predictions.
 
-    per_example: the loss is a mean over examples, so shards of a batch can be averaged.
+    per_example: the loss is a mean over examples, so shards of a batch can be averaged. constants: arrays that training reads
+    and never changes or saves, such as a teacher's weights.
     """
 
     model: nn.Module
     per_example: bool = True
 
-    @abc.abstractmethod
+    @property
+    def constants(self) -> Params:
+        """See above."""
+        return {}
+
     def init(self, rng: Rng, image_shape: tuple[int, int, int]) -> Params:
         """Initial parameters for images of (h, w, c)."""
+        return self.model.init(rng, jnp.zeros((1, *image_shape)))["params"]
+
+    @abc.abstractmethod
+    def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
+        """What `loss` is given for a whole batch of uint8 images and labels: mixed images, soft targets and the like."""
 
     @abc.abstractmethod
     def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The training loss of a batch, and metrics that are means over it."""
+        """The training loss of a prepared batch or a part of it, and metrics that are means over it."""
 
     @abc.abstractmethod
     def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Per example `logits`, `probs` and `features`, and with a "label" in the batch the `loss`; without dropout."""
+
+
+def apply_with(
+    model: nn.Module, params: Params, images: Images, rng: Rng | None = None
+) -> tuple[Array, Mapping[str, Array]]:
+    """The model's output in float32 and what it sows, such as `features`; with `rng` as in training."""
+    rngs = None if rng is None else {"dropout": rng}
+    out, sown = model.apply({"params": params}, images, train=rng is not None, rngs=rngs, mutable=["intermediates"])
+    return jax.tree.map(lambda x: x.astype(jnp.float32), (out, sown.get("intermediates", {})))

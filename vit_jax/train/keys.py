@@ -11,7 +11,7 @@ from vit_jax.inference import Loaded
 from vit_jax.kinds import fits
 from vit_jax.train import origin
 
-OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init", "image_size", "freeze", "by_size")
+OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init", "image_size", "freeze", "by_size", "teacher")
 
 
 def settle(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], Source, Loaded | None, dict[str, Any] | None]:
@@ -70,6 +70,7 @@ def check_keys(
     sharding: list[tuple[str, list[str | None]]] | None = None,
     ema_decay: float | None = None,
     init: dict | None = None,
+    teacher: str | None = None,
     image_size: int | None = None,
     freeze: str | None = None,
     by_size: list[dict] | None = None,

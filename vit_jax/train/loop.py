@@ -9,14 +9,13 @@ import jax
 import ml_collections
 
 from vit_jax import config as configs
-from vit_jax import inference, trees
+from vit_jax import inference, sharding, trees
 from vit_jax.checkpoint import saver as savers
 from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import write_report
 from vit_jax.train.run import Run, compose
 from vit_jax.train.state import State
-from vit_jax.train.step import put_batch
 
 
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
     begin = time.perf_counter()
     try:
         for step, batch in recorder.timed(run.data.from_step(start, run.steps)):
-            state, metrics = run.train_step(state, put_batch(batch, run.mesh, run.parallel))
+            state, metrics = run.train_step(state, sharding.put_batch(batch, run.mesh))
             done = step + 1
             recorder.took(done, metrics, run.data.unreadable)
             if step == start:
@@ -63,8 +62,9 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                     results: dict[str, float] = {}
                     for name in due:
                         evaluator, _ = run.evaluators[name]
-                        values = evaluator(functools.partial(predict, state.weights))
-                        results |= {f"{name}/{key}": value for key, value in values.items()}
+                        for title, weights in state.evaluated(name).items():
+                            values = evaluator(functools.partial(predict, weights))
+                            results |= {f"{title}/{key}": value for key, value in values.items()}
                     recorder.evaluated(done, results)
                     if save:
                         saver.save(done, trees.flatten(state), results)

@@ -15,7 +15,7 @@ def write_report(
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     draw_curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png")
-    if evaluator is None:
+    if evaluator is None or evaluator.own_classes or evaluator.spec.label_shape:
         return
     wrong: list[Prediction] = []
     right: list[Prediction] = []

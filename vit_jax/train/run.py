@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from vit_jax import sharding, trees
+from vit_jax import inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.config import ConfigError, build, call
@@ -18,6 +18,7 @@ from vit_jax.evals.evaluator import Evaluator
 from vit_jax.kinds import fits
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import Schedule
+from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
@@ -69,30 +70,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
-    model = build(config["model"], "model", num_classes=len(data.spec.class_names))
-    task = build(config["task"], "task", model=model)
-    tx, learning_rate = build_optimizer(config["optim"], steps)
-    make = functools.partial(
-        make_step,
-        task,
-        tx,
-        learning_rate,
-        build(config["grad"], "grad"),
-        seed=config["seed"],
-        ema_decay=config["ema_decay"],
-    )
-    init = functools.partial(
-        initial_state,
-        task,
-        tx,
-        data.spec.image_shape,
-        seed=config["seed"],
-        ema=config["ema_decay"] is not None,
-        freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
-    )
-    places = sharding.tree_sharding(jax.eval_shape(init, None), mesh, config["sharding"] or ())
-    train_step = compile_step(make, task, mesh, places, config["parallel"])
-    trace(make(), init, data.spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
+    task, init, places, train_step = build_step(config, data.spec, mesh, steps)
     first = None
     if pretrained is not None:
         first = origin.begin(pretrained, config["init"], task, data.spec, config["seed"])
@@ -118,9 +96,42 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     )
 
 
+def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
+    """The task, its first state as a function of all parameters or None, where that lies, and the step; traced whole."""
+    model = build(config["model"], "model", num_classes=len(spec.class_names))
+    teacher: dict[str, Any] = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], spec)}
+    task: Task = build(config["task"], "task", model=model, **teacher)
+    tx, learning_rate = build_optimizer(config["optim"], steps)
+    make = functools.partial(
+        make_step,
+        task,
+        tx,
+        learning_rate,
+        build(config["grad"], "grad"),
+        seed=config["seed"],
+        peak=config["optim"]["lr"],
+        ema_decay=config["ema_decay"],
+    )
+    init = functools.partial(
+        initial_state,
+        task,
+        tx,
+        spec.image_shape,
+        seed=config["seed"],
+        ema=config["ema_decay"] is not None,
+        freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
+    )
+    rules = config["sharding"] or ()
+    places = sharding.tree_sharding(jax.eval_shape(init, None), mesh, rules)
+    train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
+    step = functools.partial(make(), task.constants)
+    trace(step, init, spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
+    return task, init, places, train_step
+
+
 def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
     """Raises ConfigError where no evaluator measures the metric whose best checkpoint is to be kept."""
-    if best is not None and best.partition("/")[0] not in evaluators:
+    if best is not None and best.partition("/")[0].removesuffix("_raw") not in evaluators:
         names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
         raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
 
@@ -132,10 +143,21 @@ def build_optimizer(optim: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
     return call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule})
 
 
+def load_teacher(reference: str, train: Spec) -> Teacher:
+    """The model to learn from; raises UserError where its classes are not those of the training data."""
+    loaded = inference.load(reference)
+    if loaded.names_known and loaded.class_names != train.class_names:
+        raise UserError(
+            f"The teacher {reference} has {len(loaded.class_names)} classes such as {loaded.class_names[:3]}, the training "
+            f"data {len(train.class_names)} such as {train.class_names[:3]}; they must be the same, in the same order."
+        )
+    return Teacher(loaded.task, loaded.params, loaded.image_shape)
+
+
 def trace(step: Step, init: Callable[[Params | None], State], spec: Spec, rows: int) -> None:
     """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists."""
     images = jax.ShapeDtypeStruct((rows, *spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((rows,), "int32")
+    labels = jax.ShapeDtypeStruct((rows, *spec.label_shape), "float32" if spec.label_shape else "int32")
     jax.eval_shape(step, jax.eval_shape(init, None), {"image": images, "label": labels})
 
 
@@ -146,7 +168,7 @@ def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Eva
         raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
     evaluator = build({key: value for key, value in spec.items() if key != "every"}, f"evals.{name}")
     found = evaluator.spec
-    if found.class_names != train.class_names:
+    if (found.class_names, found.label_shape) != (train.class_names, train.label_shape) and not evaluator.own_classes:
         only = [
             sorted(set(a) - set(b))
             for a, b in ((train.class_names, found.class_names), (found.class_names, train.class_names))

@@ -32,6 +32,11 @@ class State:
         """All parameters as they are evaluated: the running average where there is one."""
         return trees.join(self.params if self.ema is None else self.ema, self.frozen)
 
+    def evaluated(self, name: str) -> dict[str, Params]:
+        """The parameters that an evaluation sees, by its title: `name`, and beside a running average `name_raw` as well."""
+        both = {name: self.weights}
+        return both if self.ema is None else both | {f"{name}_raw": trees.join(self.params, self.frozen)}
+
 
 def initial_state(
     task: Task,

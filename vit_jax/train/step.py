@@ -6,19 +6,25 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax import sharding, trees
 from vit_jax.grads.gradient import Batch, Gradient, Metrics
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task
 from vit_jax.train.state import State
-from vit_jax.types import Params, UserError
+from vit_jax.types import Params, Rng, UserError
 
 Step = Callable[[State, Batch], tuple[State, Metrics]]
 AXIS = "batch"  # of pmap
+
+
+def step_keys(seed: int, step: Any) -> tuple[Rng, Rng]:
+    """The keys of a step: what becomes of its batch, and dropout and the like."""
+    prepare, loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return prepare, loss
 
 
 def make_step(
@@ -28,29 +34,34 @@ def make_step(
     gradient: Gradient,
     *,
     seed: int,
+    peak: float = 1.0,
     ema_decay: float | None = None,
     axis: str | None = None,
-) -> Step:
-    """The step as a pure function. With `axis` it sees one shard of the batch and averages over that mapped axis.
+) -> Callable[[Params, State, Batch], tuple[State, Metrics]]:
+    """The step as a pure function of (the task's constants, state, batch).
 
-    Its randomness is a function of (seed, step), and of the shard where there is one. Metrics: loss and those of the task,
-    lr, and the norms of gradient (before clipping), update and new parameters.
+    With `axis` it sees one shard of a batch that is prepared already, and averages over that mapped axis. Its randomness is a
+    function of (seed, step), and of the shard where there is one. `peak` is the highest learning rate. Metrics: loss and those
+    of the task, lr, and the norms of gradient (before clipping), update and new parameters.
     """
 
     def joined_loss(frozen: Params, params: Params, *rest):
         return task.loss(trees.join(params, frozen), *rest)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    def step(constants: Params, state: State, batch: Batch) -> tuple[State, Metrics]:
+        rng_prepare, rng = step_keys(seed, state.step)
         if axis:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
-        metrics, grads = gradient(functools.partial(joined_loss, state.frozen), state.params, batch, rng)
-        if axis:
-            metrics, grads = jax.lax.pmean((metrics, grads), axis)
+        else:
+            batch = task.prepare(batch, rng_prepare, constants)
+        average = functools.partial(jax.lax.pmean, axis_name=axis) if axis else lambda tree: tree
+        lr = jnp.asarray(learning_rate(state.step), jnp.float32)
+        loss = functools.partial(joined_loss, state.frozen)
+        metrics, grads = gradient(loss, state.params, batch, rng, average, lr / peak if peak else lr)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {
-            "lr": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "lr": lr,
             "grad_norm": trees.global_norm(grads),
             "update_norm": trees.global_norm(updates),
             "param_norm": trees.global_norm(params),
@@ -66,15 +77,28 @@ def make_step(
 
 
 def compile_step(
-    make: Callable[..., Step], task: Task, mesh: Mesh, shardings: State, parallel: Literal["jit", "pmap"]
+    make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
+    task: Task,
+    mesh: Mesh,
+    shardings: State,
+    parallel: Literal["jit", "pmap"],
+    *,
+    seed: int,
+    rules: sharding.Rules = (),
 ) -> Step:
     """The step made by `make(axis=...)`, compiled for global batches on a mesh; under "jit" the state is donated to it.
 
-    Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit".
+    Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are
+    prepared whole before they are divided, so that mixtures are the same too.
     """
+    batches = sharding.batch_sharding(mesh)
+    places = sharding.tree_sharding(task.constants, mesh, rules)
+    constants = jax.device_put(task.constants, places)
     if parallel == "jit":
-        batch = sharding.batch_sharding(mesh)
-        return jax.jit(make(), in_shardings=(shardings, batch), out_shardings=(shardings, None), donate_argnums=0)
+        compiled = jax.jit(
+            make(), in_shardings=(places, shardings, batches), out_shardings=(shardings, None), donate_argnums=1
+        )
+        return functools.partial(compiled, constants)
     if not task.per_example:
         raise UserError(
             f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
@@ -83,12 +107,20 @@ def compile_step(
         raise UserError(
             f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
         )
-    return jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat))
+    devices = list(mesh.devices.flat)
+    mapped = jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    prepare = jax.jit(
+        lambda constants, step, batch: task.prepare(batch, step_keys(seed, step)[0], constants),
+        in_shardings=(places, None, batches),
+        out_shardings=batches,
+    )
 
+    def divided(x: jax.Array) -> jax.Array:
+        rows = multihost_utils.global_array_to_host_local_array(x, mesh, PartitionSpec("data"))
+        return rows.reshape(mesh.local_mesh.devices.size, -1, *rows.shape[1:])
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, parallel: Literal["jit", "pmap"]) -> dict[str, Any]:
-    """This process's rows of a global batch as the compiled step takes them."""
-    if parallel == "jit":
-        return sharding.put_batch(batch, mesh)
-    local = mesh.local_mesh.devices.size
-    return {key: rows.reshape(local, -1, *rows.shape[1:]) for key, rows in batch.items()}
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        # The loss has no use for the constants.
+        return mapped({}, state, jax.tree.map(divided, prepare(constants, state.step, batch)))
+
+    return step

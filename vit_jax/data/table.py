@@ -1,0 +1,69 @@
+"""Images with several labels or with numbers, listed in a CSV file."""
+
+import csv
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vit_jax.data.decode import decode
+from vit_jax.data.source import Source, UnreadableImage
+from vit_jax.types import UserError
+
+
+class Table(Source):
+    """A CSV file whose first column is the path of an image, beside the file or absolute, the others its numbers.
+
+    The header names them: for several labels one column of 0 and 1 for each class, for regression one for each quantity.
+    Raises UserError, which gives the line, for what is no such table.
+    """
+
+    def __init__(self, path: str, channels: int = 3):
+        self._root, self._channels = Path(path).expanduser().parent, channels
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8-sig", newline="") as file:
+                rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if row]
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"Found no readable table at {path!r} ({getattr(error, 'strerror', None) or error}), expected a CSV file: "
+                "check the path."
+            ) from error
+        if len(rows) < 2 or len(rows[0][1]) < 2 or len(set(rows[0][1])) < len(rows[0][1]):
+            raise UserError(
+                f"Found {rows[0][1] if rows else 'nothing'} as the header of {path}, {max(len(rows) - 1, 0)} lines below; "
+                "expected a column of image paths and at least one of numbers, each of its own name, and at least one image."
+            )
+        self.class_names = tuple(rows[0][1][1:])
+        self.label_shape = (len(self.class_names),)
+        self._files = [row[0] for _, row in rows[1:]]
+        self._numbers = np.stack([_numbers(path, line, row, len(rows[0][1])) for line, row in rows[1:]])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        return str(self._root / self._files[index])
+
+    def label(self, index: int) -> Float[np.ndarray, "n"]:
+        return self._numbers[index]
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        try:
+            data = Path(self.name(index)).read_bytes()
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
+        return decode(data, self._channels)
+
+
+def _numbers(path: str, line: int, row: list[str], columns: int) -> Float[np.ndarray, "n"]:
+    try:
+        numbers = [float(cell) for cell in row[1:]]
+    except ValueError as error:
+        raise UserError(f"Found line {line} of {path} with {error}, expected numbers after the image's path.") from None
+    if len(row) != columns or not all(map(math.isfinite, numbers)):
+        raise UserError(
+            f"Found line {line} of {path} with {len(row)} columns of {row[1:5]}, expected {columns} and finite numbers."
+        )
+    return np.asarray(numbers, np.float32)
