@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 # Dimension letters used everywhere: b batch, h w c image, n tokens, d width, k heads, classes.
 Images = Float[Array, "b h w c"]
 ByteImages = UInt8[Array, "b h w c"]
+Pixels = ByteImages | Images  # of values in [0, 255]; floats where they are mixed
 Tokens = Float[Array, "b n d"]
 Labels = Int[Array, "b"]
 Logits = Float[Array, "b classes"]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from vit_jax.losses import LOSSES, kl_divergence
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import Batch, Task, apply_with, normalize
-from vit_jax.types import Images, Params, Rng, UserError
+from vit_jax.types import Params, Pixels, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Teacher:
     params: Params
     image_shape: tuple[int, int, int]
 
-    def logits(self, params: Params, images: Images) -> Float[Array, "b classes"]:
-        """Logits of images of values in [0, 255], uint8 or mixed."""
+    def logits(self, params: Params, images: Pixels) -> Float[Array, "b classes"]:
+        """Logits of the student's images."""
         height, width, channels = self.image_shape
         if images.shape[3] != channels:
             raise UserError(f"The teacher takes {channels} channels; found training images of {images.shape[1:]}.")

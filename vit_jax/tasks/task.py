@@ -6,15 +6,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
-from vit_jax.types import Images, Params, Rng, UserError
+from vit_jax.types import Images, Params, Pixels, Rng, UserError
 
 Batch = dict[str, Array]
 Scale = float | tuple[float, ...] | list[float]
 
 
-def normalize(images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"], mean: Scale, std: Scale) -> Images:
+def normalize(images: Pixels, mean: Scale, std: Scale) -> Images:
     """(images / 255 - mean) / std in float32, for one mean and std or one per channel."""
     channels = images.shape[-1]
     for name, scale in (("mean", mean), ("std", std)):

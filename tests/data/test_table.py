@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.data.pipeline import TrainData
+from vit_jax.data.reference import Relabelled, open_source
+from vit_jax.data.source import UnreadableImage
+from vit_jax.data.table import Table
+from vit_jax.types import UserError
+
+
+@pytest.fixture
+def table(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(tmp_path / name)
+    path = tmp_path / "t.csv"
+    path.write_text("image,cat,dog\na.png,1,0\nb.png,0.5,-2\nmissing.png,0,0\n")
+    return path
+
+
+def test_a_table_gives_images_and_their_numbers(table):
+    source = open_source(f"table:{table}")
+    assert (len(source), source.class_names, source.label_shape) == (3, ("cat", "dog"), (2,))
+    np.testing.assert_array_equal(source.label(1), np.float32([0.5, -2]))
+    assert source.image(0).shape == (4, 4, 3)
+    with pytest.raises(UnreadableImage, match="No such file"):
+        source.image(2)
+
+
+def test_batches_hold_a_number_for_each_name(table):
+    data = TrainData(Table(str(table)), "", batch_size=4, seed=0)
+    _, batch = next(data.from_step(0, 1))
+    assert batch["label"].shape == (4, 2)
+    assert batch["label"].dtype == np.float32
+    assert data.spec.label_shape == (2,)
+
+
+def test_numbers_are_matched_by_name(table):
+    source = Relabelled(Table(str(table)), ("bird", "dog", "cat"))
+    np.testing.assert_array_equal(source.label(1), np.float32([0, -2, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "nothing as the header"),
+        ("image,cat\n", "0 lines below"),
+        ("image\na.png\n", "at least one of numbers"),
+        ("image,cat,cat\na.png,1,2\n", "each of its own name"),
+        ("image,cat\na.png,yes\n", "line 2 of .* could not convert"),
+        ("image,cat\na.png,1,2\n", "3 columns"),
+        ("image,cat\na.png,nan\n", "finite numbers"),
+    ],
+)
+def test_what_is_no_table_is_told(tmp_path, text, says):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        Table(str(path))
+    with pytest.raises(UserError, match="no readable table"):
+        Table(str(tmp_path / "none.csv"))
