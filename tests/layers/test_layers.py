@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.block import Block
-from vit_jax.layers.drop import DropPath
+from vit_jax.layers.drop import DropPath, drop_path_rates
+from vit_jax.layers.encoder import Encoder
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.patch_embed import patch_grid
 from vit_jax.layers.posemb import sincos2d
@@ -174,3 +176,19 @@ def test_sincos2d_needs_four_equal_parts():
 )
 def test_patch_grid(size, patch, stride, padding, grid):
     assert patch_grid(size, (patch, patch), (stride, stride), padding) == grid
+
+
+@pytest.mark.parametrize(("rule", "rates"), [("linear", [0.0, 0.1, 0.2]), ("constant", [0.2, 0.2, 0.2])])
+def test_stochastic_depth_grows_or_stays(rule, rates):
+    np.testing.assert_allclose(drop_path_rates(0.2, 3, rule), rates)
+    drops = []
+
+    class Seen(nn.Module):
+        drop_path: float
+
+        def __call__(self, x, *, deterministic):
+            drops.append(self.drop_path)
+            return x
+
+    Encoder(Seen, 3, 0.2, rule, norm=False).apply({}, jnp.zeros((1, 2, 4)))
+    np.testing.assert_allclose(drops, rates)

@@ -21,7 +21,16 @@ Value = np.ndarray | Callable[[], np.ndarray]  # the latter for what needs an in
 # Fields that may differ without the pretrained parameters meaning anything else.
 FREE = {
     *("variant", "num_classes", "rep_size", "patch_size", "posemb_prefix", "layer_scale", "head_bias"),
-    *("dropout", "attn_dropout", "drop_path", "dtype", "param_dtype", "stem.dtype", "stem.param_dtype"),
+    *(
+        "dropout",
+        "attn_dropout",
+        "drop_path",
+        "drop_path_rule",
+        "dtype",
+        "param_dtype",
+        "stem.dtype",
+        "stem.param_dtype",
+    ),
 }
 
 

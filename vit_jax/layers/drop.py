@@ -1,8 +1,17 @@
 """Stochastic depth."""
 
+from typing import Literal
+
 from flax import linen as nn
 
 from vit_jax.types import Tokens
+
+DropPathRule = Literal["linear", "constant"]
+
+
+def drop_path_rates(rate: float, depth: int, rule: DropPathRule) -> list[float]:
+    """The rate of each block: from 0 linearly to `rate` in the last (arXiv:1603.09382), or `rate` in all (arXiv:2204.07118)."""
+    return [rate if rule == "constant" else rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 class DropPath(nn.Module):

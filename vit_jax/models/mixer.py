@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from vit_jax.layers.block import MixerBlock
+from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder
 from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.patch_embed import PatchEmbed
@@ -31,6 +32,7 @@ class Mixer(nn.Module):
     mlp: Gelu = "gelu_tanh"
     norm_eps: float = 1e-6
     drop_path: float = 0.0
+    drop_path_rule: DropPathRule = "linear"
     head_bias: float = 0.0
     dtype: DtypeName = "float32"
     param_dtype: DtypeName = "float32"
@@ -59,7 +61,9 @@ class Mixer(nn.Module):
         block = partial(
             MixerBlock, self.tokens_mlp_dim, self.channels_mlp_dim, mlp=self.mlp, norm_eps=self.norm_eps, **dtypes
         )
-        encoder = Encoder(block, self.depth, self.drop_path, norm_eps=self.norm_eps, **dtypes, name="encoder")
+        encoder = Encoder(
+            block, self.depth, self.drop_path, self.drop_path_rule, norm_eps=self.norm_eps, **dtypes, name="encoder"
+        )
         x = encoder(x, train=train)
         self._sow("encoded", x)
         x = x.mean(axis=1)
