@@ -19,8 +19,10 @@ from vit_jax.types import UserError
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
 
+Change = Callable[[pixels.Picture, np.random.Generator], pixels.Picture]
 
-def on_pictures(name: str, change: Callable[[pixels.Picture, np.random.Generator], pixels.Picture]) -> Op:
+
+def on_pictures(name: str, change: Change) -> Op:
     """An operation on arrays from one on Pillow's pictures; `name` is what errors call it."""
 
     def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w c"]:
@@ -40,6 +42,17 @@ def _require_grey_or_colour(name: str, image: UInt8[np.ndarray, "h w c"]) -> Non
         )
 
 
+def _check_prob(prob: float) -> None:
+    if not 0 <= prob <= 1:
+        raise ValueError(f"prob must be from 0 to 1, found {prob}")
+
+
+def grayscale(prob: float = 0.2) -> Op:
+    """Takes the colour away, and keeps the channels, with probability `prob`."""
+    _check_prob(prob)
+    return on_pictures("grayscale", lambda picture, rng: pixels.grayscale(picture) if rng.random() < prob else picture)
+
+
 def color_jitter(
     brightness: float, contrast: float | None = None, saturation: float | None = None, hue: float = 0.0
 ) -> Op:
@@ -48,16 +61,19 @@ def color_jitter(
     Factors are of [1 - x, 1 + x], not below 0; contrast and saturation are as brightness unless given. The hue turns by
     a share of the circle in [-hue, hue]. As torchvision's ColorJitter.
     """
-    amounts = {
-        "Brightness": brightness,
-        "Contrast": brightness if contrast is None else contrast,
-        "Color": brightness if saturation is None else saturation,
-    }
-    if min(amounts.values()) < 0:
-        raise ValueError(f"brightness, contrast and saturation must be at least 0, found {list(amounts.values())}")
+    contrast = brightness if contrast is None else contrast
+    saturation = brightness if saturation is None else saturation
+    if min(brightness, contrast, saturation) < 0:
+        found = f"{brightness}, {contrast} and {saturation}"
+        raise ValueError(f"brightness, contrast and saturation must be at least 0, found {found}")
     if not 0 <= hue <= 0.5:
         raise ValueError(f"hue must be from 0 to 0.5, found {hue}")
-    ranges = {name: (max(0.0, 1 - amount), 1 + amount) for name, amount in amounts.items() if amount}
+    return on_pictures("color_jitter", _jitter(brightness, contrast, saturation, hue))
+
+
+def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -> Change:
+    factors = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
+    ranges = {name: (max(0.0, 1 - most), 1 + most) for name, most in factors.items() if most}
     ranges |= {"Hue": (-hue, hue)} if hue else {}
     names = list(ranges)
 
@@ -66,7 +82,29 @@ def color_jitter(
             picture = pixels.TONES[names[index]](picture, rng.uniform(*ranges[names[index]]))
         return picture
 
-    return on_pictures("color_jitter", change)
+    return change
+
+
+def three_augment(jitter: float = 0.3) -> Op:
+    """3-Augment: grey, solarized at 128 or blurred by a radius in [0.1, 2], then jittered (arXiv:2204.07118, 3.2).
+
+    The three are equally likely; brightness, contrast and saturation change by factors of [1 - jitter, 1 + jitter].
+    """
+    if jitter < 0:
+        raise ValueError(f"jitter must be at least 0, found {jitter}")
+    change_colours = _jitter(jitter, jitter, jitter, 0.0)
+
+    def change(picture: pixels.Picture, rng: np.random.Generator) -> pixels.Picture:
+        kind = rng.integers(3)
+        if kind == 0:
+            picture = pixels.grayscale(picture)
+        elif kind == 1:
+            picture = pixels.TONES["Solarize"](picture, 128.0)
+        else:
+            picture = pixels.TONES["GaussianBlur"](picture, rng.uniform(0.1, 2))
+        return change_colours(picture, rng)
+
+    return on_pictures("three_augment", change)
 
 
 def random_erasing(
@@ -83,8 +121,7 @@ def random_erasing(
     mean and deviation ("pixel"), with black ("zero") or with that mean ("mean"). The noise is rounded to uint8, so the
     3 % of it beyond black and white are cut, which timm's, drawn after normalising, is not.
     """
-    if not 0 <= prob <= 1:
-        raise ValueError(f"prob must be from 0 to 1, found {prob}")
+    _check_prob(prob)
     if not 0 < area_min <= area_max <= 1:
         raise ValueError(f"expected 0 < area_min <= area_max <= 1, found {area_min} and {area_max}")
     if not 0 < ratio <= 1:

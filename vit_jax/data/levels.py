@@ -59,3 +59,32 @@ def tensorflow(translate: float) -> Levels:
     )
     renamed = {"Contrast": "ContrastFromSize", "ShearX": "ShearXFromPixel", "ShearY": "ShearYFromPixel"}
     return {name: (renamed.get(name, name), level) for name, (_, level) in levels.items()}
+
+
+def timm(increasing: bool) -> Levels:
+    """As timm's RandAugment reads levels from 0 to 10; if `increasing`, a higher level never changes an image less."""
+    posterize, solarize = (_falling(4.0), _falling(256.0)) if increasing else (_whole(4.0), _whole(256.0))
+    levels = _levels(
+        _enhance_increasing if increasing else _enhance,
+        Posterize=posterize,
+        Solarize=solarize,
+        SolarizeAdd=_whole(110.0),
+    )
+    return levels | {f"Translate{axis}": (f"Translate{axis}Share", _signed(0.45)) for axis in "XY"}
+
+
+def original() -> Levels:
+    """As timm reads the ImageNet policy of AutoAugment's paper: at least four bits are kept."""
+    return _levels(_enhance, Posterize=_whole(4.0, 4.0), Solarize=_whole(256.0))
+
+
+def cifar10() -> Levels:
+    """As AutoAugment's code for CIFAR-10 reads levels, for images of 32 x 32 pixels: shifts of up to 10."""
+    return _levels(
+        _enhance,
+        Rotate=lambda level, sign: sign * (level / 10 * 30 // 1),
+        Posterize=_falling(4.0),
+        Solarize=_falling(256.0),
+        TranslateX=_signed(10.0),
+        TranslateY=_signed(10.0),
+    )

@@ -120,6 +120,12 @@ def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "refle
     return op
 
 
+def simple_crop(size: int) -> Op:
+    """Simple random crop: the shorter side to `size`, bicubic, padded by 4 and cut (arXiv:2204.07118, section 3.2)."""
+    shrink, cut = resize_small(size, "bicubic"), pad_crop(size, 4)
+    return lambda image, rng: cut(shrink(image, rng), rng)
+
+
 @functools.lru_cache(maxsize=256)
 def _padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
     """The pixel that each position of a side padded by reflection shows; the edge pixel is not repeated."""

@@ -6,11 +6,13 @@ Pictures are Pillow's, of mode L or RGB, and so are the routines. `TONES` change
 import math
 from collections.abc import Callable
 
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps, ImageStat
 
 Picture = Image.Image
 Colour = tuple[int, int, int]
 Matrix = tuple[float, float, float, float, float, float]
+
+_ALL_VALUES = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 def apply(name: str, picture: Picture, value: float, fill: Colour, resample: Image.Resampling) -> Picture:
@@ -40,8 +42,9 @@ def grayscale(picture: Picture) -> Picture:
 
 
 def posterize(picture: Picture, bits: float) -> Picture:
-    """Keeps the upper `bits` of the 8; all of them is the picture itself, none is black."""
-    return ImageOps.posterize(picture, int(bits)) if bits < 8 else picture
+    """Keeps the upper `bits` of the 8: all are the picture itself, none is black."""
+    mask = 256 - 2 ** (8 - int(bits))
+    return picture.point([value & mask for value in range(256)] * len(picture.getbands()))
 
 
 def solarize_add(picture: Picture, addition: float, threshold: int = 128) -> Picture:
@@ -50,13 +53,28 @@ def solarize_add(picture: Picture, addition: float, threshold: int = 128) -> Pic
     return picture.point(table * len(picture.getbands()))
 
 
+def brightness(picture: Picture, factor: float) -> Picture:
+    """Blends with black."""
+    return _blend_with(picture, 0, factor)
+
+
+def contrast(picture: Picture, factor: float) -> Picture:
+    """Blends with the mean of the grey picture."""
+    return _blend_with(picture, int(ImageStat.Stat(picture.convert("L")).mean[0] + 0.5), factor)
+
+
 def contrast_from_size(picture: Picture, factor: float) -> Picture:
-    """Blends with a constant that is the number of pixels / 256, at most 255: 196 at 224 x 224 pixels.
+    """Blends with a grey that is the number of pixels / 256, at most 255: 196 at 224 x 224 pixels.
 
     The mean of the grey picture was meant; models were trained with this in AutoAugment's TensorFlow code.
     """
-    level = min(255, picture.width * picture.height // 256)
-    return Image.blend(Image.new(picture.mode, picture.size, (level,) * len(picture.getbands())), picture, factor)
+    return _blend_with(picture, min(255, picture.width * picture.height // 256), factor)
+
+
+def _blend_with(picture: Picture, grey: int, factor: float) -> Picture:
+    # Every value once, then by table: twice as fast as blending pictures, and the same.
+    table = Image.blend(Image.new("L", _ALL_VALUES.size, grey), _ALL_VALUES, factor).tobytes()
+    return picture.point(list(table) * len(picture.getbands()))
 
 
 def shift_hue(picture: Picture, turn: float) -> Picture:
@@ -91,9 +109,9 @@ TONES: dict[str, Callable[[Picture, float], Picture]] = {
     "Solarize": lambda picture, threshold: ImageOps.solarize(picture, int(threshold)),
     "SolarizeAdd": solarize_add,
     "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "Contrast": contrast,
     "ContrastFromSize": contrast_from_size,
-    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "Brightness": brightness,
     "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
     "Hue": shift_hue,
     "GaussianBlur": gaussian_blur,

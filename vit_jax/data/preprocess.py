@@ -22,7 +22,8 @@ OPS = {
     op.__name__: op
     for op in (
         *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
-        *(policies.randaug, augment.color_jitter, augment.random_erasing),
+        *(ops.simple_crop, augment.grayscale, augment.color_jitter, augment.three_augment, augment.random_erasing),
+        *(policies.randaug, policies.rand_augment, policies.autoaugment),
     )
 }
 
