@@ -21,15 +21,15 @@ TINY = {"embed_dim": 96, "depth": 1, "num_heads": 3, "img_size": (64, 96), "num_
 TINY["pretrained_cfg_overlay"] = {"crop_mode": "squash", "crop_pct": 1.0}
 CASES = {
     "vit_tiny_patch16_224": {},
-    "vit_small_patch16_224": {},
-    "vit_base_patch16_224": {},
-    "vit_base_patch32_384": {},
-    "vit_base_patch16_siglip_224": {"num_classes": 10},
-    "deit_tiny_distilled_patch16_224": {},
-    "deit3_small_patch16_224": {},
-    "vit_tiny_r_s16_p8_224": {},
-    "vit_small_r26_s32_224": {},
-    "vit_base_r50_s16_224": {},
+    "vit_small_patch16_224": {"depth": 2},
+    "vit_base_patch16_224": {"depth": 2},
+    "vit_base_patch32_384": {"depth": 2},
+    "vit_base_patch16_siglip_224": {"depth": 2, "num_classes": 10},
+    "deit_tiny_distilled_patch16_224": {"depth": 2},
+    "deit3_small_patch16_224": {"depth": 2},
+    "vit_tiny_r_s16_p8_224": {"depth": 2},
+    "vit_small_r26_s32_224": {"depth": 2},
+    "vit_base_r50_s16_224": {"depth": 2},
     "mixer_b16_224": {},
     "registers": {"name": "vit_small_patch14_reg4_dinov2", **TINY, "img_size": (42, 56)},
     "registers with slots": {"name": "vit_tiny_patch16_224", **TINY, "reg_tokens": 4},
@@ -43,6 +43,9 @@ CASES = {
     "features": {"name": "vit_tiny_patch16_224", **TINY, "num_classes": 0, "qkv_bias": False},
     "no positions": {"name": "vit_tiny_patch16_224", **TINY, "pos_embed": "none"},
 }  # fmt: skip
+# The published models with all their blocks, which take long.
+WHOLE = {f"{name}, whole": {"name": name} for name, given in CASES.items() if given.keys() == {"depth"}}
+PARAMS = [*CASES, *(pytest.param(name, marks=pytest.mark.torture) for name in WHOLE)]
 
 
 def perturbed(name, **arguments):
@@ -85,10 +88,10 @@ def images_of(size, channels):
     return np.random.default_rng(0).standard_normal((1, *size, channels), np.float32)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=PARAMS)
 def case(request, tmp_path_factory):
     """A published folder of timm as it is read, images, and what timm and we compute for them."""
-    model = perturbed(**{"name": request.param} | CASES[request.param])
+    model = perturbed(**{"name": request.param} | (CASES | WHOLE)[request.param])
     path = tmp_path_factory.mktemp("timm") / "config.json"
     save_config(model, path)
     arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
