@@ -5,13 +5,18 @@ import numpy as np
 from tests.conftest import losses, rows, run
 from vit_jax import inference
 
-STEPS = "--config.steps=20"
+# What looks at the batch as a whole: partners of mixtures, and a step uphill along the whole gradient.
+STEPS = (
+    "--config.steps=20",
+    "--config.task.mix={'type': 'MixupOrCutMix', 'mode': 'element'}",
+    "--config.grad={'type': 'sam.Sam', 'rho': 0.05}",
+)
 
 
 def test_jit_and_pmap_on_8_devices_and_1_device_give_the_same_20_losses(tmp_path):
-    run(tmp_path / "one", STEPS)
-    run(tmp_path / "jit", STEPS, devices=8)
-    run(tmp_path / "pmap", STEPS, "--config.parallel=pmap", devices=8)
+    run(tmp_path / "one", *STEPS)
+    run(tmp_path / "jit", *STEPS, devices=8)
+    run(tmp_path / "pmap", *STEPS, "--config.parallel=pmap", devices=8)
     one = losses(tmp_path / "one")
     assert len(one) == 20
     assert one[-1] < one[0]
