@@ -89,6 +89,19 @@ def test_cosine_is_optax_warmup_cosine():
         np.testing.assert_allclose(0.3 * ours(jnp.int32(step)), expected(step), rtol=1e-5, atol=1e-8)
 
 
-def test_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(UserError, match="warmup_steps=30"):
-        schedules.cosine(20, warmup_steps=30)
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: schedules.cosine(20, warmup_steps=30), "warmup_steps=30 does not fit into a run of 20 steps"),
+        (
+            lambda: schedules.wsd(20, 5, decay_steps=16),
+            "decay_steps=16 does not fit into a run of 20 steps after a warm-up of 5",
+        ),
+        (lambda: schedules.wsd(20, 0.5, decay_steps=0.6), "decay_steps=0.6 does not fit"),
+        (lambda: schedules.rsqrt(20, cooldown_steps=2.5), "cooldown_steps=2.5; expected a whole number"),
+        (lambda: schedules.cosine(20, start=1.5), "start=1.5; expected a share of the peak"),
+    ],
+)
+def test_a_length_or_share_that_does_not_fit_is_refused(make, says):
+    with pytest.raises(UserError, match=says):
+        make()

@@ -1,10 +1,10 @@
 """Learning-rate schedules: functions of the step, as a share of the peak. One is chosen by `optim.schedule`.
 
-Each begins with a linear warm-up over `warmup_steps`: a number of steps or, below 1, a share of them.
+Each begins with a linear warm-up over `warmup_steps`. Lengths are a number of steps or, below 1, a share of all of them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -14,72 +14,114 @@ Schedule = Callable[[Any], Any]
 KIND = Schedule
 
 
-def warmup_length(warmup_steps: int | float, steps: int) -> int:
-    """The steps of a warm-up given as their number or, below 1, as a share of all steps."""
-    if 0 < warmup_steps < 1:
-        return round(warmup_steps * steps)
-    if not 0 <= warmup_steps <= steps:
+def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
+    """The steps of a length given as their number or, below 1, as a share of all steps; it must fit in after the warm-up."""
+    length = round(given * steps) if 0 < given < 1 else given
+    if not 0 <= length <= steps - warmup:
         raise UserError(
-            f"optim.schedule.warmup_steps={warmup_steps} does not fit into a run of {steps} steps; expected 0 to {steps}, or a "
-            "share of them below 1."
+            f"optim.schedule.{key}={given} does not fit into a run of {steps} steps"
+            + (f" after a warm-up of {warmup}" if warmup else "")
+            + f"; expected 0 to {steps - warmup}, or a share of the run below 1."
         )
-    if warmup_steps != int(warmup_steps):
-        raise UserError(f"optim.schedule.warmup_steps={warmup_steps}; expected a whole number, or a share below 1.")
-    return int(warmup_steps)
+    if length != int(length):
+        raise UserError(f"optim.schedule.{key}={given}; expected a whole number, or a share below 1.")
+    return int(length)
 
 
-def _warmed_up(decay: Schedule, warmup_steps: int, steps: int) -> Schedule:
-    """Linear from 0 to 1 over `warmup_steps`, times `decay`, a function of the progress in [0, 1] after the warm-up."""
+def _warmed_up(
+    decay: Schedule, warmup_steps: int, steps: int, start: float = 0.0, count_warmup: bool = False
+) -> Schedule:
+    """Linear from `start` to 1 over `warmup_steps`, then `decay`, a function of the progress in [0, 1].
+
+    The progress counts the steps after the warm-up, or all of them.
+    """
+    begin = 0 if count_warmup else warmup_steps
 
     def share(step: Any) -> Any:
-        progress = jnp.clip((step - warmup_steps) / max(1, steps - warmup_steps), 0.0, 1.0)
-        return jnp.minimum(1.0, step / max(1, warmup_steps)) * decay(progress) if warmup_steps else decay(progress)
+        decayed = decay(jnp.clip((step - begin) / max(1, steps - begin), 0.0, 1.0))
+        if not warmup_steps:
+            return decayed
+        return jnp.where(step < warmup_steps, start + (1.0 - start) * step / warmup_steps, decayed)
 
     return share
 
 
-def _check_end(end: float) -> None:
-    if not 0 <= end <= 1:
-        raise UserError(f"optim.schedule.end={end}; expected a share of the peak in [0, 1].")
+def _check_shares(**shares: float) -> None:
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"optim.schedule.{key}={share}; expected a share of the peak in [0, 1].")
 
 
-def cosine(steps: int, warmup_steps: int | float = 0, end: float = 0.0) -> Schedule:
-    """Half a cosine from 1 to `end` (arXiv:1608.03983)."""
-    _check_end(end)
-    return _warmed_up(
-        lambda t: end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * t)), warmup_length(warmup_steps, steps), steps
-    )
+def _half_cosine(t: Any) -> Any:
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+
+
+def cosine(
+    steps: int, warmup_steps: int | float = 0, end: float = 0.0, start: float = 0.0, count_warmup: bool = False
+) -> Schedule:
+    """Half a cosine from 1 to `end` (arXiv:1608.03983), after a warm-up from `start`.
+
+    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) `end`. DeiT (arXiv:2012.12877), by timm's code,
+    uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so that the warm-up ends a
+    little above it. What is a step here is an epoch there.
+    """
+    _check_shares(end=end, start=start)
+    warmup = _length("warmup_steps", warmup_steps, steps)
+    return _warmed_up(lambda t: end + (1.0 - end) * _half_cosine(t), warmup, steps, start, count_warmup)
 
 
 def linear(steps: int, warmup_steps: int | float = 0, end: float = 0.0) -> Schedule:
-    """A straight line from 1 to `end`."""
-    _check_end(end)
-    return _warmed_up(lambda t: 1.0 - (1.0 - end) * t, warmup_length(warmup_steps, steps), steps)
+    """A straight line from 1 to `end`; the original ViT and big_vision give theirs as a learning rate, `linear_end`."""
+    _check_shares(end=end)
+    return _warmed_up(lambda t: 1.0 - (1.0 - end) * t, _length("warmup_steps", warmup_steps, steps), steps)
 
 
 def constant(steps: int, warmup_steps: int | float = 0) -> Schedule:
     """1 after the warm-up."""
-    return _warmed_up(lambda t: jnp.ones_like(t), warmup_length(warmup_steps, steps), steps)
+    return _warmed_up(lambda t: jnp.ones_like(t), _length("warmup_steps", warmup_steps, steps), steps)
 
 
-def rsqrt(steps: int, warmup_steps: int | float = 0, timescale: int = 10_000, cooldown_steps: int = 0) -> Schedule:
+def rsqrt(
+    steps: int, warmup_steps: int | float = 0, timescale: int = 10_000, cooldown_steps: int | float = 0
+) -> Schedule:
     """Reciprocal square root of the steps since the warm-up, then linear to 0 over the last `cooldown_steps`.
 
-    As scaling-ViT trains without a fixed end (arXiv:2106.04560, section 3.5).
+    As scaling-ViT trains without a fixed end (arXiv:2106.04560, section 3.5), and big_vision.
     """
-    warmup = warmup_length(warmup_steps, steps)
-    if not 0 <= cooldown_steps <= steps - warmup:
-        raise UserError(
-            f"optim.schedule.cooldown_steps={cooldown_steps} does not fit into {steps} steps after a warm-up of {warmup}."
-        )
+    warmup = _length("warmup_steps", warmup_steps, steps)
+    cooldown = _length("cooldown_steps", cooldown_steps, steps, warmup)
     if timescale < 1:
         raise UserError(f"optim.schedule.timescale={timescale} must be at least 1.")
-    warm = _warmed_up(lambda t: jnp.ones_like(t), warmup, steps)
+    warm = constant(steps, warmup)
 
     def share(step: Any) -> Any:
         since = jnp.maximum(0.0, step - warmup)
         decay = jnp.sqrt(timescale / (timescale + since))
-        cool = jnp.clip((steps - step) / cooldown_steps, 0.0, 1.0) if cooldown_steps else 1.0
+        cool = jnp.clip((steps - step) / cooldown, 0.0, 1.0) if cooldown else 1.0
         return warm(step) * decay * cool
+
+    return share
+
+
+def wsd(
+    steps: int,
+    warmup_steps: int | float = 0,
+    decay_steps: int | float = 0.2,
+    shape: Literal["linear", "sqrt", "cosine"] = "sqrt",
+    end: float = 0.0,
+) -> Schedule:
+    """Warm-up, stable, decay (arXiv:2404.06395): 1 until the last `decay_steps`, over which it falls to `end`.
+
+    shape "sqrt" falls as 1 - sqrt(progress), the best one of arXiv:2405.18392, where a fifth of the run is long enough.
+    """
+    _check_shares(end=end)
+    warmup = _length("warmup_steps", warmup_steps, steps)
+    length = _length("decay_steps", decay_steps, steps, warmup)
+    warm = constant(steps, warmup)
+    fall = {"linear": lambda t: 1.0 - t, "sqrt": lambda t: 1.0 - jnp.sqrt(t), "cosine": _half_cosine}[shape]
+
+    def share(step: Any) -> Any:
+        progress = jnp.clip((step - (steps - length)) / max(1, length), 0.0, 1.0)
+        return warm(step) * (end + (1.0 - end) * fall(progress))
 
     return share
