@@ -51,6 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Multiplied by the learning rate; on the parameters whose name the regex finds.
                 "weight_decay": 0.0,
                 "decay": "kernel$",
+                # (regex, {"lr": factor, "weight_decay": factor}), ...: the first regex that finds a name counts.
+                "multipliers": placeholder(list),
                 "clip_norm": 1.0,
                 # Each block learns by this factor slower than the next (arXiv:2111.06377); none by default.
                 "layer_decay": placeholder(float),

@@ -40,6 +40,8 @@ def cast(value: Any, hint: Any) -> Any:
         return cast(value, next(arg for arg in args if fits(value, arg)))
     if hint is float:
         return float(value)
+    if origin is dict:
+        return {key: cast(item, args[1]) for key, item in value.items()}
     if hint in (tuple, list) or origin in (tuple, list):
         fixed = origin is tuple and args[-1] is not Ellipsis
         kinds = args if fixed else (args or (Any,))[:1] * len(value)

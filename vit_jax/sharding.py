@@ -65,7 +65,8 @@ def tree_sharding(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
     """The sharding of each leaf: the first rule whose regex is found in its name, or a copy on every device.
 
     A rule gives a mesh axis or None for each dimension. Parameters, optimiser moments and their averages share the end of
-    their names, so one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh.
+    their names, so one rule covers them all; moments of another shape than their parameter's are copied. Raises UserError
+    where a rule does not fit the leaf or the mesh.
     """
     compiled = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
 
@@ -79,6 +80,8 @@ def tree_sharding(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
                     or len(used) != len(set(used))
                     or any(not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True))
                 ):
+                    if name.startswith("opt_state/"):
+                        break  # a moment smaller than its parameter, for which the rule is refused where it does not fit
                     raise UserError(
                         f"The sharding rule {regex.pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
                         f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."

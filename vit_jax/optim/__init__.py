@@ -1,9 +1,18 @@
 """The optimiser: clip the gradient, apply an update rule, decay the weights, scale by the scheduled learning rate."""
 
+import functools
+
 import optax
 
-from vit_jax import trees
 from vit_jax.optim.layer_decay import scale_by_layer
+from vit_jax.optim.per_parameter import (
+    DecaysItself,
+    Multipliers,
+    check_multipliers,
+    each_by,
+    factors_of,
+    weight_decays,
+)
 from vit_jax.optim.schedules import Schedule
 from vit_jax.types import Params, UserError, compile_regex
 
@@ -14,35 +23,40 @@ def make_optimizer(
     lr: float,
     weight_decay: float = 0.0,
     decay: str = "kernel$",
+    multipliers: Multipliers | None = None,
     clip_norm: float | None = None,
     layer_decay: float | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser, and the learning rate as a function of the step.
 
     `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose name
-    the regex `decay` finds. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning rate smaller
-    by this factor from each block to the one before it (see layer_decay.py).
+    the regex `decay` finds. `multipliers` are (regex, {"lr": factor, "weight_decay": factor}), of which the first regex that
+    finds a parameter's name counts: "lr" multiplies what the rule makes of the gradient, "weight_decay" the decay, as
+    big_vision's lr_mults and wd_mults. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning
+    rate, and so the decay, smaller by this factor from each block to the one before it (see layer_decay.py).
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
         raise UserError(
             f"optim has lr={lr}, weight_decay={weight_decay}, clip_norm={clip_norm}; lr and weight_decay may not be "
             "negative, clip_norm must be positive, or None for no clipping."
         )
-    decayed = compile_regex(decay, "optim.decay")
+    compile_regex(decay, "optim.decay")
+    multipliers = multipliers or []
+    check_multipliers(multipliers)
+    decays = functools.partial(weight_decays, weight_decay=weight_decay, decay=decay, multipliers=multipliers)
 
     def learning_rate(step):
         return lr * schedule(step)
 
-    def mask(params: Params):
-        found = trees.map_named(lambda name, _: decayed.search(name) is not None, params)
-        if not any(trees.flatten(found).values()):
-            raise UserError(
-                f"optim.decay={decay!r} matches no parameter; names look like {next(iter(trees.flatten(params)))!r}."
-            )
-        return found
+    def lr_factors(params: Params) -> dict[str, float]:
+        return {name: factors.get("lr", 1.0) for name, factors in factors_of(params, multipliers).items()}
 
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts += [rule]
-    parts += [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+    scale = [each_by(lr_factors, lambda update, _, factor: factor * update)] if multipliers else []
+    if isinstance(rule, DecaysItself):
+        parts += [rule.with_decays(decays), *scale]
+    else:
+        shrink = each_by(decays, lambda update, param, share: update + share * param if share else update)
+        parts += [rule, *scale, *([shrink] if weight_decay else [])]
     parts += [scale_by_layer(layer_decay)] if layer_decay is not None else []
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate

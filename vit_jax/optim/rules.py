@@ -8,9 +8,15 @@ import optax
 from optax import contrib
 
 from vit_jax import trees
-from vit_jax.types import DtypeName, UserError, compile_regex
+from vit_jax.optim.per_parameter import DecaysItself
+from vit_jax.types import DtypeName, Params, UserError, compile_regex
 
 KIND = optax.GradientTransformation
+
+
+def _check_eps(eps: float) -> None:
+    if eps <= 0:
+        raise UserError(f"optim.rule.eps={eps} must be positive.")
 
 
 def check_rates(**rates: float) -> None:
@@ -25,8 +31,7 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (arXiv:1412.6980); with `optim.weight_decay` it is AdamW (arXiv:1711.05101)."""
     check_rates(b1=b1, b2=b2)
-    if eps <= 0:
-        raise UserError(f"optim.rule.eps={eps} must be positive.")
+    _check_eps(eps)
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=jnp.dtype(mu_dtype))
 
 
@@ -36,6 +41,67 @@ def sgd(
     """SGD with momentum kept in bfloat16, as the original ViT fine-tunes (arXiv:2010.11929, appendix B.1.1)."""
     check_rates(momentum=momentum)
     return optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=jnp.dtype(momentum_dtype))
+
+
+def adafactor(
+    momentum: float = 0.9,
+    beta2_cap: float = 0.999,
+    min_dim_size_to_factor: int = 32,
+    momentum_dtype: DtypeName = "bfloat16",
+) -> optax.GradientTransformation:
+    """Adafactor as scaling-ViT modifies it (arXiv:2106.04560, section 3.5): in place of Adam, for a quarter of its state.
+
+    Of the mean square of the gradient (arXiv:1804.04235, algorithm 4) only the means of rows and columns are kept where two
+    dimensions have at least `min_dim_size_to_factor`; its decay rate in step t is 1 - t^-0.8, at most `beta2_cap`. The momentum
+    is not corrected for its bias. As in its authors' configs there are no relative step sizes and no clipping of each
+    parameter's update, and t counts from 1 in a run that begins from a model too.
+    """
+    check_rates(momentum=momentum, beta2_cap=beta2_cap)
+    if min_dim_size_to_factor < 1:
+        raise UserError(f"optim.rule.min_dim_size_to_factor={min_dim_size_to_factor} must be at least 1.")
+    mean_square = optax.scale_by_factored_rms(
+        min_dim_size_to_factor=min_dim_size_to_factor,
+        decay_rate=0.8,
+        decay_rate_fn=lambda step, power: jnp.minimum(beta2_cap, 1.0 - (step + 1.0) ** -power),
+    )
+    if not momentum:
+        return mean_square
+    return optax.chain(mean_square, optax.ema(momentum, debias=False, accumulator_dtype=jnp.dtype(momentum_dtype)))
+
+
+def lion(b1: float = 0.9, b2: float = 0.99, mu_dtype: DtypeName = "float32") -> optax.GradientTransformation:
+    """Lion (arXiv:2302.06675, algorithm 2); it needs 3 to 10 times less learning rate and as much more decay than Adam."""
+    check_rates(b1=b1, b2=b2)
+    return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=jnp.dtype(mu_dtype))
+
+
+def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
+    """LAMB (arXiv:1904.00962, algorithm 2) as DeiT-III trains by it (arXiv:2204.07118): Adam with a trust ratio.
+
+    The update of a decayed parameter, decay included, is scaled to the norm of the parameter; others go by plain Adam. The
+    codes that train by it also clip the gradient at a global norm of 1 (`optim.clip_norm`), and their query, key and value are
+    one parameter, where they are three here. Raises UserError where nothing is decayed.
+    """
+    check_rates(b1=b1, b2=b2)
+    _check_eps(eps)
+    adam, trust = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_trust_ratio()
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None, *, decays: dict[str, float]):
+        if not any(decays.values()):
+            raise UserError(
+                "optim.rule lamb adapts the decayed parameters alone, and optim.weight_decay=0 leaves none; set it, such as to "
+                "0.02, or use adam."
+            )
+        updates, state = adam.update(updates, state, params)
+
+        def adapt(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
+            if not decays[name]:
+                return update
+            return trust.update(update + decays[name] * param, optax.EmptyState(), param)[0]
+
+        return trees.map_named(adapt, updates, params), state
+
+    return DecaysItself(adam.init, update)
 
 
 def muon(

@@ -1,0 +1,101 @@
+"""What is not the same for all parameters: their weight decay, and factors of it and of the learning rate."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from vit_jax import trees
+from vit_jax.types import Params, UserError, compile_regex
+
+# (regex, {"lr": factor, "weight_decay": factor}): the first regex that finds a parameter's name counts.
+Multipliers = list[tuple[str, dict[str, float]]]
+
+
+def check_multipliers(multipliers: Multipliers) -> None:
+    """Raises UserError for a malformed regex, a factor of something else, or a negative one."""
+    for pattern, factors in multipliers:
+        compile_regex(pattern, "optim.multipliers")
+        for key, factor in factors.items():
+            if key not in ("lr", "weight_decay") or factor < 0:
+                raise UserError(
+                    f"optim.multipliers has {key}={factor} for {pattern!r}; expected lr and weight_decay with factors of at "
+                    "least 0, such as ('^head/', {'lr': 10.0})."
+                )
+
+
+def factors_of(params: Params, multipliers: Multipliers) -> dict[str, dict[str, float]]:
+    """The factors of each parameter by name: those of the first regex that finds it, none where no regex does.
+
+    Raises UserError for a regex that finds no parameter beyond those of the regexes before it.
+    """
+    factors: dict[str, dict[str, float]] = {name: {} for name in trees.flatten(params)}
+    left = list(factors)
+    for pattern, given in multipliers:
+        found = [name for name in left if compile_regex(pattern, "optim.multipliers").search(name)]
+        if not found:
+            beyond = "" if len(left) == len(factors) else " that no regex before it finds"
+            raise UserError(
+                f"optim.multipliers: {pattern!r} finds no parameter{beyond}; names look like {next(iter(factors))!r}."
+            )
+        factors |= dict.fromkeys(found, given)
+        left = [name for name in left if name not in found]
+    return factors
+
+
+def weight_decays(params: Params, weight_decay: float, decay: str, multipliers: Multipliers) -> dict[str, float]:
+    """The weight decay of each parameter by name: 0 for those that the regex `decay` does not find.
+
+    Raises UserError where `decay` finds none, or none of those whose decay is multiplied.
+    """
+    factors = factors_of(params, multipliers)
+    decayed = {name for name in factors if compile_regex(decay, "optim.decay").search(name)}
+    if weight_decay and not decayed:
+        raise UserError(f"optim.decay={decay!r} matches no parameter; names look like {next(iter(factors))!r}.")
+    for pattern, given in multipliers:
+        if weight_decay and given.get("weight_decay") and not any(factors[name] is given for name in decayed):
+            raise UserError(
+                f"optim.multipliers multiplies the weight decay of {pattern!r}, but optim.decay={decay!r} decays none of "
+                "these parameters; widen optim.decay."
+            )
+    return {
+        name: weight_decay * given.get("weight_decay", 1.0) if name in decayed else 0.0
+        for name, given in factors.items()
+    }
+
+
+def each_by(
+    numbers: Callable[[Params], dict[str, float]], change: Callable[[jax.Array, jax.Array, float], jax.Array]
+) -> optax.GradientTransformation:
+    """Makes each update change(update, parameter, number), where the numbers by name follow from the parameters' names.
+
+    The first state asks for the numbers too, so that a mistake in them shows there.
+    """
+
+    def init(params: Params) -> optax.EmptyState:
+        numbers(params)
+        return optax.EmptyState()
+
+    def update(updates: Params, state: optax.EmptyState, params: Params | None = None):
+        assert params is not None
+        of = numbers(params)
+        return trees.map_named(lambda name, u, p: change(u, p, of[name]), updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+class DecaysItself(optax.GradientTransformationExtraArgs):
+    """A rule with the weight decay inside: its update takes decays={name: share of the parameter to add}."""
+
+    def with_decays(self, decays: Callable[[Params], dict[str, float]]) -> optax.GradientTransformation:
+        """The rule with these weight decays, which the first state asks for too."""
+
+        def init(params: Params) -> optax.OptState:
+            decays(params)
+            return self.init(params)
+
+        def update(updates: Params, state: optax.OptState, params: Params | None = None):
+            assert params is not None
+            return self.update(updates, state, params, decays=decays(params))
+
+        return optax.GradientTransformation(init, update)
