@@ -112,7 +112,7 @@ class Loaded:
         return self._predict(self.params, batch)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> Outputs:
-        """`logits`, `probs` and `features` of preprocessed images."""
+        """`logits`, `probs` (of a regression `values`) and `features` of preprocessed images."""
         return self.predict({"image": np.asarray(images)})
 
     def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:

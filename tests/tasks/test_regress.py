@@ -1,9 +1,12 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vit_jax import inference
+from vit_jax.cli import predict
 from vit_jax.mixing import Mixup
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
@@ -71,7 +74,7 @@ def table(tmp_path, tiny):
 @pytest.mark.parametrize(
     "task", [{"type": "regress.Regress"}, {"type": "classify.Classify", "loss_name": "bce", "mix": {"type": "CutMix"}}]
 )
-def test_a_table_of_numbers_is_learned(task, table, tmp_path):
+def test_a_table_of_numbers_is_learned(task, table, tmp_path, capsys):
     table.task = task
     metrics = fit(table, tmp_path / "run")
     rows = [
@@ -82,3 +85,8 @@ def test_a_table_of_numbers_is_learned(task, table, tmp_path):
     loaded = inference.load(tmp_path / "run")
     assert loaded.class_names == ("even", "big")
     assert loaded(np.zeros((3, 8, 8, 1), np.uint8))["logits"].shape == (3, 2)
+    capsys.readouterr()
+    predict.main([f"--model={tmp_path / 'run'}", str(tmp_path / "3.png"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    names = told["values"] if task["type"] == "regress.Regress" else [item["label"] for item in told["top"]]
+    assert set(names) == {"even", "big"}

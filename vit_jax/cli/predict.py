@@ -1,4 +1,4 @@
-"""Classify images: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
+"""Classify images, or tell their numbers: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the most probable classes of each image; the exit code is 1 if an image could not be read."""
+    """Prints each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
     parser = Parser(prog="vit predict", description=__doc__)
     parser.add_argument(
         "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
@@ -54,13 +54,17 @@ def main(argv: Sequence[str]) -> int:
         # Filled up to one shape, so that the model is compiled once.
         batch = np.zeros((min(flags.batch_size, len(paths)), *loaded.image_shape), np.uint8)
         batch[: len(images)] = images
-        for path, probs in zip(readable, loaded(batch)["probs"], strict=False):
-            best = np.argsort(-probs, kind="stable")[: flags.top]
-            top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
-            if flags.json:
-                print(json.dumps({"path": str(path), "top": top}), flush=True)
+        outputs = loaded(batch)
+        for row, path in enumerate(readable):
+            if "values" in outputs:
+                numbers = dict(zip(loaded.class_names, outputs["values"][row].tolist(), strict=True))
+                told, text = {"values": numbers}, ", ".join(f"{name} {value:g}" for name, value in numbers.items())
             else:
-                print(f"{path}: " + ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top), flush=True)
+                probs = outputs["probs"][row]
+                best = np.argsort(-probs, kind="stable")[: flags.top]
+                top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
+                told, text = {"top": top}, ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
+            print(json.dumps({"path": str(path), **told}) if flags.json else f"{path}: {text}", flush=True)
     return 1 if failed else 0
 
 
