@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,12 +59,14 @@ def main(argv: Sequence[str]) -> int:
         for row, path in enumerate(readable):
             if "values" in outputs:
                 numbers = dict(zip(loaded.class_names, outputs["values"][row].tolist(), strict=True))
-                told, text = {"values": numbers}, ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+                told: dict[str, Any] = {"values": numbers}
+                text = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
             else:
                 probs = outputs["probs"][row]
                 best = np.argsort(-probs, kind="stable")[: flags.top]
                 top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
-                told, text = {"top": top}, ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
+                told = {"top": top}
+                text = ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
             print(json.dumps({"path": str(path), **told}) if flags.json else f"{path}: {text}", flush=True)
     return 1 if failed else 0
 
