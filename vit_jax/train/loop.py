@@ -120,7 +120,7 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
     write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
     rows = read_rows(run.path / "metrics.jsonl")
     values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.steps), {})
-    for name in run.evaluators:
+    for name in (title for entry in run.evaluators for title in state.evaluated(entry)):
         if f"{name}/accuracy" in values:
             loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
             print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}")

@@ -31,6 +31,18 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
+def summary(values: Mapping[str, float], most: int = 8) -> str:
+    """What an evaluation measured, in one line: accuracy, loss and number of images first, `most` numbers in all."""
+    units = {
+        "accuracy": lambda x: f"accuracy {100 * x:.2f} %",
+        "loss": lambda x: f"loss {x:.4f}",
+        "num_examples": lambda x: f"{x:,} images",
+    }
+    told = [unit(values[key]) for key, unit in units.items() if key in values]
+    told += [f"{key} {value:.4g}" for key, value in values.items() if key not in units]
+    return "  ".join(told[:most] + (["..."] if len(told) > most else []))
+
+
 class Recorder:
     """Writes the metrics of every `every`th step, and of every evaluation.
 
@@ -108,14 +120,12 @@ class Recorder:
         """Writes the results of the evaluators after a step, and the step's whole row to the disk."""
         self.add(step, results)
         self.flush()
-        for key in results:
-            name, _, measure = key.rpartition("/")
-            if measure == "accuracy" and {f"{name}/loss", f"{name}/num_examples"} <= results.keys():
-                print(
-                    f"step {step:>{len(str(self.steps))}}/{self.steps}  {name}: accuracy {100 * results[key]:.2f} %"
-                    f"  loss {results[f'{name}/loss']:.4f}  {results[f'{name}/num_examples']:,} images",
-                    flush=True,
-                )
+        titles: dict[str, dict[str, float]] = {}
+        for key, value in results.items():
+            title, _, measure = key.rpartition("/")
+            titles.setdefault(title, {})[measure] = value
+        for title, values in titles.items():
+            print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {title}: {summary(values)}", flush=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Adds named values to the row of a step."""
