@@ -130,7 +130,10 @@ def test_the_average_of_the_weights_is_loaded_unless_raw_is_asked_for(tiny, tmp_
     tiny.ema_decay = 0.9
     metrics = fit(tiny, tmp_path)
     images = Digits("test")
-    batch = {"image": np.stack([images.image(i) for i in range(360)]), "label": np.array([*map(images.label, range(360))])}
+    batch = {
+        "image": np.stack([images.image(i) for i in range(360)]),
+        "label": np.array([*map(images.label, range(360))]),
+    }
     loaded = {"test": inference.load(tmp_path), "test_raw": inference.load(f"{tmp_path}@12:raw")}
     # Both were evaluated in training, under these names.
     for name, model in loaded.items():

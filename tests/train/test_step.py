@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from tests.peers import torch
+from vit_jax import trees
 from vit_jax.grads.accumulate import Accumulate
 from vit_jax.grads.gradient import Plain
 from vit_jax.models.vit import ViT
@@ -72,14 +74,25 @@ def test_metrics_are_what_they_say():
     assert int(after.step) == 1
 
 
-def test_ema_follows_the_parameters_and_is_what_is_evaluated():
+def test_ema_follows_the_parameters_and_is_what_is_evaluated(agrees):
+    from torch.optim.swa_utils import get_ema_avg_fn
+
     step, state = parts(ema_decay=0.9)
-    average = state.params
-    for k in range(3):
+    average = {name: torch.tensor(np.array(leaf, np.float64)) for name, leaf in trees.flatten(state.params).items()}
+    for k in range(20):
         state, _ = step(state, BATCH)
-        decay = min(0.9, (1 + k) / (10 + k))
-        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state.weights, average)
+        lerp = get_ema_avg_fn(min(0.9, (1 + k) / (10 + k)))
+        new = {name: torch.tensor(np.array(leaf, np.float64)) for name, leaf in trees.flatten(state.params).items()}
+        average = {name: lerp(average[name], new[name], None) for name in average}
+    weights = trees.flatten(state.weights)
+    for name, expected in average.items():
+        agrees(
+            "EMA with warm-up, 20 steps",
+            f"torch {torch.__version__.partition('+')[0]} float64",
+            weights[name],
+            expected,
+            1e-6,
+        )
 
 
 def test_images_are_normalised_by_channel():
