@@ -16,6 +16,7 @@ from vit_jax.__main__ import main as vit
 from vit_jax.data.digits import Digits
 from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
+from vit_jax.train.loop import fit
 from vit_jax.types import UserError
 
 
@@ -44,6 +45,46 @@ def test_evaluating_a_saved_model_gives_what_training_logged(trained, capsys):
     assert {key: result[key] for key in ("accuracy", "loss", "num_examples")} == {
         key: logged[f"test/{key}"] for key in ("accuracy", "loss", "num_examples")
     }
+
+
+def test_several_evaluators_measure_a_model_at_once(trained, capsys):
+    flags = ["--evaluator=classification,knn,fewshot", "--evaluator.k=5", "--evaluator.shots=(1, 5)", "--per_class"]
+    assert vit(["evaluate", f"--model={trained}", "--data=digits", "--json", *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["classification"]["accuracy"] == rows(trained)[-1]["test/accuracy"]
+    assert result["knn"]["accuracy"] > 0.5
+    assert set(result["fewshot"]) == {"shot1", "shot5", "num_examples"}
+    assert sum(count for _, count in result["per_class"].values()) == 360
+    assert vit(["evaluate", f"--model={trained}", "--data=digits", "--evaluator=knn", "--batch_size=360"]) == 0
+    assert capsys.readouterr().out.startswith("accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--evaluator=nearest"], "--evaluator='nearest' is unknown"),
+        (["--evaluator=knn", "--evaluator.neighbours=3"], "--evaluator.neighbours: unknown key"),
+        (["--evaluator=knn", "--evaluator.k=many"], "--evaluator.k is 'many'; expected int"),
+        (["--evaluator=imagenet"], "--evaluator lacks variant"),
+        (["--evaluator=regression"], "Found classes"),
+    ],
+)
+def test_evaluate_tells_what_is_wrong_with_its_evaluator(trained, flags, says, capsys):
+    assert vit(["evaluate", f"--model={trained}", "--data=digits", *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_features_are_measured_in_training_too(tiny, tmp_path):
+    digits = {
+        "source": {"type": "digits.Digits", "split": "test"},
+        "train": {"type": "digits.Digits"},
+        "preprocess": "",
+    }
+    tiny.steps = 2
+    tiny.evals.knn = {"type": "knn.Knn", **digits}
+    tiny.evals.fewshot = {"type": "fewshot.FewShot", **digits, "shots": (1, 5)}
+    metrics = fit(tiny, tmp_path / "run")
+    assert {"knn/accuracy", "fewshot/shot1", "fewshot/shot5", "test/ece", "test/accuracy_top5"} <= metrics.keys()
 
 
 def test_evaluation_matches_classes_by_name_and_accepts_some_of_them(trained, digit_files, capsys):

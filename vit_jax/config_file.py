@@ -124,7 +124,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
             hint = dict
         elif hint is None and kind is not type(None):
             hint = kind | None  # which stands for the default, or for nothing
-    value = _parse(key, text, hint)
+    value = value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")
     node.unlock()
     # A new reference, since ml_collections would refuse a value of another type than the one that stands there.
@@ -133,8 +133,8 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
 
 
-def _parse(key: str, text: str, hint: Any) -> Any:
-    """The value of a text for a key of a hinted kind: a Python literal where that fits, or the text itself."""
+def value_of(flag: str, text: str, hint: Any) -> Any:
+    """The value of a flag's text for a hinted kind: a Python literal where that fits, or the text itself."""
     try:
         literal = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -142,9 +142,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
-        raise ConfigError(
-            f"""--config.{key} is {shown(text)}; expected a whole part, as in --config.{key}="{{'type': ...}}"."""
-        )
+        raise ConfigError(f"""{flag} is {shown(text)}; expected a whole part, as in {flag}="{{'type': ...}}".""")
     if hint is str:
         return literal if isinstance(literal, str) else text
     if hint is None:
@@ -152,7 +150,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     for value in (literal, text):
         if fits(value, hint):
             return float(value) if hint is float else value
-    raise ConfigError(f"--config.{key} is {shown(text)}; expected {hint_name(hint)}.")
+    raise ConfigError(f"{flag} is {shown(text)}; expected {hint_name(hint)}.")
 
 
 def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:

@@ -27,6 +27,11 @@ def png(array):
     return file.getvalue()
 
 
+def several(index):
+    """The classes of an example that has any number of them."""
+    return [c for c in range(3) if index >> c & 1]
+
+
 def write_dataset(data_dir, name="tiny", file_format="array_record", damaged=()):
     """A data set as TFDS stores it: two JSON files and shards of serialized tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
@@ -42,6 +47,7 @@ def write_dataset(data_dir, name="tiny", file_format="array_record", damaged=())
             encoded = png(pixels(split, index))
             features["image"].bytes_list.value.append(encoded[:40] if index in damaged else encoded)
             features["label"].int64_list.value.append(index % 3)
+            features["several"].int64_list.value.extend(several(index))
             features["id"].bytes_list.value.append(b"unused")
             writer.write(example.SerializeToString())
         writer.close()
@@ -58,12 +64,23 @@ def write_dataset(data_dir, name="tiny", file_format="array_record", damaged=())
                     "pythonClassName": f"{module}.class_label_feature.ClassLabel",
                     "classLabel": {"numClasses": "3"},
                 },
+                "several": {
+                    "pythonClassName": f"{module}.sequence_feature.Sequence",
+                    "sequence": {
+                        "feature": {
+                            "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+                            "classLabel": {"numClasses": "3"},
+                        },
+                        "length": "-1",
+                    },
+                },
                 "id": {"pythonClassName": f"{module}.text_feature.Text", "text": {}},
             }
         },
     }
     (folder / "features.json").write_text(json.dumps(feature_json))
-    (folder / "label.labels.txt").write_text("\n".join(CLASSES) + "\n")
+    for file in ("label.labels.txt", "several.labels.txt"):
+        (folder / file).write_text("\n".join(CLASSES) + "\n")
     info = {
         "name": name,
         "version": "1.0.0",
@@ -96,6 +113,13 @@ def test_images_labels_and_names_are_those_written(data_dir, split):
         assert source.label(index) == index % 3
         np.testing.assert_array_equal(source.image(index), pixels(split, index))
     assert source.name(2) == f"tiny/1.0.0/{split}/2"
+
+
+def test_several_labels_are_one_or_zero_for_each_class(data_dir):
+    source = Tfds("tiny", "train", data_dir, label_key="several")
+    assert (source.class_names, source.label_shape) == (tuple(CLASSES), (3,))
+    for index in range(len(source)):
+        assert np.flatnonzero(source.label(index)).tolist() == several(index)
 
 
 def test_split_expression_takes_a_part(data_dir):

@@ -38,16 +38,16 @@ def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 1
 
 
-def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The --config.KEY=VALUE of a command line as (key, value text), and its other words."""
+def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[list[tuple[str, str]], list[str]]:
+    """The --config.KEY=VALUE of a command line as (key, value text), and its other words; `prefix` may be another."""
     overrides: list[tuple[str, str]] = []
     rest: list[str] = []
     words = iter(argv)
     for word in words:
-        if not word.startswith("--config."):
+        if not word.startswith(prefix):
             rest.append(word)
             continue
-        key, equals, value = word.removeprefix("--config.").partition("=")
+        key, equals, value = word.removeprefix(prefix).partition("=")
         if not equals:
             value = next(words, "--")
             if value.startswith("--"):

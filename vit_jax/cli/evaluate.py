@@ -1,53 +1,124 @@
-"""Evaluate a model on data: vit evaluate --model=REF --data=digits|folder:PATH|tfds:NAME [--split=S] [--json]."""
+"""Evaluate a model on data: vit evaluate --model=REF --data=digits|folder:PATH|tfds:NAME [--evaluator=NAME] [--json]."""
 
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from vit_jax.cli.command import Parser
+from vit_jax import config as configs
+from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints accuracy, loss and number of examples, each example counted exactly once."""
-    parser = Parser(prog="vit evaluate", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH or tfds:NAME")
-    parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
-    parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
-    flags = parser.parse(argv)
+    """Prints what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
+    given, rest = split_overrides(argv, "--evaluator.")
+    flags = make_parser().parse(rest)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
 
     from vit_jax import inference
-    from vit_jax.data.reference import Relabelled, open_source
-    from vit_jax.evals.classification import Classification
 
     loaded = inference.load(flags.model, trust=flags.trust)
     remarks = [f"note: {note}" for note in loaded.notes]
-    if not loaded.spec["num_classes"]:
-        raise UserError(f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py).")
-    if loaded.has_untrained_head:
-        remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing")
-    trained_on = loaded.config.get("data", {}).get("source", {})
-    source, names = open_source(flags.data, flags.split, loaded.image_shape[2], trained_on), loaded.class_names
-    if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
-        remarks.append("note: the model does not name its classes; the data's are taken to be them, in order")
-        names = source.class_names
-    source = Relabelled(source, names)
-    sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
-    batch_size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
-    evaluator = Classification(source, loaded.preprocess_spec, batch_size)
-    result = evaluator(loaded.predict)
-    remarks += [f"unreadable, left out: {name}: {reason}" for name, reason in evaluator.data.unreadable.items()]
+    names = flags.evaluator.split(",") if flags.evaluator else [default_of(loaded, flags)]
+    targets = {name: target_of(name) for name in names}
+    known = {key for target in targets.values() for key in configs.parameters(target)}
+    for key, _ in given:
+        if key not in known:
+            raise UserError(f"--evaluator.{key}: unknown key{configs.near(key, known)}")
+    results: dict[str, dict[str, float]] = {}
+    tables: list[tuple[str, float, int]] = []
+    for name, target in targets.items():
+        evaluator = make_evaluator(target, given, flags, loaded, remarks)
+        results[name] = evaluator(loaded.predict)
+        remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
+        tables += getattr(evaluator, "per_class", []) if flags.per_class else []
     if remarks:
-        print(*remarks, sep="\n", file=sys.stderr)
-    if flags.json:
-        print(json.dumps({"model": flags.model, "data": flags.data, **result}))
-    else:
-        print(
-            f"accuracy {100 * result['accuracy']:.2f} %  loss {result['loss']:.4f}  {result['num_examples']:,} images"
-        )
+        print(*dict.fromkeys(remarks), sep="\n", file=sys.stderr)
+    show(results, tables, flags)
     return 0
+
+
+def make_parser() -> Parser:
+    """The flags of the command."""
+    parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
+    parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
+    parser.add_argument(
+        "--evaluator", metavar="NAMES", help="one or several, such as classification,knn,fewshot,probe,corruptions"
+    )
+    parser.add_argument("--evaluator.KEY", metavar="VALUE", help="an argument of the evaluator, such as k of knn")
+    parser.add_argument("--train", metavar="SOURCE", help="training images of fewshot, knn and probe; default: --data")
+    parser.add_argument("--train_split", default="train", help="their split; default: train")
+    parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
+    parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    return parser
+
+
+def default_of(loaded: Any, flags: Any) -> str:
+    """The evaluator of the model's task, or of data with several labels."""
+    if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
+        return "regression"
+    return "multilabel" if flags.data.startswith("table:") else "classification"
+
+
+def target_of(name: str) -> Any:
+    """The evaluator that a name such as "knn" or "my.module:Knn" stands for."""
+    known = {kind.partition(".")[0]: kind for kind in configs.types_in("vit_jax.evals")}
+    if ":" not in name and name not in known and name not in known.values():
+        raise UserError(f"--evaluator={name!r} is unknown{configs.near(name, known)}")
+    return configs.resolve(known.get(name, name), "vit_jax.evals", "--evaluator")
+
+
+def make_evaluator(target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, remarks: list[str]) -> Any:
+    """An evaluator of the data that the flags name, with the arguments given that it has."""
+    from vit_jax.config_file import value_of
+    from vit_jax.data.reference import Relabelled, open_source
+
+    takes = configs.parameters(target)
+    hints = configs.parameter_hints(target)
+    arguments = {key: value_of(f"--evaluator.{key}", text, hints[key]) for key, text in given if key in takes}
+    channels, trained_on = loaded.image_shape[2], loaded.config.get("data", {}).get("source", {})
+    # Training images of their own must not be among the test images.
+    split = flags.split or ("test" if "train" in takes else None)
+    source = open_source(flags.data, split, channels, trained_on)
+    parts: dict[str, Any] = {"source": source, "preprocess": loaded.preprocess_spec}
+    if "train" in takes:
+        parts["train"] = open_source(flags.train or flags.data, flags.train_split, channels, trained_on)
+    if not target.own_classes:
+        if not loaded.spec["num_classes"]:
+            raise UserError(
+                f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py)."
+            )
+        if loaded.has_untrained_head:
+            remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing")
+        names = loaded.class_names
+        if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
+            remarks.append("note: the model does not name its classes; the data's are taken to be them, in order")
+            names = source.class_names
+        parts["source"] = Relabelled(source, names)
+    sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
+    size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
+    return configs.call("--evaluator", target, arguments, **parts, batch_size=size)
+
+
+def show(results: dict[str, dict[str, float]], tables: list[tuple[str, float, int]], flags: Any) -> None:
+    """Prints the results, of a single evaluator without its name."""
+    from vit_jax.train.metrics import summary
+
+    if flags.json:
+        values = results if len(results) > 1 else next(iter(results.values()))
+        classes = (
+            {"per_class": {name: [accuracy, count] for name, accuracy, count in tables}} if flags.per_class else {}
+        )
+        print(json.dumps({"model": flags.model, "data": flags.data, **values, **classes}))
+        return
+    for name, values in results.items():
+        print(f"{name}: {summary(values)}" if len(results) > 1 else summary(values, most=len(values)))
+    width = max((len(name) for name, _, _ in tables), default=0)
+    for name, accuracy, count in tables:
+        print(f"{name:<{width}}  {100 * accuracy:6.2f} %  {count:,} images")

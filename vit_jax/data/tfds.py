@@ -7,16 +7,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vit_jax.data.decode import decode
-from vit_jax.data.source import Source
+from vit_jax.data.source import Label, Source
 from vit_jax.types import UserError
 
 
 class Tfds(Source):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
-    The encoded images are decoded here, so their files must be JPEG, PNG or the like (the `Image` feature). `data_dir`
-    is where TFDS keeps its data sets (its own default if None). Raises UserError if the data set is unknown, was never
-    prepared or was prepared without random access, and if the split or a feature is not there.
+    `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
+    files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (its own default
+    if None). Raises UserError if the data set is unknown, was never prepared or was prepared without random access, and if
+    the split or a feature is not there.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Tfds(Source):
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
         builder = _prepared_builder(tfds, name, data_dir)
-        names = _class_names(tfds, builder, name, image_key, label_key)
+        names, several = _class_names(tfds, builder, name, image_key, label_key)
         images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
         decoders = {key: tfds.decode.SkipDecoding() for key in images}
         try:
@@ -49,7 +50,9 @@ class Tfds(Source):
         self.class_names = names
         self._id = f"{builder.info.full_name}/{split}"
         self._image_key, self._label_key, self._channels = image_key, label_key, channels
-        self._labels = np.full(len(self._records), -1, np.int32)  # filled in as the records are read
+        self.label_shape = (len(names),) if several else ()
+        # Filled in as the records are read.
+        self._labels: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -57,10 +60,14 @@ class Tfds(Source):
     def name(self, index: int) -> str:
         return f"{self._id}/{index}"
 
-    def label(self, index: int) -> int:
-        if self._labels[index] < 0:
+    def label(self, index: int) -> Label:
+        if index not in self._labels:
             self._record(index)
-        return int(self._labels[index])
+        if not self.label_shape:
+            return int(self._labels[index])
+        several = np.zeros(self.label_shape, np.float32)
+        several[np.asarray(self._labels[index], int)] = 1.0
+        return several
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         return decode(self._record(index)[self._image_key], self._channels)
@@ -101,16 +108,20 @@ def _prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[str, ...]:
+def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[tuple[str, ...], bool]:
+    """The names of the classes, and whether an image has several."""
     features = dict(builder.info.features.items())
     if not isinstance(features.get(image_key), tfds.features.Image):
         raise UserError(
             f"Found no image feature {image_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
             "set image_key."
         )
-    if not isinstance(features.get(label_key), tfds.features.ClassLabel):
+    label: Any = features.get(label_key)
+    several = isinstance(label, tfds.features.Sequence)
+    label = label.feature if several else label
+    if not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
             f"Found no class label {label_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
             "set label_key."
         )
-    return tuple(features[label_key].names)
+    return tuple(label.names), several

@@ -28,9 +28,9 @@ class Evaluator(abc.ABC):
         """Shape, number and class names of the images."""
         return self.data.spec
 
-    def outputs(self, predict: Predict) -> Iterator[dict[str, np.ndarray]]:
+    def outputs(self, predict: Predict, data: EvalData | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Images and labels with the model's outputs, padding and unreadable images left out, batch by batch."""
-        for batch in self.data:
+        for batch in self.data if data is None else data:
             out = predict({"image": batch["image"], "label": batch["label"]})
             yield {key: value[batch["mask"]] for key, value in (batch | out).items()}
 

@@ -1,0 +1,107 @@
+"""Evaluators of several labels and of numbers, and of ImageNet's variants."""
+
+import numpy as np
+import pytest
+
+from vit_jax.data.fake import Fake
+from vit_jax.data.source import Source
+from vit_jax.evals.imagenet import ImageNet
+from vit_jax.evals.multilabel import MultiLabel
+from vit_jax.evals.regression import Regression
+from vit_jax.types import UserError
+
+RNG = np.random.default_rng(0)
+
+
+class Listed(Source):
+    """Images that tell their own index, with given labels."""
+
+    def __init__(self, labels, class_names):
+        self.labels, self.class_names = labels, tuple(class_names)
+        self.label_shape = labels.shape[1:]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def label(self, index):
+        return self.labels[index] if self.label_shape else int(self.labels[index])
+
+    def image(self, index):
+        return np.full((1, 1, 1), index, np.uint8)
+
+    def name(self, index):
+        return str(index)
+
+
+def answering(**outputs):
+    """A predict function that gives each image's row of some arrays."""
+    return lambda batch: {key: rows[batch["image"][:, 0, 0, 0]] for key, rows in outputs.items()}
+
+
+def test_mean_average_precision_is_that_of_its_definition(agrees):
+    labels = (RNG.random((25, 4)) < 0.3).astype(np.float32)
+    labels[:, 3] = 0  # a class without an example does not count
+    probs = RNG.random((25, 4))
+    result = MultiLabel(Listed(labels, "abcd"), "", 8)(answering(probs=probs, loss=np.arange(25.0)))
+    expected = []
+    for c in range(3):
+        hits = labels[np.argsort(-probs[:, c]), c]
+        expected.append(np.mean([hits[: i + 1].mean() for i in np.flatnonzero(hits)]))
+    agrees(
+        "mean average precision",
+        "the definition, hit by hit",
+        result["mean_average_precision"],
+        np.mean(expected),
+        1e-6,
+    )
+    assert (result["loss"], result["num_examples"]) == (12.0, 25)
+    assert 0 < result["f1_micro"] < 1
+
+
+def test_errors_of_regression_are_those_of_their_definitions(agrees):
+    truth = RNG.normal(size=(20, 2)).astype(np.float32)
+    values = truth + RNG.normal(size=(20, 2)).astype(np.float32)
+    result = Regression(Listed(truth, "xy"), "", 6)(answering(values=values, loss=np.zeros(20)))
+    error = (values - truth).astype(np.float64)
+    r2 = 1 - (error**2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    expected = [np.abs(error).mean(), np.sqrt((error**2).mean(axis=0)).mean(), r2.mean()]
+    found = [result[key] for key in ("mean_absolute_error", "root_mean_squared_error", "r2")]
+    agrees("errors of regression", "their definitions", found, expected, 1e-5)
+
+
+NAMES = [f"n{i:08}" for i in range(1000)]
+
+
+def test_any_of_the_real_labels_is_right_and_images_without_one_are_left_out():
+    labels = np.zeros((4, 1000), np.float32)
+    labels[0, [3, 7]] = labels[1, 5] = labels[3, 9] = 1
+    logits = np.eye(1000)[[7, 6, 0, 9]]
+    assert ImageNet("real", Listed(labels, NAMES), "")(answering(logits=logits)) == {
+        "accuracy": pytest.approx(2 / 3),
+        "num_examples": 3,
+    }
+
+
+@pytest.mark.parametrize(("variant", "accuracy"), [("a", 1.0), ("r", 1.0), ("v2", 0.5), ("sketch", 0.5)])
+def test_a_and_r_choose_among_the_classes_they_have(variant, accuracy):
+    logits = np.zeros((2, 1000))
+    logits[0, [4, 8]] = 2.0, 1.0  # class 4 does not occur
+    logits[1, 2] = 1.0
+    assert ImageNet(variant, Listed(np.array([8, 2]), NAMES), "")(answering(logits=logits))["accuracy"] == accuracy
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: MultiLabel(Fake(), ""), "one class for each image"),
+        (lambda: Regression(Fake(), ""), "Found classes"),
+        (lambda: Regression(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2))), "gives no values"),
+        (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2), probs=np.zeros((2, 1)))), "no label"),
+        (lambda: ImageNet("v2", Fake(num_classes=3, num_examples=4), ""), "the 1000 of ImageNet"),
+        (lambda: ImageNet("real", Listed(np.array([1]), NAMES), ""), "real_label"),
+        (lambda: ImageNet("a", Listed(np.array([1]), NAMES), "")(answering(logits=np.zeros((1, 10)))), "has 10 classes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_told(make, says):
+    with pytest.raises(UserError, match=says):
+        make()

@@ -1,0 +1,76 @@
+"""Few-shot linear evaluation in closed form."""
+
+import numpy as np
+from jaxtyping import Float
+
+from vit_jax.data.source import Source
+from vit_jax.evals.evaluator import Predict
+from vit_jax.evals.features import Classes, Features, FromFeatures, Others
+from vit_jax.types import UserError
+
+# The constant feature of the bias: so large that the bias is hardly regularised.
+BIAS = 100.0
+
+
+def whitened(features: Features, of: Others) -> Float[np.ndarray, "n d+1"]:
+    """Features less the mean and over the standard deviation of those of `of`, and a constant one."""
+    scaled = (features - of.mean(axis=0, keepdims=True)) / (of.std(axis=0, keepdims=True) + 1e-5)
+    return np.pad(scaled, ((0, 0), (0, 1)), constant_values=BIAS)
+
+
+def least_squares(features: Features, labels: Classes, num_classes: int, l2: float) -> Float[np.ndarray, "d classes"]:
+    """The weights W with the least |X W - Y|^2 + l2 |W|^2, for Y of 1 at the true class and -1 elsewhere."""
+    targets = 2.0 * np.eye(num_classes)[labels] - 1.0
+    n, d = features.shape
+    if n >= d:
+        return np.linalg.solve(features.T @ features + l2 * np.eye(d), features.T @ targets)
+    return features.T @ np.linalg.solve(features @ features.T + l2 * np.eye(n), targets)
+
+
+class FewShot(FromFeatures):
+    """`shotN`: accuracy of a linear classifier of the features of N training images a class, as big_vision measures.
+
+    Least squares on whitened features with a fixed l2 (arXiv:2010.11929, section 4.1), averaged over draws of the images with
+    the seeds 0, 1, ... below `draws`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        train: Source,
+        preprocess: str,
+        shots: tuple[int, ...] = (1, 5, 10, 25),
+        l2: float = 1024.0,
+        draws: int = 3,
+        batch_size: int = 256,
+        threads: int = 2,
+        cache_mb: int = 2048,
+    ):
+        super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
+        if min(shots, default=0) < 1 or l2 <= 0 or draws < 1:
+            raise UserError(f"shots={shots}, l2={l2}, draws={draws}; expected numbers above 0.")
+        self.shots, self.l2, self.draws = shots, l2, draws
+
+    def __call__(self, predict: Predict) -> dict[str, float]:
+        """See Evaluator; raises UserError where a class has too few training images."""
+        train, labels = self.features(predict, self.train)
+        test, truth = self.features(predict, self.data)
+        train, test = train.astype(np.float64), test.astype(np.float64)
+        names = self.spec.class_names
+        counts = np.bincount(labels, minlength=len(names))
+        if counts.min() < max(self.shots):
+            raise UserError(
+                f"shots={self.shots}, but {names[counts.argmin()]!r} has {counts.min()} training images; ask for fewer."
+            )
+        result: dict[str, float] = {}
+        for shots in self.shots:
+            accuracies = []
+            for seed in range(self.draws):
+                rng = np.random.default_rng(seed)
+                order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(names))]
+                chosen = np.concatenate([indices[:shots] for indices in order])
+                x = train[chosen]
+                weights = least_squares(whitened(x, x), labels[chosen], len(names), self.l2)
+                accuracies.append(float(np.mean((whitened(test, x) @ weights).argmax(axis=1) == truth)))
+            result[f"shot{shots}"] = float(np.mean(accuracies))
+        return result | {"num_examples": len(test)}

@@ -1,0 +1,68 @@
+"""Nearest neighbours in the space of features."""
+
+import numpy as np
+from jaxtyping import Float
+
+from vit_jax.data.source import Source
+from vit_jax.evals.evaluator import Predict
+from vit_jax.evals.features import Features, FromFeatures, OtherClasses, Others
+from vit_jax.types import UserError
+
+
+def normalized(features: Features) -> Features:
+    """Each row divided by its length."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def votes(
+    features: Features, train: Others, labels: OtherClasses, num_classes: int, k: int, temperature: float
+) -> Float[np.ndarray, "n classes"]:
+    """The votes of the k training images of largest cosine, each with the weight exp(cosine / temperature)."""
+    cosines = features @ train.T
+    nearest = (
+        np.argpartition(-cosines, k - 1, axis=1)[:, :k] if k < len(train) else np.tile(np.arange(k), (len(features), 1))
+    )
+    cosines = np.take_along_axis(cosines, nearest, axis=1)
+    # From the largest down, so that no weight overflows.
+    weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / temperature)
+    counts = np.zeros((len(features), num_classes))
+    np.add.at(counts, (np.arange(len(features))[:, None], labels[nearest]), weights)
+    return counts
+
+
+class Knn(FromFeatures):
+    """`accuracy` of the weighted vote of the k nearest training images, as DINO measures (arXiv:2104.14294, section 4.1).
+
+    The weights are exp(cosine / temperature) of the features (arXiv:1805.01978, section 3.4).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        train: Source,
+        preprocess: str,
+        k: int = 20,
+        temperature: float = 0.07,
+        batch_size: int = 256,
+        threads: int = 2,
+        cache_mb: int = 2048,
+    ):
+        super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
+        if not 1 <= k <= len(train) or temperature <= 0:
+            raise UserError(
+                f"k={k} and temperature={temperature}; expected 1 to {len(train)} neighbours and a temperature above 0."
+            )
+        self.k, self.temperature = k, temperature
+
+    def __call__(self, predict: Predict) -> dict[str, float]:
+        """See Evaluator."""
+        train, labels = self.features(predict, self.train)
+        test, truth = self.features(predict, self.data)
+        train, test, classes = normalized(train), normalized(test), len(self.spec.class_names)
+        k = min(self.k, len(train))  # fewer where some were unreadable
+        correct = 0
+        for start in range(0, len(test), self.data.batch_size):
+            rows = slice(start, start + self.data.batch_size)
+            chosen = votes(test[rows], train, labels, classes, k, self.temperature).argmax(axis=1)
+            correct += int((chosen == truth[rows]).sum())
+        return {"accuracy": correct / len(test), "num_examples": len(test)}

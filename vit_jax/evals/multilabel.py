@@ -1,0 +1,46 @@
+"""Classification with several labels for each image."""
+
+import math
+
+import numpy as np
+
+from vit_jax.data.source import Source
+from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.types import UserError
+
+
+class MultiLabel(Evaluator):
+    """`mean_average_precision` over the classes, `f1_micro`, `f1_macro` (probability above 1/2), `loss`, `num_examples`.
+
+    The source gives 0 or 1 for each class; a class without a positive example is left out of the mean.
+    """
+
+    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+        super().__init__(source, preprocess, batch_size, threads, cache_mb)
+        if not source.label_shape:
+            raise UserError(
+                "Found one class for each image, expected several labels: use classification.Classification."
+            )
+
+    def __call__(self, predict: Predict) -> dict[str, float]:
+        """See Evaluator."""
+        from sklearn.metrics import average_precision_score, f1_score
+
+        outputs = list(self.outputs(predict))
+        truth, probs = (np.concatenate([out[key] for out in outputs]) for key in ("label", "probs"))
+        losses = [loss for out in outputs for loss in out["loss"].tolist()]
+        truth = truth > 0.5
+        known = truth.any(axis=0)
+        if not known.any():
+            raise UserError("Found no label of any image to be evaluated, expected at least one.")
+        precision = average_precision_score(truth[:, known], probs[:, known], average="macro")
+        f1 = {
+            f"f1_{kind}": float(f1_score(truth[:, known], probs[:, known] > 0.5, average=kind, zero_division=0.0))
+            for kind in ("micro", "macro")
+        }
+        return {
+            "mean_average_precision": float(precision),
+            **f1,
+            "loss": math.fsum(losses) / len(losses),
+            "num_examples": len(losses),
+        }
