@@ -16,7 +16,7 @@ was run here. A folder's batch size, steps and learning rate follow from its num
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from configs import common
+from configs import arguments, common
 
 # TFDS name, training split, test split, steps and warm-up, learning rates to try and the best of AugReg's B/32. The warm-up of
 # the short runs is that of the original's and big_vision's configs.
@@ -43,29 +43,16 @@ BY_SIZE = [
 ]
 
 
-def _parse(arg: str) -> dict[str, str]:
-    known = {"model": "", "data": "", "size": "384", "recipe": "vit", "tune": "all"}
-    key = ""
-    for part in arg.split(","):
-        if key == "data" and part.partition("=")[0] not in known:
-            known["data"] += f",{part}"  # a path with a comma
-            continue
-        key, equals, value = part.partition("=")
-        if key not in known or not equals or not value:
-            raise ValueError(f"found {part!r}, expected KEY=VALUE with a key of {', '.join(known)}")
-        known[key] = value
-    kind, _, place = known["data"].partition(":")
-    if not known["model"] or (kind not in DATASETS if not place else kind not in ("folder", "tfds")):
+def _parse(arg: str) -> dict:
+    given = arguments.parse(arg, model="", data="", size="384", recipe=("vit", "augreg"), tune=tuple(FREEZE))
+    kind, _, place = given["data"].partition(":")
+    if not given["model"] or (kind not in DATASETS if not place else kind not in ("folder", "tfds")):
         raise ValueError(
             f"found {arg!r}, expected model=MODEL,data=DATA, where DATA is {', '.join(DATASETS)}, tfds:NAME or folder:PATH"
         )
-    if known["recipe"] not in ("vit", "augreg") or known["tune"] not in FREEZE:
-        raise ValueError(
-            f"found recipe={known['recipe']}, tune={known['tune']}, expected vit or augreg, and one of {', '.join(FREEZE)}"
-        )
-    if known["size"] != "own" and not (known["size"].isdecimal() and int(known["size"])):
-        raise ValueError(f"found size={known['size']}, expected a number of pixels, or own")
-    return known
+    if given["size"] != "own" and not (given["size"].isdecimal() and int(given["size"])):
+        raise ValueError(f"found size={given['size']}, expected a number of pixels, or own")
+    return given
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

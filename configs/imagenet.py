@@ -1,0 +1,85 @@
+"""ImageNet-1k and -21k as the recipes train and measure on them. Not a recipe itself.
+
+Every recipe on ImageNet takes, beside keys of its own,
+
+    source   folder:PATH with train and val folders of class folders, or tfds:NAME; by default TFDS, prepared before
+    evals    val, or all: few-shot on ImageNet-1k too, and for ImageNet-1k ImageNet-v2 and the ReaL labels; TFDS's
+             imagenet2012, imagenet_v2 and imagenet2012_real then have to be prepared
+
+ImageNet-1k in TFDS is imagenet2012. ImageNet-21k is not in TFDS: prepare it as imagenet21k, one split named full, or give a
+folder. A data set tfds:NAME is divided as they are.
+"""
+
+import ml_collections
+
+ARGUMENTS: dict = {"source": "", "evals": ("val", "all")}
+# The shorter side to 256 and the middle 224 pixels, or as much of another image size.
+RESIZE = "resize_small(SIZE*8//7)|central_crop(SIZE)"
+# Name in TFDS, training split and the evaluations, as big_vision divides them. The last hundredth of ImageNet-1k's training
+# images chooses settings, so that the validation images stay a test.
+DATA = {
+    "i1k": ("imagenet2012", "train[:99%]", {"val": "validation", "minival": "train[99%:]"}),
+    "i21k": ("imagenet21k", "full[51200:]", {"val": "full[25600:51200]", "test": "full[:25600]"}),
+}
+# The logits of every class before training: about the log of its frequency.
+HEAD_BIAS = {"i1k": -6.9, "i21k": -10.0}
+
+
+def fill(
+    config: ml_collections.ConfigDict,
+    given: dict,
+    crop: str = "inception_crop(SIZE)|flip",
+    resize: str = RESIZE,
+    whole: bool = False,
+) -> None:
+    """Sets image size, sources, preprocessing and evaluators of a config from a recipe's arguments; data is i1k unless given.
+
+    whole: train on every training image of ImageNet-1k, and leave none for minival.
+    """
+    data = given.get("data", "i1k")
+    name, train, held_out = DATA[data]
+    if whole and data == "i1k":
+        train, held_out = "train", {"val": "validation"}
+    kind, _, place = (given["source"] or f"tfds:{name}").partition(":")
+    if kind not in ("folder", "tfds") or not place:
+        raise ValueError(f"found source={given['source']}, expected folder:PATH or tfds:NAME")
+    source: dict = {"type": "tfds.Tfds", "name": place}
+    if kind == "folder":
+        source, train, held_out = {"type": "folder.Folder", "path": place}, "train", {"val": "val"}
+    measured = {title: source | {"split": split} for title, split in held_out.items()}
+
+    config.image_size = 224
+    config.data.source = source | {"split": train}
+    config.data.preprocess = crop
+    # Many cores decode and augment for one accelerator.
+    config.data.threads, config.data.prefetch = 32, 8
+    for title, images in measured.items():
+        config.evals[title] = _every(2_500, type="classification.Classification", source=images, preprocess=resize)
+    if given["evals"] == "all":
+        config.evals.update(_more(resize, data))
+
+
+def _every(steps: int, **evaluator) -> dict:
+    return evaluator | {"batch_size": 256, "threads": 32, "every": steps}
+
+
+def _more(resize: str, data: str) -> dict:
+    """The measurements that papers give besides, on data of TFDS."""
+    tfds = {"type": "tfds.Tfds"}
+    few_shot = _every(
+        10_000,
+        type="fewshot.FewShot",
+        # At least thirty images of each class (big_vision, configs/common_fewshot.py).
+        train=tfds | {"name": "imagenet2012", "split": "train[:65000]"},
+        source=tfds | {"name": "imagenet2012", "split": "validation"},
+        preprocess="resize(SIZE*8//7)|central_crop(SIZE)",
+    )
+    if data == "i21k":
+        return {"few_shot": few_shot}
+    v2 = tfds | {"name": "imagenet_v2", "split": "test"}
+    real = tfds | {"name": "imagenet2012_real", "split": "validation", "label_key": "real_label"}
+    variants = {
+        title: _every(2_500, type="imagenet.ImageNet", variant=title, source=source, preprocess=resize)
+        for title, source in (("v2", v2), ("real", real))
+    }
+    return variants | {"few_shot": few_shot}
