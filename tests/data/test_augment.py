@@ -85,11 +85,11 @@ def test_every_operation_works_at_every_level(table, channels):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The (operation, value, method) that a policy applies, in order; pictures stay as they are."""
+    """The (operation, value, fill, method) that a policy applies, in order; pictures stay as they are."""
     calls = []
 
     def apply(name, picture, value, fill, resample):
-        calls.append((name, value, resample))
+        calls.append((name, value, fill, resample))
         return picture
 
     monkeypatch.setattr(pixels, "apply", apply)
@@ -110,22 +110,25 @@ def test_randaug_draws_its_operations_and_signs_uniformly(drawn):
     for _ in range(2000):
         op(array, rng)
     assert len(drawn) == 4000
-    assert uniform(collections.Counter(name for name, _, _ in drawn), 16)
-    assert uniform(collections.Counter(value for name, value, _ in drawn if name == "Rotate"), 2)
-    assert {resample for _, _, resample in drawn} <= {Image.Resampling.NEAREST, None}
+    assert uniform(collections.Counter(name for name, *_ in drawn), 16)
+    sign = [np.sign(value) for name, value, *_ in drawn if name.startswith(("Rotate", "Shear", "Translate"))]
+    assert abs(np.mean(sign)) < 5 / len(sign) ** 0.5
+    assert {abs(value) for name, value, *_ in drawn if name == "TranslateX"} == {100}
+    assert {fill for _, _, fill, _ in drawn} == {(128, 128, 128)}
+    assert {resample for *_, resample in drawn} <= {Image.Resampling.NEAREST, None}
 
 
-@pytest.mark.parametrize(("magnitude", "std"), [(9, 0.5), (5, 1), (7, 0)])
+@pytest.mark.parametrize(("magnitude", "std"), [(9, 0.5), (7, 0)])
 def test_rand_augment_draws_half_of_its_layers_at_a_normal_level(drawn, magnitude, std):
     op, rng, array = parse(f"rand_augment({magnitude}, {std}, layers=3)"), np.random.default_rng(0), image(8, 8)
     for _ in range(2000):
         op(array, rng)
     assert abs(len(drawn) - 3000) < 5 * (6000 / 4) ** 0.5
-    assert uniform(collections.Counter(name for name, _, _ in drawn), 15)
-    level = np.array([abs(value) / 3 for name, value, _ in drawn if name == "Rotate"])
+    assert uniform(collections.Counter(name for name, *_ in drawn), 15)
+    level = np.array([abs(value) / 3 for name, value, *_ in drawn if name == "Rotate"])
     assert level.max() <= 10
     np.testing.assert_allclose([level.mean(), level.std()], [magnitude, std], atol=5 * std / len(level) ** 0.5 + 0.02)
-    assert uniform(collections.Counter(resample for _, _, resample in drawn), 2)
+    assert uniform(collections.Counter(resample for *_, resample in drawn), 2)
 
 
 def test_levels_of_rand_augment_are_cut_to_their_range(drawn):
@@ -133,12 +136,15 @@ def test_levels_of_rand_augment_are_cut_to_their_range(drawn):
         op, rng, array = parse(f"rand_augment({magnitude}, 4)"), np.random.default_rng(0), image(8, 8)
         for _ in range(300):
             op(array, rng)
-    level = np.array([abs(value) / 3 for name, value, _ in drawn if name == "Rotate"])
+    level = np.array([abs(value) / 3 for name, value, *_ in drawn if name == "Rotate"])
     assert {level.min(), level.max()} == {0, 10}
 
 
-@pytest.mark.parametrize("policy", ["v0", "original", "cifar10"])
-def test_autoaugment_draws_its_pairs_uniformly_and_applies_by_probability(drawn, policy):
+@pytest.mark.parametrize(
+    ("policy", "colour", "shift"),
+    [("v0", (128, 128, 128), 225), ("original", (124, 116, 104), None), ("cifar10", (125, 123, 114), 9)],
+)
+def test_autoaugment_draws_its_pairs_uniformly_and_applies_by_probability(drawn, policy, colour, shift):
     op, rng, array = parse(f"autoaugment({policy!r})"), np.random.default_rng(0), image(8, 8)
     for _ in range(2500):
         op(array, rng)
@@ -146,17 +152,19 @@ def test_autoaugment_draws_its_pairs_uniformly_and_applies_by_probability(drawn,
     pairs = {"v0": subpolicies.V0, "original": subpolicies.ORIGINAL, "cifar10": subpolicies.CIFAR10}[policy]
     for name, prob, _ in itertools.chain(*pairs):
         expected[name] += prob / len(pairs) * 2500
-    found = collections.Counter(name.removesuffix("FromPixel").removesuffix("FromSize") for name, _, _ in drawn)
+    found = collections.Counter(name.removesuffix("FromPixel").removesuffix("FromSize") for name, *_ in drawn)
     for name, count in expected.items():
         assert abs(found[name] - count) < 5 * count**0.5, name
+    assert {fill for _, _, fill, _ in drawn} == {colour}
+    assert max((abs(value) for name, value, *_ in drawn if name == "TranslateY"), default=None) == shift
 
 
 def test_three_augment_is_grey_solarized_or_blurred_each_a_third_of_the_time():
-    array = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    array = np.full((16, 16, 3), (200, 127, 90), np.uint8)
     array[8:] = (30, 60, 250)
     solarized = np.where(array < 128, array, 255 - array)
     counts, op, rng = collections.Counter(), parse("three_augment(0)"), np.random.default_rng(0)
-    for _ in range(1500):
+    for _ in range(900):
         got = op(array, rng)
         kinds = {
             "grey": np.ptp(got, axis=2).max() == 0,
@@ -181,8 +189,8 @@ def test_three_augment_ends_with_color_jitter(monkeypatch):
 
 def test_grayscale_happens_with_its_probability_and_leaves_grey_images():
     op, rng = parse("grayscale(0.3)"), np.random.default_rng(0)
-    grey = [np.ptp(op(image(4, 4), rng), axis=2).max() == 0 for _ in range(2000)]
-    assert abs(np.mean(grey) - 0.3) < 5 * (0.3 * 0.7 / 2000) ** 0.5
+    grey = [np.ptp(op(image(4, 4), rng), axis=2).max() == 0 for _ in range(1000)]
+    assert abs(np.mean(grey) - 0.3) < 5 * (0.3 * 0.7 / 1000) ** 0.5
     np.testing.assert_array_equal(apply("grayscale(1.0)", image(channels=1)), image(channels=1))
 
 
@@ -197,7 +205,7 @@ def test_color_jitter_changes_by_factors_in_any_order(monkeypatch):
         np.random.default_rng(0),
         image(8, 8),
     )
-    for _ in range(2400):
+    for _ in range(1600):
         op(array, rng)
     orders = collections.Counter(tuple(name for name, _ in calls[i : i + 4]) for i in range(0, len(calls), 4))
     assert uniform(orders, 24)
@@ -223,19 +231,20 @@ def erased(spec, count, shape=(60, 50, 3)):
 
 
 def test_erasing_happens_with_its_probability():
-    share = np.mean([mask.any() for mask in erased("random_erasing(0.3, mode='zero')", 2000)])
-    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / 2000) ** 0.5
+    share = np.mean([mask.any() for mask in erased("random_erasing(0.3, mode='zero')", 1000)])
+    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / 1000) ** 0.5
 
 
-def test_what_is_erased_is_one_rectangle_of_uniform_area():
+def test_what_is_erased_is_one_rectangle_of_uniform_area_and_aspect():
     masks = erased("random_erasing(1.0, 0.1, 0.3, mode='zero')", 1500, (100, 100, 3))
     for mask in masks[:50]:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
         assert mask.sum() == len(rows) * len(columns)
-        assert 0.28 < len(rows) / len(columns) < 3.5
     area = [mask.mean() for mask in masks]
+    aspect = np.log([mask.any(1).sum() / mask.any(0).sum() for mask in masks])
     np.testing.assert_allclose(np.quantile(area, [0, 0.25, 0.5, 0.75, 1]), [0.1, 0.15, 0.2, 0.25, 0.3], atol=0.01)
+    np.testing.assert_allclose(np.quantile(aspect, [0, 0.5, 1]), [np.log(0.3), 0, -np.log(0.3)], atol=0.1)
 
 
 @pytest.mark.parametrize("channels", [3, 1])

@@ -82,7 +82,6 @@ def cifar10() -> Levels:
     """As AutoAugment's code for CIFAR-10 reads levels, for images of 32 x 32 pixels: shifts of up to 10."""
     return _levels(
         _enhance,
-        Rotate=lambda level, sign: sign * (level / 10 * 30 // 1),
         Posterize=_falling(4.0),
         Solarize=_falling(256.0),
         TranslateX=_signed(10.0),
