@@ -32,7 +32,7 @@ HOMES = {
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
     "simplejpeg": {"data"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
     "safetensors": {"checkpoint"},
     "huggingface_hub": {"checkpoint"},

@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
 
     from vit_jax import inference
+    from vit_jax.train.metrics import summary
 
     loaded = inference.load(flags.model, trust=flags.trust)
     remarks = [f"note: {note}" for note in loaded.notes]
@@ -34,9 +35,19 @@ def main(argv: Sequence[str]) -> int:
         results[name] = evaluator(loaded.predict)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
         tables += getattr(evaluator, "per_class", []) if flags.per_class else []
+        if not flags.json:  # each as soon as it is known, as some take long
+            title = f"{name}: " if len(targets) > 1 else ""
+            print(title + summary(results[name], most=len(results[name])), flush=True)
     if remarks:
         print(*dict.fromkeys(remarks), sep="\n", file=sys.stderr)
-    show(results, tables, flags)
+    if flags.json:
+        values = results if len(results) > 1 else results[names[0]]
+        classes = {"per_class": {name: [accuracy, count] for name, accuracy, count in tables}}
+        print(json.dumps({"model": flags.model, "data": flags.data, **values, **(classes if flags.per_class else {})}))
+        return 0
+    width = max((len(name) for name, _, _ in tables), default=0)
+    for name, accuracy, count in tables:
+        print(f"{name:<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
     return 0
 
 
@@ -104,21 +115,3 @@ def make_evaluator(target: Any, given: Sequence[tuple[str, str]], flags: Any, lo
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
     size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     return configs.call("--evaluator", target, arguments, **parts, batch_size=size)
-
-
-def show(results: dict[str, dict[str, float]], tables: list[tuple[str, float, int]], flags: Any) -> None:
-    """Prints the results, of a single evaluator without its name."""
-    from vit_jax.train.metrics import summary
-
-    if flags.json:
-        values = results if len(results) > 1 else next(iter(results.values()))
-        classes = (
-            {"per_class": {name: [accuracy, count] for name, accuracy, count in tables}} if flags.per_class else {}
-        )
-        print(json.dumps({"model": flags.model, "data": flags.data, **values, **classes}))
-        return
-    for name, values in results.items():
-        print(f"{name}: {summary(values)}" if len(results) > 1 else summary(values, most=len(values)))
-    width = max((len(name) for name, _, _ in tables), default=0)
-    for name, accuracy, count in tables:
-        print(f"{name:<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
