@@ -28,8 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
             "model": {"type": "vit.ViT"},
             # "loss_name" is softmax_xent, sigmoid_xent or bce; "mix" may be {"type": "Mixup", ...}, CutMix or MixupOrCutMix.
             "task": {"type": "classify.Classify", "loss_name": "softmax_xent", "label_smoothing": 0.0},
-            # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory, or sam.Sam, sam.Gsam,
-            # whose `inner` may be that.
+            # Or {"type": "accumulate.Accumulate", "microbatches": n} where a batch does not fit into memory, or sam.Sam or
+            # sam.Gsam, whose `inner` may be that.
             "grad": {"type": "gradient.Plain"},
             "data": {
                 "source": {"type": "fake.Fake"},
@@ -57,8 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Each block learns by this factor slower than the next (arXiv:2111.06377); none by default.
                 "layer_decay": placeholder(float),
             },
-            # Decay of a running average of the weights, which is then what is evaluated, the weights themselves as NAME_raw; none
-            # by default.
+            # Decay of a running average of the weights, which is then what is evaluated, the weights themselves as NAME_raw;
+            # none by default.
             "ema_decay": placeholder(float),
             # {"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a
             # published model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto

@@ -1,27 +1,24 @@
-"""CIFAR-10, CIFAR-100 or a small folder from scratch: the network of cifar10.py with the ingredients of recipes for small data.
+"""CIFAR-10, CIFAR-100 or a folder of small images from scratch: the network of cifar10.py with the ingredients for small data.
 
     python -m vit_jax.main --config=configs/small_data.py:data=folder:PATH --workdir=DIR
     python -m vit_jax.main --config=configs/small_data.py:data=tfds:cifar100,aug=strong --workdir=DIR --config.steps=40000
 
-    data   folder:PATH with train and test folders, or tfds:NAME
-    aug    light: label smoothing and a running average of the weights, for few epochs;
-           strong: RandAugment (arXiv:1909.13719), mixup or cutmix, random erasing and stochastic depth too, as DeiT trains
-           (arXiv:2012.12877, section 6), for many
+`data` is folder:PATH, with train and test folders, or tfds:NAME. `aug` is "light", label smoothing and a running average of the
+weights, for few epochs; or "strong", RandAugment (arXiv:1909.13719), mixup or cutmix, random erasing and stochastic depth too,
+as DeiT trains (arXiv:2012.12877, section 6), for many. No published number has this setting.
 """
 
 import ml_collections
 
-from configs import cifar10
+from configs import arguments, cifar10
 
 
-def get_config(arg: str = "data=tfds:cifar10") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg` is "data=DATA[,aug=light|strong]"."""
-    given = {"aug": "light"} | dict(part.partition("=")[::2] for part in arg.split(","))
-    if given.keys() != {"data", "aug"} or given["aug"] not in ("light", "strong"):
-        raise ValueError(f"found {arg!r}, expected data=folder:PATH or data=tfds:NAME, and then aug=light or aug=strong")
+    given = arguments.parse(arg, data="tfds:cifar10", aug=("light", "strong"))
     config = cifar10.get_config(given["data"])
     config.task.label_smoothing = 0.1
-    config.ema_decay = 0.998
+    config.ema_decay = 0.99
     if given["aug"] == "strong":
         config.data.preprocess = "pad_crop(32, 4)|flip|rand_augment(9)|random_erasing(0.25)"
         config.data.threads = 2

@@ -67,7 +67,7 @@ class Gsam(Gradient):
     rho_max: float = 0.6
     rho_min: float = 0.1
     alpha: float = 0.6
-    adaptive: bool = True
+    adaptive: bool = False
     inner: Gradient = dataclasses.field(default_factory=Plain)
 
     def __post_init__(self):

@@ -71,7 +71,7 @@ def cosine(
 
 
 def linear(steps: int, warmup_steps: int | float = 0, end: float = 0.0) -> Schedule:
-    """A straight line from 1 to `end`; the original ViT and big_vision give theirs as a learning rate, `linear_end`."""
+    """A straight line from 1 to `end`, which the original ViT's code gives as a learning rate, `linear_end`."""
     _check_shares(end=end)
     return _warmed_up(lambda t: 1.0 - (1.0 - end) * t, _length("warmup_steps", warmup_steps, steps), steps)
 
