@@ -406,6 +406,31 @@ train("timescale_0", "--config.optim.schedule={'type': 'rsqrt', 'timescale': 0}"
 train("ema_decay_1", "--config.ema_decay=1.0", says=("ema_decay is 1.0", "[0, 1)"))
 train("label_smoothing", "--config.task.label_smoothing=1.5", says=("label_smoothing is 1.5", "[0, 1)"))
 train("loss_name", "--config.task.loss_name=softmax", says=("loss_name is 'softmax'", "softmax_xent"))
+train("mix_type", "--config.task.mix={'type': 'MixUp'}", says=("task.mix.type", "'MixUp'", "Mixup"))
+train("mix_key", "--config.task.mix={'type': 'Mixup', 'p': 0.2}", says=("task.mix.p", "unknown key"))
+train("mix_alpha_0", "--config.task.mix={'type': 'CutMix', 'alpha': 0.0}", says=("alpha=0.0", "Beta"))
+train(
+    "mix_in_pairs_of_an_odd_batch",
+    "--config.task.mix={'type': 'MixupOrCutMix', 'mode': 'pair'}", "--config.batch_size=15", says=("even batch", "15 images"),
+)  # fmt: skip
+train("threshold_of_softmax", "--config.task.target_threshold=0.2", says=("target_threshold", "bce"))
+train("no_teacher", "--config.task={'type': 'distill.Distill'}", says=("no teacher", "--config.teacher=REF"))
+train("teacher_without_use", "--config.teacher=$run", says=("takes no teacher",))
+train("unknown_teacher", "--config.teacher=nowhere", says=("No model at", "nowhere"))
+train("regression_of_classes", "--config.task={'type': 'regress.Regress'}", says=("table.Table",))
+train("rho_0", "--config.grad={'type': 'sam.Sam', 'rho': 0.0}", says=("rho=0.0", "above 0"))
+train(
+    "sam_inside", "--config.grad={'type': 'sam.Sam', 'inner': {'type': 'sam.Sum'}}", says=("grad.inner.type", "sam.Sam")
+)
+train("repeats_0", "--config.data.repeats=0", says=("repeats=0", "at least 1"))
+train("multiplier_key", "--config.optim.multipliers=[('^head/', {'wd': 1.0})]", says=("wd=1.0", "weight_decay"))
+train(
+    "multiplier_finds_nothing",
+    "--config.optim.multipliers=[('^neck/', {'lr': 1.0})]",
+    says=("'^neck/'", "finds no parameter"),
+)
+train("randaug_magnitude", "--config.data.preprocess=randaug(2, 99)", says=("randaug(2, 99)", "30"))
+train("drop_path_rule", "--config.model.drop_path_rule=square", says=("drop_path_rule", "'linear', 'constant'"))
 train("std_0", "--config.task.std=0", says=("task.std", "above 0"))
 train("mean_of_3_channels", "--config.task.mean=(0.5,0.5,0.5)", says=("task.mean", "one per channel"))
 train("dropout", "--config.model.dropout=1.5", says=("dropout", "1.5", "[0, 1)"))

@@ -1,7 +1,7 @@
 import numpy as np
 
 from vit_jax.data.fake import Fake
-from vit_jax.data.source import Cached
+from vit_jax.data.source import Cached, Spread
 
 
 class Counting(Fake):
@@ -41,3 +41,11 @@ def test_cache_passes_on_labels_and_names():
     assert [(cached.label(i), cached.name(i)) for i in range(5)] == [
         (source.label(i), source.name(i)) for i in range(5)
     ]
+
+
+def test_some_examples_are_spread_over_the_whole():
+    source = Fake(num_examples=10, image_size=4, num_classes=3)
+    some = Spread(source, 4)
+    assert [some.name(i) for i in range(len(some))] == [source.name(i) for i in (0, 2, 5, 7)]
+    assert [some.label(i) for i in range(4)] == [source.label(i) for i in (0, 2, 5, 7)]
+    assert len(Spread(source, 99)) == 10

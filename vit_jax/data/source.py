@@ -38,6 +38,29 @@ class Source(abc.ABC):
         """A file path or another stable name, for messages and reports."""
 
 
+class Spread(Source):
+    """At most `count` examples of another source, evenly spread over it, as its order is often that of the classes."""
+
+    def __init__(self, source: Source, count: int):
+        self.source, self._count = source, min(count, len(source))
+        self.class_names, self.label_shape = source.class_names, source.label_shape
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _place(self, index: int) -> int:
+        return index * len(self.source) // self._count
+
+    def label(self, index: int) -> Label:
+        return self.source.label(self._place(index))
+
+    def name(self, index: int) -> str:
+        return self.source.name(self._place(index))
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        return self.source.image(self._place(index))
+
+
 class Cached(Source):
     """Keeps the decoded images of another source in memory until `max_bytes` are spent.
 

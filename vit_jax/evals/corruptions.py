@@ -1,12 +1,10 @@
 """How much of its accuracy a classifier keeps on corrupted images."""
 
-import dataclasses
-
 import numpy as np
 
 from vit_jax.data.corruptions import KINDS, SEVERITIES, check, corrupt
 from vit_jax.data.pipeline import Batch, EvalData
-from vit_jax.data.source import Source
+from vit_jax.data.source import Source, Spread
 from vit_jax.data.weather import frost_pictures
 from vit_jax.evals.evaluator import Evaluator, Predict
 from vit_jax.types import UserError
@@ -15,9 +13,9 @@ from vit_jax.types import UserError
 class Corruptions(Evaluator):
     """`mean_accuracy` on images corrupted after preprocessing, and its parts by kind and by severity (arXiv:1903.12261).
 
-    Every kind (None is all 15) at every severity, of the first `examples` images (None is all).
-    Results are named `severity1` and so on, and as the kinds are. Raises UserError for an unknown
-    kind or severity, and for frost without its photographs.
+    Every kind (None is all 15) at every severity, of so many `examples`, evenly spread (None is all). Results are named
+    `severity1` and so on, and as the kinds are. Raises UserError for an unknown kind or severity, and for frost without its
+    photographs.
     """
 
     def __init__(
@@ -41,9 +39,8 @@ class Corruptions(Evaluator):
             raise UserError("Found several numbers for each image, expected one class: leave this evaluator out.")
         if "frost" in self.kinds:
             frost_pictures()  # an error now rather than after hours
+        source = source if examples is None else Spread(source, examples)
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
-        if examples is not None:
-            self.data.spec = dataclasses.replace(self.spec, num_examples=min(examples, len(source)))
 
     def __call__(self, predict: Predict) -> dict[str, float]:
         """See Evaluator."""
