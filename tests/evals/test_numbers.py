@@ -5,6 +5,7 @@ import pytest
 
 from vit_jax.data.fake import Fake
 from vit_jax.data.source import Source
+from vit_jax.evals.classification import Classification
 from vit_jax.evals.imagenet import ImageNet
 from vit_jax.evals.multilabel import MultiLabel
 from vit_jax.evals.regression import Regression
@@ -95,6 +96,7 @@ def test_a_and_r_choose_among_the_classes_they_have(variant, accuracy):
     [
         (lambda: MultiLabel(Fake(), ""), "one class for each image"),
         (lambda: Regression(Fake(), ""), "Found classes"),
+        (lambda: Classification(Listed(np.zeros((2, 1)), "x"), ""), r"use multilabel\.MultiLabel"),
         (lambda: Regression(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2))), "gives no values"),
         (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2), probs=np.zeros((2, 1)))), "no label"),
         (lambda: ImageNet("v2", Fake(num_classes=3, num_examples=4), ""), "the 1000 of ImageNet"),

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.types import UserError
 
 
 def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = 15) -> float:
@@ -28,6 +29,10 @@ class Classification(Evaluator):
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
+        if source.label_shape:
+            raise UserError(
+                "Found several numbers for each image, expected one class: use multilabel.MultiLabel or regression.Regression."
+            )
         self.per_class: list[tuple[str, float, int]] = []
 
     def __call__(self, predict: Predict) -> dict[str, float]:

@@ -116,7 +116,8 @@ def announce(run: Run, state: State) -> None:
 
 def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]:
     """Writes the report of a finished run and returns its last metrics."""
-    evaluator = next((evaluator for evaluator, _ in run.evaluators.values()), None)
+    classifying = (e for e, _ in run.evaluators.values() if not e.own_classes and not e.spec.label_shape)
+    evaluator = next(classifying, None)
     write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
     rows = read_rows(run.path / "metrics.jsonl")
     values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.steps), {})

@@ -11,11 +11,11 @@ from vit_jax.viz.predictions import Prediction, draw_predictions
 def write_report(
     workdir: Path, evaluator: Evaluator | None, predict: Predict, class_names: tuple[str, ...], shown: int = 48
 ) -> None:
-    """curves.png, and predictions.png: images of the first evaluator, the surest mistakes first, then the least sure."""
+    """curves.png, and predictions.png: images of an evaluator of classes, the surest mistakes first, then the least sure."""
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     draw_curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png")
-    if evaluator is None or evaluator.own_classes or evaluator.spec.label_shape:
+    if evaluator is None:
         return
     wrong: list[Prediction] = []
     right: list[Prediction] = []
