@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = inference.load(flags.model, trust=flags.trust)
     remarks = [f"note: {note}" for note in loaded.notes]
-    names = flags.evaluator.split(",") if flags.evaluator else [default_of(loaded, flags)]
+    names = [name for text in flags.evaluator for name in text.split(",")] or [default_of(loaded, flags)]
     targets = {name: target_of(name) for name in names}
     known = {key for target in targets.values() for key in configs.parameters(target)}
     for key, _ in given:
@@ -57,8 +57,13 @@ def make_parser() -> Parser:
     parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
     parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
+    parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
     parser.add_argument(
-        "--evaluator", metavar="NAMES", help="one or several, such as classification,knn,fewshot,probe,corruptions"
+        "--evaluator",
+        metavar="NAMES",
+        action="append",
+        default=[],
+        help="one or several, such as classification,knn,fewshot,probe,corruptions",
     )
     parser.add_argument("--evaluator.KEY", metavar="VALUE", help="an argument of the evaluator, such as k of knn")
     parser.add_argument("--train", metavar="SOURCE", help="training images of fewshot, knn and probe; default: --data")
@@ -74,7 +79,25 @@ def default_of(loaded: Any, flags: Any) -> str:
     """The evaluator of the model's task, or of data with several labels."""
     if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
         return "regression"
-    return "multilabel" if flags.data.startswith("table:") else "classification"
+    # Only of these may an image have several.
+    several = flags.data.startswith(("table:", "tfds:")) and open_data(flags, loaded, flags.split).label_shape
+    return "multilabel" if several else "classification"
+
+
+def open_data(flags: Any, loaded: Any, split: str | None, reference: str | None = None) -> Any:
+    """The images of `reference`, else those to be evaluated, as the model takes them."""
+    from vit_jax.data.reference import open_source
+
+    reference = reference or flags.data
+    trained_on = loaded.config.get("data", {}).get("source", {})
+    if flags.label_key is not None and not reference.startswith("tfds:"):
+        raise UserError(f"--label_key={flags.label_key} is for data of tfds:NAME; found {reference}.")
+    return open_source(
+        reference,
+        split,
+        loaded.image_shape[2],
+        {**trained_on, **({"label_key": flags.label_key} if flags.label_key else {})},
+    )
 
 
 def target_of(name: str) -> Any:
@@ -88,25 +111,25 @@ def target_of(name: str) -> Any:
 def make_evaluator(target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, remarks: list[str]) -> Any:
     """An evaluator of the data that the flags name, with the arguments given that it has."""
     from vit_jax.config_file import value_of
-    from vit_jax.data.reference import Relabelled, open_source
+    from vit_jax.data.reference import Relabelled
 
     takes = configs.parameters(target)
     hints = configs.parameter_hints(target)
     arguments = {key: value_of(f"--evaluator.{key}", text, hints[key]) for key, text in given if key in takes}
-    channels, trained_on = loaded.image_shape[2], loaded.config.get("data", {}).get("source", {})
     # Training images of their own must not be among the test images.
     split = flags.split or ("test" if "train" in takes else None)
-    source = open_source(flags.data, split, channels, trained_on)
+    source = open_data(flags, loaded, split)
     parts: dict[str, Any] = {"source": source, "preprocess": loaded.preprocess_spec}
     if "train" in takes:
-        parts["train"] = open_source(flags.train or flags.data, flags.train_split, channels, trained_on)
-    if not target.own_classes:
+        parts["train"] = open_data(flags, loaded, flags.train_split, flags.train)
+    if target.needs_head:
         if not loaded.spec["num_classes"]:
             raise UserError(
                 f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py)."
             )
         if loaded.has_untrained_head:
             remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing")
+    if not target.own_classes:
         names = loaded.class_names
         if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
             remarks.append("note: the model does not name its classes; the data's are taken to be them, in order")

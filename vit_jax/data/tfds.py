@@ -1,6 +1,7 @@
 """TensorFlow Datasets read through random access (array_record), without TensorFlow."""
 
 import difflib
+import functools
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,14 @@ class Tfds(Source):
         record = self._records[index]
         self._labels[index] = record[self._label_key]
         return record
+
+
+@functools.cache
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, which are WordNet numbers such as n01440764, in the order of a model's logits."""
+    import tensorflow_datasets as tfds
+
+    return tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
 
 
 def _how_to_prepare(name: str, data_dir: str | None) -> str:

@@ -46,7 +46,8 @@ class Classification(Evaluator):
             confidence.append(out["probs"].max(axis=1))
             true = np.take_along_axis(logits, label[:, None], axis=1)
             first = np.arange(logits.shape[1])[None] < label[:, None]  # of equal logits the first counts, as for argmax
-            top5 += int((((logits > true) | ((logits == true) & first)).sum(axis=1) < 5).sum())
+            # Not `logits > true`, by which no logit would be ahead where they are NaN.
+            top5 += int(((~(logits < true) & ((logits != true) | first)).sum(axis=1) <= 4).sum())
             losses += out["loss"].tolist()
         label, right = np.concatenate(labels), np.concatenate(correct)
         self._count(label, right)

@@ -15,10 +15,11 @@ Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 class Evaluator(abc.ABC):
     """Runs a predict function over a dataset, each example exactly once, and returns named numbers.
 
-    own_classes: it reads the model's features alone, so its classes need not be those of the model.
+    own_classes: the model need not know its classes. needs_head: it reads the model's logits, not its features alone.
     """
 
     own_classes: bool = False
+    needs_head: bool = True
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
         self.data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)

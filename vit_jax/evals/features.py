@@ -19,6 +19,7 @@ class FromFeatures(Evaluator):
     """An evaluator that learns from the features of the images of `train` and is tested on those of `source`."""
 
     own_classes = True
+    needs_head = False
 
     def __init__(
         self,

@@ -4,21 +4,25 @@ from typing import Literal
 
 import numpy as np
 
+from vit_jax.data.reference import Relabelled
 from vit_jax.data.source import Source
+from vit_jax.data.tfds import imagenet_names
 from vit_jax.evals.evaluator import Evaluator, Predict
 from vit_jax.types import UserError
 
 Variant = Literal["real", "v2", "a", "r", "sketch"]
 CLASSES = 1000
+PART = 200  # so many of the classes occur in ImageNet-A, and in ImageNet-R
 
 
 class ImageNet(Evaluator):
-    """`accuracy` on a variant whose labels are those of ImageNet in their order, as all of TFDS's are.
+    """`accuracy` on a variant of ImageNet, from TFDS or a folder of classes; `variant` is one of these.
 
     real: any of an image's labels is right, images without one are left out (arXiv:2006.07159; source tfds.Tfds with
-    name="imagenet2012_real", label_key="real_label"). a, r: imagenet_a and imagenet_r have 200 of the classes, and the model
-    chooses among those (arXiv:1907.07174, 2006.16241). v2, sketch: imagenet_v2 and imagenet_sketch (arXiv:1902.10811,
-    1905.13549) have all. The classes need not be named as the model names them, only be ImageNet's.
+    name="imagenet2012_real", label_key="real_label"). a, r: ImageNet-A and ImageNet-R have 200 of the classes, and the model
+    chooses among those (arXiv:1907.07174, 2006.16241). v2, sketch: all 1,000 (arXiv:1902.10811, 1905.13549). The classes of
+    the data are matched by name: WordNet numbers, or positions from 0 to 999 as in the folders of ImageNet-v2. What the model
+    calls its classes does not matter, but their order must be the usual one, that of the WordNet numbers.
     """
 
     own_classes = True
@@ -32,23 +36,22 @@ class ImageNet(Evaluator):
         threads: int = 2,
         cache_mb: int = 2048,
     ):
-        super().__init__(source, preprocess, batch_size, threads, cache_mb)
-        self.variant = variant
-        if len(source.class_names) != CLASSES or bool(source.label_shape) != (variant == "real"):
-            several = "several labels" if source.label_shape else "one label"
-            wanted = "several labels, as label_key='real_label' gives" if variant == "real" else "one label"
+        if bool(source.label_shape) != (variant == "real"):
+            found, wanted = ("several labels", "one") if source.label_shape else ("one label", "several")
             raise UserError(
-                f"Found {len(source.class_names)} classes and {several} for each image, expected the {CLASSES} of ImageNet and "
-                f"{wanted} for variant={variant!r}."
+                f"Found {found} for each image, expected {wanted} for variant={variant!r}; several are those that "
+                "tfds:imagenet2012_real has under label_key='real_label'."
             )
+        super().__init__(_in_order(source), preprocess, batch_size, threads, cache_mb)
+        self.variant = variant
 
     def __call__(self, predict: Predict) -> dict[str, float]:
-        """See Evaluator; raises UserError for a model of another number of classes."""
+        """See Evaluator; raises UserError for a model of another number of classes, and for a part of A or R."""
         logits, labels = [], []
         for batch in self.data:
             out = predict({"image": batch["image"]})["logits"][batch["mask"]]
             if out.shape[1] != CLASSES:
-                raise UserError(f"The model has {out.shape[1]} classes; the variants of ImageNet need its {CLASSES}.")
+                raise UserError(f"The model gives {out.shape[1]} logits; the variants of ImageNet need its {CLASSES}.")
             logits.append(out)
             labels.append(batch["label"][batch["mask"]])
         scores, truth = np.concatenate(logits), np.concatenate(labels)
@@ -57,8 +60,28 @@ class ImageNet(Evaluator):
             scores, truth = scores[labelled], truth[labelled]
             right = np.take_along_axis(truth, scores.argmax(axis=1)[:, None], axis=1)[:, 0] > 0
         else:
-            present = np.unique(truth) if self.variant in ("a", "r") else np.arange(CLASSES)
-            right = present[scores[:, present].argmax(axis=1)] == truth
+            among = self._part(truth) if self.variant in ("a", "r") else np.arange(CLASSES)
+            right = among[scores[:, among].argmax(axis=1)] == truth
         if not len(right):
             raise UserError("Found no image with a label, expected at least one.")
         return {"accuracy": float(right.mean()), "num_examples": len(right)}
+
+    def _part(self, labels: np.ndarray) -> np.ndarray:
+        present = np.unique(labels)
+        if len(present) != PART:
+            # Among fewer the model would be right more often.
+            raise UserError(
+                f"Found images of {len(present)} classes, expected the {PART} of variant={self.variant!r}: give all its images."
+            )
+        return present
+
+
+def _in_order(source: Source) -> Source:
+    """The source with ImageNet's classes in their usual order."""
+    for names in (imagenet_names(), tuple(map(str, range(CLASSES)))):
+        if set(source.class_names) <= set(names):
+            return Relabelled(source, names)
+    raise UserError(
+        f"Found {len(source.class_names)} classes such as {source.class_names[:3]}, expected those of ImageNet: WordNet "
+        "numbers such as n01440764, or positions from 0 to 999."
+    )

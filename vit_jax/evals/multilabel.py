@@ -12,7 +12,7 @@ from vit_jax.types import UserError
 class MultiLabel(Evaluator):
     """`mean_average_precision` over the classes, `f1_micro`, `f1_macro` (probability above 1/2), `loss`, `num_examples`.
 
-    The source gives 0 or 1 for each class; a class without a positive example is left out of the mean.
+    The source gives 0 or 1 for each class; a class without a positive example is left out of the two means over classes.
     """
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
@@ -27,6 +27,8 @@ class MultiLabel(Evaluator):
         from sklearn.metrics import average_precision_score, f1_score
 
         outputs = list(self.outputs(predict))
+        if "probs" not in outputs[0]:
+            raise UserError("Found a model that gives no probabilities, expected one trained by classify.Classify.")
         truth, probs = (np.concatenate([out[key] for out in outputs]) for key in ("label", "probs"))
         losses = [loss for out in outputs for loss in out["loss"].tolist()]
         truth = truth > 0.5
@@ -34,13 +36,11 @@ class MultiLabel(Evaluator):
         if not known.any():
             raise UserError("Found no label of any image to be evaluated, expected at least one.")
         precision = average_precision_score(truth[:, known], probs[:, known], average="macro")
-        f1 = {
-            f"f1_{kind}": float(f1_score(truth[:, known], probs[:, known] > 0.5, average=kind, zero_division=0.0))
-            for kind in ("micro", "macro")
-        }
+        found = probs > 0.5
         return {
             "mean_average_precision": float(precision),
-            **f1,
+            "f1_micro": float(f1_score(truth, found, average="micro", zero_division=0.0)),
+            "f1_macro": float(f1_score(truth[:, known], found[:, known], average="macro", zero_division=0.0)),
             "loss": math.fsum(losses) / len(losses),
             "num_examples": len(losses),
         }
