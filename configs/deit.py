@@ -13,7 +13,8 @@ B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
 
 A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as
 everywhere here (Xavier, a head of zeros) and not truncated normal. The learning rate follows the step, where timm's stays the
-same for an epoch. The numbers are of the weights themselves, without a running average. None of this was run here.
+same for an epoch. One share of mixup or cutmix is drawn for the whole batch, where the repository's processes each draw one for
+their part of it. The numbers are of the weights themselves, without a running average. None of this was run here.
 """
 
 import ml_collections

@@ -15,7 +15,7 @@ B, L. S is pretrained on ImageNet-1k at 224 px and needs no fine-tuning for it. 
 affjljoo3581/deit3-jax gives the paper's; it takes 9.5 hours on a TPU v4-64 for B of 800 epochs, fine-tuning included.
 
 H is pretrained at 154 and 126 px, not 160 and 128, of which the original leaves out the last pixels. LAMB adapts query, key
-and value apart. Weights begin as everywhere here (Xavier, a head of zeros). None of this was run here.
+and value apart. Mixup, cutmix and the first weights are as in deit.py. None of this was run here.
 """
 
 import ml_collections

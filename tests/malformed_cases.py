@@ -413,6 +413,32 @@ train(
     "mix_in_pairs_of_an_odd_batch",
     "--config.task.mix={'type': 'MixupOrCutMix', 'mode': 'pair'}", "--config.batch_size=15", says=("even batch", "15 images"),
 )  # fmt: skip
+train(
+    "threshold_below_smoothing",
+    "--config.task.loss_name=bce", "--config.task.target_threshold=0.0", "--config.task.label_smoothing=0.1",
+    says=("label_smoothing=0.1", "at least 0.01", "target_threshold=0.0"),
+)  # fmt: skip
+train(
+    "copies_mixed_with_each_other",
+    "--config.task.mix={'type': 'Mixup'}", "--config.data.repeats=2", says=("data.repeats=2", "partner='flip'"),
+)  # fmt: skip
+train(
+    "target_std",
+    "--config.task={'type': 'regress.Regress', 'target_std': 0.0}",
+    says=("task.target_std is 0.0", "above 0"),
+)
+train(
+    "more_shots_than_images",
+    "--config.evals={'few': {'type': 'fewshot.FewShot', 'source': {'type': 'digits.Digits', 'split': 'test'}, 'train': "
+    "{'type': 'digits.Digits', 'split': 'train'}, 'preprocess': '', 'shots': (1, 500)}}",
+    says=("shots=(1, 500)", "ask for fewer"),
+)
+train(
+    "imagenet_of_ten_classes",
+    "--config.evals={'v2': {'type': 'imagenet.ImageNet', 'variant': 'v2', 'source': {'type': 'digits.Digits', 'split': 'test'}, "
+    "'preprocess': ''}}",
+    says=("10 logits", "1000"),
+)
 train("threshold_of_softmax", "--config.task.target_threshold=0.2", says=("target_threshold", "bce"))
 train("no_teacher", "--config.task={'type': 'distill.Distill'}", says=("no teacher", "--config.teacher=REF"))
 train("teacher_without_use", "--config.teacher=$run", says=("takes no teacher",))
@@ -792,7 +818,7 @@ def predict(name: str, *argv: str, says: str | tuple[str, ...], model: str = "$r
 
 
 case("evaluate_no_flags", "evaluate", says=("--model, --data", "--help"))
-evaluate("evaluate_flag", "--data=digits", "--spilt=test", says=("Unknown argument --spilt", "did you mean --split?"))
+evaluate("evaluate_flag", "--data=digits", "--spilt=test", says=("Unknown argument --spilt", "did you mean --split"))
 evaluate("evaluate_model_missing", "--data=digits", model="$tmp/run", says=("No model at", "$tmp/run"))
 evaluate("evaluate_model_empty", "--data=digits", model="", says=("names no model", "DIR@STEP"))
 evaluate("evaluate_model_size", "--data=digits", model="XL/16", says=("No model at 'XL/16'", "S/16"))
@@ -807,7 +833,7 @@ evaluate("evaluate_model_is_data", "--data=digits", model="$images", says=("is n
 evaluate("evaluate_step", "--data=digits", model="$run@9", says=("no checkpoint of step 9", "it has 1, 2"))
 evaluate("evaluate_step_text", "--data=digits", model="$run@last", says=("No model at", "@last", "DIR@STEP"))
 evaluate("evaluate_step_huge", "--data=digits", model="$run@" + "9" * 60, says=("No model at|no checkpoint of step",))
-evaluate("evaluate_data_kind", "--data=digit", says=("'digit'", "digits, folder:PATH, tfds:NAME"))
+evaluate("evaluate_data_kind", "--data=digit", says=("'digit'", "digits, folder:PATH, table:FILE.csv, tfds:NAME"))
 evaluate("evaluate_data_no_path", "--data=folder:", says=("'folder:'", "folder:PATH"))
 evaluate("evaluate_data_missing", "--data=folder:$tmp/nowhere", says=("$tmp/nowhere", "check the path"))
 evaluate("evaluate_split", "--data=digits", "--split=val", says=("split='val'", "'train' or 'test'"))
@@ -832,6 +858,8 @@ evaluate(
 evaluate("evaluate_batch_0", "--data=digits", "--batch_size=0", says=("batch_size=0", "at least 1"))
 evaluate("evaluate_batch_negative", "--data=digits", "--batch_size=-3", says=("batch_size=-3", "at least 1"))
 evaluate("evaluate_batch_text", "--data=digits", "--batch_size=NaN", says=("--batch_size", "'NaN'"))
+evaluate("evaluate_split_of_a_table", "--data=table:t.csv", "--split=val", says=("--split=val", "has no splits"))
+evaluate("evaluate_label_key", "--data=digits", "--label_key=all", says=("--label_key=all", "tfds:NAME", "digits"))
 evaluate("evaluate_tfds", "--data=tfds:no_such_set", says=("'no_such_set'",))
 evaluate("evaluate_size_classes", "--data=digits", model="mu/16", says=("(224, 224, 3)", "(224, 224, 1)"), late=True)
 

@@ -54,6 +54,11 @@ def make_predict(task: Task, mesh: Mesh) -> Predict:
     return padded
 
 
+def output_shapes(task: Task, params: Params, image_shape: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """What task.predict gives for one uint8 image of (h, w, c); the parameters may be shapes too."""
+    return jax.eval_shape(task.predict, params, {"image": jax.ShapeDtypeStruct((1, *image_shape), "uint8")})
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
@@ -90,6 +95,11 @@ class Loaded:
         """Whether there is no head, or one that gives every image the same logits."""
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
         return not self.spec["num_classes"] or is_untrained_head(jax.device_get(kernels))
+
+    @property
+    def output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What `predict` gives for one image."""
+        return output_shapes(self.task, self.params, self.image_shape)
 
     @cached_property
     def _predict(self) -> Predict:

@@ -35,6 +35,12 @@ def test_batches_hold_a_number_for_each_name(table):
     assert data.spec.label_shape == (2,)
 
 
+def test_a_number_that_float32_cannot_hold_is_told(table):
+    table.write_text(table.read_text().replace("0.5,-2", "1e300,-2"))
+    with pytest.raises(UserError, match=r"line 3 of .* finite numbers of float32"):
+        Table(str(table))
+
+
 def test_numbers_are_matched_by_name(table):
     source = Relabelled(Table(str(table)), ("bird", "dog", "cat"))
     np.testing.assert_array_equal(source.label(1), np.float32([0, -2, 0.5]))

@@ -103,7 +103,7 @@ def test_the_probe_equals_logistic_regression_of_the_strength_it_chose(agrees):
         (lambda: Knn(**DATA, temperature=0.0), "temperature above 0"),
         (lambda: Knn(Fake(num_classes=3), Fake(num_classes=4), ""), "4 classes such as .* those to evaluate 3"),
         (lambda: FewShot(**DATA, shots=()), r"shots=\(\)"),
-        (lambda: FewShot(**DATA, shots=(1, 500))(pixels), "ask for fewer"),
+        (lambda: FewShot(**DATA, shots=(1, 500)), "ask for fewer"),
         (lambda: LinearProbe(**DATA, strengths=(0.0,)), "strengths"),
     ],
 )

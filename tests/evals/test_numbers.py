@@ -1,5 +1,6 @@
 """Evaluators of several labels and of numbers, and of ImageNet's variants."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,6 +36,11 @@ class Listed(Source):
         return str(index)
 
 
+def shape(*sizes):
+    """The shape of an output for one image."""
+    return jax.ShapeDtypeStruct((1, *sizes), "float32")
+
+
 def answering(**outputs):
     """A predict function that gives each image's row of some arrays."""
     return lambda batch: {key: rows[batch["image"][:, 0, 0, 0]] for key, rows in outputs.items()}
@@ -58,6 +64,19 @@ def test_mean_average_precision_is_that_of_its_definition(agrees):
     )
     assert (result["loss"], result["num_examples"]) == (12.0, 25)
     assert 0 < result["f1_micro"] < 1
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_f1_is_of_the_positive_answers_whatever_the_number_of_classes(columns, negatives):
+    truth = np.zeros((3 + negatives, columns))
+    truth[:3, 0] = 1
+    probs = np.full_like(truth, 0.1)
+    probs[:2, 0], probs[3:4, 0] = 0.9, 0.8
+    result = MultiLabel(Listed(truth, "abcd"[:columns]), "")(answering(probs=probs, loss=np.zeros(len(truth))))
+    # Two hits, one positive missed, one negative found where there is any.
+    expected = 2 * 2 / (2 * 2 + 1 + bool(negatives))
+    assert (result["f1_micro"], result["f1_macro"]) == pytest.approx((expected, expected))
 
 
 def test_errors_of_regression_are_those_of_their_definitions(agrees):
@@ -98,11 +117,12 @@ def test_a_and_r_choose_among_the_classes_they_have(variant, accuracy):
         (lambda: MultiLabel(Fake(), ""), "one class for each image"),
         (lambda: Regression(Fake(), ""), "Found classes"),
         (lambda: Classification(Listed(np.zeros((2, 1)), "x"), ""), r"use multilabel\.MultiLabel"),
-        (lambda: Regression(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2))), "gives no values"),
+        (lambda: Regression(Listed(np.zeros((2, 1)), "x"), "").check({"logits": shape(1)}), "gives no values"),
+        (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "").check({"values": shape(1)}), "gives no probabilities"),
         (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2), probs=np.zeros((2, 1)))), "no label"),
         (lambda: ImageNet("v2", Fake(num_classes=3, num_examples=4), ""), "those of ImageNet: WordNet"),
         (lambda: ImageNet("real", Listed(np.array([1]), NAMES), ""), "real_label"),
-        (lambda: ImageNet("a", Listed(np.array([1]), NAMES), "")(answering(logits=np.zeros((1, 10)))), "gives 10 logits"),
+        (lambda: ImageNet("a", Listed(np.array([1]), NAMES), "").check({"logits": shape(10)}), "gives 10 logits"),
         (lambda: ImageNet("r", Listed(np.array([1]), NAMES), "")(answering(logits=np.zeros((1, 1000)))), "images of 1 classes"),
     ],
 )  # fmt: skip

@@ -9,12 +9,14 @@ import pytest
 from tests import peers
 from tests.conftest import losses
 from vit_jax import inference
+from vit_jax.data.pipeline import Spec
 from vit_jax.mixing import Mixup
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.distill import Distill, Teacher
 from vit_jax.tasks.task import normalize
 from vit_jax.train.loop import fit
+from vit_jax.train.run import load_teacher
 from vit_jax.types import UserError
 
 torch = peers.torch
@@ -152,3 +154,8 @@ def test_a_teacher_of_other_class_names_is_refused_before_the_run_begins(tiny, t
     with pytest.raises(UserError, match="The teacher somewhere has 10 classes such as"):
         fit(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_was_never_trained_is_refused():
+    with pytest.raises(UserError, match="head of the teacher mu/16 is untrained"):
+        load_teacher("mu/16", Spec((224, 224, 3), 4, tuple("abc")))

@@ -71,6 +71,19 @@ def table(tmp_path, tiny):
     return tiny
 
 
+def test_numbers_are_no_labels_and_a_classifier_gives_no_numbers(table, tmp_path):
+    table.task = {"type": "classify.Classify", "loss_name": "bce"}
+    table.evals = {"test": {"type": "regression.Regression", "source": table.data.source, "preprocess": ""}}
+    with pytest.raises(UserError, match="gives no values"):
+        fit(table, tmp_path / "run")
+    path = tmp_path / "table.csv"
+    path.write_text(path.read_text().replace("3.png,0,0", "3.png,31,0"))
+    table.evals = {}
+    with pytest.raises(UserError, match=r"3\.png has the numbers \[31\.0, 0\.0\], expected 0 or 1"):
+        fit(table, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "task", [{"type": "regress.Regress"}, {"type": "classify.Classify", "loss_name": "bce", "mix": {"type": "CutMix"}}]
 )

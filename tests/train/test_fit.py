@@ -9,7 +9,9 @@ from PIL import Image
 
 from tests.conftest import checkpoint, rows
 from vit_jax import inference
+from vit_jax.checkpoint.saver import steps_in
 from vit_jax.data.digits import Digits
+from vit_jax.evals.classification import Classification
 from vit_jax.train.loop import fit
 from vit_jax.train.metrics import NonFiniteLossError
 from vit_jax.types import UserError
@@ -155,6 +157,20 @@ def test_evaluations_may_change_on_resuming(tiny, tmp_path):
     tiny.evals.another = tiny.evals.test.to_dict() | {"preprocess": "resize(8)"}
     fit(tiny, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["data"]["preprocess"] == "resize(8)"
+
+
+class Refusing(Classification):
+    """Finds something wrong with its data when it is too late."""
+
+    def __call__(self, predict):
+        raise UserError("nothing to be measured")
+
+
+def test_the_state_is_saved_where_an_evaluation_fails(tiny, tmp_path):
+    tiny.evals.test.type, tiny.evals.test.every = f"{__name__}:Refusing", 3
+    with pytest.raises(UserError, match="nothing to be measured"):
+        fit(tiny, tmp_path / "run")
+    assert steps_in(tmp_path / "run" / "checkpoints") == [3]
 
 
 def test_both_halves_of_a_folder_are_divided_alike(tiny, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 
 import jax
@@ -8,12 +9,15 @@ import pytest
 
 from tests.peers import torch
 from vit_jax import trees
+from vit_jax.data.pipeline import Spec
 from vit_jax.grads.accumulate import Accumulate
 from vit_jax.grads.gradient import Plain
+from vit_jax.mixing import CutMix
 from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import normalize
+from vit_jax.train.run import trace
 from vit_jax.train.state import initial_state
 from vit_jax.train.step import make_step
 from vit_jax.types import UserError
@@ -61,6 +65,18 @@ def test_dropout_is_a_function_of_seed_and_step():
     norms = [step(state.replace(step=jnp.int32(k)), BATCH)[1]["grad_norm"] for k in (0, 0, 1)]
     np.testing.assert_allclose([again, other], np.log(3), rtol=1e-5)
     assert norms[0] == norms[1] != norms[2]
+
+
+@pytest.mark.parametrize(("microbatches", "says"), [(3, None), (2, "does not divide the batch of 3")])
+def test_pmap_prepares_the_batch_whole_and_takes_the_loss_of_a_shard(microbatches, says):
+    task = Classify(ViT(3, 8, 1, 16, 2, patch_size=4), mix=CutMix(mode="pair"))
+    tx, lr = make_optimizer(rules.adam(), schedules.constant(10), lr=0.01)
+    make = functools.partial(make_step, task, tx, lr, Accumulate(microbatches), seed=0)
+    init = functools.partial(initial_state, task, tx, (8, 8, 3), seed=0)
+    spec = Spec((8, 8, 3), 12, tuple("abc"))
+    # Six images make pairs; the three of a shard would not.
+    with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+        trace(make, task, init, spec, batch_size=6, shards=2)
 
 
 def test_metrics_are_what_they_say():

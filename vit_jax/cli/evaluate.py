@@ -16,6 +16,12 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser().parse(rest)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
+    if flags.label_key is not None and not flags.data.startswith("tfds:"):
+        raise UserError(f"--label_key={flags.label_key} is for data of tfds:NAME; found {flags.data}.")
+    if flags.split is not None and flags.data.startswith("table:"):
+        raise UserError(
+            f"--split={flags.split}: a table has no splits; list the images to be evaluated in one of its own."
+        )
 
     from vit_jax import inference
     from vit_jax.train.metrics import summary
@@ -32,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
         evaluator = make_evaluator(target, given, flags, loaded, remarks)
+        evaluator.check(loaded.output_shapes)
         results[name] = evaluator(loaded.predict)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
         tables += getattr(evaluator, "per_class", []) if flags.per_class else []
@@ -90,14 +97,8 @@ def open_data(flags: Any, loaded: Any, split: str | None, reference: str | None 
 
     reference = reference or flags.data
     trained_on = loaded.config.get("data", {}).get("source", {})
-    if flags.label_key is not None and not reference.startswith("tfds:"):
-        raise UserError(f"--label_key={flags.label_key} is for data of tfds:NAME; found {reference}.")
-    return open_source(
-        reference,
-        split,
-        loaded.image_shape[2],
-        {**trained_on, **({"label_key": flags.label_key} if flags.label_key else {})},
-    )
+    own_key = {"label_key": flags.label_key} if flags.label_key and reference.startswith("tfds:") else {}
+    return open_source(reference, split, loaded.image_shape[2], {**trained_on, **own_key})
 
 
 def target_of(name: str) -> Any:

@@ -1,7 +1,6 @@
 """Images with several labels or with numbers, listed in a CSV file."""
 
 import csv
-import math
 import os
 from pathlib import Path
 
@@ -59,11 +58,13 @@ class Table(Source):
 
 def _numbers(path: str, line: int, row: list[str], columns: int) -> Float[np.ndarray, "n"]:
     try:
-        numbers = [float(cell) for cell in row[1:]]
+        with np.errstate(over="ignore"):
+            numbers = np.asarray([float(cell) for cell in row[1:]]).astype(np.float32)
     except ValueError as error:
         raise UserError(f"Found line {line} of {path} with {error}, expected numbers after the image's path.") from None
-    if len(row) != columns or not all(map(math.isfinite, numbers)):
+    if len(row) != columns or not np.isfinite(numbers).all():
         raise UserError(
-            f"Found line {line} of {path} with {len(row)} columns of {row[1:5]}, expected {columns} and finite numbers."
+            f"Found line {line} of {path} with {len(row)} columns of {row[1:5]}, expected {columns} and finite numbers "
+            "of float32."
         )
-    return np.asarray(numbers, np.float32)
+    return numbers

@@ -1,8 +1,9 @@
 """What a measurement is given and what it gives back."""
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+import jax
 import numpy as np
 
 from vit_jax.data.pipeline import EvalData, Spec
@@ -29,11 +30,19 @@ class Evaluator(abc.ABC):
         """Shape, number and class names of the images."""
         return self.data.spec
 
+    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:  # noqa: B027
+        """Raises UserError where a model whose Task.predict gives such outputs cannot be measured; by default any can."""
+
     def outputs(self, predict: Predict, data: EvalData | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Images and labels with the model's outputs, padding and unreadable images left out, batch by batch."""
         for batch in self.data if data is None else data:
             out = predict({"image": batch["image"], "label": batch["label"]})
             yield {key: value[batch["mask"]] for key, value in (batch | out).items()}
+
+    def collected(self, predict: Predict, *keys: str, data: EvalData | None = None) -> tuple[np.ndarray, ...]:
+        """Those of `outputs` that `keys` name, for all images; nothing else is kept in memory."""
+        rows = [[out[key] for key in keys] for out in self.outputs(predict, data)]
+        return tuple(map(np.concatenate, zip(*rows, strict=True)))
 
     @abc.abstractmethod
     def __call__(self, predict: Predict) -> dict[str, float]:

@@ -44,5 +44,5 @@ class FromFeatures(Evaluator):
         def without_label(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"features": predict({"image": batch["image"]})["features"]}
 
-        outputs = list(self.outputs(without_label, data))
-        return tuple(np.concatenate([out[key] for out in outputs]) for key in ("features", "label"))  # type: ignore[return-value]
+        features, labels = self.collected(without_label, "features", "label", data=data)
+        return features, labels

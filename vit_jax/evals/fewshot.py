@@ -50,27 +50,32 @@ class FewShot(FromFeatures):
         if min(shots, default=0) < 1 or l2 <= 0 or draws < 1:
             raise UserError(f"shots={shots}, l2={l2}, draws={draws}; expected numbers above 0.")
         self.shots, self.l2, self.draws = shots, l2, draws
+        self._check_counts(np.array([train.label(index) for index in range(len(train))]))
 
     def __call__(self, predict: Predict) -> dict[str, float]:
         """See Evaluator; raises UserError where a class has too few training images."""
         train, labels = self.features(predict, self.train)
         test, truth = self.features(predict, self.data)
         train, test = train.astype(np.float64), test.astype(np.float64)
+        self._check_counts(labels)  # without the unreadable
+        num_classes = len(self.spec.class_names)
+        result: dict[str, float] = {}
+        for shots in self.shots:
+            accuracies = []
+            for seed in range(self.draws):
+                rng = np.random.default_rng(seed)
+                order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(num_classes)]
+                chosen = np.concatenate([indices[:shots] for indices in order])
+                x = train[chosen]
+                weights = least_squares(whitened(x, x), labels[chosen], num_classes, self.l2)
+                accuracies.append(float(np.mean((whitened(test, x) @ weights).argmax(axis=1) == truth)))
+            result[f"shot{shots}"] = float(np.mean(accuracies))
+        return result | {"num_examples": len(test)}
+
+    def _check_counts(self, labels: Classes) -> None:
         names = self.spec.class_names
         counts = np.bincount(labels, minlength=len(names))
         if counts.min() < max(self.shots):
             raise UserError(
                 f"shots={self.shots}, but {names[counts.argmin()]!r} has {counts.min()} training images; ask for fewer."
             )
-        result: dict[str, float] = {}
-        for shots in self.shots:
-            accuracies = []
-            for seed in range(self.draws):
-                rng = np.random.default_rng(seed)
-                order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(names))]
-                chosen = np.concatenate([indices[:shots] for indices in order])
-                x = train[chosen]
-                weights = least_squares(whitened(x, x), labels[chosen], len(names), self.l2)
-                accuracies.append(float(np.mean((whitened(test, x) @ weights).argmax(axis=1) == truth)))
-            result[f"shot{shots}"] = float(np.mean(accuracies))
-        return result | {"num_examples": len(test)}

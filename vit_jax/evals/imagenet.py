@@ -1,7 +1,9 @@
 """Accuracy on the variants of ImageNet's test set, for models of its 1,000 classes."""
 
+from collections.abc import Mapping
 from typing import Literal
 
+import jax
 import numpy as np
 
 from vit_jax.data.reference import Relabelled
@@ -45,13 +47,17 @@ class ImageNet(Evaluator):
         super().__init__(_in_order(source), preprocess, batch_size, threads, cache_mb)
         self.variant = variant
 
+    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        """See Evaluator."""
+        logits = outputs["logits"].shape[1]
+        if logits != CLASSES:
+            raise UserError(f"The model gives {logits} logits; the variants of ImageNet need its {CLASSES}.")
+
     def __call__(self, predict: Predict) -> dict[str, float]:
-        """See Evaluator; raises UserError for a model of another number of classes, and for a part of A or R."""
+        """See Evaluator; raises UserError for a part of A or R."""
         logits, labels = [], []
         for batch in self.data:
             out = predict({"image": batch["image"]})["logits"][batch["mask"]]
-            if out.shape[1] != CLASSES:
-                raise UserError(f"The model gives {out.shape[1]} logits; the variants of ImageNet need its {CLASSES}.")
             logits.append(out)
             labels.append(batch["label"][batch["mask"]])
         scores, truth = np.concatenate(logits), np.concatenate(labels)

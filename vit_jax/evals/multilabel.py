@@ -1,7 +1,9 @@
 """Classification with several labels for each image."""
 
 import math
+from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from vit_jax.data.source import Source
@@ -22,25 +24,26 @@ class MultiLabel(Evaluator):
                 "Found one class for each image, expected several labels: use classification.Classification."
             )
 
+    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        """See Evaluator."""
+        if "probs" not in outputs:
+            raise UserError("Found a model that gives no probabilities, expected one trained by classify.Classify.")
+
     def __call__(self, predict: Predict) -> dict[str, float]:
         """See Evaluator."""
-        from sklearn.metrics import average_precision_score, f1_score
+        from sklearn.metrics import average_precision_score
 
-        outputs = list(self.outputs(predict))
-        if "probs" not in outputs[0]:
-            raise UserError("Found a model that gives no probabilities, expected one trained by classify.Classify.")
-        truth, probs = (np.concatenate([out[key] for out in outputs]) for key in ("label", "probs"))
-        losses = [loss for out in outputs for loss in out["loss"].tolist()]
-        truth = truth > 0.5
+        labels, probs, losses = self.collected(predict, "label", "probs", "loss")
+        truth, found = labels > 0.5, probs > 0.5
         known = truth.any(axis=0)
         if not known.any():
             raise UserError("Found no label of any image to be evaluated, expected at least one.")
         precision = average_precision_score(truth[:, known], probs[:, known], average="macro")
-        found = probs > 0.5
+        hits, answers = (truth & found).sum(axis=0), truth.sum(axis=0) + found.sum(axis=0)
         return {
             "mean_average_precision": float(precision),
-            "f1_micro": float(f1_score(truth, found, average="micro", zero_division=0.0)),
-            "f1_macro": float(f1_score(truth[:, known], found[:, known], average="macro", zero_division=0.0)),
-            "loss": math.fsum(losses) / len(losses),
+            "f1_micro": float(2 * hits.sum() / answers.sum()),
+            "f1_macro": float(np.mean(2 * hits[known] / answers[known])),
+            "loss": math.fsum(losses.tolist()) / len(losses),
             "num_examples": len(losses),
         }

@@ -1,8 +1,9 @@
 """Errors of regression."""
 
 import math
+from collections.abc import Mapping
 
-import numpy as np
+import jax
 
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Evaluator, Predict
@@ -19,19 +20,20 @@ class Regression(Evaluator):
                 "Found classes, expected numbers: use classification.Classification, or a source of numbers."
             )
 
+    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        """See Evaluator."""
+        if "values" not in outputs:
+            raise UserError("Found a model that gives no values, expected one trained by regress.Regress.")
+
     def __call__(self, predict: Predict) -> dict[str, float]:
         """See Evaluator."""
         from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-        outputs = list(self.outputs(predict))
-        if "values" not in outputs[0]:
-            raise UserError("Found a model that gives no values, expected one trained by regress.Regress.")
-        truth, values = (np.concatenate([out[key] for out in outputs]) for key in ("label", "values"))
-        losses = [loss for out in outputs for loss in out["loss"].tolist()]
+        truth, values, losses = self.collected(predict, "label", "values", "loss")
         return {
             "mean_absolute_error": float(mean_absolute_error(truth, values)),
             "root_mean_squared_error": float(root_mean_squared_error(truth, values)),
             "r2": float(r2_score(truth, values)) if len(truth) > 1 else math.nan,
-            "loss": math.fsum(losses) / len(losses),
+            "loss": math.fsum(losses.tolist()) / len(losses),
             "num_examples": len(losses),
         }

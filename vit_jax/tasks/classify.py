@@ -44,6 +44,12 @@ class Classify(Task):
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
         """See Task."""
         images, targets = batch["image"], self._targets(batch["label"], self.label_smoothing)
+        smallest = self.label_smoothing / (2 if batch["label"].ndim == 2 else targets.shape[1])
+        if self.target_threshold is not None and smallest > self.target_threshold:
+            raise UserError(
+                f"task.label_smoothing={self.label_smoothing} makes every target at least {smallest:.3g}, above "
+                f"task.target_threshold={self.target_threshold}, so that every class would be true; take no smoothing."
+            )
         if self.mix is not None:
             images, targets = self.mix(rng, images, targets)
         if self.target_threshold is not None:

@@ -31,7 +31,7 @@ class Regress(Task):
         if self.loss_name not in ERRORS:
             raise UserError(f"task.loss_name is {self.loss_name!r}; expected one of {', '.join(ERRORS)}.")
         check_scale(self.mean, self.std)
-        check_scale(self.target_mean, self.target_std)
+        check_scale(self.target_mean, self.target_std, "target_")
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
         """See Task."""

@@ -24,10 +24,10 @@ def normalize(images: Pixels, mean: Scale, std: Scale) -> Images:
     return (images.astype(jnp.float32) / 255.0 - center.reshape(1, 1, 1, -1)) / width.reshape(1, 1, 1, -1)
 
 
-def check_scale(mean: Scale, std: Scale) -> None:
-    """Raises UserError where a standard deviation is not above 0."""
+def check_scale(mean: Scale, std: Scale, what: str = "") -> None:
+    """Raises UserError where a standard deviation, that of `what`, is not above 0."""
     if min(std if isinstance(std, tuple | list) else (std,), default=0) <= 0:
-        raise UserError(f"task.std is {std}, beside mean={mean}; expected numbers above 0.")
+        raise UserError(f"task.{what}std is {std}, beside {what}mean={mean}; expected numbers above 0.")
 
 
 class Task(abc.ABC):

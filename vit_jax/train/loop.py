@@ -16,6 +16,7 @@ from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import write_report
 from vit_jax.train.run import Run, compose
 from vit_jax.train.state import State
+from vit_jax.types import UserError
 
 
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -59,12 +60,11 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
             if due or save:
                 recorder.settle(run.data.unreadable)
                 with recorder.paused():
-                    results: dict[str, float] = {}
-                    for name in due:
-                        evaluator, _ = run.evaluators[name]
-                        for title, weights in state.evaluated(name).items():
-                            values = evaluator(functools.partial(predict, weights))
-                            results |= {f"{title}/{key}": value for key, value in values.items()}
+                    try:
+                        results = evaluate(run, state, predict, due)
+                    except UserError:
+                        saver.save(done, trees.flatten(state), {})
+                        raise
                     recorder.evaluated(done, results)
                     if save:
                         saver.save(done, trees.flatten(state), results)
@@ -85,6 +85,17 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
         saver.close()
         recorder.close()
     return finish(run, predict, state)
+
+
+def evaluate(run: Run, state: State, predict: inference.Predict, names: list[str]) -> dict[str, float]:
+    """What these evaluators measure of the running average of the weights and, or else, of the weights, as NAME/KEY."""
+    results: dict[str, float] = {}
+    for name in names:
+        evaluator, _ = run.evaluators[name]
+        for title, weights in state.evaluated(name).items():
+            values = evaluator(functools.partial(predict, weights))
+            results |= {f"{title}/{key}": value for key, value in values.items()}
+    return results
 
 
 def restore_or_init(run: Run) -> State:

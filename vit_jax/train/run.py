@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 
 from vit_jax import inference, sharding, trees
@@ -14,16 +15,19 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.config import ConfigError, build, call
 from vit_jax.data.pipeline import Spec, TrainData
+from vit_jax.data.source import Source
+from vit_jax.data.table import Table
 from vit_jax.evals.evaluator import Evaluator
 from vit_jax.kinds import fits
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import Schedule
+from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.state import State, initial_state
-from vit_jax.train.step import Step, compile_step, make_step
+from vit_jax.train.step import AXIS, Step, compile_step, make_step
 from vit_jax.types import Params, UserError, compile_regex
 
 
@@ -71,6 +75,10 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
     task, init, places, train_step = build_step(config, data.spec, mesh, steps)
+    check_labels(task, images)
+    outputs = inference.output_shapes(task, jax.eval_shape(init, None).weights, data.spec.image_shape)
+    for evaluator, _ in evaluators.values():
+        evaluator.check(outputs)
     first = None
     if pretrained is not None:
         first = origin.begin(pretrained, config["init"], task, data.spec, config["seed"])
@@ -124,8 +132,8 @@ def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, s
     rules = config["sharding"] or ()
     places = sharding.tree_sharding(jax.eval_shape(init, None), mesh, rules)
     train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
-    step = functools.partial(make(), task.constants)
-    trace(step, init, spec, config["batch_size"] // (mesh.size if config["parallel"] == "pmap" else 1))
+    check_copies(task, config["data"].get("repeats", 1))
+    trace(make, task, init, spec, config["batch_size"], mesh.size if config["parallel"] == "pmap" else None)
     return task, init, places, train_step
 
 
@@ -144,21 +152,60 @@ def build_optimizer(optim: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
 
 
 def load_teacher(reference: str, train: Spec) -> Teacher:
-    """The model to learn from; raises UserError where its classes are not those of the training data."""
+    """The model to learn from; raises UserError where it is untrained or of other classes than the data."""
     loaded = inference.load(reference)
     if loaded.names_known and loaded.class_names != train.class_names:
         raise UserError(
             f"The teacher {reference} has {len(loaded.class_names)} classes such as {loaded.class_names[:3]}, the training "
             f"data {len(train.class_names)} such as {train.class_names[:3]}; they must be the same, in the same order."
         )
+    if loaded.has_untrained_head:
+        raise UserError(
+            f"The head of the teacher {reference} is untrained, so it has nothing to teach; name a trained model."
+        )
     return Teacher(loaded.task, loaded.params, loaded.image_shape)
 
 
-def trace(step: Step, init: Callable[[Params | None], State], spec: Spec, rows: int) -> None:
-    """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists."""
-    images = jax.ShapeDtypeStruct((rows, *spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((rows, *spec.label_shape), "float32" if spec.label_shape else "int32")
-    jax.eval_shape(step, jax.eval_shape(init, None), {"image": images, "label": labels})
+def trace(
+    make: Callable[..., Callable], task: Task, init: Callable, spec: Spec, batch_size: int, shards: int | None
+) -> None:
+    """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists.
+
+    `shards` are those of pmap, which prepares the batch whole and then divides it.
+    """
+    images = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8")
+    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
+    batch, state = {"image": images, "label": labels}, jax.eval_shape(init, None)
+    if shards is None:
+        jax.eval_shape(make(), task.constants, state, batch)
+        return
+    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
+    divided = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((shards, batch_size // shards, *x.shape[1:]), x.dtype), prepared
+    )
+    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
+
+
+def check_labels(task: Task, images: Source) -> None:
+    """Raises UserError where a classifier would be trained on numbers that are no labels."""
+    if not isinstance(task, Classify) or not isinstance(images, Table):
+        return
+    for index in range(len(images)):
+        if not np.isin(images.label(index), (0.0, 1.0)).all():
+            raise UserError(
+                f"{images.name(index)} has the numbers {images.label(index)[:5].tolist()}, expected 0 or 1 for each class; to "
+                "predict numbers take task type='regress.Regress'."
+            )
+
+
+def check_copies(task: Task, repeats: int) -> None:
+    """Raises ConfigError where images would be mixed with copies of themselves."""
+    mix = getattr(task, "mix", None)
+    if repeats > 1 and mix is not None and mix.partner == "roll":
+        raise ConfigError(
+            f"data.repeats={repeats} puts the copies of an image side by side, and task.mix.partner='roll' would mix them with "
+            "each other; expected task.mix.partner='flip'."
+        )
 
 
 def make_evaluator(name: str, spec: Mapping[str, Any], train: Spec) -> tuple[Evaluator, int | None]:
