@@ -1,13 +1,17 @@
-"""Evaluate a model on data: vit evaluate --model=REF --data=digits|folder:PATH|tfds:NAME [--evaluator=NAME] [--json]."""
+"""Evaluate a model: vit evaluate --model=REF --data=digits|folder:PATH|table:FILE|tfds:NAME [--evaluator=NAME] [--json]."""
 
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vit_jax import config as configs
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
+
+# (reference, split) -> the images, each opened once for all evaluators.
+Images = Callable[[str, str | None], Any]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = inference.load(flags.model, trust=flags.trust)
     remarks = [f"note: {note}" for note in loaded.notes]
-    names = [name for text in flags.evaluator for name in text.split(",")] or [default_of(loaded, flags)]
+    images = functools.cache(functools.partial(open_data, loaded, flags.label_key))
+    names = [name for text in flags.evaluator for name in text.split(",")] or [default_of(loaded, flags, images)]
     targets = {name: target_of(name) for name in names}
     known = {key for target in targets.values() for key in configs.parameters(target)}
     for key, _ in given:
@@ -37,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     results: dict[str, dict[str, float]] = {}
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
-        evaluator = make_evaluator(target, given, flags, loaded, remarks)
+        evaluator = make_evaluator(target, given, flags, loaded, images, remarks)
         evaluator.check(loaded.output_shapes)
         results[name] = evaluator(loaded.predict)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
@@ -82,22 +87,21 @@ def make_parser() -> Parser:
     return parser
 
 
-def default_of(loaded: Any, flags: Any) -> str:
+def default_of(loaded: Any, flags: Any, images: Images) -> str:
     """The evaluator of the model's task, or of data with several labels."""
     if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
         return "regression"
     # Only of these may an image have several.
-    several = flags.data.startswith(("table:", "tfds:")) and open_data(flags, loaded, flags.split).label_shape
+    several = flags.data.startswith(("table:", "tfds:")) and images(flags.data, flags.split).label_shape
     return "multilabel" if several else "classification"
 
 
-def open_data(flags: Any, loaded: Any, split: str | None, reference: str | None = None) -> Any:
-    """The images of `reference`, else those to be evaluated, as the model takes them."""
+def open_data(loaded: Any, label_key: str | None, reference: str, split: str | None) -> Any:
+    """The images of a split of `reference`, with the channels that the model takes; the key is for tfds:NAME alone."""
     from vit_jax.data.reference import open_source
 
-    reference = reference or flags.data
     trained_on = loaded.config.get("data", {}).get("source", {})
-    own_key = {"label_key": flags.label_key} if flags.label_key and reference.startswith("tfds:") else {}
+    own_key = {"label_key": label_key} if label_key and reference.startswith("tfds:") else {}
     return open_source(reference, split, loaded.image_shape[2], {**trained_on, **own_key})
 
 
@@ -109,7 +113,9 @@ def target_of(name: str) -> Any:
     return configs.resolve(known.get(name, name), "vit_jax.evals", "--evaluator")
 
 
-def make_evaluator(target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, remarks: list[str]) -> Any:
+def make_evaluator(
+    target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, images: Images, remarks: list[str]
+) -> Any:
     """An evaluator of the data that the flags name, with the arguments given that it has."""
     from vit_jax.config_file import value_of
     from vit_jax.data.reference import Relabelled
@@ -119,10 +125,10 @@ def make_evaluator(target: Any, given: Sequence[tuple[str, str]], flags: Any, lo
     arguments = {key: value_of(f"--evaluator.{key}", text, hints[key]) for key, text in given if key in takes}
     # Training images of their own must not be among the test images.
     split = flags.split or ("test" if "train" in takes else None)
-    source = open_data(flags, loaded, split)
+    source = images(flags.data, split)
     parts: dict[str, Any] = {"source": source, "preprocess": loaded.preprocess_spec}
     if "train" in takes:
-        parts["train"] = open_data(flags, loaded, flags.train_split, flags.train)
+        parts["train"] = images(flags.train or flags.data, flags.train_split)
     if target.needs_head:
         if not loaded.spec["num_classes"]:
             raise UserError(

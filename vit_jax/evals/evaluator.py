@@ -13,6 +13,11 @@ from vit_jax.data.source import Source
 Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
+def unlabelled(predict: Predict) -> Predict:
+    """The same without the label, which the model may not know, and so without a loss."""
+    return lambda batch: predict({"image": batch["image"]})
+
+
 class Evaluator(abc.ABC):
     """Runs a predict function over a dataset, each example exactly once, and returns named numbers.
 

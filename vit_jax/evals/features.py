@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from vit_jax.data.pipeline import EvalData
 from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.evals.evaluator import Evaluator, Predict, unlabelled
 from vit_jax.types import UserError
 
 Features = Float[np.ndarray, "n d"]
@@ -39,10 +39,6 @@ class FromFeatures(Evaluator):
             )
 
     def features(self, predict: Predict, data: EvalData) -> tuple[Features, Classes]:
-        """The features and the classes of all its images, without the label, which the model may not know."""
-
-        def without_label(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {"features": predict({"image": batch["image"]})["features"]}
-
-        features, labels = self.collected(without_label, "features", "label", data=data)
+        """The features and the classes of all its images."""
+        features, labels = self.collected(unlabelled(predict), "features", "label", data=data)
         return features, labels

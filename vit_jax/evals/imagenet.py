@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax.data.reference import Relabelled
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import imagenet_names
-from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.evals.evaluator import Evaluator, Predict, unlabelled
 from vit_jax.types import UserError
 
 Variant = Literal["real", "v2", "a", "r", "sketch"]
@@ -55,12 +55,7 @@ class ImageNet(Evaluator):
 
     def __call__(self, predict: Predict) -> dict[str, float]:
         """See Evaluator; raises UserError for a part of A or R."""
-        logits, labels = [], []
-        for batch in self.data:
-            out = predict({"image": batch["image"]})["logits"][batch["mask"]]
-            logits.append(out)
-            labels.append(batch["label"][batch["mask"]])
-        scores, truth = np.concatenate(logits), np.concatenate(labels)
+        scores, truth = self.collected(unlabelled(predict), "logits", "label")
         if self.variant == "real":
             labelled = truth.any(axis=1)
             scores, truth = scores[labelled], truth[labelled]

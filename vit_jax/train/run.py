@@ -74,9 +74,10 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
-    task, init, places, train_step = build_step(config, data.spec, mesh, steps)
+    task, init, shapes, places, train_step = build_step(config, data.spec, mesh, steps)
     check_labels(task, images)
-    outputs = inference.output_shapes(task, jax.eval_shape(init, None).weights, data.spec.image_shape)
+    check_copies(task, config["data"].get("repeats", 1))
+    outputs = inference.output_shapes(task, shapes.weights, data.spec.image_shape)
     for evaluator, _ in evaluators.values():
         evaluator.check(outputs)
     first = None
@@ -105,7 +106,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
 
 
 def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
-    """The task, its first state as a function of all parameters or None, where that lies, and the step; traced whole."""
+    """The task, its first state as a function of all parameters or None, its shapes and places, and the step; traced whole."""
     model = build(config["model"], "model", num_classes=len(spec.class_names))
     teacher: dict[str, Any] = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], spec)}
     task: Task = build(config["task"], "task", model=model, **teacher)
@@ -130,11 +131,11 @@ def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, s
         freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
     )
     rules = config["sharding"] or ()
-    places = sharding.tree_sharding(jax.eval_shape(init, None), mesh, rules)
+    shapes = jax.eval_shape(init, None)
+    places = sharding.tree_sharding(shapes, mesh, rules)
     train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
-    check_copies(task, config["data"].get("repeats", 1))
-    trace(make, task, init, spec, config["batch_size"], mesh.size if config["parallel"] == "pmap" else None)
-    return task, init, places, train_step
+    trace(make, task, shapes, spec, config["batch_size"], mesh.size if config["parallel"] == "pmap" else None)
+    return task, init, shapes, places, train_step
 
 
 def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
@@ -167,15 +168,15 @@ def load_teacher(reference: str, train: Spec) -> Teacher:
 
 
 def trace(
-    make: Callable[..., Callable], task: Task, init: Callable, spec: Spec, batch_size: int, shards: int | None
+    make: Callable[..., Callable], task: Task, state: State, spec: Spec, batch_size: int, shards: int | None
 ) -> None:
     """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists.
 
-    `shards` are those of pmap, which prepares the batch whole and then divides it.
+    The state is one of shapes; `shards` are those of pmap, which prepares the batch whole and then divides it.
     """
     images = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8")
     labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
-    batch, state = {"image": images, "label": labels}, jax.eval_shape(init, None)
+    batch = {"image": images, "label": labels}
     if shards is None:
         jax.eval_shape(make(), task.constants, state, batch)
         return
