@@ -16,12 +16,13 @@ Rules = Sequence[tuple[str, Sequence[str | None]]]
 Tree = TypeVar("Tree")
 
 
-def make_mesh(**axes: int) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Mesh:
     """A mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for what is left.
 
-    Raises UserError where the sizes do not multiply to the number of devices.
+    `devices` are others than this machine's, such as those of a TPU slice that is only compiled for. Raises UserError where the
+    sizes do not multiply to their number.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     sizes = {name: size for name, size in axes.items() if size is not None} or {"data": -1}
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     free = [name for name, size in sizes.items() if size == -1]
@@ -31,7 +32,8 @@ def make_mesh(**axes: int) -> Mesh:
         raise UserError(
             f"mesh={axes} does not divide {count} devices; its sizes must multiply to {count}, one may be -1."
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    kinds = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

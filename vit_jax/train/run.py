@@ -105,8 +105,8 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     )
 
 
-def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
-    """The task, its first state as a function of all parameters or None, its shapes and places, and the step; traced whole."""
+def build_parts(config: Mapping[str, Any], spec: Spec, steps: int) -> tuple[Task, Callable[..., State], Callable]:
+    """The task, its first state as a function of all parameters or None, and the step as a function of a mapped axis."""
     model = build(config["model"], "model", num_classes=len(spec.class_names))
     teacher: dict[str, Any] = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], spec)}
     task: Task = build(config["task"], "task", model=model, **teacher)
@@ -130,11 +130,18 @@ def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, s
         ema=config["ema_decay"] is not None,
         freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
     )
+    return task, init, make
+
+
+def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
+    """The task, its first state (see build_parts), the state's shapes and places, and the step; traced whole."""
+    task, init, make = build_parts(config, spec, steps)
     rules = config["sharding"] or ()
     shapes = jax.eval_shape(init, None)
     places = sharding.tree_sharding(shapes, mesh, rules)
     train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
-    trace(make, task, shapes, spec, config["batch_size"], mesh.size if config["parallel"] == "pmap" else None)
+    batch = batch_shapes(spec, config["batch_size"])
+    trace(make, task, shapes, batch, mesh.size if config["parallel"] == "pmap" else None)
     return task, init, shapes, places, train_step
 
 
@@ -167,22 +174,29 @@ def load_teacher(reference: str, train: Spec) -> Teacher:
     return Teacher(loaded.task, loaded.params, loaded.image_shape)
 
 
+def batch_shapes(spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of training images and labels, as shapes."""
+    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
+    return {"image": jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8"), "label": labels}
+
+
 def trace(
-    make: Callable[..., Callable], task: Task, state: State, spec: Spec, batch_size: int, shards: int | None
+    make: Callable[..., Callable],
+    task: Task,
+    state: State,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    shards: int | None,
 ) -> None:
     """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists.
 
-    The state is one of shapes; `shards` are those of pmap, which prepares the batch whole and then divides it.
+    State and batch are shapes; `shards` are those of pmap, which prepares the batch whole and then divides it.
     """
-    images = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
-    batch = {"image": images, "label": labels}
     if shards is None:
         jax.eval_shape(make(), task.constants, state, batch)
         return
     prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
     divided = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((shards, batch_size // shards, *x.shape[1:]), x.dtype), prepared
+        lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), prepared
     )
     jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
 

@@ -76,6 +76,23 @@ def make_step(
     return step
 
 
+def jit_step(
+    make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
+    constants: Params,
+    mesh: Mesh,
+    shardings: State,
+    rules: sharding.Rules = (),
+) -> Any:
+    """The step (constants, state, batch) of global batches, jitted over a mesh; the state is donated to it."""
+    places = sharding.tree_sharding(constants, mesh, rules)
+    return jax.jit(
+        make(),
+        in_shardings=(places, shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=1,
+    )
+
+
 def compile_step(
     make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
     task: Task,
@@ -86,7 +103,7 @@ def compile_step(
     seed: int,
     rules: sharding.Rules = (),
 ) -> Step:
-    """The step made by `make(axis=...)`, compiled for global batches on a mesh; under "jit" the state is donated to it.
+    """The step made by `make(axis=...)`, compiled for global batches on a mesh.
 
     Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are
     prepared whole before they are divided, so that mixtures are the same too.
@@ -95,10 +112,7 @@ def compile_step(
     places = sharding.tree_sharding(task.constants, mesh, rules)
     constants = jax.device_put(task.constants, places)
     if parallel == "jit":
-        compiled = jax.jit(
-            make(), in_shardings=(places, shardings, batches), out_shardings=(shardings, None), donate_argnums=1
-        )
-        return functools.partial(compiled, constants)
+        return functools.partial(jit_step(make, task.constants, mesh, shardings, rules), constants)
     if not task.per_example:
         raise UserError(
             f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
