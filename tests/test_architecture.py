@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds"},
+    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds", "processes"},
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
@@ -25,6 +25,7 @@ GROUND = {
     "trees": set(),
     "sharding": {"types", "trees"},
     "kinds": {"types"},
+    "processes": {"types"},
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -30,7 +30,7 @@ class Spec:
 class _Data:
     """What training and evaluation share: the reader, this process's rows and the worker threads.
 
-    A process takes a contiguous block of batch_size / process_count rows of each global batch.
+    `rows` are those of each global batch that this process takes; None is all.
     """
 
     def __init__(
@@ -38,18 +38,14 @@ class _Data:
         source: Source,
         preprocess: str,
         batch_size: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         threads: int = 2,
         prefetch: int = 4,
         cache_mb: int = 2048,
         max_unreadable: float = 0.01,
     ):
-        if batch_size < 1 or batch_size % process_count:
-            raise UserError(
-                f"Found batch_size={batch_size}, expected a positive multiple of the {process_count} processes that "
-                "share each batch: change batch_size."
-            )
+        if batch_size < 1:
+            raise UserError(f"Found batch_size={batch_size}, expected at least 1: change batch_size.")
         if min(threads, prefetch, cache_mb) < 0 or not 0 <= max_unreadable <= 1:
             raise UserError(
                 f"Found threads={threads}, prefetch={prefetch}, cache_mb={cache_mb}, max_unreadable={max_unreadable}, "
@@ -57,8 +53,8 @@ class _Data:
             )
         self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
         self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names), source.label_shape)
-        self.batch_size, self._rows = batch_size, batch_size // process_count
-        self._first_row = process_index * self._rows
+        self.batch_size = batch_size
+        self._rows = tuple(range(batch_size) if rows is None else rows)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
     @property
@@ -66,15 +62,11 @@ class _Data:
         """Name -> reason of every unreadable image met so far."""
         return self._reader.unreadable
 
-    def _positions(self, step: int) -> range:
-        start = step * self.batch_size + self._first_row
-        return range(start, start + self._rows)
-
     def _empty_batch(self) -> Batch:
         numbers = self.spec.label_shape
         return {
-            "image": np.zeros((self._rows, *self.spec.image_shape), np.uint8),
-            "label": np.zeros((self._rows, *numbers), np.float32 if numbers else np.int32),
+            "image": np.zeros((len(self._rows), *self.spec.image_shape), np.uint8),
+            "label": np.zeros((len(self._rows), *numbers), np.float32 if numbers else np.int32),
         }
 
     def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
@@ -104,8 +96,7 @@ class TrainData(_Data):
         preprocess: str,
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         threads: int = 2,
         prefetch: int = 4,
         cache_mb: int = 2048,
@@ -119,9 +110,7 @@ class TrainData(_Data):
                 f"Found one class only to train on ({source.class_names[0]}), expected at least two: check the path, or add "
                 "the images of the other classes in folders of their own."
             )
-        super().__init__(
-            source, preprocess, batch_size, process_index, process_count, threads, prefetch, cache_mb, max_unreadable
-        )
+        super().__init__(source, preprocess, batch_size, rows, threads, prefetch, cache_mb, max_unreadable)
         if repeats < 1:
             raise UserError(f"Found repeats={repeats}, expected a number of at least 1: change data.repeats.")
         self._seed, self._repeats = seed, repeats
@@ -133,8 +122,8 @@ class TrainData(_Data):
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        for row, position in enumerate(self._positions(step)):
-            batch["image"][row], batch["label"][row] = self._example(position)
+        for place, row in enumerate(self._rows):
+            batch["image"][place], batch["label"][place] = self._example(step * self.batch_size + row)
         return batch
 
     def _example(self, position: int) -> tuple[np.ndarray, Label]:
@@ -157,6 +146,16 @@ class EvalData(_Data):
     processes yield the same number of batches, all of one shape. An unreadable image is masked too.
     """
 
+    def divide(self, rows_of: Callable[[int], Sequence[int]]) -> None:
+        """Takes the rows that rows_of(batch_size) gives, of a batch that may be larger; what is beyond is masked."""
+        self._rows = tuple(rows_of(self.batch_size))
+
+    def image(self, index: int) -> np.ndarray:
+        """One preprocessed image, which was readable before."""
+        image = self._reader.read(index, 0, index)
+        assert image is not None
+        return image
+
     def __len__(self) -> int:
         return math.ceil(self.spec.num_examples / self.batch_size)
 
@@ -165,14 +164,15 @@ class EvalData(_Data):
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        batch["mask"] = np.zeros(self._rows, bool)
-        batch["index"] = np.zeros(self._rows, np.int32)
-        for row, index in enumerate(self._positions(step)):
-            if index >= self.spec.num_examples:
-                break
-            batch["index"][row] = index
+        batch["mask"] = np.zeros(len(self._rows), bool)
+        batch["index"] = np.zeros(len(self._rows), np.int32)
+        for place, row in enumerate(self._rows):
+            index = step * self.batch_size + row
+            if row >= self.batch_size or index >= self.spec.num_examples:
+                continue
+            batch["index"][place] = index
             image = self._reader.read(index, 0, index)
             if image is not None:
-                batch["image"][row], batch["mask"][row] = image, True
-                batch["label"][row] = self._reader.source.label(index)
+                batch["image"][place], batch["mask"][place] = image, True
+                batch["label"][place] = self._reader.source.label(index)
         return batch

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from vit_jax import inference, sharding, trees
+from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.config import ConfigError, build, call
@@ -66,11 +66,12 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         config["data"] | {"source": images},
         batch_size=config["batch_size"],
         seed=config["seed"],
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=sharding.local_rows(mesh, config["batch_size"]),
     )
     check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
+    for evaluator, _ in evaluators.values():
+        evaluator.divide(lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
@@ -85,9 +86,12 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         first = origin.begin(pretrained, config["init"], task, data.spec, config["seed"])
 
     record = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
-    workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
-    if first is not None:
-        origin.tell(first, config["init"]["ref"], path)
+    processes.wait("every process has checked the workdir")
+    if processes.is_first():
+        workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
+        if first is not None:
+            origin.tell(first, config["init"]["ref"], path)
+    processes.wait("the workdir is there")
     return Run(
         path,
         mesh,

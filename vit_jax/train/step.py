@@ -117,7 +117,7 @@ def compile_step(
         raise UserError(
             f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
         )
-    if set(mesh.shape) != {"data"}:
+    if mesh.shape.get("data") != mesh.size:
         raise UserError(
             f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
         )
