@@ -550,6 +550,7 @@ train(
     devices=8,
     says=("head/kernel", "(8, 10)"),
 )
+train("tensor_does_not_divide", "--config.mesh={'data': 1, 'tensor': 8}", devices=8, says=("mesh.tensor=8", "heads"))
 train(
     "pmap_with_fsdp",
     "--config.mesh={'data': 2, 'fsdp': 4}",

@@ -73,5 +73,5 @@ def test_a_rule_of_the_config_comes_first():
 
 
 def test_heads_that_tensor_parallelism_cannot_divide_are_told():
-    with pytest.raises(UserError, match=r"query.*'tensor'.*\(384, 6, 64\).*'tensor': 4"):
+    with pytest.raises(UserError, match=r"mesh.tensor=4 cannot divide .*attn.*\(6, 64\).*heads"):
         sharding.tree_sharding(state("S/16"), mesh(data=2, tensor=4))

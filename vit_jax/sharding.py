@@ -123,14 +123,17 @@ def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> T
                 continue
             if _fits(leaf.shape, axes, mesh):
                 return NamedSharding(mesh, PartitionSpec(*(_with_fsdp(leaf, axes, mesh) if by_meaning else axes)))
-            if not name.startswith(
-                "opt_state/"
-            ):  # the rule is refused at the moment's parameter, where it does not fit
+            if name.startswith("opt_state/"):
+                break  # it is refused at the moment's parameter, where it does not fit
+            if by_meaning:
                 raise UserError(
-                    f"The sharding rule {pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
-                    f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."
+                    f"mesh.tensor={mesh.shape['tensor']} cannot divide {name} of shape {leaf.shape}; take a size that divides "
+                    "the model's heads and hidden units, or mesh.fsdp."
                 )
-            break
+            raise UserError(
+                f"The sharding rule {pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} on the mesh "
+                f"{dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."
+            )
         return NamedSharding(mesh, PartitionSpec(*_with_fsdp(leaf, (None,) * leaf.ndim, mesh)))
 
     return trees.map_named(place, tree)
