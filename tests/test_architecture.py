@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds", "processes"},
+    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds", "processes", "compilation"},
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
@@ -26,6 +26,7 @@ GROUND = {
     "sharding": {"types", "trees"},
     "kinds": {"types"},
     "processes": {"types"},
+    "compilation": set(),
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}

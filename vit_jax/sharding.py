@@ -105,6 +105,12 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: put(rows) for key, rows in batch.items()}
 
 
+def placed(shapes: Tree, places: Any) -> Tree:
+    """Shapes with the place of each, or one place for all."""
+    places = jax.tree.map(lambda _: places, shapes) if isinstance(places, NamedSharding) else places
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+
+
 def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> Tree:
     """The sharding of each leaf: by the first of `rules` whose regex is found in its name, or else by the axes' meaning.
 

@@ -103,11 +103,7 @@ def restore_or_init(run: Run) -> State:
     step = run.saver.latest()
     if step is None:
         return jax.jit(run.init, out_shardings=run.places)(run.begin_with)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(run.init, None),
-        run.places,
-    )
+    like = sharding.placed(jax.eval_shape(run.init, None), run.places)
     return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))
 
 

@@ -27,7 +27,7 @@ from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.state import State, initial_state
-from vit_jax.train.step import AXIS, Step, compile_step, make_step
+from vit_jax.train.step import Step, compile_step, make_step
 from vit_jax.types import Params, UserError, compile_regex
 
 
@@ -138,15 +138,20 @@ def build_parts(config: Mapping[str, Any], spec: Spec, steps: int) -> tuple[Task
 
 
 def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
-    """The task, its first state (see build_parts), the state's shapes and places, and the step; traced whole."""
+    """The task, its first state (see build_parts), the state's shapes and places, and the step."""
     task, init, make = build_parts(config, spec, steps)
     rules = config["sharding"] or ()
     shapes = jax.eval_shape(init, None)
     places = sharding.tree_sharding(shapes, mesh, rules)
-    train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
     batch = batch_shapes(spec, config["batch_size"])
-    trace(make, task, shapes, batch, mesh.size if config["parallel"] == "pmap" else None)
+    train_step = compile_step(make, task, mesh, shapes, batch, config["parallel"], seed=config["seed"], rules=rules)
     return task, init, shapes, places, train_step
+
+
+def batch_shapes(spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of training images and labels, as shapes."""
+    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
+    return {"image": jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8"), "label": labels}
 
 
 def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
@@ -176,33 +181,6 @@ def load_teacher(reference: str, train: Spec) -> Teacher:
             f"The head of the teacher {reference} is untrained, so it has nothing to teach; name a trained model."
         )
     return Teacher(loaded.task, loaded.params, loaded.image_shape)
-
-
-def batch_shapes(spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch of training images and labels, as shapes."""
-    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
-    return {"image": jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8"), "label": labels}
-
-
-def trace(
-    make: Callable[..., Callable],
-    task: Task,
-    state: State,
-    batch: Mapping[str, jax.ShapeDtypeStruct],
-    shards: int | None,
-) -> None:
-    """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists.
-
-    State and batch are shapes; `shards` are those of pmap, which prepares the batch whole and then divides it.
-    """
-    if shards is None:
-        jax.eval_shape(make(), task.constants, state, batch)
-        return
-    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
-    divided = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), prepared
-    )
-    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
 
 
 def check_labels(task: Task, images: Source) -> None:

@@ -1,7 +1,7 @@
 """The training step: one pure function of (state, batch), compiled by jit over a mesh or mapped by pmap."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -97,22 +97,26 @@ def compile_step(
     make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
     task: Task,
     mesh: Mesh,
-    shardings: State,
+    shapes: State,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
     parallel: Literal["jit", "pmap"],
     *,
     seed: int,
     rules: sharding.Rules = (),
 ) -> Step:
-    """The step made by `make(axis=...)`, compiled for global batches on a mesh.
+    """The step made by `make(axis=...)` for states and global batches of these shapes on a mesh.
 
-    Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are
-    prepared whole before they are divided, so that mixtures are the same too.
+    It is traced whole, so that a mistake in any part shows now, and compiled when it is first called. Under "pmap" every device
+    holds the whole state, so that state and checkpoints are the same as under "jit", and batches are prepared whole before they
+    are divided, so that mixtures are the same too.
     """
-    batches = sharding.batch_sharding(mesh)
     places = sharding.tree_sharding(task.constants, mesh, rules)
-    constants = jax.device_put(task.constants, places)
     if parallel == "jit":
-        return functools.partial(jit_step(make, task.constants, mesh, shardings, rules), constants)
+        constants, states = jax.device_put(task.constants, places), sharding.tree_sharding(shapes, mesh, rules)
+        jitted = jit_step(make, task.constants, mesh, states, rules)
+        # As the arrays will lie, so that the first call finds the trace.
+        jitted.trace(constants, sharding.placed(shapes, states), sharding.placed(batch, sharding.batch_sharding(mesh)))
+        return functools.partial(jitted, constants)
     if not task.per_example:
         raise UserError(
             f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
@@ -121,8 +125,10 @@ def compile_step(
         raise UserError(
             f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
         )
-    devices = list(mesh.devices.flat)
+    trace_mapped(make, task, shapes, batch, mesh.size)
+    constants, devices = jax.device_put(task.constants, places), list(mesh.devices.flat)
     mapped = jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    batches = sharding.batch_sharding(mesh)
     prepare = jax.jit(
         lambda constants, step, batch: task.prepare(batch, step_keys(seed, step)[0], constants),
         in_shardings=(places, None, batches),
@@ -138,3 +144,14 @@ def compile_step(
         return mapped({}, state, jax.tree.map(divided, prepare(constants, state.step, batch)))
 
     return step
+
+
+def trace_mapped(
+    make: Callable[..., Callable], task: Task, state: State, batch: Mapping[str, jax.ShapeDtypeStruct], shards: int
+) -> None:
+    """Traces what pmap compiles, for shapes: the batch prepared whole, and the step of one of its `shards`."""
+    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
+    divided = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), prepared
+    )
+    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
