@@ -9,7 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds", "processes", "compilation"},
+    {
+        "types",
+        "trees",
+        "sharding",
+        "config",
+        "config_file",
+        "hugepages",
+        "kinds",
+        "processes",
+        "compilation",
+        "chips",
+        "flops",
+    },
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
@@ -27,6 +39,8 @@ GROUND = {
     "kinds": {"types"},
     "processes": {"types"},
     "compilation": set(),
+    "chips": set(),
+    "flops": set(),
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}
