@@ -1,8 +1,8 @@
 """What accelerators can do on paper, for shares of it and for plans."""
 
 import dataclasses
-
-import jax
+from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ CHIPS = {
 }
 
 
-def chip_of(devices: list[jax.Device]) -> Chip | None:
+def chip_of(devices: Sequence[Any]) -> Chip | None:
     """What each of these devices, all of one kind, can do; None for one that is not in the table, such as a CPU.
 
     Where two devices are the cores of one chip, each has its half.

@@ -24,7 +24,7 @@ def count(function: Callable[..., Any], *arguments: Any) -> tuple[float, dict[st
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr, uncounted: collections.Counter[str]) -> float:
-    return sum(_of_equation(equation, uncounted) for equation in jaxpr.eqns)
+    return math.fsum(_of_equation(equation, uncounted) for equation in jaxpr.eqns)
 
 
 def _of_equation(equation: Any, uncounted: collections.Counter[str]) -> float:
@@ -44,7 +44,7 @@ def _of_equation(equation: Any, uncounted: collections.Counter[str]) -> float:
     insides = [_of_jaxpr(inside, uncounted) for inside in _insides(equation)]
     if name == "cond":
         return max(insides, default=0.0)
-    return sum(insides) * (equation.params["length"] if name == "scan" else 1)
+    return math.fsum(insides) * (equation.params["length"] if name == "scan" else 1)
 
 
 def _insides(equation: Any) -> Iterator[core.Jaxpr]:
