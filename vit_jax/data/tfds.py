@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import os
+import shlex
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ class Tfds(Source):
     ):
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
-        builder = _prepared_builder(tfds, name, data_dir)
+        builder = prepared_builder(tfds, name, data_dir)
         names, several = _class_names(tfds, builder, name, image_key, label_key)
         images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
         decoders = {key: tfds.decode.SkipDecoding() for key in images}
@@ -41,7 +43,7 @@ class Tfds(Source):
         except NotImplementedError as error:
             raise UserError(
                 f"Found {name!r} prepared as {builder.info.file_format.value} in {builder.data_path}, expected "
-                f"array_record, which can be read in any order: {_how_to_prepare(name, data_dir)}"
+                f"array_record, which can be read in any order: {_how_to_rewrite(builder, name, data_dir)}"
             ) from error
         except (ValueError, KeyError) as error:
             raise UserError(
@@ -96,7 +98,19 @@ def _how_to_prepare(name: str, data_dir: str | None) -> str:
     )
 
 
-def _prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
+    if builder.info.file_format.value != "tfrecord":
+        return _how_to_prepare(name, data_dir)
+    new = os.fspath(builder.data_path).removesuffix(builder.info.full_name).rstrip("/") + "_array_record"
+    place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    return (
+        "write it so, which needs no TensorFlow: python -m vit_jax prepare "
+        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with data_dir={new!r}"
+    )
+
+
+def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+    """The data set `name` of TFDS, which is the module; raises UserError if it is unknown or was never prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
