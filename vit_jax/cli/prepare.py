@@ -81,8 +81,9 @@ def check(flags: Any, kind: str, place: str) -> None:
     """Raises UserError for flags that are out of range, or not for this kind of data."""
     if kind not in ("folder", "tfds") or not place:
         raise UserError(f"Found --data={flags.data}, expected folder:PATH or tfds:NAME.")
-    if not flags.out or "://" in flags.out:
-        raise UserError(f"Found --out={flags.out}, expected a folder of this machine.")
+    for flag, folder in (("out", flags.out), ("data_dir", flags.data_dir)):
+        if folder is not None and (not folder or "://" in folder):
+            raise UserError(f"Found --{flag}={folder}, expected a folder of this machine.")
     for flag, of, wanted in (
         ("name", "folder", "folder:PATH"),
         *((key, "tfds", "tfds:NAME") for key in ("data_dir", "image_key")),

@@ -12,7 +12,7 @@ from vit_jax.data.folder import Folder, splits_of
 from vit_jax.data.prepare import UNREADABLE, Bound, Make, Plan, Split
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.tfds import prepared_builder
-from vit_jax.data.tfrecord import records
+from vit_jax.data.tfrecord import AGAIN, records
 from vit_jax.types import UserError
 
 VERSION = "1.0.0"
@@ -63,6 +63,8 @@ def _sources(root: str, splits: Sequence[str], found: Sequence[str]) -> dict[str
         except UserError as error:
             others = ",".join(other for other in splits if other != split)
             raise UserError(f"{error}{f' Or leave it out: --split={others}' if others else ''}") from None
+    if not any(map(len, sources.values())):
+        raise UserError(f"Found no images in --split={','.join(splits)} of {root}, expected some: choose other splits.")
     return sources
 
 
@@ -157,7 +159,7 @@ def tfds_plan(name: str, data_dir: str | None, splits: Sequence[str] | None, ima
 
 def _with_smaller(tfds: Any, features: Any, name: str, image_key: str) -> Any:
     """The features where an image may have any size and format."""
-    image = features.get(image_key)
+    image = dict(features.items()).get(image_key)
     if not isinstance(image, tfds.features.Image) or image.np_dtype != "uint8":
         raise UserError(
             f"Found {image!r} as the feature {image_key!r} of {name!r}, expected an image of 8 bits, one of its features "
@@ -188,15 +190,18 @@ def _records(tfds: Any, builder: Any, split: str) -> Iterator[bytes]:
     """The records of a split in order; raises UserError where files are damaged or missing."""
     info = builder.info.splits[split]
     if builder.info.file_format.value == "array_record":
-        yield from builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        try:
+            yield from builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        except RuntimeError as error:
+            raise UserError(
+                f"Found a damaged or missing file of the split {split} in {builder.data_path} ({error}), expected whole "
+                f"ones: {AGAIN}"
+            ) from error
         return
     for path, expected in zip(info.filepaths, info.shard_lengths, strict=True):
         count = 0
-        for record in records(path):
+        for record in records(Path(path)):
             yield record
             count += 1
         if count != expected:
-            raise UserError(
-                f"Found {count} records in {path}, expected {expected} as dataset_info.json says: the file is damaged; "
-                "copy it again from where it came, or prepare the data set again."
-            )
+            raise UserError(f"Found {count} records in {path}, expected {expected} as dataset_info.json says: {AGAIN}")

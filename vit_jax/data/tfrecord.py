@@ -12,6 +12,7 @@ POLYNOMIAL = np.uint32(0x82F63B78)  # Castagnoli's, bits reversed (RFC 3720, app
 BLOCK = 256  # bytes at once: so that the table below fits the processor's cache
 # From no checksum at all these bytes lead to one of all ones, with which it must begin.
 PREFIX = bytes.fromhex("54641f64")
+AGAIN = "copy the file again from where it came, or prepare the data set again."
 
 
 def records(path: Path) -> Iterator[bytes]:
@@ -30,7 +31,7 @@ def records(path: Path) -> Iterator[bytes]:
                 yield data[:length]
                 number += 1
     except OSError as error:
-        raise UserError(f"Found no readable file at {path} ({error.strerror or error}): check the data set.") from error
+        raise UserError(f"Found no readable file at {path} ({error.strerror or error}): {AGAIN}") from error
 
 
 def _check(data: bytes, length: int, path: Path, number: int) -> None:
@@ -39,7 +40,7 @@ def _check(data: bytes, length: int, path: Path, number: int) -> None:
     if not whole or _masked(crc32c(data[:length])) != int.from_bytes(data[length:], "little"):
         raise UserError(
             f"Found record {number} of {path} {'with a wrong checksum' if whole else 'cut off'}, expected a whole one: "
-            "the file is damaged; copy it again from where it came, or prepare the data set again."
+            f"{AGAIN}"
         )
 
 
