@@ -32,10 +32,11 @@ def run(*flags):
 
 
 def picture(height, width, channels=3, seed=0):
-    """Broad waves of colour, as smooth as a photograph."""
+    """Waves of brightness and broader ones of colour, as in a photograph."""
     rows, columns = np.mgrid[:height, :width] / max(height, width)
-    waves = [np.sin(2 * np.pi * (rows * (seed % 3 + c) + columns * (2 - c)) + seed) for c in range(channels)]
-    return (127.5 + 100 * np.stack(waves, axis=2)).astype(np.uint8)
+    brightness = 80 * np.sin(9 * rows + 6 * columns + seed)
+    colour = [30 * np.sin(3 * rows * c - 2 * columns + seed) for c in range(channels)]
+    return np.stack([127.5 + brightness + wave for wave in colour], axis=2).astype(np.uint8)
 
 
 def save(path, image, **options):
@@ -61,6 +62,15 @@ def examples(source):
     return [(source.label(i), source.image(i)) for i in range(len(source))]
 
 
+def stored_examples(name, split, data_dir):
+    """The features of every example as TFDS reads them, the images in their files' bytes."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    return list(builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding() for key in images}))
+
+
 def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -78,7 +88,7 @@ def test_folder_is_read_back_the_same(photos, tmp_path):
 
 def test_folder_keeps_every_byte_and_the_names_of_the_files(photos, tmp_path):
     run(f"--data=folder:{photos}", f"--out={tmp_path}/out")
-    records, source = Tfds("photos", "val", str(tmp_path / "out"))._records, Folder(str(photos), "val")
+    records, source = stored_examples("photos", "val", tmp_path / "out"), Folder(str(photos), "val")
     for i in range(len(source)):
         assert records[i]["image"] == Path(source.name(i)).read_bytes()
         assert records[i]["file_name"].decode() == os.path.relpath(source.name(i), photos)
@@ -98,10 +108,11 @@ def test_holdout_is_that_of_the_folder(tmp_path, capsys):
 def test_shorter_side_is_bounded_and_the_picture_stays(photos, tmp_path):
     run(f"--data=folder:{photos}", f"--out={tmp_path}/out", "--min_side=32")
     before, after = Folder(str(photos), "train"), Tfds("photos", "train", str(tmp_path / "out"))
+    records = stored_examples("photos", "train", tmp_path / "out")
     for i in range(len(before)):
         data, image = Path(before.name(i)).read_bytes(), before.image(i)
         if min(image.shape[:2]) <= 32:
-            assert after._records[i]["image"] == data
+            assert records[i]["image"] == data
             continue
         expected = resize_small(32)(image, np.random.default_rng())
         assert after.image(i).shape == expected.shape
@@ -128,7 +139,7 @@ def test_orientation_is_applied_to_what_is_made_smaller():
     expected = resize_small(20)(np.asarray(image.transpose(Image.Transpose.ROTATE_270)), np.random.default_rng())
     smaller = decode(stored(prepare.Bound(20), image, format="JPEG", quality=95, exif=exif))
     assert smaller.shape == (40, 20, 3)
-    assert np.abs(smaller.astype(int) - expected).mean() < 3
+    assert np.abs(smaller.astype(int) - expected).mean() < 2.5
 
 
 def test_transparency_becomes_white():
@@ -136,9 +147,9 @@ def test_transparency_becomes_white():
     assert decode(stored(prepare.Bound(16), image, format="PNG")).min() >= 254
 
 
-def test_quality_sets_the_size(tmp_path):
+def test_quality_sets_the_size():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    small, large = (len(stored(prepare.Bound(32, quality), image, format="PNG")) for quality in (50, 95))
+    small, large = (len(stored(prepare.Bound(32, quality), image, format="PNG")) for quality in (20, 95))
     assert small < large / 2
 
 
@@ -154,11 +165,12 @@ def test_shards_hold_all_examples_in_order(photos, tmp_path, monkeypatch, size, 
     monkeypatch.setattr(prepare, "SHARD_BYTES", size)
     run(f"--data=folder:{photos}", f"--out={tmp_path}/out")
     before, after = Folder(str(photos), "train"), Tfds("photos", "train", str(tmp_path / "out"))
+    records = stored_examples("photos", "train", tmp_path / "out")
     shards = len(list((tmp_path / "out").rglob("*-train.array_record-*")))
     assert shards == count or (count is None and 2 <= shards < 10)
-    assert [after._records[i]["image"] for i in range(len(after))] == [
-        Path(before.name(i)).read_bytes() for i in range(len(before))
-    ]
+    assert [record["image"] for record in records] == [Path(before.name(i)).read_bytes() for i in range(len(before))]
+    for i in reversed(range(len(before))):
+        np.testing.assert_array_equal(after.image(i), before.image(i))
 
 
 def test_some_splits_can_be_chosen(photos, tmp_path):
@@ -188,7 +200,8 @@ def test_unreadable_images_are_left_out_named_and_listed(photos, tmp_path, capsy
         assert f"left out: {photos / name}: {reason}" in output.err
     assert "2 unreadable images" in output.err
     assert "train 9, val 9" in output.out
-    names = [Tfds("photos", "train", str(tmp_path / "out"))._records[i]["file_name"] for i in range(9)]
+    names = [record["file_name"] for record in stored_examples("photos", "train", tmp_path / "out")]
+    assert len(names) == 9
     assert b"train/cat/1.png" not in names
 
 
@@ -251,7 +264,7 @@ def test_full_disk_is_one_message(photos, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", [" cat", "cat\n", "c\x00t".replace("\x00", "\udcff")])
+@pytest.mark.parametrize("name", [" cat", "cat\n", "c\udcfft"])
 def test_class_names_that_tfds_cannot_keep_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"class folder .*rename it"):
         folder_plan(classes(tmp_path / "x", names=(name, "dog")), None, None, prepare.Bound())
@@ -296,10 +309,11 @@ def test_tfrecord_is_rewritten_by_the_command_that_the_message_names(tmp_path):
         many = Tfds("tiny", split, data_dir + "_array_record", label_key="several")
         assert one.class_names == many.class_names == tuple(CLASSES)
         assert len(one) == size
+        records = stored_examples("tiny", split, data_dir + "_array_record")
         for index in range(size):
             assert one.label(index) == index % 3
             assert np.flatnonzero(many.label(index)).tolist() == several(index)
-            assert one._records[index]["id"] == f"{split} {index}".encode()
+            assert records[index]["id"] == f"{split} {index}".encode()
             np.testing.assert_array_equal(one.image(index), pixels(split, index))
 
 

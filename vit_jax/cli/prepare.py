@@ -44,8 +44,10 @@ def main(argv: Sequence[str]) -> int:
     written = ", ".join(f"{split.name} {sum(split.shard_lengths):,}" for split in plan.info.splits)
     size = sum(split.num_bytes for split in plan.info.splits)
     print(f"wrote {target}: {written} examples, {size / 1e6:,.1f} MB")
-    name = str(plan.place.parent)
-    print(f"read it with data.source={{'type': 'tfds.Tfds', 'name': {name!r}, 'data_dir': {str(data_dir)!r}}}")
+    source = {"type": "tfds.Tfds", "name": str(plan.place.parent), "data_dir": os.path.abspath(data_dir)}
+    names = [split.name for split in plan.info.splits]
+    tests = source | {"split": next((name for name in ("test", "val", "validation") if name in names), names[-1])}
+    print(f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}"')
     return 0
 
 

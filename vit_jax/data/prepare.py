@@ -69,8 +69,8 @@ class Bound:
         small = np.ascontiguousarray(resize_small(self.min_side)(pixels, np.random.default_rng(0)))
         if (small == small[:, :, :1]).all():
             return simplejpeg.encode_jpeg(small[:, :, :1].copy(), self.quality, "GRAY", "Gray")
-        # Colour at full resolution: a lower quality saves as much as half of it would, and loses less.
-        return simplejpeg.encode_jpeg(small, self.quality, "RGB", "444")
+        # Colour at half resolution as in most photographs, which is read a third faster.
+        return simplejpeg.encode_jpeg(small, self.quality, "RGB", "420")
 
 
 def write(
@@ -114,7 +114,7 @@ def write(
 
 
 def _write_info(info: Any, folder: Path) -> None:
-    """The file that makes a folder a data set of TFDS; all others are made to last before it."""
+    """The file that makes a folder a data set of TFDS; then everything is brought to the disk."""
     import tensorflow_datasets as tfds
 
     tfds.core.dataset_info.write_dataset_info_proto(info, folder)

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax.data.array_records import ArrayRecords
 from vit_jax.data.folder import Folder, splits_of
 from vit_jax.data.prepare import UNREADABLE, Bound, Make, Plan, Split
 from vit_jax.data.source import UnreadableImage
-from vit_jax.data.tfds import prepared_builder
+from vit_jax.data.tfds import files_of, prepared_builder
 from vit_jax.data.tfrecord import AGAIN, records
 from vit_jax.types import UserError
 
@@ -107,12 +108,12 @@ def _name(tfds: Any, name: str | None, root: str) -> str:
 
 
 def _check_names(root: str, names: tuple[str, ...]) -> None:
-    """TFDS keeps the names of classes as the lines of a file, without spaces around them."""
+    """TFDS keeps the names of classes as the lines of a file in UTF-8, without spaces around them."""
     for name in names:
-        if name != name.strip() or "\n" in name or not name.isprintable():
+        if name != name.strip() or "\n" in name or "\r" in name or name.encode(errors="replace").decode() != name:
             raise UserError(
-                f"Found the class folder {name!r} in {root}, expected names without spaces around them, line breaks and "
-                "characters that are none of Unicode: rename it."
+                f"Found the class folder {name!r} in {root}, expected names of one line, in UTF-8, without spaces around "
+                "them: rename it."
             )
 
 
@@ -147,7 +148,7 @@ def tfds_plan(name: str, data_dir: str | None, splits: Sequence[str] | None, ima
             bounded.save_config(folder)
 
     def examples(split: str) -> Iterator[tuple[str, Make]]:
-        for index, record in enumerate(_records(tfds, builder, split)):
+        for index, record in enumerate(_records(builder, split)):
             yield f"{info.full_name}/{split}/{index}", functools.partial(_with_smaller_image, record, image_key, bound)
 
     sizes = {split: info.splits[split].num_examples for split in splits or info.splits}
@@ -186,12 +187,12 @@ def _with_smaller_image(record: bytes, image_key: str, bound: Bound) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _records(tfds: Any, builder: Any, split: str) -> Iterator[bytes]:
+def _records(builder: Any, split: str) -> Iterator[bytes]:
     """The records of a split in order; raises UserError where files are damaged or missing."""
     info = builder.info.splits[split]
     if builder.info.file_format.value == "array_record":
         try:
-            yield from builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+            yield from ArrayRecords(files_of(builder, split))
         except RuntimeError as error:
             raise UserError(
                 f"Found a damaged or missing file of the split {split} in {builder.data_path} ({error}), expected whole "
