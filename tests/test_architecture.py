@@ -48,6 +48,7 @@ HOMES = {
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
     "simplejpeg": {"data"},
+    "array_record": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
     "safetensors": {"checkpoint"},
