@@ -25,6 +25,9 @@ class Reader:
         self.unreadable: dict[str, str] = {}
         self._preprocess, self._max_unreadable = parse(preprocess), max_unreadable
         self._skip: set[int] = set()
+        # Images that were once decoded whole without damage: of these a part may be decoded alone. So what counts as
+        # unreadable depends on the file, not on the crop.
+        self._sound = np.zeros(len(source), bool)
         self._lock, self._local = threading.Lock(), threading.local()
         images = (self._load(index, 0, 0) for index in range(len(source)))
         first = next((image for image in images if image is not None), None)
@@ -47,12 +50,17 @@ class Reader:
     def _load(self, index: int, seed: int, position: int) -> np.ndarray | None:
         if index in self._skip:
             return None
+        rng, crop = self._generator(seed, position), self._preprocess.crop
         try:
+            if crop is not None and self._sound[index]:
+                part = self.source.part(index, lambda height, width: crop.box(height, width, rng))
+                return self._preprocess.after_box(part, rng)
             image = self.source.image(index)
         except UnreadableImage as error:
             self._record(index, str(error))
             return None
-        return self._preprocess(image, self._generator(seed, position))
+        self._sound[index] = True
+        return self._preprocess(image, rng)
 
     def _generator(self, seed: int, position: int) -> np.random.Generator:
         """The calling thread's generator, at the start of the stream keyed by (seed, position).

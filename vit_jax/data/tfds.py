@@ -5,14 +5,13 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from vit_jax.data.decode import decode
-from vit_jax.data.source import Label, Source
+from vit_jax.data.encoded import Encoded
+from vit_jax.data.source import Label
 from vit_jax.types import UserError
 
 
-class Tfds(Source):
+class Tfds(Encoded):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
     `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
@@ -50,7 +49,7 @@ class Tfds(Source):
             ) from error
         self.class_names = names
         self._id = f"{builder.info.full_name}/{split}"
-        self._image_key, self._label_key, self._channels = image_key, label_key, channels
+        self._image_key, self._label_key, self.channels = image_key, label_key, channels
         self.label_shape = (len(names),) if several else ()
         # Filled in as the records are read.
         self._labels: dict[int, Any] = {}
@@ -70,8 +69,8 @@ class Tfds(Source):
         several[np.asarray(self._labels[index], int)] = 1.0
         return several
 
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return decode(self._record(index)[self._image_key], self._channels)
+    def encoded(self, index: int) -> bytes:
+        return self._record(index)[self._image_key]
 
     def _record(self, index: int) -> dict[str, Any]:
         record = self._records[index]
