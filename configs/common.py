@@ -17,9 +17,11 @@ def get_config() -> ml_collections.ConfigDict:
             "batch_size": 128,
             # "jit" over the mesh below, or "pmap": data parallel with whole copies of the state.
             "parallel": "jit",
-            # Named axes of the devices, one of them -1 for what is left. The batch is divided over data and fsdp.
-            "mesh": {"data": -1},
-            # (regex of parameter names, mesh axis or None for each dimension); what no rule finds is copied everywhere.
+            # Named axes of the devices, one of them -1 for what is left. The batch is divided over data and fsdp, parameters
+            # and optimiser over fsdp, heads and hidden units over tensor.
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            # (regex of parameter names, mesh axis or None for each dimension), ...: what these find is divided so, and no other
+            # way; see vit_jax/sharding.py.
             "sharding": placeholder(list),
             # What SIZE stands for in the preprocess specs, where SIZE*7//6 is so much of it: pixels; if not given, those of the
             # model in `init`.

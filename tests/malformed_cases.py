@@ -550,6 +550,7 @@ train(
     devices=8,
     says=("head/kernel", "(8, 10)"),
 )
+train("tensor_does_not_divide", "--config.mesh={'data': 1, 'tensor': 8}", devices=8, says=("mesh.tensor=8", "heads"))
 train(
     "pmap_with_fsdp",
     "--config.mesh={'data': 2, 'fsdp': 4}",
@@ -804,6 +805,37 @@ train(
 train("init_key", "--config.init={'reff': '$run'}", says=("init.reff: unknown key", "did you mean ref?"))
 train("init_number", "--config.init={'ref': 3}", says=("init.ref is 3", "expected str"))
 train("init_empty", "--config.init={}", says=("init lacks ref",))
+
+
+# Prepare.
+def prepare(name: str, *argv: str, says: str | tuple[str, ...], data: str = "folder:$images", **options) -> None:
+    case(name, "prepare", f"--data={data}", "--out=$tmp/out", *argv, says=says, **options)
+
+
+case("prepare_no_flags", "prepare", says=("--data, --out", "--help"))
+prepare("prepare_flag", "--min_sides=8", says=("Unknown argument --min_sides", "did you mean --min_side"))
+prepare("prepare_kind", data="digits", says=("--data=digits", "folder:PATH or tfds:NAME"))
+prepare("prepare_no_path", data="folder:", says=("--data=folder:", "folder:PATH"))
+prepare("prepare_missing", data="folder:$tmp/nowhere", says=("$tmp/nowhere", "check the path"))
+prepare("prepare_file", data="folder:$config", says=("$config", "Not a directory"))
+prepare("prepare_tfds", data="tfds:no_such_set", says=("'no_such_set'",))
+prepare("prepare_tfds_name", data="tfds:no/such/set!", says=("'no/such/set!'", "check the name"))
+prepare("prepare_side_0", "--min_side=0", says=("--min_side=0", "at least 1"))
+prepare("prepare_side_text", "--min_side=big", says=("--min_side", "'big'"))
+prepare("prepare_threads", "--threads=-1", says=("--threads=-1", "at least 1"))
+prepare("prepare_quality", "--min_side=8", "--quality=101", says=("--quality=101", "1 to 100"))
+prepare("prepare_quality_alone", "--quality=90", says=("--quality=90", "--min_side"))
+prepare("prepare_share", "--max_unreadable=nan", says=("--max_unreadable=nan", "share from 0 to 1"))
+prepare("prepare_split", "--split=tets", says=("--split=tets", "train, test|test, train"))
+prepare("prepare_name", "--name=My photos", says=("'My photos'", "--name=NAME"))
+prepare("prepare_name_of_tfds", "--name=mnist", says=("'mnist'", "--name=my_mnist"))
+prepare("prepare_data_dir", "--data_dir=$tmp", says=("--data_dir=$tmp", "tfds:NAME"))
+case("prepare_remote", "prepare", "--data=folder:$images", "--out=gs://x", says=("--out=gs://x", "this machine"))
+prepare(
+    "prepare_out_is_file", prepare=file("out", ""), says=("$tmp/out", "File exists|Not a directory", "another --out")
+)
+prepare("prepare_taken", prepare=file("out/images/1.0.0/x", ""), says=("$tmp/out/images/1.0.0", "already there"))
+
 
 # Evaluate.
 EVALUATE = ("evaluate", "--data=digits")

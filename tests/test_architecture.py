@@ -9,7 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "config_file", "hugepages", "kinds"},
+    {
+        "types",
+        "trees",
+        "sharding",
+        "config",
+        "config_file",
+        "hugepages",
+        "kinds",
+        "processes",
+        "compilation",
+        "chips",
+        "flops",
+    },
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
     {"tasks"},
@@ -25,6 +37,10 @@ GROUND = {
     "trees": set(),
     "sharding": {"types", "trees"},
     "kinds": {"types"},
+    "processes": {"types"},
+    "compilation": set(),
+    "chips": set(),
+    "flops": set(),
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}
@@ -33,6 +49,7 @@ HOMES = {
     "tensorflow_datasets": {"data"},
     "simplejpeg": {"data"},
     "cykooz_resizer": {"data"},
+    "array_record": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
     "safetensors": {"checkpoint"},

@@ -30,7 +30,12 @@ def dispatch(argv: Sequence[str]) -> int:
         return 0
     if argv[0] not in commands:
         raise UserError(f"Unknown command {argv[0]!r}{near(argv[0], commands)}")
-    return importlib.import_module(f"vit_jax.cli.{argv[0]}").main(argv[1:])
+    chosen = importlib.import_module(f"vit_jax.cli.{argv[0]}")
+    if not {"-h", "--help"} & set(argv):
+        from vit_jax import compilation  # imports JAX
+
+        compilation.use_cache()
+    return chosen.main(argv[1:])
 
 
 if __name__ == "__main__":

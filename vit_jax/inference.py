@@ -40,11 +40,21 @@ DATA = {"class_names": list[str], "image_shape": tuple[int, int, int], "preproce
 
 
 def make_predict(task: Task, mesh: Mesh) -> Predict:
-    """(params, batch) -> outputs of task.predict as numpy arrays, for any number of rows; compiled once per shape."""
-    predict = jax.jit(task.predict, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    """(params, batch) -> outputs of task.predict as numpy arrays, for any number of rows; compiled once per shape.
+
+    What else than images and labels is in the batch comes back with them: of the rows of all processes.
+    """
+
+    def outputs(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        shown = {key: x for key, x in batch.items() if key in ("image", "label")}
+        return {key: x for key, x in batch.items() if key != "image"} | task.predict(params, shown)
+
+    predict = jax.jit(outputs, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     shards = sharding.batch_shards(mesh)
 
     def padded(params: Params, batch: dict[str, np.ndarray]) -> Outputs:
+        if jax.process_count() > 1:  # the rows are divided among them already
+            return jax.device_get(predict(params, sharding.put_batch(batch, mesh)))
         rows = len(batch["image"])
         more = -rows % shards
         filled = {key: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}

@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str]) -> int:
     """See main."""
     config_argument, workdir, overrides = command.parse_run(argv, __doc__)
+    from vit_jax import compilation, processes
+
+    processes.join()
+    compilation.use_cache()
     from vit_jax.config_file import load
     from vit_jax.train.loop import fit
     from vit_jax.train.metrics import NonFiniteLossError

@@ -5,23 +5,36 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax import trees
 from vit_jax.types import UserError, compile_regex
 
 # The batch is divided over these axes of the mesh, where it has them.
 BATCH_AXES = ("data", "fsdp")
+# Regex of names -> mesh axis or None for each dimension.
 Rules = Sequence[tuple[str, Sequence[str | None]]]
+# Tensor parallelism (arXiv:1909.08053, section 3): heads and hidden units divided, for two all-reduces of a block each way.
+TENSOR_RULES: Rules = (
+    (r"attn/(query|key|value)/kernel$", (None, "tensor", None)),
+    (r"attn/(query|key|value)/bias$", ("tensor", None)),
+    (r"attn/out/kernel$", ("tensor", None, None)),
+    (r"(mlp|tokens|channels)/(up|gate)/kernel$", (None, "tensor")),
+    (r"(mlp|tokens|channels)/(up|gate)/bias$", ("tensor",)),
+    (r"(mlp|tokens|channels)/down/kernel$", ("tensor", None)),
+)
+# Arrays of fewer numbers are copied to every device, as fetching them would cost more than they take.
+SMALLEST = 2**12
 Tree = TypeVar("Tree")
 
 
-def make_mesh(**axes: int) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Mesh:
     """A mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for what is left.
 
-    Raises UserError where the sizes do not multiply to the number of devices.
+    `devices` are others than this machine's, such as those of a TPU slice that is only compiled for. Raises UserError where the
+    sizes do not multiply to their number.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     sizes = {name: size for name, size in axes.items() if size is not None} or {"data": -1}
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     free = [name for name, size in sizes.items() if size == -1]
@@ -31,7 +44,8 @@ def make_mesh(**axes: int) -> Mesh:
         raise UserError(
             f"mesh={axes} does not divide {count} devices; its sizes must multiply to {count}, one may be -1."
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    kinds = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -55,38 +69,98 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def shared_size(batch_size: int, mesh: Mesh) -> int:
+    """The next larger batch size that the devices can share evenly."""
+    return -(-batch_size // batch_shards(mesh)) * batch_shards(mesh)
+
+
+def local_shards(mesh: Mesh) -> list[int]:
+    """Which of the parts of a batch this process's devices hold, in order; parts may be held by several processes."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_shards(mesh),)).values()
+    return sorted({index[0].start or 0 for index in indices if index is not None})
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """This process's rows of a global batch whose size the devices can share."""
+    size = batch_size // batch_shards(mesh)
+    return tuple(shard * size + row for shard in local_shards(mesh) for row in range(size))
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch onto the devices."""
+    """This process's rows of a global batch, which are those of `local_rows`, onto the devices."""
     sharding = batch_sharding(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()}
+    if jax.process_count() == 1:
+        return {key: jax.device_put(rows, sharding) for key, rows in batch.items()}
+    shards = local_shards(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        size = len(rows) // len(shards)
+
+        def part(index: Any) -> np.ndarray:
+            at = shards.index((index[0].start or 0) // size) * size
+            return rows[at : at + size]
+
+        return jax.make_array_from_callback((size * batch_shards(mesh), *rows.shape[1:]), sharding, part)
+
+    return {key: put(rows) for key, rows in batch.items()}
 
 
-def tree_sharding(tree: Tree, mesh: Mesh, rules: Rules = ()) -> Tree:
-    """The sharding of each leaf: the first rule whose regex is found in its name, or a copy on every device.
+def placed(shapes: Tree, places: Any) -> Tree:
+    """Shapes with the place of each, or one place for all."""
+    places = jax.tree.map(lambda _: places, shapes) if isinstance(places, NamedSharding) else places
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
-    A rule gives a mesh axis or None for each dimension. Parameters, optimiser moments and their averages share the end of
-    their names, so one rule covers them all; moments of another shape than their parameter's are copied. Raises UserError
-    where a rule does not fit the leaf or the mesh.
+
+def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> Tree:
+    """The sharding of each leaf: by the first of `rules` whose regex is found in its name, or else by the axes' meaning.
+
+    By the axes' meaning, an array is divided over "tensor" as TENSOR_RULES say, and over "fsdp" (arXiv:1910.02054, stage 3)
+    along the longest dimension that is left and that can be divided. Parameters, optimiser moments and their averages share the
+    end of their names, so that one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh; of
+    moments of another shape than their parameter's it is left out.
     """
-    compiled = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
+    given = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
+    tensor = [(compile_regex(pattern, ""), axes) for pattern, axes in TENSOR_RULES if mesh.shape.get("tensor", 1) > 1]
 
     def place(name: str, leaf: Any) -> NamedSharding:
-        for regex, axes in compiled:
-            if regex.search(name):
-                sizes = [mesh.shape.get(axis, 0) if axis else 1 for axis in axes]
-                used = [axis for axis in axes if axis]
-                if (
-                    len(sizes) != leaf.ndim
-                    or len(used) != len(set(used))
-                    or any(not size or dim % size for dim, size in zip(leaf.shape, sizes, strict=True))
-                ):
-                    if name.startswith("opt_state/"):
-                        break  # a moment smaller than its parameter, for which the rule is refused where it does not fit
-                    raise UserError(
-                        f"The sharding rule {regex.pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} "
-                        f"on the mesh {dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."
-                    )
-                return NamedSharding(mesh, PartitionSpec(*axes))
-        return NamedSharding(mesh, PartitionSpec())
+        for table, by_meaning in ((given, False), (tensor, True)):
+            pattern, axes = next(((regex.pattern, axes) for regex, axes in table if regex.search(name)), ("", None))
+            if axes is None:
+                continue
+            if _fits(leaf.shape, axes, mesh):
+                return NamedSharding(mesh, PartitionSpec(*(_with_fsdp(leaf, axes, mesh) if by_meaning else axes)))
+            if name.startswith("opt_state/"):
+                break  # it is refused at the moment's parameter, where it does not fit
+            if by_meaning:
+                raise UserError(
+                    f"mesh.tensor={mesh.shape['tensor']} cannot divide {name} of shape {leaf.shape}; take a size that divides "
+                    "the model's heads and hidden units, or mesh.fsdp."
+                )
+            raise UserError(
+                f"The sharding rule {pattern!r}: {tuple(axes)} does not fit {name} of shape {leaf.shape} on the mesh "
+                f"{dict(mesh.shape)}; name one axis or None per dimension that divides it, each axis once."
+            )
+        return NamedSharding(mesh, PartitionSpec(*_with_fsdp(leaf, (None,) * leaf.ndim, mesh)))
 
     return trees.map_named(place, tree)
+
+
+def _fits(shape: tuple[int, ...], axes: Sequence[str | None], mesh: Mesh | AbstractMesh) -> bool:
+    used = [axis for axis in axes if axis]
+    return (
+        len(axes) == len(shape)
+        and len(used) == len(set(used))
+        and all(
+            axis in mesh.shape and not dim % mesh.shape[axis] for dim, axis in zip(shape, axes, strict=True) if axis
+        )
+    )
+
+
+def _with_fsdp(leaf: Any, axes: Sequence[str | None], mesh: Mesh | AbstractMesh) -> Sequence[str | None]:
+    """The axes, with "fsdp" on the longest free dimension that it divides, where there is one."""
+    size = mesh.shape.get("fsdp", 1)
+    free = [i for i, (dim, axis) in enumerate(zip(leaf.shape, axes, strict=True)) if not axis and not dim % size]
+    if size == 1 or leaf.size < SMALLEST or not free:
+        return axes if any(axes) else ()
+    longest = max(free, key=lambda i: leaf.shape[i])
+    return [*axes[:longest], "fsdp", *axes[longest + 1 :]]

@@ -2,13 +2,14 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from vit_jax.data.pipeline import EvalData
+from vit_jax.data.pipeline import EvalData, TrainData
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.tfds import Tfds
 from vit_jax.types import UserError
@@ -74,6 +75,10 @@ def write_dataset(data_dir, name="tiny", file_format="array_record", damaged=())
                         "length": "-1",
                     },
                 },
+                "thumbnail": {
+                    "pythonClassName": f"{module}.image_feature.Image",
+                    "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"},
+                },
                 "id": {"pythonClassName": f"{module}.text_feature.Text", "text": {}},
             }
         },
@@ -132,6 +137,16 @@ def test_evaluation_batches_come_through_the_pipeline(data_dir):
     assert [batch["label"].tolist() for batch in batches] == [[0, 1], [2, 0]]
 
 
+def test_workers_give_the_batches_of_threads(data_dir):
+    def batches(workers):
+        data = TrainData(Tfds("tiny", data_dir=str(data_dir)), "inception_crop(4)", 3, seed=0, workers=workers)
+        return [batch for _, batch in data.from_step(0, 6)]
+
+    for batch, other in zip(batches(2), batches(0), strict=True):
+        np.testing.assert_array_equal(batch["image"], other["image"])
+        np.testing.assert_array_equal(batch["label"], other["label"])
+
+
 def test_one_channel_is_luma(data_dir):
     assert Tfds("tiny", "train", data_dir, channels=1).image(3).shape == (4, 5, 1)
 
@@ -141,6 +156,29 @@ def test_damaged_image_is_unreadable(tmp_path):
     assert source.image(0).shape == (4, 5, 3)
     with pytest.raises(UnreadableImage, match="truncated"):
         source.image(1)
+
+
+@pytest.mark.parametrize("size", [0, 100, 70_000])
+def test_file_that_is_cut_off_is_unreadable(tmp_path, size):
+    write_dataset(tmp_path)
+    (path,) = tmp_path.rglob("*-test.array_record-*")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UnreadableImage, match="damaged"):
+        Tfds("tiny", "test", str(tmp_path)).image(1)
+
+
+def test_example_without_an_image_is_unreadable(tmp_path):
+    with pytest.raises(UnreadableImage, match="no image"):
+        Tfds("tiny", "test", write_dataset(tmp_path), image_key="thumbnail").image(0)
+
+
+def test_any_order_and_any_thread_give_the_same(data_dir):
+    source = Tfds("tiny", "train[10%:]+test", data_dir)
+    expected = [pixels("train", i) for i in range(1, 10)] + [pixels("test", i) for i in range(3)]
+    order = np.random.default_rng(0).integers(0, 12, 2000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        for index, image in zip(order, pool.map(source.image, order), strict=True):
+            np.testing.assert_array_equal(image, expected[index])
 
 
 def test_reading_imports_no_tensorflow(data_dir):

@@ -17,9 +17,9 @@ from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import normalize
-from vit_jax.train.run import trace
+from vit_jax.train.run import batch_shapes
 from vit_jax.train.state import initial_state
-from vit_jax.train.step import make_step
+from vit_jax.train.step import make_step, trace_mapped
 from vit_jax.types import UserError
 
 
@@ -76,7 +76,7 @@ def test_pmap_prepares_the_batch_whole_and_takes_the_loss_of_a_shard(microbatche
     spec = Spec((8, 8, 3), 12, tuple("abc"))
     # Six images make pairs; the three of a shard would not.
     with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
-        trace(make, task, jax.eval_shape(init), spec, batch_size=6, shards=2)
+        trace_mapped(make, task, jax.eval_shape(init), batch_shapes(spec, 6), shards=2)
 
 
 def test_metrics_are_what_they_say():

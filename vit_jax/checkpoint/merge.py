@@ -26,6 +26,8 @@ FREE = {
         "attn_dropout",
         "drop_path",
         "drop_path_rule",
+        "remat",
+        "scan",
         "dtype",
         "param_dtype",
         "stem.dtype",

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -32,7 +32,7 @@ class Spec:
 class _Data:
     """What training and evaluation share: the reader, this process's rows and the worker threads.
 
-    A process takes a contiguous block of batch_size / process_count rows of each global batch.
+    `rows` are those of each global batch that this process takes; None is all.
     """
 
     def __init__(
@@ -40,18 +40,14 @@ class _Data:
         source: Source,
         preprocess: str,
         batch_size: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         threads: int = 2,
         prefetch: int = 4,
         cache_mb: int = 2048,
         max_unreadable: float = 0.01,
     ):
-        if batch_size < 1 or batch_size % process_count:
-            raise UserError(
-                f"Found batch_size={batch_size}, expected a positive multiple of the {process_count} processes that "
-                "share each batch: change batch_size."
-            )
+        if batch_size < 1:
+            raise UserError(f"Found batch_size={batch_size}, expected at least 1: change batch_size.")
         if min(threads, prefetch, cache_mb) < 0 or not 0 <= max_unreadable <= 1:
             raise UserError(
                 f"Found threads={threads}, prefetch={prefetch}, cache_mb={cache_mb}, max_unreadable={max_unreadable}, "
@@ -59,8 +55,8 @@ class _Data:
             )
         self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
         self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names), source.label_shape)
-        self.batch_size, self._rows = batch_size, batch_size // process_count
-        self._first_row = process_index * self._rows
+        self.batch_size = batch_size
+        self._rows = tuple(range(batch_size) if rows is None else rows)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
     @property
@@ -68,15 +64,11 @@ class _Data:
         """Name -> reason of every unreadable image met so far."""
         return self._reader.unreadable
 
-    def _positions(self, step: int) -> range:
-        start = step * self.batch_size + self._first_row
-        return range(start, start + self._rows)
-
     def _empty_batch(self) -> Batch:
         numbers = self.spec.label_shape
         return {
-            "image": np.zeros((self._rows, *self.spec.image_shape), np.uint8),
-            "label": np.zeros((self._rows, *numbers), np.float32 if numbers else np.int32),
+            "image": np.zeros((len(self._rows), *self.spec.image_shape), np.uint8),
+            "label": np.zeros((len(self._rows), *numbers), np.float32 if numbers else np.int32),
         }
 
     def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Generator[Batch, None, None]:
@@ -107,8 +99,7 @@ class TrainData(_Data):
         preprocess: str,
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         threads: int = 2,
         prefetch: int = 4,
         cache_mb: int = 2048,
@@ -123,9 +114,7 @@ class TrainData(_Data):
                 f"Found one class only to train on ({source.class_names[0]}), expected at least two: check the path, or add "
                 "the images of the other classes in folders of their own."
             )
-        super().__init__(
-            source, preprocess, batch_size, process_index, process_count, threads, prefetch, cache_mb, max_unreadable
-        )
+        super().__init__(source, preprocess, batch_size, rows, threads, prefetch, cache_mb, max_unreadable)
         if repeats < 1:
             raise UserError(f"Found repeats={repeats}, expected a number of at least 1: change data.repeats.")
         if workers < 0:
@@ -143,9 +132,13 @@ class TrainData(_Data):
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        for row, position in enumerate(self._positions(step)):
-            batch["image"][row], batch["label"][row] = self._example(position)
+        for place, position in enumerate(self._positions(step)):
+            batch["image"][place], batch["label"][place] = self._example(position)
         return batch
+
+    def _positions(self, step: int) -> list[int]:
+        """The global positions of this process's rows."""
+        return [step * self.batch_size + row for row in self._rows]
 
     def _in_workers(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """As `_in_threads`. What a worker cannot read is counted and replaced here, where all that is known of it is."""
@@ -154,15 +147,13 @@ class TrainData(_Data):
             begun = start
             for step in range(start, stop):
                 while begun < min(stop, step + self._slots):
-                    rows = [
-                        (row, self._index(position), position) for row, position in enumerate(self._positions(begun))
-                    ]
+                    rows = [(place, self._index(p), p) for place, p in enumerate(self._positions(begun))]
                     workers.begin(begun % self._slots, rows)
                     begun += 1
                 batch, unreadable = workers.finish(step % self._slots)
-                for row, index, reason in unreadable:
+                for place, index, reason in unreadable:
                     self._reader.record(index, reason)
-                    batch["image"][row], batch["label"][row] = self._example(self._positions(step)[row])
+                    batch["image"][place], batch["label"][place] = self._example(self._positions(step)[place])
                 yield batch
 
     def _index(self, position: int, ahead: int = 0) -> int:
@@ -187,6 +178,16 @@ class EvalData(_Data):
     processes yield the same number of batches, all of one shape. An unreadable image is masked too.
     """
 
+    def divide(self, rows_of: Callable[[int], Sequence[int]]) -> None:
+        """Takes the rows that rows_of(batch_size) gives, of a batch that may be larger; what is beyond is masked."""
+        self._rows = tuple(rows_of(self.batch_size))
+
+    def image(self, index: int) -> np.ndarray:
+        """One preprocessed image, which was readable before."""
+        image = self._reader.read(index, 0, index)
+        assert image is not None
+        return image
+
     def __len__(self) -> int:
         return math.ceil(self.spec.num_examples / self.batch_size)
 
@@ -195,14 +196,15 @@ class EvalData(_Data):
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        batch["mask"] = np.zeros(self._rows, bool)
-        batch["index"] = np.zeros(self._rows, np.int32)
-        for row, index in enumerate(self._positions(step)):
-            if index >= self.spec.num_examples:
-                break
-            batch["index"][row] = index
+        batch["mask"] = np.zeros(len(self._rows), bool)
+        batch["index"] = np.zeros(len(self._rows), np.int32)
+        for place, row in enumerate(self._rows):
+            index = step * self.batch_size + row
+            if row >= self.batch_size or index >= self.spec.num_examples:
+                continue
+            batch["index"][place] = index
             image = self._reader.read(index, 0, index)
             if image is not None:
-                batch["image"][row], batch["mask"][row] = image, True
-                batch["label"][row] = self._reader.source.label(index)
+                batch["image"][place], batch["mask"][place] = image, True
+                batch["label"][place] = self._reader.source.label(index)
         return batch

@@ -2,12 +2,15 @@
 
 import difflib
 import functools
+import os
+import shlex
 from typing import Any
 
 import numpy as np
 
+from vit_jax.data.array_records import ArrayRecords
 from vit_jax.data.encoded import Encoded
-from vit_jax.data.source import Label
+from vit_jax.data.source import Label, UnreadableImage
 from vit_jax.types import UserError
 
 
@@ -31,16 +34,17 @@ class Tfds(Encoded):
     ):
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
-        builder = _prepared_builder(tfds, name, data_dir)
+        builder = prepared_builder(tfds, name, data_dir)
         names, several = _class_names(tfds, builder, name, image_key, label_key)
-        images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
-        decoders = {key: tfds.decode.SkipDecoding() for key in images}
         try:
-            self._records = builder.as_data_source(split=split, decoders=decoders)
+            builder.as_data_source(split=split)  # chooses array_record where there are several formats
+            if builder.info.file_format.value != "array_record":
+                raise NotImplementedError
+            self._records = ArrayRecords(files_of(builder, split))
         except NotImplementedError as error:
             raise UserError(
                 f"Found {name!r} prepared as {builder.info.file_format.value} in {builder.data_path}, expected "
-                f"array_record, which can be read in any order: {_how_to_prepare(name, data_dir)}"
+                f"array_record, which can be read in any order: {_how_to_rewrite(builder, name, data_dir)}"
             ) from error
         except (ValueError, KeyError) as error:
             raise UserError(
@@ -73,9 +77,25 @@ class Tfds(Encoded):
         return self._record(index)[self._image_key]
 
     def _record(self, index: int) -> dict[str, Any]:
-        record = self._records[index]
-        self._labels[index] = record[self._label_key]
-        return record
+        """The image of an example. TFDS's own parser of all features takes longer than decoding a small image."""
+        try:
+            features = _example_type().FromString(self._records[index]).features.feature
+        except RuntimeError as error:
+            raise UnreadableImage(f"damaged file: {error}") from error
+        labels = features[self._label_key].int64_list.value
+        self._labels[index] = list(labels) if self.label_shape else labels[0]
+        images = features[self._image_key].bytes_list.value
+        if not images:
+            raise UnreadableImage("the example has no image")
+        return {self._image_key: images[0]}
+
+
+@functools.cache
+def _example_type() -> Any:
+    """tf.train.Example, which cannot be sent to another process and so is no part of a source."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
 
 
 @functools.cache
@@ -95,7 +115,24 @@ def _how_to_prepare(name: str, data_dir: str | None) -> str:
     )
 
 
-def _prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
+    if builder.info.file_format.value != "tfrecord":
+        return _how_to_prepare(name, data_dir)
+    new = os.fspath(builder.data_path).removesuffix(builder.info.full_name).rstrip("/") + "_array_record"
+    place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    return (
+        "write it so, which needs no TensorFlow: python -m vit_jax prepare "
+        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with data_dir={new!r}"
+    )
+
+
+def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
+    """The files of a split of a data set of TFDS, as (path, skip, take)."""
+    return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
+
+
+def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+    """The data set `name` of TFDS, which is the module; raises UserError if it is unknown or was never prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:

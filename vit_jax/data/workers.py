@@ -33,7 +33,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_SECONDS = 10
 
 Arrays = dict[str, np.ndarray]
-# (row of the batch, index of the example, global position)
+# (place in the batch, index of the example, global position)
 Row = tuple[int, int, int]
 
 

@@ -59,7 +59,8 @@ class Classification(Evaluator):
         }
         if len(self.spec.class_names) > 5:
             result["accuracy_top5"] = top5 / len(losses)
-        return result | ({"unreadable": len(self.data.unreadable)} if self.data.unreadable else {})
+        unreadable = self.spec.num_examples - len(losses)
+        return result | ({"unreadable": unreadable} if unreadable else {})
 
     def _count(self, label: np.ndarray, right: np.ndarray) -> None:
         names = self.spec.class_names

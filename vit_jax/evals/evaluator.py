@@ -1,7 +1,7 @@
 """What a measurement is given and what it gives back."""
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,13 +9,19 @@ import numpy as np
 from vit_jax.data.pipeline import EvalData, Spec
 from vit_jax.data.source import Source
 
-# This process's rows of a batch as numpy arrays -> the outputs of Task.predict for the whole batch, as numpy arrays.
+# This process's rows of a batch as numpy arrays -> the outputs of Task.predict and everything else but the images for the whole
+# batch, as numpy arrays.
 Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def unlabelled(predict: Predict) -> Predict:
-    """The same without the label, which the model may not know, and so without a loss."""
-    return lambda batch: predict({"image": batch["image"]})
+    """The same with a label that the model is not shown, as it may not know it, and so without a loss."""
+
+    def hidden(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        out = predict({"hidden" if key == "label" else key: value for key, value in batch.items()})
+        return {"label" if key == "hidden" else key: value for key, value in out.items()}
+
+    return hidden
 
 
 class Evaluator(abc.ABC):
@@ -38,11 +44,20 @@ class Evaluator(abc.ABC):
     def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:  # noqa: B027
         """Raises UserError where a model whose Task.predict gives such outputs cannot be measured; by default any can."""
 
+    def divide(self, rows_of: Callable[[int], Sequence[int]]) -> None:
+        """Has this process read just its rows of each batch (see EvalData.divide); the others' outputs come with its own."""
+        for data in vars(self).values():
+            if isinstance(data, EvalData):
+                data.divide(rows_of)
+
     def outputs(self, predict: Predict, data: EvalData | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """Images and labels with the model's outputs, padding and unreadable images left out, batch by batch."""
+        """Labels and indices of all processes' images with the model's outputs, batch by batch.
+
+        Padding and unreadable images are left out.
+        """
         for batch in self.data if data is None else data:
-            out = predict({"image": batch["image"], "label": batch["label"]})
-            yield {key: value[batch["mask"]] for key, value in (batch | out).items()}
+            whole = batch | predict(batch)
+            yield {key: value[whole["mask"]] for key, value in whole.items() if key != "image"}
 
     def collected(self, predict: Predict, *keys: str, data: EvalData | None = None) -> tuple[np.ndarray, ...]:
         """Those of `outputs` that `keys` name, for all images; nothing else is kept in memory."""

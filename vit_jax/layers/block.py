@@ -7,7 +7,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from vit_jax.layers.attention import Attention
-from vit_jax.layers.drop import DropPath
+from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
 from vit_jax.types import Tokens
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
     num_heads: int
     dropout: float = 0.0
     attn_dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path: Rate = 0.0
     mlp: MlpKind = "gelu_tanh"
     norm_eps: float = 1e-6
     qk_norm: bool = False
@@ -77,7 +77,7 @@ class MixerBlock(nn.Module):
 
     tokens_mlp_dim: int
     channels_mlp_dim: int
-    drop_path: float = 0.0
+    drop_path: Rate = 0.0
     mlp: Gelu = "gelu_tanh"
     norm_eps: float = 1e-6
     dtype: Dtype = jnp.float32

@@ -2,11 +2,16 @@
 
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from vit_jax.types import Tokens
 
 DropPathRule = Literal["linear", "constant"]
+# An array where the blocks are the body of a loop.
+Rate = float | Float[Array, ""]
 
 
 def drop_path_rates(rate: float, depth: int, rule: DropPathRule) -> list[float]:
@@ -20,9 +25,13 @@ class DropPath(nn.Module):
     What is kept is scaled by 1 / (1 - rate), so that the expectation is unchanged.
     """
 
-    rate: float = 0.0
+    rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, branch: Tokens, *, deterministic: bool = True) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
-        return nn.Dropout(self.rate, broadcast_dims=(1, 2))(branch, deterministic=deterministic)
+        if deterministic or (isinstance(self.rate, float | int) and self.rate == 0):
+            return branch
+        keep = 1.0 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (branch.shape[0], 1, 1))
+        return jnp.where(kept, branch / jnp.asarray(keep, branch.dtype), jnp.zeros((), branch.dtype).reshape(1, 1, 1))

@@ -1,19 +1,33 @@
 """A stack of residual blocks."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
 from vit_jax.layers.drop import DropPathRule, drop_path_rates
-from vit_jax.types import Tokens
+from vit_jax.types import Params, Tokens
+
+Remat = Literal["none", "dots", "full"]
+
+# What the backward pass finds in memory; the rest of a block it computes again.
+POLICIES: dict[str, Callable[..., bool]] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Encoder(nn.Module):
     """`depth` blocks, each made by block(drop_path=..., name=...), and where `norm` is set a final LayerNorm.
 
-    drop_path, drop_path_rule: see drop_path_rates.
+    drop_path, drop_path_rule: see drop_path_rates. remat: what of a block is not kept for the backward pass but computed again:
+    "none" of it, all but the outputs of its linear layers ("dots"), or all ("full", a third more FLOPs; arXiv:1604.06174).
+    scan: the blocks are compiled once, as the body of a loop, so that compile time does not grow with the depth, for a copy of
+    their parameters and of their gradients in every step. Parameters, gradients and results are the same, but for what dropout
+    and drop_path draw.
     """
 
     block: Callable[..., nn.Module]
@@ -22,14 +36,57 @@ class Encoder(nn.Module):
     drop_path_rule: DropPathRule = "linear"
     norm: bool = True
     norm_eps: float = 1e-6
+    remat: Remat = "none"
+    scan: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Tokens, *, train: bool = False) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
-        for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)):
-            x = self.block(drop_path=rate, name=f"block_{i}")(x, deterministic=not train)
+        rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
+        if self.scan and not self.is_initializing():
+            x = self._scanned(x, rates, train)
+        else:
+
+            def run(block: nn.Module, x: Tokens) -> Tokens:
+                return block(x, deterministic=not train)
+
+            if self.remat != "none":
+                run = nn.remat(run, policy=POLICIES[self.remat])
+            for i, rate in enumerate(rates):
+                x = run(self.block(drop_path=rate, name=f"block_{i}"), x)
         if self.norm:
             x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
         return x
+
+    def _scanned(self, x: Tokens, rates: list[float], train: bool) -> Tokens:
+        """The blocks as one loop over their stacked parameters."""
+        names = [f"block_{i}" for i in range(self.depth)]
+        layers = [self.variables["params"][name] for name in names]
+        kept = [name for name in ("intermediates", "attention") if self.is_mutable_collection(name)]
+        key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        # Where no rate differs from 0 there is nothing to draw.
+        inputs = (
+            jax.tree.map(lambda *leaves: jnp.stack([self._narrowed(leaf) for leaf in leaves]), *layers),
+            jnp.asarray(rates) if any(rates) else None,
+            None if key is None else jax.random.split(key, self.depth),
+        )
+
+        def body(x: Tokens, layer: tuple[Params, Any, Any]) -> tuple[Tokens, Params]:
+            params, rate, key = layer
+            block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
+            rngs = {} if key is None else {"dropout": key}
+            return block.apply({"params": params}, x, deterministic=not train, rngs=rngs, mutable=kept)
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=POLICIES[self.remat], prevent_cse=False)
+        x, sown = jax.lax.scan(body, x, inputs)
+        for collection, values in sown.items():
+            for i, name in enumerate(names):
+                self.put_variable(collection, name, jax.tree.map(lambda leaf, i=i: leaf[i], values))
+        return x
+
+    def _narrowed(self, leaf: jax.Array) -> jax.Array:
+        """A kernel in the dtype that it is multiplied in, of which the copy is smaller; scales of norms stay as they are."""
+        return leaf.astype(self.dtype) if leaf.ndim > 1 else leaf

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from vit_jax.layers.block import MixerBlock
 from vit_jax.layers.drop import DropPathRule
-from vit_jax.layers.encoder import Encoder
+from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.patch_embed import PatchEmbed
 from vit_jax.models.vit import pair
@@ -21,6 +21,7 @@ class Mixer(nn.Module):
 
     The MLPs across tokens fix the number of patches. num_classes=0 gives the pooled features in place of logits. Every
     parameter is param_dtype; every activation dtype, but for statistics, which are float32.
+    remat, scan: see Encoder.
     """
 
     num_classes: int
@@ -34,6 +35,8 @@ class Mixer(nn.Module):
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
     head_bias: float = 0.0
+    remat: Remat = "none"
+    scan: bool = False
     dtype: DtypeName = "float32"
     param_dtype: DtypeName = "float32"
 
@@ -62,7 +65,15 @@ class Mixer(nn.Module):
             MixerBlock, self.tokens_mlp_dim, self.channels_mlp_dim, mlp=self.mlp, norm_eps=self.norm_eps, **dtypes
         )
         encoder = Encoder(
-            block, self.depth, self.drop_path, self.drop_path_rule, norm_eps=self.norm_eps, **dtypes, name="encoder"
+            block,
+            self.depth,
+            self.drop_path,
+            self.drop_path_rule,
+            norm_eps=self.norm_eps,
+            remat=self.remat,
+            scan=self.scan,
+            **dtypes,
+            name="encoder",
         )
         x = encoder(x, train=train)
         self._sow("encoded", x)

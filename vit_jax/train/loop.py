@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from vit_jax import config as configs
-from vit_jax import inference, sharding, trees
+from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import saver as savers
 from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
@@ -55,7 +55,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                 jax.block_until_ready(metrics)
             last = done == run.steps
             due = [name for name, (_, every) in run.evaluators.items() if last or (every and done % every == 0)]
-            stop = preemption.requested  # read once, so that what is said to be saved is
+            stop = preemption.due(done)  # asked once, so that what is said to be saved is
             save = last or stop or done % saver.every == 0 or (saver.best is not None and bool(due))
             if due or save:
                 recorder.settle(run.data.unreadable)
@@ -103,11 +103,7 @@ def restore_or_init(run: Run) -> State:
     step = run.saver.latest()
     if step is None:
         return jax.jit(run.init, out_shardings=run.places)(run.begin_with)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(run.init, None),
-        run.places,
-    )
+    like = sharding.placed(jax.eval_shape(run.init, None), run.places)
     return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))
 
 
@@ -130,6 +126,7 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
     classifying = (e for e, _ in run.evaluators.values() if not e.own_classes and not e.spec.label_shape)
     evaluator = next(classifying, None)
     write_report(run.path, evaluator, functools.partial(predict, state.weights), run.data.spec.class_names)
+    processes.wait("everything is written")
     rows = read_rows(run.path / "metrics.jsonl")
     values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.steps), {})
     for name in (title for entry in run.evaluators for title in state.evaluated(entry)):

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from vit_jax import processes
 from vit_jax.checkpoint.workdir import write_text
 from vit_jax.types import UserError
 
@@ -55,11 +56,16 @@ class Recorder:
         self.every = every
 
     def open(self, workdir: Path, step: int, *, steps: int, batch_size: int) -> None:
-        """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again."""
+        """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again.
+
+        Of several processes only the first writes.
+        """
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
-        kept = [row for row in read_rows(self.path) if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
+        self._board: SummaryWriter | None = None
+        if processes.is_first():
+            kept = [row for row in read_rows(self.path) if row["step"] <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
         self._row: dict[str, Any] = {}
         self.restart_clock(step)
@@ -129,7 +135,7 @@ class Recorder:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Adds named values to the row of a step."""
-        if not values:
+        if not values or self._board is None:
             return
         if self._row.get("step") != step:
             self.flush()
@@ -150,7 +156,8 @@ class Recorder:
     def close(self) -> None:
         """Writes everything."""
         self.flush()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def _speed(self, step: int) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vit_jax import processes
 from vit_jax.evals.evaluator import Evaluator, Predict
 from vit_jax.train.metrics import read_rows
 from vit_jax.viz.curves import draw_curves
@@ -13,22 +14,26 @@ def write_report(
 ) -> None:
     """curves.png, and predictions.png: images of an evaluator of classes, the surest mistakes first, then the least sure."""
     folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
-    draw_curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png")
+    if processes.is_first():
+        folder.mkdir(exist_ok=True)
+        draw_curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png")
     if evaluator is None:
         return
-    wrong: list[Prediction] = []
-    right: list[Prediction] = []
+    wrong: list[tuple[int, int, int, float]] = []  # index, label, predicted class, its probability
+    right: list[tuple[int, int, int, float]] = []
     mistakes = total = 0
     for out in evaluator.outputs(predict):
         predicted = out["probs"].argmax(axis=1)
         total += len(predicted)
         mistakes += int((predicted != out["label"]).sum())
-        for image, label, guess, probs in zip(out["image"], out["label"], predicted, out["probs"], strict=True):
-            item = Prediction(image, class_names[label], class_names[guess], float(probs[guess]))
+        for index, label, guess, probs in zip(out["index"], out["label"], predicted, out["probs"], strict=True):
+            item = (int(index), int(label), int(guess), float(probs[guess]))
             (right if label == guess else wrong).append(item)
-        # Only what can be shown is kept, so that a large test set fits into memory.
-        wrong = sorted(wrong, key=lambda item: -item.prob)[:shown]
-        right = sorted(right, key=lambda item: item.prob)[:shown]
     title = f"{mistakes:,} of {total:,} images are mistaken" + (f"; the surest {shown}" if mistakes > shown else "")
-    draw_predictions((wrong + right)[:shown], title, folder / "predictions.png")
+    if processes.is_first():
+        chosen = (sorted(wrong, key=lambda item: -item[3]) + sorted(right, key=lambda item: item[3]))[:shown]
+        pictures = [
+            Prediction(evaluator.data.image(index), class_names[label], class_names[guess], prob)
+            for index, label, guess, prob in chosen
+        ]
+        draw_predictions(pictures, title, folder / "predictions.png")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from vit_jax import inference, sharding, trees
+from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.config import ConfigError, build, call
@@ -27,7 +27,7 @@ from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.state import State, initial_state
-from vit_jax.train.step import AXIS, Step, compile_step, make_step
+from vit_jax.train.step import Step, compile_step, make_step
 from vit_jax.types import Params, UserError, compile_regex
 
 
@@ -66,11 +66,12 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         config["data"] | {"source": images},
         batch_size=config["batch_size"],
         seed=config["seed"],
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=sharding.local_rows(mesh, config["batch_size"]),
     )
     check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
+    for evaluator, _ in evaluators.values():
+        evaluator.divide(lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
@@ -85,9 +86,12 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         first = origin.begin(pretrained, config["init"], task, data.spec, config["seed"])
 
     record = dataclasses.asdict(data.spec) | {"preprocess": eval_preprocess(config["evals"], data.spec)}
-    workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
-    if first is not None:
-        origin.tell(first, config["init"]["ref"], path)
+    processes.wait("every process has checked the workdir")
+    if processes.is_first():
+        workdirs.open_run(path, config, record | ({"init": facts} if facts else {}))
+        if first is not None:
+            origin.tell(first, config["init"]["ref"], path)
+    processes.wait("the workdir is there")
     return Run(
         path,
         mesh,
@@ -105,8 +109,8 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     )
 
 
-def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
-    """The task, its first state as a function of all parameters or None, its shapes and places, and the step; traced whole."""
+def build_parts(config: Mapping[str, Any], spec: Spec, steps: int) -> tuple[Task, Callable[..., State], Callable]:
+    """The task, its first state as a function of all parameters or None, and the step as a function of a mapped axis."""
     model = build(config["model"], "model", num_classes=len(spec.class_names))
     teacher: dict[str, Any] = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], spec)}
     task: Task = build(config["task"], "task", model=model, **teacher)
@@ -130,12 +134,24 @@ def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, s
         ema=config["ema_decay"] is not None,
         freeze=config["freeze"] and compile_regex(config["freeze"], "freeze"),
     )
+    return task, init, make
+
+
+def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
+    """The task, its first state (see build_parts), the state's shapes and places, and the step."""
+    task, init, make = build_parts(config, spec, steps)
     rules = config["sharding"] or ()
     shapes = jax.eval_shape(init, None)
     places = sharding.tree_sharding(shapes, mesh, rules)
-    train_step = compile_step(make, task, mesh, places, config["parallel"], seed=config["seed"], rules=rules)
-    trace(make, task, shapes, spec, config["batch_size"], mesh.size if config["parallel"] == "pmap" else None)
+    batch = batch_shapes(spec, config["batch_size"])
+    train_step = compile_step(make, task, mesh, shapes, batch, config["parallel"], seed=config["seed"], rules=rules)
     return task, init, shapes, places, train_step
+
+
+def batch_shapes(spec: Spec, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch of training images and labels, as shapes."""
+    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
+    return {"image": jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8"), "label": labels}
 
 
 def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
@@ -165,26 +181,6 @@ def load_teacher(reference: str, train: Spec) -> Teacher:
             f"The head of the teacher {reference} is untrained, so it has nothing to teach; name a trained model."
         )
     return Teacher(loaded.task, loaded.params, loaded.image_shape)
-
-
-def trace(
-    make: Callable[..., Callable], task: Task, state: State, spec: Spec, batch_size: int, shards: int | None
-) -> None:
-    """Traces the whole step without compiling it, so that a mistake in any part shows before the workdir exists.
-
-    The state is one of shapes; `shards` are those of pmap, which prepares the batch whole and then divides it.
-    """
-    images = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((batch_size, *spec.label_shape), "float32" if spec.label_shape else "int32")
-    batch = {"image": images, "label": labels}
-    if shards is None:
-        jax.eval_shape(make(), task.constants, state, batch)
-        return
-    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
-    divided = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((shards, batch_size // shards, *x.shape[1:]), x.dtype), prepared
-    )
-    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
 
 
 def check_labels(task: Task, images: Source) -> None:

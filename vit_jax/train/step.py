@@ -1,7 +1,7 @@
 """The training step: one pure function of (state, batch), compiled by jit over a mesh or mapped by pmap."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -76,39 +76,59 @@ def make_step(
     return step
 
 
+def jit_step(
+    make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
+    constants: Params,
+    mesh: Mesh,
+    shardings: State,
+    rules: sharding.Rules = (),
+) -> Any:
+    """The step (constants, state, batch) of global batches, jitted over a mesh; the state is donated to it."""
+    places = sharding.tree_sharding(constants, mesh, rules)
+    return jax.jit(
+        make(),
+        in_shardings=(places, shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, None),
+        donate_argnums=1,
+    )
+
+
 def compile_step(
     make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
     task: Task,
     mesh: Mesh,
-    shardings: State,
+    shapes: State,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
     parallel: Literal["jit", "pmap"],
     *,
     seed: int,
     rules: sharding.Rules = (),
 ) -> Step:
-    """The step made by `make(axis=...)`, compiled for global batches on a mesh; under "jit" the state is donated to it.
+    """The step made by `make(axis=...)` for states and global batches of these shapes on a mesh.
 
-    Under "pmap" every device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are
-    prepared whole before they are divided, so that mixtures are the same too.
+    It is traced whole, so that a mistake in any part shows now, and compiled when it is first called. Under "pmap" every device
+    holds the whole state, so that state and checkpoints are the same as under "jit", and batches are prepared whole before they
+    are divided, so that mixtures are the same too.
     """
-    batches = sharding.batch_sharding(mesh)
     places = sharding.tree_sharding(task.constants, mesh, rules)
-    constants = jax.device_put(task.constants, places)
     if parallel == "jit":
-        compiled = jax.jit(
-            make(), in_shardings=(places, shardings, batches), out_shardings=(shardings, None), donate_argnums=1
-        )
-        return functools.partial(compiled, constants)
+        constants, states = jax.device_put(task.constants, places), sharding.tree_sharding(shapes, mesh, rules)
+        jitted = jit_step(make, task.constants, mesh, states, rules)
+        # As the arrays will lie, so that the first call finds the trace.
+        jitted.trace(constants, sharding.placed(shapes, states), sharding.placed(batch, sharding.batch_sharding(mesh)))
+        return functools.partial(jitted, constants)
     if not task.per_example:
         raise UserError(
             f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
         )
-    if set(mesh.shape) != {"data"}:
+    if mesh.shape.get("data") != mesh.size:
         raise UserError(
             f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
         )
-    devices = list(mesh.devices.flat)
+    trace_mapped(make, task, shapes, batch, mesh.size)
+    constants, devices = jax.device_put(task.constants, places), list(mesh.devices.flat)
     mapped = jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    batches = sharding.batch_sharding(mesh)
     prepare = jax.jit(
         lambda constants, step, batch: task.prepare(batch, step_keys(seed, step)[0], constants),
         in_shardings=(places, None, batches),
@@ -124,3 +144,14 @@ def compile_step(
         return mapped({}, state, jax.tree.map(divided, prepare(constants, state.step, batch)))
 
     return step
+
+
+def trace_mapped(
+    make: Callable[..., Callable], task: Task, state: State, batch: Mapping[str, jax.ShapeDtypeStruct], shards: int
+) -> None:
+    """Traces what pmap compiles, for shapes: the batch prepared whole, and the step of one of its `shards`."""
+    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
+    divided = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), prepared
+    )
+    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)

@@ -1,0 +1,28 @@
+import types
+
+import jax
+import pytest
+
+from vit_jax.chips import CHIPS, chip_of
+
+
+def device(kind, coords=(0, 0, 0)):
+    return types.SimpleNamespace(device_kind=kind, coords=coords, id=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("TPU v5 lite", "TPU v5e"), ("TPU v5", "TPU v5p"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H200", "H200")],
+)
+def test_chips_are_known_by_the_name_of_the_device(kind, name):
+    assert chip_of([device(kind)]).name == name
+
+
+def test_a_cpu_and_an_unknown_chip_promise_nothing():
+    assert chip_of(jax.devices()) is None
+    assert chip_of([device("TPU v99")]) is None
+
+
+def test_two_cores_of_a_chip_share_what_it_has():
+    cores = [device("TPU7x", (x, 0, 0)) for x in (0, 0, 1, 1)]
+    assert chip_of(cores).flops == CHIPS["TPU7x"].flops / 2

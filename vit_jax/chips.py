@@ -1,0 +1,49 @@
+"""What accelerators can do on paper, for shares of it and for plans."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Of one chip: bfloat16 FLOP/s of dense products, bytes of memory, and bytes/s from memory and over the links to others.
+
+    The links count one direction: half of the bidirectional bandwidth of TPUs, and of NVLink.
+    """
+
+    name: str
+    flops: float
+    memory: float
+    bandwidth: float
+    links: float
+
+
+# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, seen November 2026. GPUs: NVIDIA's data
+# sheets of A100 80GB SXM, H100 SXM, H200 SXM.
+CHIPS = {
+    "TPU v4": Chip("TPU v4", 275e12, 32 * 2.0**30, 1228e9, 150e9),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, 16 * 2.0**30, 819e9, 200e9),
+    "TPU v5": Chip("TPU v5p", 459e12, 95 * 2.0**30, 2765e9, 600e9),
+    "TPU v6 lite": Chip("TPU v6e", 918e12, 32 * 2.0**30, 1638e9, 400e9),
+    "TPU7x": Chip("TPU7x", 2307e12, 192 * 2.0**30, 7380e9, 600e9),
+    "NVIDIA A100": Chip("A100", 312e12, 80e9, 2039e9, 300e9),
+    "NVIDIA H100": Chip("H100", 989e12, 80e9, 3350e9, 450e9),
+    "NVIDIA H200": Chip("H200", 989e12, 141e9, 4800e9, 450e9),
+}
+
+
+def chip_of(devices: Sequence[Any]) -> Chip | None:
+    """What each of these devices, all of one kind, can do; None for one that is not in the table, such as a CPU.
+
+    Where two devices are the cores of one chip, each has its half.
+    """
+    kind = devices[0].device_kind
+    # NVIDIA's names go on, as in "NVIDIA H100 80GB HBM3"; "TPU v5" must not be taken for "TPU v5 lite".
+    chip = CHIPS.get(kind) or next((chip for name, chip in CHIPS.items() if kind.startswith(name + " ")), None)
+    places = [str(getattr(device, "coords", device.id)) for device in devices]
+    cores = len(places) // len(set(places))
+    if chip is None or cores == 1:
+        return chip
+    shares = {key: getattr(chip, key) / cores for key in ("flops", "memory", "bandwidth", "links")}
+    return dataclasses.replace(chip, **shares)

@@ -1,0 +1,50 @@
+"""Files of array_record, read in any order."""
+
+import bisect
+import itertools
+import threading
+from collections.abc import Sequence
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+
+class ArrayRecords:
+    """The records of several files as one sequence: of each (path, skip, take) those after the first `skip`.
+
+    Safe to use from several threads at once. Getting one raises RuntimeError where the file is damaged or missing.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, int, int]]):
+        self._parts = parts
+        self._ends = list(itertools.accumulate(take for _, _, take in parts))
+        self._readers: list[ArrayRecordReader | None] = [None] * len(parts)
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["ArrayRecords"], tuple[Sequence[tuple[str, int, int]]]]:
+        return ArrayRecords, (self._parts,)  # another process opens the files itself
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        _, skip, take = self._parts[part]
+        place = skip + index - (self._ends[part] - take)
+        # A range of one is read at once; a list of one goes to other threads and takes twenty times as long.
+        return self._reader(part).read(place, place + 1)[0]
+
+    def _reader(self, part: int) -> ArrayRecordReader:
+        """The reader of a file, opened when it is first wanted, as there may be many."""
+        if self._readers[part] is None:
+            with self._lock:
+                if self._readers[part] is None:
+                    path, skip, take = self._parts[part]
+                    # Reading ahead is of no use, nor is a large buffer.
+                    options = "readahead_buffer_size:0,max_parallelism:0"
+                    reader = ArrayRecordReader(path, options, file_reader_buffer_size=2**15)
+                    if reader.num_records() < skip + take:  # which is how it tells a file that is cut off or not there
+                        raise RuntimeError(f"found {reader.num_records()} records in {path}, expected {skip + take}")
+                    self._readers[part] = reader
+        return self._readers[part]
