@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Threads that read and prepare images, and how many batches they may be ahead.
                 "threads": 2,
                 "prefetch": 4,
+                # The images lie on the devices as uint8, and are cropped and flipped in the step: for small images that fit.
+                "resident": False,
                 # So many processes instead of the threads, on hosts of many cores: Python lets threads take turns.
                 "workers": 0,
                 # How often each image follows itself, augmented anew (repeated augmentation, arXiv:1901.09335).

@@ -138,8 +138,8 @@ def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "refle
                 f"{padding}): put resize before it or pad more."
             )
         top, left = int(rng.random() * (free_rows + 1)), int(rng.random() * (free_columns + 1))
-        rows = _padded_positions(image.shape[0], padding)[top : top + height]
-        columns = _padded_positions(image.shape[1], padding)[left : left + width]
+        rows = padded_positions(image.shape[0], padding)[top : top + height]
+        columns = padded_positions(image.shape[1], padding)[left : left + width]
         # Gathering by position is several times faster than np.pad on small images.
         cut = image.take(rows, axis=0).take(columns, axis=1)
         if mode == "zero":
@@ -157,7 +157,7 @@ def simple_crop(size: int) -> Op:
 
 
 @functools.lru_cache(maxsize=256)
-def _padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
+def padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
     """The pixel that each position of a side padded by reflection shows; the edge pixel is not repeated."""
     period = max(2 * (length - 1), 1)
     position = np.arange(-padding, length + padding) % period

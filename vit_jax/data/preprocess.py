@@ -8,7 +8,7 @@ import ast
 import difflib
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,30 +58,38 @@ def parse(spec: str) -> Preprocess:
 
     Only literals are read, nothing is evaluated. Raises UserError naming the spec, the position and the remedy.
     """
-    texts = spec.split("|") if spec.strip() else []
-    return Preprocess([_parse_op(spec, position, text) for position, text in enumerate(texts, 1)])
+    return Preprocess(parse_steps(spec, OPS, spec.split("|") if spec.strip() else []))
 
 
-def _parse_op(spec: str, position: int, text: str) -> ops.Op:
+def parse_steps(spec: str, table: Mapping[str, Callable[..., Any]], texts: Sequence[str], before: int = 0) -> list[Any]:
+    """What `texts`, operations of a spec after the first `before` ones, name in a table of makers of operations."""
+    return [_parse_op(spec, table, position, text) for position, text in enumerate(texts, before + 1)]
+
+
+def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int, text: str) -> Any:
     where = f"operation {position} of preprocess {spec!r}"
     name, args, kwargs = _read_call(where, text.strip())
-    if name not in OPS:
-        near = difflib.get_close_matches(name, OPS, n=3, cutoff=0.5)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(OPS)}."
+    if name not in table:
+        if name in OPS:
+            raise UserError(
+                f"Found {name!r} as {where}, expected one of {', '.join(table)} on the devices: leave it out."
+            )
+        near = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(table)}."
         raise UserError(f"Found the unknown operation {name!r} as {where}: {advice}")
-    signature = inspect.signature(OPS[name])
+    signature = inspect.signature(table[name])
     usage = f"expected {name}({', '.join(map(str, _plain(signature)))})"
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
-    hints = typing.get_type_hints(OPS[name])
+    hints = typing.get_type_hints(table[name])
     for key, value in bound.arguments.items():
         if not fits(value, hints[key]):
             raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {hint_name(hints[key])}.")
         bound.arguments[key] = cast(value, hints[key])
     try:
-        return OPS[name](*bound.args, **bound.kwargs)
+        return table[name](*bound.args, **bound.kwargs)
     except ValueError as error:
         raise UserError(f"Found {text.strip()!r} as {where}: {error}.") from None
 

@@ -36,13 +36,17 @@ class Reader:
 
     def read(self, index: int, seed: int, position: int) -> np.ndarray | None:
         """The preprocessed image, augmented as (seed, position) say; None if it cannot be read."""
-        if index in self._skip:
+        if not self.is_readable(index):
             return None
         try:
             return self._examples.read(index, seed, position)
         except UnreadableImage as error:
             self.record(index, str(error))
             return None
+
+    def is_readable(self, index: int) -> bool:
+        """Whether an image was not found unreadable before."""
+        return index not in self._skip
 
     def record(self, index: int, reason: str) -> None:
         """Counts an image as unreadable, once; raises UserError where it is one too many."""

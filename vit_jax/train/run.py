@@ -15,6 +15,7 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.config import ConfigError, build, call
 from vit_jax.data.pipeline import Spec, TrainData
+from vit_jax.data.resident import ResidentData
 from vit_jax.data.source import Source
 from vit_jax.data.table import Table
 from vit_jax.evals.evaluator import Evaluator
@@ -26,6 +27,7 @@ from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
 from vit_jax.train.metrics import Recorder
+from vit_jax.train.resident import Resident
 from vit_jax.train.state import State, initial_state
 from vit_jax.train.step import Step, compile_step, make_step
 from vit_jax.types import Params, UserError, compile_regex
@@ -60,10 +62,11 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     sharding.check_batch(config["batch_size"], mesh)
     saver, recorder = call("checkpoint", Saver, config["checkpoint"]), call("log", Recorder, config["log"])
 
+    options = {key: value for key, value in config["data"].items() if key != "resident"}
     data = call(
         "data",
-        TrainData,
-        config["data"] | {"source": images},
+        ResidentData if config["data"].get("resident") else TrainData,
+        options | {"source": images},
         batch_size=config["batch_size"],
         seed=config["seed"],
         rows=sharding.local_rows(mesh, config["batch_size"]),
@@ -75,9 +78,11 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
     steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
 
-    task, init, shapes, places, train_step = build_step(config, data.spec, mesh, steps)
-    check_labels(task, images)
-    check_copies(task, config["data"].get("repeats", 1))
+    resident = data if isinstance(data, ResidentData) else None
+    task, init, shapes, places, train_step = build_step(config, data.spec, mesh, steps, resident)
+    objective = task.task if isinstance(task, Resident) else task
+    check_labels(objective, images)
+    check_copies(objective, config["data"].get("repeats", 1))
     outputs = inference.output_shapes(task, shapes.weights, data.spec.image_shape)
     for evaluator, _ in evaluators.values():
         evaluator.check(outputs)
@@ -109,11 +114,15 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     )
 
 
-def build_parts(config: Mapping[str, Any], spec: Spec, steps: int) -> tuple[Task, Callable[..., State], Callable]:
+def build_parts(
+    config: Mapping[str, Any], spec: Spec, steps: int, resident: ResidentData | None = None
+) -> tuple[Task, Callable[..., State], Callable]:
     """The task, its first state as a function of all parameters or None, and the step as a function of a mapped axis."""
     model = build(config["model"], "model", num_classes=len(spec.class_names))
     teacher: dict[str, Any] = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], spec)}
     task: Task = build(config["task"], "task", model=model, **teacher)
+    if resident is not None:
+        task = Resident(task, resident)
     tx, learning_rate = build_optimizer(config["optim"], steps)
     make = functools.partial(
         make_step,
@@ -137,13 +146,17 @@ def build_parts(config: Mapping[str, Any], spec: Spec, steps: int) -> tuple[Task
     return task, init, make
 
 
-def build_step(config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int):
+def build_step(
+    config: Mapping[str, Any], spec: Spec, mesh: jax.sharding.Mesh, steps: int, resident: ResidentData | None = None
+):
     """The task, its first state (see build_parts), the state's shapes and places, and the step."""
-    task, init, make = build_parts(config, spec, steps)
+    task, init, make = build_parts(config, spec, steps, resident)
     rules = config["sharding"] or ()
     shapes = jax.eval_shape(init, None)
     places = sharding.tree_sharding(shapes, mesh, rules)
     batch = batch_shapes(spec, config["batch_size"])
+    if resident is not None:
+        batch = {"index": jax.ShapeDtypeStruct((config["batch_size"],), "int32"), "label": batch["label"]}
     train_step = compile_step(make, task, mesh, shapes, batch, config["parallel"], seed=config["seed"], rules=rules)
     return task, init, shapes, places, train_step
 
