@@ -21,6 +21,7 @@ FLOORS = [
         "compilation",
         "chips",
         "flops",
+        "hlo",
     },
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
@@ -41,6 +42,7 @@ GROUND = {
     "compilation": set(),
     "chips": set(),
     "flops": set(),
+    "hlo": set(),
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}
