@@ -10,12 +10,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
 from vit_jax.data.ops import Size, padded_positions
 from vit_jax.types import ByteImages, Rng, UserError
 
-DeviceOp = Callable[[Rng, ByteImages], ByteImages]
+DeviceOp = Callable[[Rng, Array], Array]
 
 
 def flip() -> DeviceOp:
@@ -32,7 +32,7 @@ def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "refle
     """Pads every side by `padding` pixels and cuts a random window of `size` (arXiv:1512.03385, section 4.2)."""
     window = (size, size) if isinstance(size, int) else size
 
-    def op(rng: Rng, images: ByteImages) -> ByteImages:
+    def op(rng: Rng, images: ByteImages) -> UInt8[Array, "b h2 w2 c"]:
         sides = images.shape[1:3]
         free = np.array(sides) + 2 * padding - np.array(window)
         if padding < 0 or min(window) < 1 or min(free) < 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
 from vit_jax.data.device_ops import DEVICE_OPS, DeviceOp
 from vit_jax.data.pipeline import Batch, TrainData
@@ -35,7 +35,7 @@ class ResidentData(TrainData):
         shape = jax.eval_shape(self.augmented, jax.random.key(0), one).shape[1:]
         self.spec = dataclasses.replace(self.spec, image_shape=shape)
 
-    def augmented(self, rng: Rng, images: ByteImages) -> ByteImages:
+    def augmented(self, rng: Rng, images: ByteImages) -> UInt8[Array, "b h2 w2 c"]:
         """A global batch of images, augmented as the key says."""
         for index, op in enumerate(self._random):
             images = op(jax.random.fold_in(rng, index), images)

@@ -55,11 +55,13 @@ class Recorder:
             raise UserError(f"log.every is {every}; expected a number of steps.")
         self.every = every
 
-    def open(self, workdir: Path, step: int, *, steps: int, batch_size: int) -> None:
+    def open(self, workdir: Path, step: int, *, steps: int, batch_size: int, step_at_best: float | None = None) -> None:
         """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again.
 
-        Of several processes only the first writes.
+        Of several processes only the first writes. step_at_best: the seconds of a step if the devices did nothing but its
+        operations, as fast as they can on paper; the share of it is the model FLOPs utilisation (arXiv:2204.02311, appendix B).
         """
+        self._step_at_best = step_at_best
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
         self._board: SummaryWriter | None = None
         if processes.is_first():
@@ -167,6 +169,8 @@ class Recorder:
             "images_per_second_per_device": rate / jax.device_count(),
             "data_wait": min(1.0, self._waited / elapsed),
         }
+        if self._step_at_best is not None:
+            speed["mfu"] = self._step_at_best * rate / self.batch_size
         self.restart_clock(step)
         return speed
 
@@ -174,8 +178,9 @@ class Recorder:
         rate = values["images_per_second"]
         left = timedelta(seconds=round((self.steps - step) * self.batch_size / rate)) if rate else "?"
         accuracy = f"  accuracy {100 * values['accuracy']:5.1f} %" if "accuracy" in values else ""
+        mfu = f"  MFU {values['mfu']:.1%}" if "mfu" in values else ""
         print(
             f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {values['loss']:.4f}{accuracy}"
-            f"  lr {values['lr']:.2e}  {rate:,.0f} images/s  waiting for data {values['data_wait']:.0%}  ETA {left}",
+            f"  lr {values['lr']:.2e}  {rate:,.0f} images/s{mfu}  waiting for data {values['data_wait']:.0%}  ETA {left}",
             flush=True,
         )

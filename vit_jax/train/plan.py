@@ -14,6 +14,7 @@ from vit_jax.chips import Chip, chip_of
 from vit_jax.config import near
 from vit_jax.data.pipeline import Spec
 from vit_jax.hlo import Program, Traffic
+from vit_jax.train.cost import model_flops
 from vit_jax.train.run import batch_shapes, build_parts
 from vit_jax.train.state import State
 from vit_jax.train.step import jit_step
@@ -126,14 +127,6 @@ def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[An
         traffic=program.collectives(len(devices)),
         compile_seconds=seconds,
     )
-
-
-def model_flops(config: Mapping[str, Any], spec: Spec, steps: int) -> float:
-    """The operations of a step of the same model with plain attention and nothing computed again, of all devices."""
-    known = {"remat": "none", "attention": "plain", "scan": False}
-    model = {**config["model"], **{key: value for key, value in known.items() if config["model"].get(key) is not None}}
-    task, init, make = build_parts({**config, "model": model}, spec, steps)
-    return flops.count(make(), task.constants, jax.eval_shape(init, None), batch_shapes(spec, config["batch_size"]))[0]
 
 
 def held(shapes: State, places: State) -> float:

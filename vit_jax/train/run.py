@@ -40,6 +40,7 @@ class Run:
     `init` gives the first state from all parameters, or random ones for None; its leaves lie as in `places`.
     """
 
+    config: dict[str, Any]  # with every key filled in
     path: Path
     mesh: jax.sharding.Mesh
     parallel: Literal["jit", "pmap"]
@@ -98,6 +99,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
             origin.tell(first, config["init"]["ref"], path)
     processes.wait("the workdir is there")
     return Run(
+        config,
         path,
         mesh,
         config["parallel"],
