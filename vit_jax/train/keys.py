@@ -14,15 +14,19 @@ from vit_jax.train import origin
 OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init", "image_size", "freeze", "by_size", "teacher")
 
 
-def settle(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], Source, Loaded | None, dict[str, Any] | None]:
+def settle(
+    config: dict[str, Any], path: Path, images: Source | None = None
+) -> tuple[dict[str, Any], Source, Loaded | None, dict[str, Any] | None]:
     """The config with every key checked and filled in, its training images, and the model that the run begins from.
 
-    The last is what the config takes from that model. Raises UserError where the workdir holds a run of another config.
+    The last is what the config takes from that model. `images` stand for those that the config names. Raises UserError where
+    the workdir holds a run of another config.
     """
     config = dict.fromkeys(OPTIONAL) | config
     check_plain(config)
     call("config", check_keys, config)
-    images = build(config["data"].get("source"), "data.source")
+    if images is None:
+        images = build(config["data"].get("source"), "data.source")
     pretrained, facts = origin.load(config["init"], path)
     config = origin.fill_in(config, facts, images)
     config = fill_by_size(config, len(images))
