@@ -53,7 +53,7 @@ def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) ->
 
 def measure_data(
     config: dict[str, Any], path: Path, threads: Sequence[int], steps: int, rounds: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Images a second of the batches alone, for each number of threads in turns: medians over the rounds."""
     config, source, *_ = keys.settle(config, path)
 
