@@ -28,6 +28,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
+    {"bench"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -56,8 +57,8 @@ HOMES = {
     "orbax": {"checkpoint"},
     "safetensors": {"checkpoint"},
     "huggingface_hub": {"checkpoint"},
-    "torch": {"checkpoint", "cli"},  # to read .pth; the check of convert
-    "timm": {"cli"},
+    "torch": {"checkpoint", "cli", "bench"},  # to read .pth; the check of convert; a peer in speed
+    "timm": {"cli", "bench"},
     "transformers": {"cli"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},

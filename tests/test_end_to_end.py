@@ -183,14 +183,6 @@ def test_readme_commands_are_real(tmp_path):
             assert (ROOT / "vit_jax" / "cli" / f"{name}.py").exists(), command
 
 
-def test_bench_compares_the_loop_with_its_step(capsys):
-    assert vit(["bench", *TINY_FLAGS, "--steps=3", "--rounds=2", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["ratio"] > 0
-    assert 0 <= result["data_wait"] <= 1
-    assert result["bare_steps_per_second"] > 0 < result["loop_steps_per_second"]
-
-
 def test_interpreter_starts_the_commands(trained, digit_files):
     for command in (["-m", "vit_jax", "predict", f"--model={trained}", str(digit_files)], ["-m", "vit_jax", "--help"]):
         done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True)

@@ -10,7 +10,7 @@ import pytest
 from vit_jax import __main__ as commands
 from vit_jax import chips, config_file
 from vit_jax.train import plan as plans
-from vit_jax.train.spec import settle
+from vit_jax.train.spec import settled
 from vit_jax.types import UserError
 
 MODEL = "--config.model={'type': 'vit.ViT', 'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 2, 'patch_size': 4}"
@@ -24,8 +24,8 @@ def told(capsys, *flags):
 
 def test_a_step_here_is_planned_without_running_it(capsys):
     (one,) = told(capsys)
-    settled, spec, steps = settle(config_file.load("configs/digits.py", []))
-    assert (spec.image_shape, steps, settled["batch_size"]) == ((16, 16, 1), 1100, 64)
+    config, spec, _ = settled(config_file.load("configs/digits.py", []).to_dict())
+    assert (spec.image_shape, config["batch_size"]) == ((16, 16, 1), 64)
     numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 17 * 64 + 64 + 128 + 650
     assert one["params"] == 4 * numbers
     assert one["optimizer"] == pytest.approx(2 * one["params"], rel=0.01)  # two moments, and counts
@@ -49,19 +49,19 @@ def test_several_meshes_are_a_table(capsys):
 
 
 def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
-    settled, spec, steps = settle(config_file.load("configs/digits.py", []))
-    one = plans.plan(settled, spec, steps, jax.devices())
+    config, spec, _ = settled(config_file.load("configs/digits.py", []).to_dict())
+    one = plans.plan(config, spec, 10, jax.devices())
     small = dataclasses.replace(
         one, chip=chips.Chip("small", 1e12, one.peak / 2, 1e11, 1e10), devices=8, params=one.peak
     )
     assert small.fits is False
     assert small.images_per_second == small.batch_size / max(small.times.values())
-    changes = plans.remedies(small, settled)
+    changes = plans.remedies(small, config)
     assert changes[0][1] == {"mesh": {"data": 1, "fsdp": -1}}
     assert changes[-1][1]["grad"]["microbatches"] == 8
     assert changes[-1][1]["model.remat"] == "full"
     divided = dataclasses.replace(small, mesh={"fsdp": 8})
-    changed = plans.with_changes(settled, {"model.remat": "full"})
+    changed = plans.with_changes(config, {"model.remat": "full"})
     assert {key for _, change in plans.remedies(divided, changed) for key in change} == {"grad"}
 
 

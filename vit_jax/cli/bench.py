@@ -1,80 +1,185 @@
-"""Time the step fed by its data against the bare step: vit bench --config=FILE.py[:ARG] [--steps=60] [--rounds=5] [--json]."""
+"""Measure speed: vit bench step|loop|data|inference --config=FILE.py[:ARG] [--config.KEY=VALUE ...] [--json].
 
+step: the bare train step on random bytes that lie on the device, without data. loop: the step fed by its data against the bare
+one. data: the batches alone. inference: predictions, from bytes of the host to probabilities there, with random weights.
+"""
+
+import argparse
+import contextlib
 import json
-import statistics
+import os
+import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
 
+# Steps in a round, by what is measured.
+STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
+PROFILED = 5  # steps in a trace
+
 
 def main(argv: Sequence[str]) -> int:
-    """Prints steps per second of both, in turns in one process, and the median of their ratios."""
+    """Prints medians over the rounds, in which all that is compared is timed in turns."""
     overrides, rest = split_overrides(argv)
-    parser = Parser(prog="vit bench", description=__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
-    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each in a round; default 60")
-    parser.add_argument("--rounds", type=int, default=5, help="how often both are timed; default 5")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    flags = parser.parse(rest)
+    what = next((word for word in rest[:1] if word in STEPS), "")
+    flags = make_parser(what).parse(rest)
+    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
+    if flags.steps is None:
+        flags.steps = STEPS[what]
     if flags.steps < 1 or flags.rounds < 1:
         raise UserError(f"--steps={flags.steps} and --rounds={flags.rounds} must be at least 1.")
+    if what != "inference" and sizes:
+        if len(sizes) > 1:
+            raise UserError(f"--batch_size={flags.batch_size} has several sizes; expected one, but for inference.")
+        overrides.append(("batch_size", str(sizes[0])))
+    if getattr(flags, "peer", None):
+        from vit_jax.bench.peer import function_of
+
+        function_of(flags.peer)
+        # The peer needs memory of the same GPU.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     from vit_jax.config_file import load
 
-    config = load(flags.config, overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(config.to_dict(), Path(folder) / "run", flags.steps, flags.rounds)
-    if flags.json:
-        print(json.dumps(result))
-    else:
-        print(
-            f"bare step {result['bare_steps_per_second']:.2f} steps/s, loop with data {result['loop_steps_per_second']:.2f} "
-            f"steps/s, ratio {result['ratio']:.3f}; waiting for data {result['data_wait']:.1%} of the time"
-        )
+    config = load(flags.config, overrides).to_dict()
+    measure: dict[str, Callable[..., dict[str, Any]]] = {
+        "step": bench_step,
+        "loop": bench_loop,
+        "data": bench_data,
+        "inference": bench_inference,
+    }
+    result = measure[what](config, flags, sizes)
+    lines = result.pop("lines")
+    print(json.dumps(result) if flags.json else "\n".join(lines))
     return 0
 
 
-def measure(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
-    """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
+def make_parser(what: str) -> Parser:
+    """The flags of what is measured; of nothing yet, those that all share."""
+    parser = Parser(
+        prog=f"vit bench {what}".strip(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=STEPS, help="what to measure; --help after it lists all of its flags")
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
+    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
+    several = "1,8,64" if what == "inference" else None
+    parser.add_argument(
+        "--batch_size", metavar="N", default=several, help="images at once; of inference several, as 1,8,64"
+    )
+    default = f"; default {STEPS[what]}" if what else ""
+    parser.add_argument("--steps", type=int, help=f"steps of each in a round{default}")
+    parser.add_argument("--rounds", type=int, default=5, help="how often all are timed; default 5")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    if what == "data":
+        parser.add_argument("--threads", default="1,2", metavar="N,...", help="numbers of threads; default 1,2")
+    if what in ("step", "inference"):
+        parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see bench/peer.py")
+        parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
+        parser.add_argument("--num_classes", type=int, help="classes, where the data cannot be opened")
+        parser.add_argument(
+            "--profile", metavar="DIR", help="write a trace of some steps there, for TensorBoard or xprof"
+        )
+    if what == "inference":
+        parser.add_argument("--dtypes", metavar="DTYPE,...", help="dtypes of the model; default the config's")
+    return parser
+
+
+def numbers(flag: str, text: str) -> list[int]:
+    """The positive numbers of a flag, such as "1,8"; raises UserError for others."""
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"--{flag}={text}; expected a positive number, or several as 1,8.")
+    return [int(word) for word in words]
+
+
+def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+    """See the module's docstring."""
+    from vit_jax.bench.loop import measure_loop
+
+    with tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = measure_loop(config, Path(folder) / "run", flags.steps, flags.rounds)
+    line = (
+        f"bare step {result['bare_steps_per_second']:.2f} steps/s, loop with data {result['loop_steps_per_second']:.2f} "
+        f"steps/s, ratio {result['ratio']:.3f}; waiting for data {result['data_wait']:.1%} of the time"
+    )
+    return result | {"lines": [line]}
+
+
+def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+    """See the module's docstring."""
+    from vit_jax.bench.loop import measure_data
+
+    threads = numbers("threads", flags.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_data(config, Path(folder) / "run", threads, flags.steps, flags.rounds)
+    lines = [f"{row['threads']} threads: {row['images_per_second']:.1f} images/s" for row in rows]
+    return {"rows": rows, "lines": lines}
+
+
+def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+    """See the module's docstring."""
+    from vit_jax.bench.composed import Composed, report
+    from vit_jax.bench.turns import in_turns
+
+    composed = Composed(config, flags.num_classes)
+    tell(composed.note)
+    with contextlib.ExitStack() as stack:
+        # Before ours is compiled, so that they are not in each other's way.
+        peer = stack.enter_context(composed.peer(flags.peer, flags.peer_dtype)) if flags.peer else None
+        training = composed.training()
+        seconds = in_turns({"ours": training} | ({"peer": peer} if peer else {}), flags.steps, flags.rounds)
+        profile(flags.profile, training)
+        return report(composed, training, peer, seconds)
+
+
+def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:
+    """See the module's docstring."""
+    from vit_jax.bench.composed import Composed
+    from vit_jax.bench.prediction import measure_prediction
+
+    rows = []
+    for dtype in flags.dtypes.split(",") if flags.dtypes else [None]:
+        model = config["model"] | ({} if dtype is None else {"dtype": dtype})
+        composed = Composed(config | {"model": model}, flags.num_classes)
+        tell(composed.note)
+        for size in sizes:
+            with contextlib.ExitStack() as stack:
+                peer = None
+                if flags.peer:
+                    peer = stack.enter_context(composed.peer(flags.peer, flags.peer_dtype, predictions=size))
+                ours = composed.prediction(size)
+                row = measure_prediction(ours, peer, size, flags.steps, flags.rounds)
+                rows.append({"dtype": composed.dtype} | row | ({"peer": peer.about} if peer else {}))
+                profile(flags.profile, ours)
+    lines = []
+    for row in rows:
+        line = (
+            f"{row['dtype']}, {row['batch_size']:>4} at once: {row['images_per_second']:.1f} images/s, latency "
+            f"{row['latency_p50_ms']:.1f} ms (p95 {row['latency_p95_ms']:.1f})"
+        )
+        if "of_peer" in row:
+            line += (
+                f"; {row['of_peer']:.2f} times as fast as {row['peer']}, {row['peer_images_per_second']:.1f} images/s"
+            )
+        lines.append(line)
+    return {"rows": rows, "lines": lines}
+
+
+def profile(folder: str | None, side: Callable[[int], float]) -> None:
+    """Writes a trace of some steps into a folder, where one is named."""
+    if folder is None:
+        return
     import jax
 
-    from vit_jax import sharding
-    from vit_jax.train.run import compose
+    with jax.profiler.trace(os.path.expanduser(folder)):
+        side(PROFILED)
 
-    length = (steps + 1) * rounds + 1
-    run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
-    state = jax.jit(run.init, out_shardings=run.places)(None)
-    batches = run.data.from_step(0, length)
-    resident = sharding.put_batch(next(batches)[1], run.mesh)
-    state, metrics = run.train_step(state, resident)
-    jax.block_until_ready(metrics)
 
-    bare, loop, wait = [], [], []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for _ in range(steps):
-            state, metrics = run.train_step(state, resident)
-            jax.block_until_ready(metrics)
-        bare.append(steps / (time.perf_counter() - begin))
-        begin, waited = time.perf_counter(), 0.0
-        for _ in range(steps):
-            asked = time.perf_counter()
-            _, batch = next(batches)
-            waited += time.perf_counter() - asked
-            state, metrics = run.train_step(state, sharding.put_batch(batch, run.mesh))
-            jax.block_until_ready(metrics)
-        loop.append(steps / (time.perf_counter() - begin))
-        wait.append(waited * loop[-1] / steps)
-    batches.close()
-    return {
-        "bare_steps_per_second": statistics.median(bare),
-        "loop_steps_per_second": statistics.median(loop),
-        "ratio": statistics.median(a / b for a, b in zip(loop, bare, strict=True)),
-        "data_wait": statistics.median(wait),
-    }
+def tell(note: str | None) -> None:
+    """Prints a note beside the figures."""
+    if note:
+        print(f"note: {note}", file=sys.stderr)

@@ -34,9 +34,12 @@ def main(argv: Sequence[str]) -> int:
 
     from vit_jax.config_file import load
     from vit_jax.train import plan as plans
-    from vit_jax.train.spec import settle
+    from vit_jax.train.spec import settled
 
-    config, spec, steps = settle(load(flags.config, overrides), flags.num_classes)
+    config, spec, note = settled(load(flags.config, overrides).to_dict(), flags.num_classes)
+    steps = config["steps"] or max(1, round(config["epochs"] * spec.num_examples / config["batch_size"]))
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text) for text in flags.mesh] or [config["mesh"]]

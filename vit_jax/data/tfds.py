@@ -4,7 +4,6 @@ import difflib
 import functools
 import os
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -130,19 +129,6 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
 def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
     """The files of a split of a data set of TFDS, as (path, skip, take)."""
     return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
-
-
-def number_of_classes(spec: Mapping[str, Any]) -> int | None:
-    """How many classes a data set of TFDS has by its own code, whether it was prepared or not; None where that is not said."""
-    import tensorflow_datasets as tfds
-
-    try:
-        features = tfds.builder(spec["name"], data_dir=spec.get("data_dir")).info.features
-        label = features[spec.get("label_key") or "label"]
-    except Exception:  # a builder may lack modules, files or the network; then it does not say
-        return None
-    label = getattr(label, "feature", label)
-    return getattr(label, "num_classes", None)
 
 
 def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:

@@ -11,8 +11,6 @@ import ml_collections
 from vit_jax import config as configs
 from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import saver as savers
-from vit_jax.chips import chip_of
-from vit_jax.train.cost import model_flops
 from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import write_report
@@ -38,10 +36,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
     saver.open(run.path / "checkpoints")
     state = restore_or_init(run)
     start = int(state.step)
-    chip = chip_of(jax.devices())
-    # Seconds that the devices would need on paper; traced only where that is known.
-    at_best = model_flops(run.config, run.data.spec, run.steps) / (chip.flops * run.mesh.size) if chip else None
-    recorder.open(run.path, start, steps=run.steps, batch_size=run.data.batch_size, step_at_best=at_best)
+    recorder.open(run.path, start, steps=run.steps, batch_size=run.data.batch_size, step_at_best=run.step_at_best)
     predict = inference.make_predict(run.task, run.mesh)
     # XLA:CPU aborts in a rendezvous when several steps are under way on several devices.
     await_each = jax.default_backend() == "cpu" and run.mesh.size > 1

@@ -11,7 +11,7 @@ from jax.experimental import topologies
 
 from vit_jax import flops, sharding
 from vit_jax.chips import Chip, chip_of
-from vit_jax.config import near
+from vit_jax.config import build, near
 from vit_jax.data.pipeline import Spec
 from vit_jax.hlo import Program, Traffic
 from vit_jax.train.cost import model_flops
@@ -119,7 +119,7 @@ def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[An
         temporaries=temporaries,
         peak=temporaries + beside,
         flops=total / len(devices),
-        model_flops=model_flops(config, spec, steps) / len(devices),
+        model_flops=model_flops(task, build(config["grad"], "grad"), shapes, batch)[0] / len(devices),
         # XLA counts the body of a loop once.
         accessed=cost.get("bytes accessed", math.nan) * program.moved() / program.moved(loops=False),
         moved=program.moved(),

@@ -13,6 +13,7 @@ import optax
 from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
+from vit_jax.chips import chip_of
 from vit_jax.config import ConfigError, build, call
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.data.resident import ResidentData
@@ -26,6 +27,7 @@ from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task
 from vit_jax.train import keys, origin
+from vit_jax.train.cost import model_flops
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.resident import Resident
 from vit_jax.train.state import State, initial_state
@@ -40,7 +42,6 @@ class Run:
     `init` gives the first state from all parameters, or random ones for None; its leaves lie as in `places`.
     """
 
-    config: dict[str, Any]  # with every key filled in
     path: Path
     mesh: jax.sharding.Mesh
     parallel: Literal["jit", "pmap"]
@@ -54,6 +55,7 @@ class Run:
     places: State
     saver: Saver
     recorder: Recorder
+    step_at_best: float | None  # seconds that the devices would need on paper
 
 
 def compose(config: dict[str, Any], path: Path) -> Run:
@@ -99,7 +101,6 @@ def compose(config: dict[str, Any], path: Path) -> Run:
             origin.tell(first, config["init"]["ref"], path)
     processes.wait("the workdir is there")
     return Run(
-        config,
         path,
         mesh,
         config["parallel"],
@@ -113,7 +114,18 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         places,
         saver,
         recorder,
+        step_at_best(objective, config, shapes, data.spec),
     )
+
+
+def step_at_best(task: Task, config: Mapping[str, Any], state: State, spec: Spec) -> float | None:
+    """The seconds that the devices need on paper for the operations of a step; None where it is not known what they can do."""
+    devices = jax.devices()
+    chip = chip_of(devices)
+    if chip is None:
+        return None
+    batch = batch_shapes(spec, config["batch_size"])
+    return model_flops(task, build(config["grad"], "grad"), state, batch)[0] / (chip.flops * len(devices))
 
 
 def build_parts(

@@ -1,0 +1,81 @@
+"""The step fed by its data against the bare step, and the data alone."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax import sharding
+from vit_jax.bench.turns import in_turns
+from vit_jax.config import call
+from vit_jax.data.pipeline import TrainData
+from vit_jax.train import keys
+from vit_jax.train.run import compose
+
+
+def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
+    """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
+    length = (steps + 1) * rounds + 1
+    run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
+    state = jax.jit(run.init, out_shardings=run.places)(None)
+    batches = run.data.from_step(0, length)
+    resident = sharding.put_batch(next(batches)[1], run.mesh)
+    state, metrics = run.train_step(state, resident)
+    jax.block_until_ready(metrics)
+
+    bare, loop, wait = [], [], []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = run.train_step(state, resident)
+            jax.block_until_ready(metrics)
+        bare.append(steps / (time.perf_counter() - begin))
+        begin, waited = time.perf_counter(), 0.0
+        for _ in range(steps):
+            asked = time.perf_counter()
+            _, batch = next(batches)
+            waited += time.perf_counter() - asked
+            state, metrics = run.train_step(state, sharding.put_batch(batch, run.mesh))
+            jax.block_until_ready(metrics)
+        loop.append(steps / (time.perf_counter() - begin))
+        wait.append(waited * loop[-1] / steps)
+    batches.close()
+    return {
+        "bare_steps_per_second": statistics.median(bare),
+        "loop_steps_per_second": statistics.median(loop),
+        "ratio": statistics.median(a / b for a, b in zip(loop, bare, strict=True)),
+        "data_wait": statistics.median(wait),
+    }
+
+
+def measure_data(
+    config: dict[str, Any], path: Path, threads: Sequence[int], steps: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Images a second of the batches alone, for each number of threads in turns: medians over the rounds."""
+    config, source, *_ = keys.settle(config, path)
+
+    def side(count: int):
+        data = call(
+            "data",
+            TrainData,
+            config["data"] | {"source": source, "threads": count},
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+        )
+
+        def take(batches: int) -> float:
+            stream = data.from_step(0, batches + 1)
+            next(stream)  # the threads have begun
+            begin = time.perf_counter()
+            for _ in stream:
+                pass
+            return time.perf_counter() - begin
+
+        return take
+
+    found = in_turns({str(count): side(count) for count in threads}, steps, rounds)
+    medians = {int(name): statistics.median(seconds) for name, seconds in found.items()}
+    return [{"threads": count, "images_per_second": config["batch_size"] / one} for count, one in medians.items()]
