@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Threads that read and prepare images, and how many batches they may be ahead.
                 "threads": 2,
                 "prefetch": 4,
+                # So many processes instead of the threads, on hosts of many cores: Python lets threads take turns.
+                "workers": 0,
                 # How often each image follows itself, augmented anew (repeated augmentation, arXiv:1901.09335).
                 "repeats": 1,
                 # Decoded images are kept in memory up to this many MiB.

@@ -21,6 +21,7 @@ FLOORS = [
         "compilation",
         "chips",
         "flops",
+        "hlo",
     },
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
@@ -42,6 +43,7 @@ GROUND = {
     "compilation": set(),
     "chips": set(),
     "flops": set(),
+    "hlo": set(),
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}
@@ -49,6 +51,7 @@ HOMES = {
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
     "simplejpeg": {"data"},
+    "cykooz_resizer": {"data"},
     "array_record": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
@@ -118,7 +121,7 @@ def test_models_and_step_need_only_jax_and_flax():
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("grain", "tensorflow_datasets", "PIL", "simplejpeg", "sklearn", "orbax", "ml_collections"):
+        if name.split(".")[0] in ("grain", "tensorflow_datasets", "PIL", "simplejpeg", "cykooz_resizer", "sklearn", "orbax", "ml_collections"):
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 import vit_jax.models.vit, vit_jax.train.step, vit_jax.tasks.classify, vit_jax.grads.accumulate

@@ -4,18 +4,28 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jaxtyping import Array, Float, Int, Key, UInt8
-
-# Dimension letters used everywhere: b batch, h w c image, n tokens, d width, k heads, classes.
-Images = Float[Array, "b h w c"]
-ByteImages = UInt8[Array, "b h w c"]
-Pixels = ByteImages | Images  # of values in [0, 255]; floats where they are mixed
-Tokens = Float[Array, "b n d"]
-Labels = Int[Array, "b"]
-Logits = Float[Array, "b classes"]
-Rng = Key[Array, ""]
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+def __getattr__(name: str) -> Any:
+    """The names of arrays, made when first asked for: they import jax, which the data workers do without."""
+    if name not in ("Images", "ByteImages", "Pixels", "Tokens", "Labels", "Logits", "Rng"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jaxtyping import Array, Float, Int, Key, UInt8
+
+    # Dimension letters used everywhere: b batch, h w c image, n tokens, d width, k heads, classes.
+    images, byte_images = Float[Array, "b h w c"], UInt8[Array, "b h w c"]
+    globals().update(
+        Images=images,
+        ByteImages=byte_images,
+        Pixels=byte_images | images,  # of values in [0, 255]; floats where they are mixed
+        Tokens=Float[Array, "b n d"],
+        Labels=Int[Array, "b"],
+        Logits=Float[Array, "b classes"],
+        Rng=Key[Array, ""],
+    )
+    return globals()[name]
 
 
 class UserError(Exception):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vit_jax.data.decode import decode, exif_orientation, from_picture
+from vit_jax.data.decode import decode, decode_part, exif_orientation, from_picture
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
@@ -270,3 +270,79 @@ def test_an_opened_picture_gives_the_pixels_of_its_file(mode):
     picture.save(file, "TIFF" if mode == "CMYK" else "PNG")
     with Image.open(file) as opened:
         np.testing.assert_array_equal(from_picture(opened), decode(file.getvalue()))
+
+
+def photo(height, width, mode="RGB"):
+    """Noise over shades, so that every block has coefficients of all kinds."""
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 90, (height, width, 3))
+    shades = np.stack([x % 160, (2 * y) % 160, (x + y) % 160], axis=-1)
+    return Image.fromarray((shades + noise).astype(np.uint8)).convert(mode)
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+PARTS = {
+    "444": ("RGB", {"subsampling": 0}),
+    "422": ("RGB", {"subsampling": 1}),
+    "420": ("RGB", {"subsampling": 2}),
+    "gray": ("L", {}),
+    "restarts": ("RGB", {"restart_marker_blocks": 3}),
+    "optimised": ("RGB", {"optimize": True, "quality": 30}),
+    "progressive": ("RGB", {"progressive": True}),
+    "rgb": ("RGB", {"keep_rgb": True}),
+    "cmyk": ("CMYK", {}),
+    "upright": ("RGB", {"exif": exif_of(1)}),
+    "turned": ("RGB", {"exif": exif_of(6)}),
+    "mirrored": ("RGB", {"exif": exif_of(2)}),
+    "comment": ("RGB", {"comment": b"\xff\xda\xff\xc0"}),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (7, 33), (50, 61), (64, 48)])
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_has_the_pixels_of_the_whole(kind, size, channels):
+    mode, options = PARTS[kind]
+    data = encode(photo(*size, mode), "JPEG", **options)
+    whole, rng = decode(data, channels), np.random.default_rng(1)
+    for _ in range(12):
+        (top, left) = (int(rng.integers(side)) for side in whole.shape[:2])
+        bottom, right = int(rng.integers(top, whole.shape[0])) + 1, int(rng.integers(left, whole.shape[1])) + 1
+        sizes = []
+        got = decode_part(data, channels, lambda *size: sizes.append(size) or (left, top, right, bottom))
+        np.testing.assert_array_equal(got, whole[top:bottom, left:right])
+        assert sizes == [whole.shape[:2]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_part_of_other_files_has_the_pixels_of_the_whole(kind):
+    data = encode(RGB, kind)
+    np.testing.assert_array_equal(decode_part(data, 3, lambda *_: (3, 2, 9, 11)), decode(data)[2:11, 3:9])
+
+
+def test_a_part_of_a_jpeg_with_harmless_extra_bytes_has_the_pixels_of_the_whole():
+    data = encode(RGB, "JPEG")
+    extra = data[:-2] + b"\0\1\2\3" + data[-2:]
+    np.testing.assert_array_equal(decode_part(extra, 3, lambda *_: (0, 0, 9, 7)), decode(data)[:7, :9])
+
+
+def test_a_part_needs_no_more_than_the_rows_down_to_it():
+    data = encode(photo(256, 64), "JPEG")
+    got = decode_part(data[: len(data) // 2], 3, lambda *_: (5, 3, 50, 40))
+    np.testing.assert_array_equal(got, decode(data)[3:40, 5:50])
+
+
+def test_flipped_bytes_of_a_part_never_raise_anything_else():
+    rng = np.random.default_rng(0)
+    for data in TRUNCATED.values():
+        for _ in range(60):
+            damaged = bytearray(data)
+            for at in rng.integers(len(data), size=3):
+                damaged[at] = rng.integers(256)
+            with contextlib.suppress(UnreadableImage):
+                assert decode_part(bytes(damaged), 3, lambda h, w: (0, 0, w, max(1, h // 2))).dtype == np.uint8

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.ops import _random_box
+from vit_jax.data.ops import FILTERS, inception_crop
 from vit_jax.data.preprocess import parse
 from vit_jax.types import UserError
 
@@ -92,10 +92,14 @@ def test_pad_crop_larger_than_the_padded_image_is_an_error():
         apply("pad_crop(32, 4)", image())
 
 
+def boxes_of(area_min, area_max):
+    return inception_crop(8, area_min, area_max)
+
+
 @pytest.mark.parametrize("shape", [(100, 150), (300, 80)])
 def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
     rng = np.random.default_rng(0)
-    boxes = np.array([_random_box(*shape, (0.1, 0.5), 4 / 3, rng) for _ in range(2000)])
+    boxes = np.array([boxes_of(0.1, 0.5).box(*shape, rng) for _ in range(2000)])
     left, top, right, bottom = boxes.T
     assert (left >= 0).all()
     assert (top >= 0).all()
@@ -109,22 +113,47 @@ def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
 
 def test_inception_area_is_uniform_in_its_range():
     rng = np.random.default_rng(0)
-    boxes = np.array([_random_box(200, 200, (0.1, 0.5), 4 / 3, rng) for _ in range(4000)])
+    boxes = np.array([boxes_of(0.1, 0.5).box(200, 200, rng) for _ in range(4000)])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 200**2
     np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.02)
 
 
+def smooth(height=150, width=200, channels=3):
+    coarse = np.random.default_rng(1).integers(0, 256, (9, 11, channels), np.uint8)
+    return apply(f"resize(({height}, {width}), 'bicubic')", coarse)
+
+
 def test_inception_crop_that_never_fits_takes_the_whole_image():
-    np.testing.assert_array_equal(
-        apply("inception_crop(8, area_min=1.0, ratio=1)", image()), apply("resize(8)", image())
-    )
+    got = apply("inception_crop(8, area_min=1.0, ratio=1)", image())
+    assert np.abs(got - apply("resize(8)", image()).astype(int)).max() <= 1
 
 
-def test_inception_crop_resizes_its_box():
-    got = apply("inception_crop((8, 12))", image(), seed=5)
-    box = _random_box(20, 30, (0.05, 1.0), 4 / 3, np.random.default_rng(5))
-    expected = Image.fromarray(image()).resize((12, 8), Image.Resampling.BILINEAR, box)
-    np.testing.assert_array_equal(got, np.asarray(expected))
+@pytest.mark.parametrize("picture", [image(), smooth()], ids=["noise", "smooth"])
+@pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_inception_crop_resizes_its_box_as_pillow_does(method, picture):
+    got = apply(f"inception_crop((8, 12), method={method!r})", picture, seed=5)
+    box = inception_crop((8, 12)).box(*picture.shape[:2], np.random.default_rng(5))
+    expected = Image.fromarray(picture).crop(box).resize((12, 8), Image.Resampling[method.upper()])
+    difference = np.abs(got - np.asarray(expected).astype(int))
+    assert difference.mean() <= 0.5
+    if method in ("nearest", "bilinear", "hamming"):
+        assert difference.max() <= (method in FILTERS)
+
+
+def test_a_crop_given_its_part_goes_on_as_with_the_whole():
+    preprocess, picture = parse("inception_crop(9)|flip|pad_crop(9, 2)"), image()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        left, top, right, bottom = preprocess.crop.box(*picture.shape[:2], rng)
+        part = picture[top:bottom, left:right].copy()
+        np.testing.assert_array_equal(
+            preprocess.after_box(part, rng), apply("inception_crop(9)|flip|pad_crop(9, 2)", picture, seed)
+        )
+
+
+def test_only_a_leading_random_crop_may_be_decoded_alone():
+    assert parse("flip|inception_crop(8)").crop is None
+    assert parse("").crop is None
 
 
 @pytest.mark.parametrize(

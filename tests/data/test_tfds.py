@@ -9,7 +9,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from vit_jax.data.pipeline import EvalData
+from vit_jax.data.pipeline import EvalData, TrainData
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.tfds import Tfds
 from vit_jax.types import UserError
@@ -135,6 +135,16 @@ def test_split_expression_takes_a_part(data_dir):
 def test_evaluation_batches_come_through_the_pipeline(data_dir):
     batches = list(EvalData(Tfds("tiny", "test", data_dir), "", 2))
     assert [batch["label"].tolist() for batch in batches] == [[0, 1], [2, 0]]
+
+
+def test_workers_give_the_batches_of_threads(data_dir):
+    def batches(workers):
+        data = TrainData(Tfds("tiny", data_dir=str(data_dir)), "inception_crop(4)", 3, seed=0, workers=workers)
+        return [batch for _, batch in data.from_step(0, 6)]
+
+    for batch, other in zip(batches(2), batches(0), strict=True):
+        np.testing.assert_array_equal(batch["image"], other["image"])
+        np.testing.assert_array_equal(batch["label"], other["label"])
 
 
 def test_one_channel_is_luma(data_dir):

@@ -20,6 +20,9 @@ class ArrayRecords:
         self._readers: list[ArrayRecordReader | None] = [None] * len(parts)
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["ArrayRecords"], tuple[Sequence[tuple[str, int, int]]]]:
+        return ArrayRecords, (self._parts,)  # another process opens the files itself
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

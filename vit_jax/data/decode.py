@@ -9,7 +9,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageOps
 
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.source import Draw, UnreadableImage, cut
 from vit_jax.types import UserError
 
 # A file may claim any size in its header; beyond this many pixels nothing is allocated for it.
@@ -18,6 +18,10 @@ MAX_PIXELS = 89_478_485
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # libjpeg warnings that leave every pixel intact; strict decoding stops at them, Pillow reads on.
 HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color transform")
+# Those that may stand before the scan of a baseline JPEG: tables, application data, comments.
+PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
+# Rows below a pixel that its colour is interpolated from, where colour is stored at half the height.
+CONTEXT_ROWS = 2
 PNG_END = b"IEND\xaeB`\x82"
 
 # Filters hold for all threads; `warnings.catch_warnings` would not be safe in them.
@@ -43,6 +47,54 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged bytes
         raise UnreadableImage(_reason(error)) from error
     return _upright(pixels, exif_orientation(exif)) if exif else pixels
+
+
+def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels that `decode` gives in the box that `draw` gives for its size, bit for bit.
+
+    Of an upright baseline JPEG only the rows down to the box's end are decoded, and damage is not looked for: let `decode`
+    find the file sound before. Other files are decoded whole. Raises UnreadableImage for what cannot be decoded at all.
+    """
+    at = _plain_frame(data)
+    if at is None:
+        image = decode(data, channels)
+        return cut(image, draw(image.shape[0], image.shape[1]))
+    height, width = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
+    _check_size(height, width)
+    box = draw(height, width)
+    return cut(_decode_rows(data, channels, at, min(height, box[3] + CONTEXT_ROWS)), box)
+
+
+def _decode_rows(data: bytes, channels: int, at: int, rows: int) -> np.ndarray:
+    """The image, or its upper `rows` at least: what lies below is rubbish to a decoder that is told of a lower image."""
+    lower = b"".join((data[:at], rows.to_bytes(2, "big"), data[at + 2 :]))
+    target = "RGB" if channels == 3 else "GRAY"
+    try:
+        return simplejpeg.decode_jpeg(lower, target, fastdct=False, fastupsample=False, strict=False)
+    except ValueError:
+        return decode(data, channels)
+
+
+def _plain_frame(data: bytes) -> int | None:
+    """Where the height stands in a JPEG file that `_decode_rows` can cut; None where it cannot.
+
+    Such a file is upright, of one frame of 8-bit gray or YCbCr samples, Huffman coded in a single scan.
+    """
+    frame, at = None, 2
+    while data[:2] == b"\xff\xd8" and at + 11 <= len(data) and data[at] == 0xFF:
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in (0xC0, 0xC1):
+            frame = at
+        elif marker == 0xDA:
+            whole = frame is not None and data[frame + 9] in (1, 3) and data[at + 4] == data[frame + 9]
+            return frame + 5 if frame is not None and whole and any(data[frame + 5 : frame + 7]) else None
+        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            if exif_orientation(data[at + 10 : at + 2 + size]) != 1:
+                return None
+        elif marker not in PLAIN_SEGMENTS:
+            return None
+        at += 2 + size
+    return None
 
 
 def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:

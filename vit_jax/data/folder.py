@@ -4,17 +4,16 @@ import hashlib
 import os
 
 import numpy as np
-from jaxtyping import UInt8
 
-from vit_jax.data.decode import decode
-from vit_jax.data.source import Source, UnreadableImage
+from vit_jax.data.encoded import Encoded
+from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class Folder(Source):
+class Folder(Encoded):
     """The images of one split of a folder, in sorted order; class names are the sorted class folder names.
 
     With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
@@ -23,7 +22,7 @@ class Folder(Source):
     """
 
     def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
-        self._root, self._channels = os.path.expanduser(path), channels
+        self._root, self.channels = os.path.expanduser(path), channels
         children = _subfolders(self._root)
         split_folders = _split_folders(self._root, children)
         if split_folders:
@@ -53,13 +52,12 @@ class Folder(Source):
     def name(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
 
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def encoded(self, index: int) -> bytes:
         try:
             with open(self.name(index), "rb") as file:
-                data = file.read()
+                return file.read()
         except OSError as error:
             raise UnreadableImage(error.strerror or str(error)) from error
-        return decode(data, self._channels)
 
 
 def _subfolders(path: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Batches of preprocessed images: for training a function of (seed, step), for evaluation each example once."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -9,6 +10,7 @@ import numpy as np
 
 from vit_jax.data.reader import Reader
 from vit_jax.data.source import Label, Source
+from vit_jax.data.workers import Workers
 from vit_jax.types import UserError
 
 Batch = dict[str, np.ndarray]
@@ -69,7 +71,7 @@ class _Data:
             "label": np.zeros((len(self._rows), *numbers), np.float32 if numbers else np.int32),
         }
 
-    def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Iterator[Batch]:
+    def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Generator[Batch, None, None]:
         """make_batch(start), ..., make_batch(stop - 1), in order, made ahead of need in threads."""
         if start >= stop:
             return
@@ -87,7 +89,8 @@ class TrainData(_Data):
     The example at global position p = step * batch_size + row is given by the order of the epoch of p // repeats; its
     augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` copies of an image that follow one another
     differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs). An unreadable image
-    is replaced by the next readable one of that epoch's order.
+    is replaced by the next readable one of that epoch's order. With `workers` so many processes make the batches instead of
+    the threads.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class TrainData(_Data):
         cache_mb: int = 2048,
         max_unreadable: float = 0.01,
         repeats: int = 1,
+        workers: int = 0,
     ):
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")
@@ -113,26 +117,54 @@ class TrainData(_Data):
         super().__init__(source, preprocess, batch_size, rows, threads, prefetch, cache_mb, max_unreadable)
         if repeats < 1:
             raise UserError(f"Found repeats={repeats}, expected a number of at least 1: change data.repeats.")
+        if workers < 0:
+            raise UserError(f"Found workers={workers}, expected a number of at least 0: change data.workers.")
         self._seed, self._repeats = seed, repeats
+        self._workers, self._slots = workers, prefetch + 1
+        self._task = (source, preprocess, cache_mb * 2**20, seed)  # what a worker is told
         self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
     def from_step(self, step: int, until: int) -> Generator[tuple[int, Batch], None, None]:
         """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows] or float32 [rows, n]}), step <= k < until."""
-        yield from zip(range(step, until), self._in_threads(self._make_batch, step, until), strict=True)
+        batches = self._in_workers(step, until) if self._workers else self._in_threads(self._make_batch, step, until)
+        with contextlib.closing(batches):
+            yield from zip(range(step, until), batches, strict=True)
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        for place, row in enumerate(self._rows):
-            batch["image"][place], batch["label"][place] = self._example(step * self.batch_size + row)
+        for place, position in enumerate(self._positions(step)):
+            batch["image"][place], batch["label"][place] = self._example(position)
         return batch
+
+    def _positions(self, step: int) -> list[int]:
+        """The global positions of this process's rows."""
+        return [step * self.batch_size + row for row in self._rows]
+
+    def _in_workers(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """As `_in_threads`. What a worker cannot read is counted and replaced here, where all that is known of it is."""
+        workers = Workers(*self._task, self._empty_batch(), self._workers, self._slots)
+        with contextlib.closing(workers):
+            begun = start
+            for step in range(start, stop):
+                while begun < min(stop, step + self._slots):
+                    rows = [(place, self._index(p), p) for place, p in enumerate(self._positions(begun))]
+                    workers.begin(begun % self._slots, rows)
+                    begun += 1
+                batch, unreadable = workers.finish(step % self._slots)
+                for place, index, reason in unreadable:
+                    self._reader.record(index, reason)
+                    batch["image"][place], batch["label"][place] = self._example(self._positions(step)[place])
+                yield batch
+
+    def _index(self, position: int, ahead: int = 0) -> int:
+        """The example at a global position, or so many places further in the order of its epoch, which goes round."""
+        epoch, within = divmod(position // self._repeats, self.spec.num_examples)
+        return self._order[epoch * self.spec.num_examples + (within + ahead) % self.spec.num_examples]
 
     def _example(self, position: int) -> tuple[np.ndarray, Label]:
         """The preprocessed image and label for one global position."""
-        size = self.spec.num_examples
-        place = position // self._repeats
-        epoch_start, within = place - place % size, place % size
-        for ahead in range(size):
-            index = self._order[epoch_start + (within + ahead) % size]
+        for ahead in range(self.spec.num_examples):
+            index = self._index(position, ahead)
             image = self._reader.read(index, self._seed, position)
             if image is not None:
                 return image, self._reader.source.label(index)

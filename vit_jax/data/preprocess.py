@@ -8,7 +8,7 @@ import ast
 import difflib
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,27 +27,42 @@ OPS = {
     )
 }
 
-Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+class Preprocess:
+    """The operations of a spec as one function of (image, generator).
+
+    `crop` is the random crop that they begin with, or None: who decodes its part of an image alone gives that part to
+    `after_box`, with the generator that drew its box.
+    """
+
+    def __init__(self, steps: Sequence[ops.Op]):
+        self._steps = steps
+        self.crop = steps[0] if steps and isinstance(steps[0], ops.RandomCrop) else None
+
+    def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
+        for step in self._steps:
+            image = step(image, rng)
+        return image
+
+    def after_box(self, part: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
+        """What the call gives for the image whose part, cut as `crop.box` said, is given."""
+        assert self.crop is not None
+        image = self.crop.resized(part)
+        for step in self._steps[1:]:
+            image = step(image, rng)
+        return image
 
 
-def parse(spec: str) -> Op:
+def parse(spec: str) -> Preprocess:
     """Turns a spec into one function of (image, generator); an empty spec leaves images as they are.
 
     Only literals are read, nothing is evaluated. Raises UserError naming the spec, the position and the remedy.
     """
-    steps = (
-        [_parse_op(spec, position, text) for position, text in enumerate(spec.split("|"), 1)] if spec.strip() else []
-    )
-
-    def preprocess(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        for step in steps:
-            image = step(image, rng)
-        return image
-
-    return preprocess
+    texts = spec.split("|") if spec.strip() else []
+    return Preprocess([_parse_op(spec, position, text) for position, text in enumerate(texts, 1)])
 
 
-def _parse_op(spec: str, position: int, text: str) -> Op:
+def _parse_op(spec: str, position: int, text: str) -> ops.Op:
     where = f"operation {position} of preprocess {spec!r}"
     name, args, kwargs = _read_call(where, text.strip())
     if name not in OPS:

@@ -1,12 +1,12 @@
-"""Reads and preprocesses single examples, and keeps count of the images that cannot be read."""
+"""Keeps count of the images that cannot be read, and stops where they are too many."""
 
 import logging
 import threading
 
 import numpy as np
 
-from vit_jax.data.preprocess import parse
-from vit_jax.data.source import Cached, Source, UnreadableImage
+from vit_jax.data.examples import Examples
+from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.types import UserError
 
 # So many images, evenly spread, are read at the start to find a shape that differs before anything is compiled.
@@ -14,65 +14,38 @@ PROBES = 8
 
 
 class Reader:
-    """A source behind a cache and a preprocessing spec, used by all worker threads at once.
+    """The examples of a source, used by all threads at once.
 
     `unreadable` maps the names of the images that could not be read to the reasons. Up to `max_unreadable` of the
     data set, and one image in any case, may be so; one more raises UserError.
     """
 
     def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
-        self.source = Cached(source, cache_mb * 2**20)
         self.unreadable: dict[str, str] = {}
-        self._preprocess, self._max_unreadable = parse(preprocess), max_unreadable
+        self._examples = Examples(source, preprocess, cache_mb * 2**20)
+        self.source, self._max_unreadable = self._examples.source, max_unreadable
         self._skip: set[int] = set()
-        self._lock, self._local = threading.Lock(), threading.local()
-        images = (self._load(index, 0, 0) for index in range(len(source)))
+        self._lock = threading.Lock()
+        images = (self.read(index, 0, 0) for index in range(len(source)))
         first = next((image for image in images if image is not None), None)
         if first is None:
             raise self.too_many_unreadable()
-        self.image_shape = first.shape
+        self.image_shape = self._examples.image_shape = first.shape
         for index in range(0, len(source), max(1, len(source) // PROBES)):
             self.read(index, 0, 0)
 
     def read(self, index: int, seed: int, position: int) -> np.ndarray | None:
         """The preprocessed image, augmented as (seed, position) say; None if it cannot be read."""
-        image = self._load(index, seed, position)
-        if image is not None and image.shape != self.image_shape:
-            raise UserError(
-                f"Found shape {image.shape} for {self.source.name(index)} after preprocessing, expected "
-                f"{self.image_shape} as for the others: end the preprocessing with a resize or crop to a fixed size."
-            )
-        return image
-
-    def _load(self, index: int, seed: int, position: int) -> np.ndarray | None:
         if index in self._skip:
             return None
         try:
-            image = self.source.image(index)
+            return self._examples.read(index, seed, position)
         except UnreadableImage as error:
-            self._record(index, str(error))
+            self.record(index, str(error))
             return None
-        return self._preprocess(image, self._generator(seed, position))
 
-    def _generator(self, seed: int, position: int) -> np.random.Generator:
-        """The calling thread's generator, at the start of the stream keyed by (seed, position).
-
-        Philox is counter-based: any key gives an independent stream. Setting one is ten times as fast as making one.
-        """
-        if not hasattr(self._local, "generator"):
-            self._local.generator = np.random.Generator(np.random.Philox(key=0))
-        zeros = np.zeros(4, np.uint64)
-        self._local.generator.bit_generator.state = {
-            "bit_generator": "Philox",
-            "state": {"counter": zeros, "key": np.array([seed, position], np.uint64)},
-            "buffer": zeros,
-            "buffer_pos": 4,  # nothing buffered
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        return self._local.generator
-
-    def _record(self, index: int, reason: str) -> None:
+    def record(self, index: int, reason: str) -> None:
+        """Counts an image as unreadable, once; raises UserError where it is one too many."""
         name = self.source.name(index)
         with self._lock:
             if index in self._skip:

@@ -2,12 +2,23 @@
 
 import abc
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
 
 # One class, or a number for each name, float32 [n].
 Label = int | np.ndarray
+# (left, top, right, bottom) in whole pixels of the upright image.
+Box = tuple[int, int, int, int]
+# Draws the box for an image of (height, width).
+Draw = Callable[[int, int], Box]
+
+
+def cut(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """The part of an image in a box."""
+    left, top, right, bottom = box
+    return image[top:bottom, left:right]
 
 
 class UnreadableImage(Exception):
@@ -37,6 +48,14 @@ class Source(abc.ABC):
     def name(self, index: int) -> str:
         """A file path or another stable name, for messages and reports."""
 
+    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of `image(index)` in the box that `draw` gives for its size.
+
+        A source may be quicker at this, by not looking at the rest: then damage outside the box may go unseen.
+        """
+        image = self.image(index)
+        return cut(image, draw(image.shape[0], image.shape[1]))
+
 
 class Spread(Source):
     """At most `count` examples of another source, evenly spread over it, as its order is often that of the classes."""
@@ -59,6 +78,9 @@ class Spread(Source):
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         return self.source.image(self._place(index))
+
+    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+        return self.source.part(self._place(index), draw)
 
 
 class Cached(Source):
@@ -95,3 +117,7 @@ class Cached(Source):
                 self._free -= image.nbytes
                 self._images[index] = image
         return image
+
+    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+        cached = self._images.get(index)
+        return self.source.part(index, draw) if cached is None else cut(cached, draw(*cached.shape[:2]))

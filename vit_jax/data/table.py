@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from vit_jax.data.decode import decode
-from vit_jax.data.source import Source, UnreadableImage
+from vit_jax.data.encoded import Encoded
+from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
 
-class Table(Source):
+class Table(Encoded):
     """A CSV file whose first column is the path of an image, beside the file or absolute, the others its numbers.
 
     The header names them: for several labels one column of 0 and 1 for each class, for regression one for each quantity.
@@ -20,7 +20,7 @@ class Table(Source):
     """
 
     def __init__(self, path: str, channels: int = 3):
-        self._root, self._channels = Path(path).expanduser().parent, channels
+        self._root, self.channels = Path(path).expanduser().parent, channels
         try:
             with open(os.path.expanduser(path), encoding="utf-8-sig", newline="") as file:
                 rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if row]
@@ -48,12 +48,11 @@ class Table(Source):
     def label(self, index: int) -> Float[np.ndarray, "n"]:
         return self._numbers[index]
 
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def encoded(self, index: int) -> bytes:
         try:
-            data = Path(self.name(index)).read_bytes()
+            return Path(self.name(index)).read_bytes()
         except (OSError, ValueError) as error:
             raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
-        return decode(data, self._channels)
 
 
 def _numbers(path: str, line: int, row: list[str], columns: int) -> Float[np.ndarray, "n"]:

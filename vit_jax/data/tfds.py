@@ -4,18 +4,18 @@ import difflib
 import functools
 import os
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vit_jax.data.array_records import ArrayRecords
-from vit_jax.data.decode import decode
-from vit_jax.data.source import Label, Source, UnreadableImage
+from vit_jax.data.encoded import Encoded
+from vit_jax.data.source import Label, UnreadableImage
 from vit_jax.types import UserError
 
 
-class Tfds(Source):
+class Tfds(Encoded):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
     `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
@@ -34,9 +34,7 @@ class Tfds(Source):
         channels: int = 3,
     ):
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
-        from tensorflow_datasets.proto import tf_example_pb2
 
-        self._parse = tf_example_pb2.Example.FromString
         builder = prepared_builder(tfds, name, data_dir)
         names, several = _class_names(tfds, builder, name, image_key, label_key)
         try:
@@ -56,7 +54,7 @@ class Tfds(Source):
             ) from error
         self.class_names = names
         self._id = f"{builder.info.full_name}/{split}"
-        self._image_key, self._label_key, self._channels = image_key, label_key, channels
+        self._image_key, self._label_key, self.channels = image_key, label_key, channels
         self.label_shape = (len(names),) if several else ()
         # Filled in as the records are read.
         self._labels: dict[int, Any] = {}
@@ -76,13 +74,13 @@ class Tfds(Source):
         several[np.asarray(self._labels[index], int)] = 1.0
         return several
 
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return decode(self._record(index)[self._image_key], self._channels)
+    def encoded(self, index: int) -> bytes:
+        return self._record(index)[self._image_key]
 
     def _record(self, index: int) -> dict[str, Any]:
         """The image of an example. TFDS's own parser of all features takes longer than decoding a small image."""
         try:
-            features = self._parse(self._records[index]).features.feature
+            features = _example_type().FromString(self._records[index]).features.feature
         except RuntimeError as error:
             raise UnreadableImage(f"damaged file: {error}") from error
         labels = features[self._label_key].int64_list.value
@@ -91,6 +89,14 @@ class Tfds(Source):
         if not images:
             raise UnreadableImage("the example has no image")
         return {self._image_key: images[0]}
+
+
+@functools.cache
+def _example_type() -> Any:
+    """tf.train.Example, which cannot be sent to another process and so is no part of a source."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
 
 
 @functools.cache
@@ -124,6 +130,19 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
 def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
     """The files of a split of a data set of TFDS, as (path, skip, take)."""
     return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
+
+
+def number_of_classes(spec: Mapping[str, Any]) -> int | None:
+    """How many classes a data set of TFDS has by its own code, whether it was prepared or not; None where that is not said."""
+    import tensorflow_datasets as tfds
+
+    try:
+        features = tfds.builder(spec["name"], data_dir=spec.get("data_dir")).info.features
+        label = features[spec.get("label_key") or "label"]
+    except Exception:  # a builder may lack modules, files or the network; then it does not say
+        return None
+    label = getattr(label, "feature", label)
+    return getattr(label, "num_classes", None)
 
 
 def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:

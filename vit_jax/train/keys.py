@@ -15,23 +15,23 @@ OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init", "image_size", "f
 
 
 def settle(
-    config: dict[str, Any], path: Path, images: Source | None = None
+    config: dict[str, Any], path: Path | None, images: Source | None = None
 ) -> tuple[dict[str, Any], Source, Loaded | None, dict[str, Any] | None]:
     """The config with every key checked and filled in, its training images, and the model that the run begins from.
 
-    The last is what the config takes from that model. `images` stand for those that the config names. Raises UserError where
-    the workdir holds a run of another config.
+    The last is what the config takes from that model. `images` may be others than the config's; without a path nothing is
+    trained. Raises UserError where the workdir holds a run of another config.
     """
     config = dict.fromkeys(OPTIONAL) | config
     check_plain(config)
     call("config", check_keys, config)
-    if images is None:
-        images = build(config["data"].get("source"), "data.source")
+    images = build(config["data"].get("source"), "data.source") if images is None else images
     pretrained, facts = origin.load(config["init"], path)
     config = origin.fill_in(config, facts, images)
     config = fill_by_size(config, len(images))
     call("config", check_keys, config)
-    workdirs.check(path, config)
+    if path is not None:
+        workdirs.check(path, config)
     return config, images, pretrained, facts
 
 

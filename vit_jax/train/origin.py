@@ -37,7 +37,7 @@ def check_init(
     return {"ref": ref, "head": head, "posemb": posemb, "allow": allow, "trust": trust}
 
 
-def load(init: Mapping[str, Any] | None, path: Path) -> tuple[Loaded | None, dict[str, Any] | None]:
+def load(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded | None, dict[str, Any] | None]:
     """The model that a new run begins from, and what its config takes from it.
 
     A run that resumes from a checkpoint takes the same as when it began, and needs no more of that model. Both are None
@@ -46,7 +46,7 @@ def load(init: Mapping[str, Any] | None, path: Path) -> tuple[Loaded | None, dic
     if init is None:
         return None, None
     asked = call("init", check_init, init)
-    if steps_in(path / "checkpoints"):
+    if path is not None and steps_in(path / "checkpoints"):
         record = workdirs.read(path)
         if record["config"].get("init") == init and isinstance(record["data"].get("init"), dict):
             return None, record["data"]["init"]

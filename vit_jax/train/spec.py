@@ -1,62 +1,48 @@
-"""What the data of a run look like, also where they are not on this machine."""
+"""The images that a config trains on, as far as shapes go, whether the data set is here or not."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from vit_jax.config import ConfigError, build
+import numpy as np
+
+from vit_jax.config import build, plain
 from vit_jax.data.fake import Fake
 from vit_jax.data.pipeline import Spec
-from vit_jax.data.reader import Reader
+from vit_jax.data.preprocess import parse
 from vit_jax.data.source import Source
+from vit_jax.data.tfds import number_of_classes
 from vit_jax.train import keys
 from vit_jax.types import UserError
 
-# Classes and training images of whole data sets (arXiv:1409.0575; arXiv:2104.10972, with the classes of arXiv:2010.11929).
-KNOWN = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122)}
-# Stand-ins of two sizes show whether the preprocessing gives images of one size.
-SIZES = (320, 512)
+# What stands in for a data set that is not here: as many images as ImageNet-1k has, of about their size.
+EXAMPLES, SIZE = 1_281_167, 256
 
 
-def spec_of(config: Mapping[str, Any], num_classes: int | None = None) -> Spec:
-    """The spec of a plain training config's data; see `settled`."""
-    return settled(config, num_classes)[1]
+def settle(config: Any, num_classes: int | None = None) -> tuple[dict[str, Any], Spec, int]:
+    """A config with every key checked and filled in, what its images are, and the number of steps.
 
-
-def settled(config: Mapping[str, Any], num_classes: int | None = None) -> tuple[dict[str, Any], Spec, str | None]:
-    """A plain training config filled in as a run would, the spec of its data, and what was assumed of them.
-
-    Where the data cannot be opened they have `num_classes` classes, or as many as ImageNet has where they are that, and the
-    shape that the preprocessing gives to any image. The number of examples is then that of the whole data set, or one of each
-    class where it is not known. Raises UserError where the classes or the shape stay unknown.
+    Where the data set is not here, TFDS says its number of classes, or else `num_classes` does. Raises UserError for mistakes
+    in the config, and where nothing says the number of classes.
     """
-    note = None
-    try:
-        sources: list[Source] = [build(config["data"].get("source"), "data.source")]
-    except ConfigError:
-        raise
-    except UserError as error:
-        sources = stand_ins(config["data"]["source"], num_classes, error)
-        note = f"the data cannot be opened here; {len(sources[0].class_names)} classes are assumed."
-    with tempfile.TemporaryDirectory() as folder:
-        filled, *_ = keys.settle(dict(config), Path(folder) / "run", sources[0])
-    preprocess = filled["data"]["preprocess"]
-    found = {
-        Reader(source, preprocess, 0, filled["data"].get("max_unreadable", 0.01)).image_shape for source in sources
-    }
-    if len(found) > 1:
-        raise UserError(
-            f"The data cannot be opened, and data.preprocess={preprocess!r} does not say how large they are."
-        )
-    first = sources[0]
-    return filled, Spec(found.pop(), len(first), tuple(first.class_names), first.label_shape), note
+    images = _source(plain(config).get("data", {}).get("source"), num_classes)
+    settled, source, _, _ = keys.settle(plain(config), None, images)
+    first = source.image(0)
+    shape = parse(settled["data"]["preprocess"])(np.array(first), np.random.default_rng(0)).shape
+    spec = Spec(shape, len(source), tuple(source.class_names), source.label_shape)
+    steps = settled["steps"] or max(1, round(settled["epochs"] * len(source) / settled["batch_size"]))
+    return settled, spec, steps
 
 
-def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:
-    """Made-up images in place of a source that cannot be opened; raises UserError where their classes are not known."""
-    known, count = KNOWN.get(str(source.get("name")), (None, num_classes))
-    classes = num_classes or known
-    if classes is None or count is None:
-        raise UserError(f"{error}\nOr give --num_classes, to do without the data.")
-    return [Fake(count, size, source.get("channels") or 3, classes) for size in SIZES]
+def _source(spec: Mapping[str, Any], num_classes: int | None) -> Source:
+    """The data set, or one of made-up images in its place."""
+    if num_classes is None:
+        try:
+            return build(spec, "data.source")
+        except UserError as error:
+            absent = error
+        known = number_of_classes(spec) if spec.get("type") == "tfds.Tfds" else None
+        if known is None:
+            raise UserError(f"{absent} Without the data, --num_classes=N says what is needed of it.") from None
+        num_classes = known
+    channels = spec.get("channels") or 3
+    return Fake(EXAMPLES, SIZE, channels, num_classes)

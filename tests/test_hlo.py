@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vit_jax.hlo import Program
+
+TEXT = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (arg: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %arg = (s32[], f32[4,8]{1,0:T(4,128)}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %x = f32[4,8]{1,0:T(4,128)} get-tuple-element(%arg), index=1
+  %reduced = f32[4,8]{1,0:T(4,128)} all-reduce(%x), replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %out = (s32[], f32[4,8]{1,0}) tuple(%i, %reduced)
+}
+
+%condition (arg: (s32[], f32[4,8])) -> pred[] {
+  %arg.1 = (s32[], f32[4,8]) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[4,8], k: bf16[16]) -> f32[4,8] {
+  %x.1 = f32[4,8]{1,0} parameter(0)
+  %k = bf16[16]{0} parameter(1)
+  %near = f32[4,8]{1,0:T(4,128)S(1)} negate(%x.1)
+  %zero = s32[] constant(0)
+  %both = (s32[], f32[4,8]{1,0}) tuple(%zero, %near)
+  %loop = (s32[], f32[4,8]{1,0}) while(%both), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  %start = (bf16[16]{0}, bf16[128]{0}) all-gather-start(%k), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+  %gathered = bf16[128]{0} all-gather-done(%start)
+  ROOT %result = f32[4,8]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_exchanges_in_a_loop_count_as_often_as_it_runs():
+    reduced, gathered = Program(TEXT).collectives(8)
+    assert (reduced.kind, reduced.count, reduced.size) == ("all-reduce", 12, 12 * 128)
+    assert reduced.sent == 12 * 128 * 2 * 3 / 4  # in groups of four
+    assert (gathered.kind, gathered.count, gathered.size) == ("all-gather", 1, 256)
+    assert gathered.sent == 256 * 7 / 8
+
+
+def test_memory_near_the_processor_does_not_count():
+    # The all-reduce reads and writes 128 bytes each time; negate reads 128 and writes none; the gathered 256 arrive.
+    program = Program(TEXT)
+    assert program.moved() == 12 * 256 + 128 + 256
+    assert program.moved(loops=False) == 256 + 128 + 256
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_the_body_of_a_real_scan_moves_its_slices(length):
+    def function(stacked, x):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, stacked)[0]
+
+    size = 4 * 64 * 64
+    shapes = jax.ShapeDtypeStruct((length, 64, 64), "float32"), jax.ShapeDtypeStruct((64, 64), "float32")
+    moved = Program(jax.jit(function).lower(*shapes).compile().as_text()).moved()
+    assert 3 * length * size <= moved <= 3 * length * size + 6 * length * size
+
+
+def test_parts_of_bytes_are_read():
+    assert Program("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").moved() == 4
+
+
+def test_data_parallel_gradients_are_reduced_once():
+    program = Program(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text())
+    assert program.collectives(1) == []

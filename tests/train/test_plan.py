@@ -1,0 +1,88 @@
+"""Plans, for this machine's devices; for TPUs where their compiler is installed."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from vit_jax import __main__ as commands
+from vit_jax import chips, config_file
+from vit_jax.train import plan as plans
+from vit_jax.train.spec import settle
+from vit_jax.types import UserError
+
+MODEL = "--config.model={'type': 'vit.ViT', 'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 2, 'patch_size': 4}"
+FLAGS = ["--config=configs/digits.py", MODEL, "--config.batch_size=16"]
+
+
+def told(capsys, *flags):
+    assert commands.main(["plan", *FLAGS, "--json", *flags]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_step_here_is_planned_without_running_it(capsys):
+    (one,) = told(capsys)
+    settled, spec, steps = settle(config_file.load("configs/digits.py", []))
+    assert (spec.image_shape, steps, settled["batch_size"]) == ((16, 16, 1), 1100, 64)
+    numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 17 * 64 + 64 + 128 + 650
+    assert one["params"] == 4 * numbers
+    assert one["optimizer"] == pytest.approx(2 * one["params"], rel=0.01)  # two moments, and counts
+    assert one["peak"] > one["params"] + one["optimizer"]
+    assert one["flops"] == one["model_flops"] > 0
+    assert one["moved"] > one["params"]
+    assert one["fits"] is one["seconds"] is None  # nothing is known of this CPU
+
+
+def test_computing_again_costs_operations_and_no_more_of_the_model(capsys):
+    (plain,), (again,) = told(capsys), told(capsys, "--config.model.remat=full")
+    assert again["flops"] > plain["flops"]
+    assert again["model_flops"] == plain["model_flops"]
+
+
+def test_several_meshes_are_a_table(capsys):
+    assert commands.main(["plan", *FLAGS, "--mesh=data=-1", "--mesh=fsdp=1"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert len(table) == 4
+    assert table[0].startswith("| slice | mesh |")
+
+
+def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
+    settled, spec, steps = settle(config_file.load("configs/digits.py", []))
+    one = plans.plan(settled, spec, steps, jax.devices())
+    small = dataclasses.replace(
+        one, chip=chips.Chip("small", 1e12, one.peak / 2, 1e11, 1e10), devices=8, params=one.peak
+    )
+    assert small.fits is False
+    assert small.images_per_second == small.batch_size / max(small.times.values())
+    changes = plans.remedies(small, settled)
+    assert changes[0][1] == {"mesh": {"data": 1, "fsdp": -1}}
+    assert changes[-1][1]["grad"]["microbatches"] == 8
+    assert changes[-1][1]["model.remat"] == "full"
+    divided = dataclasses.replace(small, mesh={"fsdp": 8})
+    changed = plans.with_changes(settled, {"model.remat": "full"})
+    assert {key for _, change in plans.remedies(divided, changed) for key in change} == {"grad"}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("v5e", "v5e:4x8"), ("v7e:2x2", "did you mean"), ("gpu:8", "expected a generation")]
+)
+def test_unknown_slices_are_told(name, says):
+    with pytest.raises(UserError, match=says):
+        plans.devices_of(name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the compiler is here")
+def test_without_the_compiler_its_installation_is_told():
+    with pytest.raises(UserError, match="pip install libtpu"):
+        plans.devices_of("v5e:2x4")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, 650 MB")
+def test_a_step_is_compiled_for_a_slice_that_is_not_here(capsys):
+    divided, copied = told(capsys, "--topology=v5e:2x4", "--mesh=fsdp=-1", "--mesh=data=-1", MODEL.replace("64", "256"))
+    assert divided["devices"] == 8
+    assert divided["params"] < copied["params"] / 7
+    assert {one["kind"] for one in copied["traffic"]} >= {"all-reduce"}
+    assert copied["fits"] is True

@@ -1,0 +1,156 @@
+"""Know before you launch: vit plan --config=FILE.py[:ARG] [--topology=v5e:4x8,...] [--mesh=fsdp=-1] [--fit] [--json]."""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.types import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compiles the train step ahead of time, and prints what it takes on each chip; nothing is run."""
+    overrides, rest = split_overrides(argv)
+    parser = Parser(prog="vit plan", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
+    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
+    parser.add_argument(
+        "--topology", metavar="NAMES", help="TPU slices, such as v5e:2x4,v5p:4x4x4; default: this machine"
+    )
+    parser.add_argument(
+        "--mesh",
+        action="append",
+        default=[],
+        metavar="AXES",
+        help="instead of the config's: data=-1 or fsdp=8,tensor=4",
+    )
+    parser.add_argument("--num_classes", type=int, help="of a data set that is not here")
+    parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
+    flags = parser.parse(rest)
+
+    from vit_jax.config_file import load
+    from vit_jax.train import plan as plans
+    from vit_jax.train.spec import settle
+
+    config, spec, steps = settle(load(flags.config, overrides), flags.num_classes)
+    names = flags.topology.split(",") if flags.topology else [None]
+    slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
+    meshes = [axes_of(text) for text in flags.mesh] or [config["mesh"]]
+    rows: list[tuple[str, Any, dict[str, Any]]] = []
+    for name, mesh in itertools.product(names, meshes):
+        here = config | {"mesh": mesh}
+        one = compiled(plans, here, spec, steps, slices[name], name)
+        rows.append((name or "here", one, {}))
+        if flags.fit and one.fits is False:
+            for what, changes in plans.remedies(one, here):
+                print(f"  too much; with {what} ...", file=sys.stderr, flush=True)
+                one = compiled(plans, plans.with_changes(here, changes), spec, steps, slices[name], name)
+                rows.append((name or "here", one, changes))
+                if one.fits:
+                    break
+    for name, one, changes in rows:
+        print(json.dumps(as_dict(name, one, changes)) if flags.json else told(name, one, changes, flags.fit))
+    if not flags.json and len(rows) > 1:
+        print("\n" + table(rows))
+    return 0
+
+
+def compiled(
+    plans: Any, config: dict[str, Any], spec: Any, steps: int, devices: Sequence[Any], name: str | None
+) -> Any:
+    """The plan of one step, with a line on what is under way."""
+    axes = ",".join(f"{axis}={size}" for axis, size in config["mesh"].items() if size not in (None, 1)) or "data=1"
+    print(f"compiling for {name or 'this machine'}, {axes} ...", end=" ", file=sys.stderr, flush=True)
+    one = plans.plan(config, spec, steps, devices)
+    print(f"{one.compile_seconds:.0f} s", file=sys.stderr, flush=True)
+    return one
+
+
+def local_devices() -> list[Any]:
+    """The devices of this machine."""
+    import jax
+
+    return list(jax.devices())
+
+
+def axes_of(text: str) -> dict[str, int]:
+    """The mesh of a flag such as "data=2,fsdp=4"."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(axis and equals and size.removeprefix("-").isdecimal() for axis, equals, size in pairs):
+        raise UserError(f"--mesh={text}: expected axes with sizes, such as data=-1 or data=2,fsdp=4.")
+    axes = {axis: int(size) for axis, _, size in pairs}
+    return axes if -1 in axes.values() else {"data": -1} | axes
+
+
+def flags_of(changes: dict[str, Any]) -> str:
+    """Changes as they are given on a command line."""
+    return " ".join(
+        f'--config.{key}="{value}"' if isinstance(value, dict) else f"--config.{key}={value}"
+        for key, value in changes.items()
+    )
+
+
+def as_dict(name: str, one: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """A plan for machines to read."""
+    derived = {"fits": one.fits, "seconds": one.times, "images_per_second": one.images_per_second}
+    return {"topology": name, "changes": changes, **dataclasses.asdict(one), **derived}
+
+
+def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
+    """A plan in words."""
+    chip, gb = one.chip, 1e9
+    axes = ", ".join(f"{axis} {size}" for axis, size in one.mesh.items())
+    lines = [
+        f"\n{name}: {one.devices} x {chip.name if chip else 'device'}, {axes}; {one.batch_size} images a step"
+        + (f"; with {flags_of(changes)}" if changes else ""),
+        f"  memory      parameters {one.params / gb:.2f} GB, optimiser {one.optimizer / gb:.2f} GB, temporaries "
+        f"{one.temporaries / gb:.2f} GB; peak {one.peak / gb:.2f} GB"
+        + (f" of {chip.memory / gb:.1f} GB" if chip else ""),
+        f"  operations  {one.flops / 1e12:.3f} TFLOP, of which the model's {one.model_flops / 1e12:.3f}",
+        f"  moved       {one.moved / gb:.1f} GB from and to memory; {one.accessed / gb:.1f} GB by XLA's count of all operands"
+        + (f", and what {one.kernels} calls of kernels move inside" if one.kernels else ""),
+    ]
+    lines += [
+        f"  exchanged   {traffic.size / gb:.3f} GB in {traffic.count} {traffic.kind}, {traffic.sent / gb:.3f} GB sent"
+        for traffic in one.traffic
+    ]
+    if one.times:
+        parts = ", ".join(f"{part} {1e3 * seconds:.1f} ms" for part, seconds in one.times.items())
+        best = max(one.times.values())
+        lines.append(
+            f"  at best     {1e3 * best:.1f} ms a step, {one.images_per_second:,.0f} images/s, MFU "
+            f"{one.model_flops / best / chip.flops:.0%} ({parts})"
+        )
+    if one.fits is False:
+        lines.append(
+            f"  DOES NOT FIT: {(one.peak - chip.memory) / gb:.1f} GB too much. "
+            + (
+                ""
+                if tried
+                else f"State is {(one.params + one.optimizer) / gb:.1f} GB (mesh.fsdp divides it), temporaries "
+                f"{one.temporaries / gb:.1f} GB (model.remat, a smaller batch, grad accumulate.Accumulate); --fit tries."
+            )
+        )
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[tuple[str, Any, dict[str, Any]]]) -> str:
+    """The plans side by side, in Markdown."""
+    lines = [
+        "| slice | mesh | changes | peak GB | fits | TFLOP | GB accessed | GB moved | GB sent | images/s at best |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, one, changes in rows:
+        axes = " ".join(f"{axis}={size}" for axis, size in one.mesh.items())
+        fits = {True: "yes", False: "no", None: "?"}[one.fits]
+        best = f"{one.images_per_second:,.0f}" if one.images_per_second else "?"
+        sent = sum(traffic.sent for traffic in one.traffic)
+        lines.append(
+            f"| {name} | {axes} | {flags_of(changes) or '-'} | {one.peak / 1e9:.2f} | {fits} | {one.flops / 1e12:.2f} | "
+            f"{one.accessed / 1e9:.1f} | {one.moved / 1e9:.1f} | {sent / 1e9:.2f} | {best} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""What a compiled program does, read from its text: traffic between devices, and bytes moved in loops."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable
+
+BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # the others say their bits
+SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
+CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# They move nothing, or what they call is looked into.
+FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation; size is that of its output in bytes, and in_memory of what of it is in main memory."""
+
+    name: str
+    kind: str
+    size: float
+    in_memory: float
+    operands: tuple[str, ...]
+    rest: str
+
+    @property
+    def called(self) -> list[str]:
+        """The computations that it calls."""
+        branches = [name.lstrip("%") for found in BRANCHES.findall(self.rest) for name in found.split(", ")]
+        return CALLED.findall(self.rest) + branches
+
+    @property
+    def trips(self) -> int:
+        """How often a while loop runs, once where it is not known."""
+        match = TRIPS.search(self.rest)
+        return int(match[1]) if match else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What each device exchanges with others in a step by one kind of operation: how often, and bytes of the arrays."""
+
+    kind: str
+    count: int
+    size: float
+    sent: float
+
+
+def size_of(shape: str) -> tuple[float, float]:
+    """The bytes of a shape, or of all in a tuple, and of those that lie in the device's main memory (memory space 0)."""
+    total = in_memory = 0.0
+    for kind, dims, layout in SHAPE.findall(shape):
+        each = BYTES.get(kind) or int(re.sub(r"\D", "", kind)) / 8
+        size = each * math.prod(int(dim) for dim in dims.split(",") if dim)
+        total += size
+        in_memory += 0.0 if "S(" in layout else size
+    return total, in_memory
+
+
+class Program:
+    """The computations of a compiled program, by name."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        here: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if line.startswith(("%", "ENTRY")) and line.endswith("{"):
+                name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0].split("(")[0]
+                here = self.computations[name] = {}
+                self.entry = name if line.startswith("ENTRY") else self.entry
+            elif match := INSTRUCTION.match(line):
+                name, shape, kind, rest = match.groups()
+                operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
+                here[name] = Instruction(name, kind, *size_of(shape), operands, rest)
+
+    def collectives(self, devices: int) -> list[Traffic]:
+        """The exchanges between devices, by kind; what is in a loop counts as often as it runs.
+
+        Bytes sent are those of ring algorithms: of n devices each sends (n - 1) / n of an array to gather, scatter or
+        transpose it, and twice that to reduce it everywhere.
+        """
+        found: dict[str, Traffic] = {}
+        for instruction, times in self._walk(self.entry, 1):
+            kind = instruction.kind.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            # The output of most starts holds the operands too.
+            size = instruction.size
+            if instruction.kind.endswith("-start") and kind != "all-reduce":
+                size = max(size - self._inputs(instruction), size / 2)
+            n = _group_size(instruction.rest, devices)
+            size = size * n if kind == "reduce-scatter" else size
+            share = 1.0 if kind == "collective-permute" else (2.0 if kind == "all-reduce" else 1.0) * (n - 1) / n
+            old = found.get(kind, Traffic(kind, 0, 0.0, 0.0))
+            found[kind] = Traffic(kind, old.count + times, old.size + times * size, old.sent + times * size * share)
+        return sorted(found.values(), key=lambda traffic: -traffic.sent)
+
+    def kernels(self) -> int:
+        """How many calls of kernels there are, whose traffic inside nobody counts."""
+        return sum(
+            times for one, times in self._walk(self.entry, 1) if "tpu_custom_call" in one.rest or "cudnn" in one.rest
+        )
+
+    def moved(self, loops: bool = True) -> float:
+        """The bytes read from and written to main memory, by the sizes of inputs and outputs.
+
+        What is in a loop counts as often as it runs, or once; what stays in memory nearer to the processor does not count.
+        """
+        walk = self._walk(self.entry, 1, into_fusions=False)
+        return math.fsum(self._moved(one) * (times if loops else 1) for one, times in walk)
+
+    def _walk(self, name: str, times: int, into_fusions: bool = True) -> Iterable[tuple[Instruction, int]]:
+        for instruction in self.computations.get(name, {}).values():
+            yield instruction, times
+            if instruction.kind in ("while", "conditional", "call", "async-start") or (
+                into_fusions and instruction.kind == "fusion"
+            ):
+                for called in instruction.called:
+                    yield from self._walk(called, times * instruction.trips, into_fusions)
+
+    def _inputs(self, instruction: Instruction) -> float:
+        here = self._homes[id(instruction)]
+        return math.fsum(here[name].size for name in instruction.operands if name in here)
+
+    @functools.cached_property
+    def _homes(self) -> dict[int, dict[str, Instruction]]:
+        return {id(one): here for here in self.computations.values() for one in here.values()}
+
+    def _moved(self, instruction: Instruction) -> float:
+        """The bytes that an instruction reads and writes; of arrays that are sliced or updated only the part."""
+        if instruction.kind in FREE or instruction.kind.endswith("-start"):
+            return 0.0
+        if instruction.kind.endswith("-done"):  # a prefetch into faster memory, or back
+            return instruction.size
+        here = self._homes[id(instruction)]
+        sizes = [here[name].in_memory if name in here else 0.0 for name in instruction.operands]
+        if instruction.kind in ("dynamic-slice", "slice", "gather"):
+            return 2.0 * instruction.in_memory
+        if instruction.kind == "dynamic-update-slice":
+            return 2.0 * sizes[1]
+        if instruction.kind != "fusion" or not instruction.called:
+            return math.fsum(sizes) + instruction.in_memory
+        inside = self.computations.get(instruction.called[0], {})
+        parameters = [one for one in inside.values() if one.kind == "parameter"]
+        parameters.sort(key=lambda one: int(one.rest.split(")")[0]))
+        read = [min(size, _used(one, inside)) for one, size in zip(parameters, sizes, strict=False)]
+        updates = [inside[one.operands[1]].size for one in inside.values() if one.kind == "dynamic-update-slice"]
+        return math.fsum(read) + (math.fsum(updates) if updates else instruction.in_memory)
+
+
+def _used(parameter: Instruction, inside: dict[str, Instruction]) -> float:
+    """How much of a fusion's input it reads."""
+    users = [one for one in inside.values() if parameter.name in one.operands]
+    if users and all(one.kind == "dynamic-slice" for one in users):
+        return math.fsum(one.size for one in users)
+    if users and all(one.kind == "dynamic-update-slice" and one.operands[0] == parameter.name for one in users):
+        return 0.0
+    return math.inf
+
+
+def _group_size(rest: str, devices: int) -> int:
+    """How many devices take part in an exchange together."""
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(match[2])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(match[1].split(","))
+    return devices

@@ -1,0 +1,189 @@
+"""What a training step takes on accelerators that need not be here: memory, operations, traffic, and the time these allow."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from vit_jax import flops, sharding
+from vit_jax.chips import Chip, chip_of
+from vit_jax.config import near
+from vit_jax.data.pipeline import Spec
+from vit_jax.hlo import Program, Traffic
+from vit_jax.train.run import batch_shapes, build_parts
+from vit_jax.train.state import State
+from vit_jax.train.step import jit_step
+from vit_jax.types import UserError
+
+GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one compiled step takes on each device; bytes, operations and seconds of a step.
+
+    temporaries are activations, gradients and what else is there only during the step; peak is the most that is there at once.
+    accessed are the bytes of all inputs and outputs as XLA counts them, wherever they lie, and moved those in main memory (see
+    Program.moved); kernels are calls whose inside neither sees. model_flops are those of the plain model, without what is
+    computed again. The times are what the chip's paper figures allow at best, and None where the chip is not known.
+    """
+
+    devices: int
+    chip: Chip | None
+    mesh: Mapping[str, int]
+    batch_size: int
+    params: float
+    optimizer: float
+    temporaries: float
+    peak: float
+    flops: float
+    model_flops: float
+    accessed: float
+    moved: float
+    kernels: int
+    traffic: Sequence[Traffic]
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak is within the chip's memory."""
+        return None if self.chip is None else self.peak <= self.chip.memory
+
+    @property
+    def times(self) -> dict[str, float] | None:
+        """Seconds for the operations, for moving bytes from memory, and for the exchange with other chips."""
+        if self.chip is None:
+            return None
+        sent = math.fsum(one.sent for one in self.traffic)
+        return {
+            "compute": self.flops / self.chip.flops,
+            "memory": self.moved / self.chip.bandwidth,
+            "exchange": sent / self.chip.links,
+        }
+
+    @property
+    def images_per_second(self) -> float | None:
+        """What the slowest of the three allows, over all devices, if they overlap perfectly."""
+        return None if self.times is None else self.batch_size / max(self.times.values())
+
+
+def devices_of(topology: str) -> list[Any]:
+    """The devices of a TPU slice such as "v5e:4x8", to compile for; UserError where libtpu or the slice is unknown."""
+    generation, colon, _ = topology.partition(":")
+    if not colon or generation not in GENERATIONS:
+        hint = near(generation, GENERATIONS)
+        raise UserError(f"--topology={topology}: expected a generation and its chips, such as v5e:4x8{hint}")
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except (RuntimeError, ImportError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        if "libtpu" in reason or ("tpu" not in jax.extend.backend.backends() and "INVALID_ARGUMENT" not in reason):
+            raise UserError(
+                f"To compile for {topology} takes Google's compiler, which needs no TPU: pip install libtpu ({reason})."
+            ) from None
+        raise UserError(
+            f"--topology={topology} is no slice of that generation ({reason}); try such as v5e:4x8."
+        ) from None
+
+
+def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[Any]) -> Plan:
+    """Compiles the train step of a settled config for these devices; raises UserError where mesh or batch do not fit them."""
+    mesh = sharding.make_mesh(devices, **config["mesh"])
+    sharding.check_batch(config["batch_size"], mesh)
+    task, init, make = build_parts(config, spec, steps)
+    rules = config["sharding"] or ()
+    shapes, batch = jax.eval_shape(init, None), batch_shapes(spec, config["batch_size"])
+    places = sharding.tree_sharding(shapes, mesh, rules)
+    constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), task.constants)
+    total, _ = flops.count(make(), constants, shapes, batch)
+    begin = time.perf_counter()
+    lowered = jit_step(make, constants, mesh, places, rules).lower(constants, shapes, batch)
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - begin
+    program, memory, cost = Program(compiled.as_text()), compiled.memory_analysis(), compiled.cost_analysis()
+    temporaries = float(memory.temp_size_in_bytes)
+    beside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    chip = chip_of(devices)
+    return Plan(
+        devices=len(devices),
+        chip=chip,
+        mesh={axis: size for axis, size in mesh.shape.items() if size > 1} or {"data": 1},
+        batch_size=config["batch_size"],
+        params=held(State(0, shapes.params, 0, shapes.ema, shapes.frozen), places),
+        optimizer=held(State(0, 0, shapes.opt_state, None, {}), places),
+        temporaries=temporaries,
+        peak=temporaries + beside,
+        flops=total / len(devices),
+        model_flops=model_flops(config, spec, steps) / len(devices),
+        # XLA counts the body of a loop once.
+        accessed=cost.get("bytes accessed", math.nan) * program.moved() / program.moved(loops=False),
+        moved=program.moved(),
+        kernels=program.kernels(),
+        traffic=program.collectives(len(devices)),
+        compile_seconds=seconds,
+    )
+
+
+def model_flops(config: Mapping[str, Any], spec: Spec, steps: int) -> float:
+    """The operations of a step of the same model with plain attention and nothing computed again, of all devices."""
+    known = {"remat": "none", "attention": "plain", "scan": False}
+    model = {**config["model"], **{key: value for key, value in known.items() if config["model"].get(key) is not None}}
+    task, init, make = build_parts({**config, "model": model}, spec, steps)
+    return flops.count(make(), task.constants, jax.eval_shape(init, None), batch_shapes(spec, config["batch_size"]))[0]
+
+
+def held(shapes: State, places: State) -> float:
+    """The bytes of the arrays of a part of the state on each device; other parts are numbers or empty."""
+    sizes = [math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in _pairs(shapes, places)]
+    return float(sum(sizes))
+
+
+def _pairs(shapes: State, places: State) -> list[tuple[Any, Any]]:
+    pairs = []
+    for part in ("params", "opt_state", "ema", "frozen"):
+        if not isinstance(getattr(shapes, part), int):
+            leaves = jax.tree.leaves(getattr(shapes, part)), jax.tree.leaves(getattr(places, part))
+            pairs += list(zip(*leaves, strict=True)) if leaves[0] else []
+    return pairs
+
+
+# Changes that make a step smaller, the cheapest first: (what it is, config keys).
+REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("parameters and optimiser divided over the devices", {"mesh": {"data": 1, "fsdp": -1}}),
+    ("activations computed again", {"model.remat": "dots"}),
+    ("more activations computed again", {"model.remat": "full"}),
+    ("the batch in 2 parts", {"grad": {"type": "accumulate.Accumulate", "microbatches": 2}}),
+    ("the batch in 4 parts", {"grad": {"type": "accumulate.Accumulate", "microbatches": 4}}),
+    ("the batch in 8 parts", {"grad": {"type": "accumulate.Accumulate", "microbatches": 8}}),
+)
+
+
+def with_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values of keys such as "model.remat"."""
+    changed = dict(config)
+    for key, value in changes.items():
+        part, _, field = key.partition(".")
+        changed[part] = {**changed[part], field: value} if field else value
+    return changed
+
+
+def remedies(one: Plan, config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The changes to try, each on top of those before it, where a plan does not fit."""
+    left = list(REMEDIES)
+    if one.mesh.get("fsdp", 1) > 1 or one.devices == 1 or one.params + one.optimizer < 0.1 * one.peak:
+        left.pop(0)
+    done = config["model"].get("remat") or "none"
+    left = [(what, changes) for what, changes in left if not (done == "full" and "model.remat" in changes)]
+    shards = math.prod(size for axis, size in one.mesh.items() if axis in sharding.BATCH_AXES)
+    tried: dict[str, Any] = {}
+    found = []
+    for what, changes in left:
+        parts = changes.get("grad", {}).get("microbatches", 1)
+        if config["batch_size"] % (parts * shards) == 0:
+            tried = tried | changes
+            found.append((what, dict(tried)))
+    return found
