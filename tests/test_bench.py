@@ -1,18 +1,17 @@
 """What `vit bench` measures is consistent, and what it cannot measure is told."""
 
 import json
+import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, TINY_FLAGS
-from vit_jax import config_file
+from tests.conftest import ROOT, TINY_FLAGS, environment
 from vit_jax.__main__ import main as vit
 from vit_jax.bench.peer import Peer
 from vit_jax.bench.turns import in_turns, ratio
-from vit_jax.train.spec import settled, spec_of
 from vit_jax.types import UserError
 
 SHORT = ["--steps=2", "--rounds=2", "--json"]
@@ -43,10 +42,6 @@ def refused(capsys, *flags):
     assert message.startswith("error: ")
     assert "Traceback" not in message
     return message
-
-
-def imagenet(*overrides):
-    return config_file.load(str(ROOT / "configs" / "vit_s16_i1k.py"), overrides).to_dict()
 
 
 def test_step_gives_figures_that_agree_with_each_other(capsys):
@@ -81,9 +76,9 @@ def test_loop_is_compared_with_its_step(capsys):
     assert result["bare_steps_per_second"] > 0 < result["loop_steps_per_second"]
 
 
-def test_data_are_measured_for_each_number_of_threads(capsys):
-    rows = bench(capsys, "data", "--threads=1,2")["rows"]
-    assert [row["threads"] for row in rows] == [1, 2]
+def test_data_are_measured_with_threads_and_with_workers(capsys):
+    rows = bench(capsys, "data", "--counts=1")["rows"]
+    assert [(row["kind"], row["count"]) for row in rows] == [("threads", 1), ("workers", 1)]
     assert all(row["images_per_second"] > 0 for row in rows)
 
 
@@ -172,24 +167,32 @@ def test_sides_are_timed_in_turns():
     assert ratio(found["a"], found["b"]) == 3.0
 
 
-def test_spec_of_data_that_are_there_is_theirs():
-    config = config_file.load(str(ROOT / "configs" / "digits.py")).to_dict()
-    spec = spec_of(config)
-    assert (spec.image_shape, spec.num_examples, len(spec.class_names)) == ((16, 16, 1), 1437, 10)
+def test_the_gpu_experiment_runs_where_only_jax_flax_optax_torch_and_timm_are(tmp_path):
+    code = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("grain", "tensorflow_datasets", "PIL", "simplejpeg", "sklearn", "orbax", "ml_collections"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    script = ROOT / "experiments" / "speed_202611" / "gpu.py"
+    command = [sys.executable, "-c", code, script, "--smoke", f"--out={tmp_path}"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    beside, alone, failed = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert beside["of_peer"] > 0 < beside["images_per_second"]
+    assert alone["peer"] is None
+    assert alone["flops_per_step"] == beside["flops_per_step"] / 2
+    assert "heads" in failed["error"]
+    assert (tmp_path / "speed.md").read_text().count("\n| mu/16") == 3
 
 
-def test_spec_of_imagenet_needs_no_data():
-    filled, spec, note = settled(imagenet())
-    assert (spec.image_shape, spec.num_examples, len(spec.class_names)) == ((224, 224, 3), 1_281_167, 1000)
-    assert "1000 classes are assumed" in note
-    assert filled["data"]["source"]["name"] == "imagenet2012"
-    assert filled["data"]["preprocess"] == "inception_crop(224)|flip|randaug(2, 10)"
-
-
-def test_classes_of_other_data_are_asked_for(tmp_path):
-    config = config_file.load(f"{ROOT / 'configs' / 'cifar10.py'}:folder:{tmp_path / 'none'}").to_dict()
-    with pytest.raises(UserError, match="--num_classes"):
-        spec_of(config)
-    assert len(spec_of(config, 7).class_names) == 7
-    with pytest.raises(UserError, match="how large"):
-        spec_of(config | {"data": config["data"] | {"preprocess": "flip"}}, 7)
+def test_the_gpu_experiment_ends_when_its_time_is_over(tmp_path):
+    script = ROOT / "experiments" / "speed_202611" / "gpu.py"
+    command = [sys.executable, str(script), "--smoke", "--budget=1", f"--out={tmp_path}"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the time was over" in (tmp_path / "speed.md").read_text()

@@ -35,7 +35,7 @@ SEAMS = {
 
 # Keys that cannot change the numbers: a run may resume with other values of them.
 FREE = (
-    *("mesh", "sharding", "log", "checkpoint", "evals"),
+    *("mesh", "sharding", "log", "checkpoint", "evals", "model.attention", "model.remat"),
     *("data.threads", "data.workers", "data.prefetch", "data.cache_mb", "data.source.path", "data.source.data_dir"),
 )
 

@@ -49,7 +49,9 @@ def make_predict(task: Task, mesh: Mesh) -> Predict:
         shown = {key: x for key, x in batch.items() if key in ("image", "label")}
         return {key: x for key, x in batch.items() if key != "image"} | task.predict(params, shown)
 
-    predict = jax.jit(outputs, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    predict = jax.jit(
+        sharding.on_mesh(outputs, mesh), out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
     shards = sharding.batch_shards(mesh)
 
     def padded(params: Params, batch: dict[str, np.ndarray]) -> Outputs:

@@ -1,6 +1,7 @@
 """Device meshes, and where each array of the batch and of the state lives on them."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -46,6 +47,17 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Me
         )
     kinds = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, which finds the mesh as that of JAX's context while it is traced."""
+
+    @functools.wraps(function)
+    def with_mesh(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return with_mesh
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

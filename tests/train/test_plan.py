@@ -10,7 +10,7 @@ import pytest
 from vit_jax import __main__ as commands
 from vit_jax import chips, config_file
 from vit_jax.train import plan as plans
-from vit_jax.train.spec import settled
+from vit_jax.train.spec import settle
 from vit_jax.types import UserError
 
 MODEL = "--config.model={'type': 'vit.ViT', 'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 2, 'patch_size': 4}"
@@ -24,7 +24,7 @@ def told(capsys, *flags):
 
 def test_a_step_here_is_planned_without_running_it(capsys):
     (one,) = told(capsys)
-    config, spec, _ = settled(config_file.load("configs/digits.py", []).to_dict())
+    config, spec, *_ = settle(config_file.load("configs/digits.py", []).to_dict())
     assert (spec.image_shape, config["batch_size"]) == ((16, 16, 1), 64)
     numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 17 * 64 + 64 + 128 + 650
     assert one["params"] == 4 * numbers
@@ -49,8 +49,8 @@ def test_several_meshes_are_a_table(capsys):
 
 
 def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
-    config, spec, _ = settled(config_file.load("configs/digits.py", []).to_dict())
-    one = plans.plan(config, spec, 10, jax.devices())
+    config, spec, *_ = settle(config_file.load("configs/digits.py", []).to_dict())
+    one = plans.plan(config, spec, 1100, jax.devices())
     small = dataclasses.replace(
         one, chip=chips.Chip("small", 1e12, one.peak / 2, 1e11, 1e10), devices=8, params=one.peak
     )

@@ -1,7 +1,6 @@
 """What a training config makes, to be timed without its data, and what the figures say."""
 
 import dataclasses
-import functools
 import json
 import statistics
 from typing import Any
@@ -14,7 +13,7 @@ from vit_jax.bench.prediction import Prediction
 from vit_jax.bench.step import (
     Program,
     Training,
-    compile_program,
+    compile_training,
     figures,
     peak_memory,
     random_batch,
@@ -24,47 +23,33 @@ from vit_jax.chips import chip_of
 from vit_jax.config import build, call
 from vit_jax.train.cost import model_flops
 from vit_jax.train.run import batch_shapes, build_parts
-from vit_jax.train.spec import settled
-from vit_jax.train.step import Step, compile_step, jit_step
+from vit_jax.train.spec import settle
+from vit_jax.train.step import compile_step
 from vit_jax.types import UserError
-
-# A run long enough for every schedule; the rate has no part in the speed.
-STEPS = 1_000_000
 
 
 class Composed:
-    """The parts of a plain training config. note: what was assumed of data that cannot be opened."""
+    """The parts of a plain training config, whose data need not be here."""
 
     def __init__(self, config: dict[str, Any], num_classes: int | None):
-        self.config, self.spec, self.note = settled(config, num_classes)
+        self.config, self.spec, steps, _ = settle(config, num_classes)
         self.mesh = call("mesh", sharding.make_mesh, self.config["mesh"])
         sharding.check_batch(self.config["batch_size"], self.mesh)
         self.batch_size = self.config["batch_size"]
-        self.task, self._init, self._make = build_parts(self.config, self.spec, self.config["steps"] or STEPS)
+        self.task, self._init, self._make = build_parts(self.config, self.spec, steps)
         self.dtype = getattr(self.task.model, "dtype", "float32")
         self.program: Program | None = None
 
     def training(self) -> Training:
         """The train step, compiled and taken once, on random bytes."""
-        shapes, batch = jax.eval_shape(self._init, None), batch_shapes(self.spec, self.batch_size)
-        rules = self.config["sharding"] or ()
-        places = sharding.tree_sharding(shapes, self.mesh, rules)
+        batch, rules = batch_shapes(self.spec, self.batch_size), self.config["sharding"] or ()
+        resident = random_batch(batch, len(self.spec.class_names), self.mesh)
         if self.config["parallel"] == "jit":
-            constant_places = sharding.tree_sharding(self.task.constants, self.mesh, rules)
-            constants = jax.device_put(self.task.constants, constant_places)
-            self.program = compile_program(
-                jit_step(self._make, self.task.constants, self.mesh, places, rules),
-                constants,
-                sharding.placed(shapes, places),
-                sharding.placed(batch, sharding.batch_sharding(self.mesh)),
-            )
-            step: Step = functools.partial(self.program.run, constants)
-        else:
-            step = compile_step(
-                self._make, self.task, self.mesh, shapes, batch, "pmap", seed=self.config["seed"], rules=rules
-            )
-        state = jax.jit(self._init, out_shardings=places)(None)
-        return Training(step, state, random_batch(batch, len(self.spec.class_names), self.mesh))
+            self.program, training = compile_training(self._make, self._init, self.task, self.mesh, resident, rules)
+            return training
+        shapes, seed = jax.eval_shape(self._init, None), self.config["seed"]
+        step = compile_step(self._make, self.task, self.mesh, shapes, batch, "pmap", seed=seed, rules=rules)
+        return Training(step, jax.jit(self._init)(None), resident)
 
     def flops(self) -> tuple[float, dict[str, int]]:
         """Those of a step, see model_flops."""

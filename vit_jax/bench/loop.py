@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from vit_jax import sharding
-from vit_jax.bench.turns import in_turns
 from vit_jax.config import call
+from vit_jax.data import speed
 from vit_jax.data.pipeline import TrainData
 from vit_jax.train import keys
 from vit_jax.train.run import compose
@@ -51,31 +51,17 @@ def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) ->
     }
 
 
-def measure_data(
-    config: dict[str, Any], path: Path, threads: Sequence[int], steps: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Images a second of the batches alone, for each number of threads in turns: medians over the rounds."""
-    config, source, *_ = keys.settle(config, path)
+def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
+    """The batches alone, for so many threads and so many worker processes: see data/speed.py."""
+    config, source, *_ = keys.settle(config, None)
 
-    def side(count: int):
-        data = call(
+    def open_data(threads: int, workers: int) -> TrainData:
+        return call(
             "data",
             TrainData,
-            config["data"] | {"source": source, "threads": count},
+            config["data"] | {"source": source, "threads": threads, "workers": workers},
             batch_size=config["batch_size"],
             seed=config["seed"],
         )
 
-        def take(batches: int) -> float:
-            stream = data.from_step(0, batches + 1)
-            next(stream)  # the threads have begun
-            begin = time.perf_counter()
-            for _ in stream:
-                pass
-            return time.perf_counter() - begin
-
-        return take
-
-    found = in_turns({str(count): side(count) for count in threads}, steps, rounds)
-    medians = {int(name): statistics.median(seconds) for name, seconds in found.items()}
-    return [{"threads": count, "images_per_second": config["batch_size"] / one} for count, one in medians.items()]
+    return speed.measure(open_data, counts, steps, rounds)

@@ -93,13 +93,17 @@ class Peer:
         self.close()
 
     def close(self) -> None:
-        """Ends its process."""
+        """Ends its process and what belongs to it."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
-        self._process.kill()
+        self.end()
         self._process.wait()
         self._log.close()
+
+    def end(self) -> None:
+        """Kills its process, from any thread."""
+        self._process.kill()
 
     def _ask(self, line: str) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 
 from vit_jax import sharding
 from vit_jax.chips import chip_of
+from vit_jax.tasks.task import Task
 from vit_jax.train.state import State
+from vit_jax.train.step import jit_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,24 @@ class Training:
                 jax.block_until_ready(metrics)
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - begin
+
+
+def compile_training(
+    make: Callable[..., Any],
+    init: Callable[[None], State],
+    task: Task,
+    mesh: Mesh,
+    batch: Mapping[str, jax.Array],
+    rules: sharding.Rules = (),
+) -> tuple[Program, Training]:
+    """The step that `make()` gives, compiled for a batch and the state that init(None) gives, and taken once."""
+    shapes = jax.eval_shape(init, None)
+    places = sharding.tree_sharding(shapes, mesh, rules)
+    constants = jax.device_put(task.constants, sharding.tree_sharding(task.constants, mesh, rules))
+    jitted = jit_step(make, task.constants, mesh, places, rules)
+    program = compile_program(jitted, constants, sharding.placed(shapes, places), batch)
+    state = jax.jit(init, out_shardings=places)(None)
+    return program, Training(functools.partial(program.run, constants), state, batch)
 
 
 def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], num_classes: int, mesh: Mesh) -> dict[str, jax.Array]:

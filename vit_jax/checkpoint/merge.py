@@ -26,6 +26,7 @@ FREE = {
         "attn_dropout",
         "drop_path",
         "drop_path_rule",
+        "attention",
         "remat",
         "scan",
         "dtype",

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,11 +74,11 @@ def make_parser(what: str) -> Parser:
     parser.add_argument("--rounds", type=int, default=5, help="how often all are timed; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if what == "data":
-        parser.add_argument("--threads", default="1,2", metavar="N,...", help="numbers of threads; default 1,2")
+        parser.add_argument("--counts", default="1,2", metavar="N,...", help="of threads, and of workers; default 1,2")
     if what in ("step", "inference"):
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see bench/peer.py")
         parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
-        parser.add_argument("--num_classes", type=int, help="classes, where the data cannot be opened")
+        parser.add_argument("--num_classes", type=int, help="classes of a data set that is not here")
         parser.add_argument(
             "--profile", metavar="DIR", help="write a trace of some steps there, for TensorBoard or xprof"
         )
@@ -113,10 +112,11 @@ def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
     """See the module's docstring."""
     from vit_jax.bench.loop import measure_data
 
-    threads = numbers("threads", flags.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure_data(config, Path(folder) / "run", threads, flags.steps, flags.rounds)
-    lines = [f"{row['threads']} threads: {row['images_per_second']:.1f} images/s" for row in rows]
+    rows = measure_data(config, numbers("counts", flags.counts), flags.steps, flags.rounds)
+    lines = [
+        f"{row['count']} {row['kind']}: {row['images_per_second']:.1f} images/s, {row['scaling']:.2f} of the first's"
+        for row in rows
+    ]
     return {"rows": rows, "lines": lines}
 
 
@@ -126,7 +126,6 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
     from vit_jax.bench.turns import in_turns
 
     composed = Composed(config, flags.num_classes)
-    tell(composed.note)
     with contextlib.ExitStack() as stack:
         # Before ours is compiled, so that they are not in each other's way.
         peer = stack.enter_context(composed.peer(flags.peer, flags.peer_dtype)) if flags.peer else None
@@ -145,7 +144,6 @@ def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: li
     for dtype in flags.dtypes.split(",") if flags.dtypes else [None]:
         model = config["model"] | ({} if dtype is None else {"dtype": dtype})
         composed = Composed(config | {"model": model}, flags.num_classes)
-        tell(composed.note)
         for size in sizes:
             with contextlib.ExitStack() as stack:
                 peer = None
@@ -177,9 +175,3 @@ def profile(folder: str | None, side: Callable[[int], float]) -> None:
 
     with jax.profiler.trace(os.path.expanduser(folder)):
         side(PROFILED)
-
-
-def tell(note: str | None) -> None:
-    """Prints a note beside the figures."""
-    if note:
-        print(f"note: {note}", file=sys.stderr)

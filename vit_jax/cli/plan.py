@@ -34,10 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
     from vit_jax.config_file import load
     from vit_jax.train import plan as plans
-    from vit_jax.train.spec import settled
+    from vit_jax.train.spec import settle
 
-    config, spec, note = settled(load(flags.config, overrides).to_dict(), flags.num_classes)
-    steps = config["steps"] or max(1, round(config["epochs"] * spec.num_examples / config["batch_size"]))
+    config, spec, steps, note = settle(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:
         print(f"note: {note}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]

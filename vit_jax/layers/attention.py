@@ -5,6 +5,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from vit_jax.layers import attend
 from vit_jax.types import Tokens, UserError
 
 
@@ -12,8 +13,8 @@ class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
     qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). qkv_bias=False leaves out the
-    biases of queries, keys and values. Sows the weights [b, heads, queries, tokens] into the
-    collection "attention" when that is mutable.
+    biases of queries, keys and values. form: see attend.choose; only the plain one has dropout. Sows the weights
+    [b, heads, queries, tokens] into the collection "attention" when that is mutable.
     """
 
     num_heads: int
@@ -21,6 +22,7 @@ class Attention(nn.Module):
     qk_norm: bool = False
     qkv_bias: bool = True
     norm_eps: float = 1e-6
+    form: attend.Form = "auto"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -34,7 +36,7 @@ class Attention(nn.Module):
             raise UserError(f"A width of {width} cannot be divided among num_heads={self.num_heads} attention heads.")
         head = (self.num_heads, width // self.num_heads)
 
-        def project(name: str, x: Array) -> Float[Array, "b k n h"]:
+        def project(name: str, x: Array) -> Float[Array, "b n k h"]:
             dense = nn.DenseGeneral(
                 head,
                 use_bias=self.qkv_bias,
@@ -43,7 +45,7 @@ class Attention(nn.Module):
                 param_dtype=self.param_dtype,
                 name=name,
             )
-            return dense(x).swapaxes(1, 2)
+            return dense(x)
 
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
         if self.qk_norm:
@@ -51,12 +53,21 @@ class Attention(nn.Module):
                 nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
                 for name, x in (("query_norm", q), ("key_norm", k))
             )
-        scores = jnp.einsum("bkqh,bknh->bkqn", q / jnp.sqrt(q.shape[-1]).astype(q.dtype), k)
-        weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
-        if not self.is_initializing():  # init makes every collection mutable, but is asked for parameters alone
-            self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
-        mixed = jnp.einsum("bkqn,bknh->bkqh", weights, v).swapaxes(1, 2)
+        drops = self.dropout > 0 and not deterministic
+        # init makes every collection mutable, but is asked for parameters alone.
+        shows = self.is_mutable_collection("attention") and not self.is_initializing()
+        form = attend.choose(self.form, tokens.shape[1], whole=queries is tokens and not (drops or shows))
+        if form != "plain" and drops:
+            raise UserError(
+                f"model.attention={form!r} has no dropout; found attn_dropout={self.dropout}: take 'plain'."
+            )
+        if form == "plain" or shows or queries is not tokens:
+            weights = attend.weights_of(q, k)
+            if shows:
+                self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
+            mixed = attend.mixed(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
+        else:
+            mixed = attend.FORMS[form](q, k, v)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),

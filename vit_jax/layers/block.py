@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from vit_jax.layers.attend import Form
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
@@ -43,6 +44,7 @@ class Block(nn.Module):
     qk_norm: bool = False
     qkv_bias: bool = True
     layer_scale: float | None = None
+    attention: Form = "auto"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -57,9 +59,8 @@ class Block(nn.Module):
                 branch = LayerScale(self.layer_scale, **dtypes, name=name)(branch)
             return DropPath(self.drop_path)(branch, deterministic=deterministic)
 
-        attention = Attention(
-            self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, **dtypes, name="attn"
-        )
+        fields = (self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, self.attention)
+        attention = Attention(*fields, **dtypes, name="attn")
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x)
         x = x + residual(attention(y, y, deterministic=deterministic), "layer_scale1")
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)

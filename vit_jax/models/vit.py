@@ -9,6 +9,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.layers.attend import Form
 from vit_jax.layers.block import Block
 from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
@@ -34,9 +35,9 @@ class ViT(nn.Module):
     (arXiv:2309.16588), and the patches. posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the
     patches have learned positions too. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020).
     norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
-    its initial value; drop_path, drop_path_rule: see drop_path_rates; remat, scan: see Encoder. rep_size adds a tanh layer
-    of that width before the head. num_classes=0 gives the pooled features in place of logits. Every parameter is param_dtype;
-    every activation dtype, but for statistics and softmax, which are float32.
+    its initial value; drop_path, drop_path_rule: see drop_path_rates; attention: see layers/attend.py; remat, scan: see
+    Encoder. rep_size adds a tanh layer of that width before the head. num_classes=0 gives the pooled features in place of
+    logits. Every parameter is param_dtype; every activation dtype, but for statistics and softmax, which are float32.
     """
 
     num_classes: int
@@ -68,6 +69,7 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
     head_bias: float = 0.0
+    attention: Form = "auto"
     remat: Remat = "none"
     scan: bool = False
     dtype: DtypeName = "float32"
@@ -207,6 +209,7 @@ class ViT(nn.Module):
             qk_norm=self.qk_norm,
             qkv_bias=self.qkv_bias,
             layer_scale=self.layer_scale,
+            attention=self.attention,
             **self._dtypes,
         )
 

@@ -1,9 +1,7 @@
 """What the data of a run look like, also where they are not on this machine."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit_jax.config import ConfigError, build
 from vit_jax.data.fake import Fake
@@ -19,13 +17,17 @@ KNOWN = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122)}
 SIZES = (320, 512)
 
 
-def spec_of(config: Mapping[str, Any], num_classes: int | None = None) -> Spec:
-    """The spec of a plain training config's data; see `settled`."""
-    return settled(config, num_classes)[1]
+class Settled(NamedTuple):
+    """A plain training config filled in as a run would, the spec of its data, its steps, and what was assumed of the data."""
+
+    config: dict[str, Any]
+    spec: Spec
+    steps: int
+    note: str | None
 
 
-def settled(config: Mapping[str, Any], num_classes: int | None = None) -> tuple[dict[str, Any], Spec, str | None]:
-    """A plain training config filled in as a run would, the spec of its data, and what was assumed of them.
+def settle(config: Mapping[str, Any], num_classes: int | None = None) -> Settled:
+    """What a training run would make of its config, also where its data are not on this machine.
 
     Where the data cannot be opened they have `num_classes` classes, or as many as ImageNet has where they are that, and the
     shape that the preprocessing gives to any image. The number of examples is then that of the whole data set, or one of each
@@ -39,8 +41,7 @@ def settled(config: Mapping[str, Any], num_classes: int | None = None) -> tuple[
     except UserError as error:
         sources = stand_ins(config["data"]["source"], num_classes, error)
         note = f"the data cannot be opened here; {len(sources[0].class_names)} classes are assumed."
-    with tempfile.TemporaryDirectory() as folder:
-        filled, *_ = keys.settle(dict(config), Path(folder) / "run", sources[0])
+    filled, *_ = keys.settle(dict(config), None, sources[0])
     preprocess = filled["data"]["preprocess"]
     found = {
         Reader(source, preprocess, 0, filled["data"].get("max_unreadable", 0.01)).image_shape for source in sources
@@ -50,7 +51,9 @@ def settled(config: Mapping[str, Any], num_classes: int | None = None) -> tuple[
             f"The data cannot be opened, and data.preprocess={preprocess!r} does not say how large they are."
         )
     first = sources[0]
-    return filled, Spec(found.pop(), len(first), tuple(first.class_names), first.label_shape), note
+    spec = Spec(found.pop(), len(first), tuple(first.class_names), first.label_shape)
+    steps = filled["steps"] or max(1, round(filled["epochs"] * len(first) / filled["batch_size"]))
+    return Settled(filled, spec, steps, note)
 
 
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:

@@ -86,7 +86,7 @@ def jit_step(
     """The step (constants, state, batch) of global batches, jitted over a mesh; the state is donated to it."""
     places = sharding.tree_sharding(constants, mesh, rules)
     return jax.jit(
-        make(),
+        sharding.on_mesh(make(), mesh),
         in_shardings=(places, shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=1,
