@@ -9,11 +9,10 @@ from typing import Any
 import jax
 
 from vit_jax import sharding
-from vit_jax.config import call
 from vit_jax.data import speed
 from vit_jax.data.pipeline import TrainData
 from vit_jax.train import keys
-from vit_jax.train.run import compose
+from vit_jax.train.run import compose, make_data
 
 
 def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
@@ -56,12 +55,7 @@ def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, roun
     config, source, *_ = keys.settle(config, None)
 
     def open_data(threads: int, workers: int) -> TrainData:
-        return call(
-            "data",
-            TrainData,
-            config["data"] | {"source": source, "threads": threads, "workers": workers},
-            batch_size=config["batch_size"],
-            seed=config["seed"],
-        )
+        data = config["data"] | {"threads": threads, "workers": workers, "resident": False}
+        return make_data({**config, "data": data}, source)
 
     return speed.measure(open_data, counts, steps, rounds)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,15 +65,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     sharding.check_batch(config["batch_size"], mesh)
     saver, recorder = call("checkpoint", Saver, config["checkpoint"]), call("log", Recorder, config["log"])
 
-    options = {key: value for key, value in config["data"].items() if key != "resident"}
-    data = call(
-        "data",
-        ResidentData if config["data"].get("resident") else TrainData,
-        options | {"source": images},
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        rows=sharding.local_rows(mesh, config["batch_size"]),
-    )
+    data = make_data(config, images, sharding.local_rows(mesh, config["batch_size"]))
     check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: make_evaluator(name, spec, data.spec) for name, spec in config["evals"].items()}
     for evaluator, _ in evaluators.values():
@@ -115,6 +107,22 @@ def compose(config: dict[str, Any], path: Path) -> Run:
         saver,
         recorder,
         step_at_best(objective, config, shapes, data.spec),
+    )
+
+
+def make_data(config: Mapping[str, Any], images: Source, rows: Sequence[int] | None = None) -> TrainData:
+    """The training batches of a settled config, of which this process takes these rows, or all."""
+    options = {key: value for key, value in config["data"].items() if key != "resident"}
+    resident = config["data"].get("resident")
+    if not fits(resident, bool | None):
+        raise ConfigError(f"data.resident is {resident!r}; expected bool.")
+    return call(
+        "data",
+        ResidentData if resident else TrainData,
+        options | {"source": images},
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        rows=rows,
     )
 
 
