@@ -47,6 +47,22 @@ def test_exchanges_in_a_loop_count_as_often_as_it_runs():
     assert gathered.sent == 256 * 7 / 8
 
 
+def test_a_loop_that_counts_to_a_constant_runs_so_often():
+    condition = """%condition (arg: (s32[], f32[4,8])) -> pred[] {
+  %arg.1 = (s32[], f32[4,8]) parameter(0)
+  %count = s32[] get-tuple-element(%arg.1), index=0
+  %bound = s32[] constant(12)
+  ROOT %less = pred[] compare(%count, %bound), direction=LT
+}"""
+    begin, end = TEXT.index("%condition ("), TEXT.index("ENTRY")
+    text = (TEXT[:begin] + condition + "\n\n" + TEXT[end:]).replace(
+        ', backend_config={"known_trip_count":{"n":"12"}}', ""
+    )
+    assert Program(text).collectives(8) == Program(TEXT).collectives(8)
+    unknown = TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', "")
+    assert Program(unknown).collectives(8)[0].count == 1
+
+
 def test_memory_near_the_processor_does_not_count():
     # The all-reduce reads and writes 128 bytes each time; negate reads 128 and writes none; the gathered 256 arrive.
     program = Program(TEXT)

@@ -19,11 +19,11 @@ class Chip:
     links: float
 
 
-# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, seen November 2026. GPUs: NVIDIA's data
-# sheets of A100 80GB SXM, H100 SXM, H200 SXM.
+# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, seen November 2026, but that a program has
+# 15.75 GiB of a v5e's 16, as its compiler says. GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM.
 CHIPS = {
     "TPU v4": Chip("TPU v4", 275e12, 32 * 2.0**30, 1228e9, 150e9),
-    "TPU v5 lite": Chip("TPU v5e", 197e12, 16 * 2.0**30, 819e9, 200e9),
+    "TPU v5 lite": Chip("TPU v5e", 197e12, 15.75 * 2.0**30, 819e9, 200e9),
     "TPU v5": Chip("TPU v5p", 459e12, 95 * 2.0**30, 2765e9, 600e9),
     "TPU v6 lite": Chip("TPU v6e", 918e12, 32 * 2.0**30, 1638e9, 400e9),
     "TPU7x": Chip("TPU7x", 2307e12, 192 * 2.0**30, 7380e9, 600e9),

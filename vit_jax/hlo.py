@@ -11,6 +11,7 @@ SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # They move nothing, or what they call is looked into.
@@ -33,12 +34,6 @@ class Instruction:
         """The computations that it calls."""
         branches = [name.lstrip("%") for found in BRANCHES.findall(self.rest) for name in found.split(", ")]
         return CALLED.findall(self.rest) + branches
-
-    @property
-    def trips(self) -> int:
-        """How often a while loop runs, once where it is not known."""
-        match = TRIPS.search(self.rest)
-        return int(match[1]) if match else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +116,24 @@ class Program:
             if instruction.kind in ("while", "conditional", "call", "async-start") or (
                 into_fusions and instruction.kind == "fusion"
             ):
+                trips = self._trips(instruction) if instruction.kind == "while" else 1
                 for called in instruction.called:
-                    yield from self._walk(called, times * instruction.trips, into_fusions)
+                    yield from self._walk(called, times * trips, into_fusions)
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a while loop runs; once where it is not known.
+
+        Where the compiler does not say it, a loop whose condition is a comparison with one constant counts up to that from 0.
+        """
+        if known := TRIPS.search(loop.rest):
+            return int(known[1])
+        match = CONDITION.search(loop.rest)
+        inside = [one for one, _ in self._walk(match[1], 1)] if match else []
+        bounds = [
+            int(found[1]) for one in inside if one.kind == "constant" and (found := re.match(r"(\d+)\)", one.rest))
+        ]
+        compared = [one for one in inside if one.kind == "compare"]
+        return bounds[0] if len(bounds) == len(compared) == 1 and "direction=LT" in compared[0].rest else 1
 
     def _inputs(self, instruction: Instruction) -> float:
         here = self._homes[id(instruction)]

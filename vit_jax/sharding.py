@@ -49,6 +49,12 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Me
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
 
 
+def platform() -> str:
+    """What is compiled for: the devices of the mesh at hand, which need not be here, or else those of this machine."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device.platform if device is not None else jax.default_backend()
+
+
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """The function, which finds the mesh as that of JAX's context while it is traced."""
 

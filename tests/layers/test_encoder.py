@@ -91,7 +91,9 @@ def test_a_scanned_model_takes_the_same_steps(name):
 @pytest.mark.parametrize(
     "fields", [{"dropout": 0.5}, {"drop_path": 0.9}, {"drop_path": 0.9, "drop_path_rule": "constant"}]
 )
-@pytest.mark.parametrize("way", [{"scan": True}, {"remat": "dots"}, {"scan": True, "remat": "full"}], ids=str)
+@pytest.mark.parametrize(
+    "way", [{"scan": True}, {"remat": "dots"}, {"remat": "inner"}, {"scan": True, "remat": "full"}], ids=str
+)
 def test_scan_and_remat_keep_dropout_and_stochastic_depth(fields, way):
     model = vit(**fields, **way)
     params = init(model, X)

@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax import __main__ as commands
 from vit_jax import chips, config_file
+from vit_jax.cli import plan as plan_command
 from vit_jax.train import plan as plans
 from vit_jax.train.spec import settle
 from vit_jax.types import UserError
@@ -57,7 +58,7 @@ def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
     assert small.fits is False
     assert small.images_per_second == small.batch_size / max(small.times.values())
     changes = plans.remedies(small, config)
-    assert changes[0][1] == {"mesh": {"data": 1, "fsdp": -1}}
+    assert changes[0][1] == {"mesh.data": 1, "mesh.fsdp": -1}
     assert changes[-1][1]["grad"]["microbatches"] == 8
     assert changes[-1][1]["model.remat"] == "full"
     divided = dataclasses.replace(small, mesh={"fsdp": 8})
@@ -66,11 +67,41 @@ def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("v5e", "v5e:4x8"), ("v7e:2x2", "did you mean"), ("gpu:8", "expected a generation")]
+    ("name", "says"),
+    [
+        ("v5e", "v5e:4x8"),
+        ("v7e:2x2", "did you mean"),
+        ("gpu:8", "expected a generation"),
+        ("v5e:2x2x2", "2 sides, not 3"),
+        ("v5p:2x2", "3 sides, not 2"),
+    ],
 )
 def test_unknown_slices_are_told(name, says):
     with pytest.raises(UserError, match=says):
         plans.devices_of(name)
+
+
+class Refused:
+    """A program that the compiler refuses."""
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (34.82G) exceeds "
+            "available HBM (15.75G)"
+        )
+
+
+def test_a_program_that_the_compiler_refuses_is_one_that_does_not_fit(capsys):
+    facts = plans.compiled(Refused(), 8)
+    assert facts["peak"] == 34.82 * 2**30
+    config, spec, *_ = settle(config_file.load("configs/digits.py", []).to_dict())
+    one = plans.plan(config, spec, 1100, jax.devices())
+    large = dataclasses.replace(one, chip=chips.CHIPS["TPU v5 lite"], **facts)
+    assert large.fits is False
+    assert large.times is large.images_per_second is None
+    text = plan_command.told("v5e:2x4", large, {}, False) + plan_command.table([("v5e:2x4", large, {})])
+    assert "DOES NOT FIT: 20.5 GB too much" in text
+    assert "| ? | ? |" in text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the compiler is here")

@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)
 
+    from vit_jax import sharding
     from vit_jax.config_file import load
     from vit_jax.train import plan as plans
     from vit_jax.train.spec import settle
@@ -42,20 +43,23 @@ def main(argv: Sequence[str]) -> int:
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text) for text in flags.mesh] or [config["mesh"]]
+    for name, mesh in itertools.product(names, meshes):  # a mistake in the last must not wait for the others
+        sharding.check_batch(config["batch_size"], sharding.make_mesh(slices[name], **mesh))
     rows: list[tuple[str, Any, dict[str, Any]]] = []
+
+    def add(name: str | None, config: dict[str, Any], changes: dict[str, Any]) -> Any:
+        one = compiled(plans, config, spec, steps, slices[name], name)
+        rows.append((name or "here", one, changes))
+        print(json.dumps(as_dict(*rows[-1])) if flags.json else told(*rows[-1], flags.fit), flush=True)
+        return one
+
     for name, mesh in itertools.product(names, meshes):
         here = config | {"mesh": mesh}
-        one = compiled(plans, here, spec, steps, slices[name], name)
-        rows.append((name or "here", one, {}))
-        if flags.fit and one.fits is False:
-            for what, changes in plans.remedies(one, here):
-                print(f"  too much; with {what} ...", file=sys.stderr, flush=True)
-                one = compiled(plans, plans.with_changes(here, changes), spec, steps, slices[name], name)
-                rows.append((name or "here", one, changes))
-                if one.fits:
-                    break
-    for name, one, changes in rows:
-        print(json.dumps(as_dict(name, one, changes)) if flags.json else told(name, one, changes, flags.fit))
+        one = add(name, here, {})
+        for what, changes in plans.remedies(one, here) if flags.fit and one.fits is False else ():
+            print(f"too much; with {what}:", file=sys.stderr, flush=True)
+            if add(name, plans.with_changes(here, changes), changes).fits:
+                break
     if not flags.json and len(rows) > 1:
         print("\n" + table(rows))
     return 0
@@ -113,9 +117,15 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
         f"{one.temporaries / gb:.2f} GB; peak {one.peak / gb:.2f} GB"
         + (f" of {chip.memory / gb:.1f} GB" if chip else ""),
         f"  operations  {one.flops / 1e12:.3f} TFLOP, of which the model's {one.model_flops / 1e12:.3f}",
-        f"  moved       {one.moved / gb:.1f} GB from and to memory; {one.accessed / gb:.1f} GB by XLA's count of all operands"
-        + (f", and what {one.kernels} calls of kernels move inside" if one.kernels else ""),
     ]
+    if one.moved is None:
+        lines.append("  moved       unknown, as the compiler refuses so large a program")
+    else:
+        inside = f", and what {one.kernels} calls of kernels move inside" if one.kernels else ""
+        lines.append(
+            f"  moved       {one.moved / gb:.1f} GB from and to memory; {one.accessed / gb:.1f} GB by XLA's count of all "
+            f"operands{inside}"
+        )
     lines += [
         f"  exchanged   {traffic.size / gb:.3f} GB in {traffic.count} {traffic.kind}, {traffic.sent / gb:.3f} GB sent"
         for traffic in one.traffic
@@ -128,16 +138,18 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
             f"{one.model_flops / best / chip.flops:.0%} ({parts})"
         )
     if one.fits is False:
-        lines.append(
-            f"  DOES NOT FIT: {(one.peak - chip.memory) / gb:.1f} GB too much. "
-            + (
-                ""
-                if tried
-                else f"State is {(one.params + one.optimizer) / gb:.1f} GB (mesh.fsdp divides it), temporaries "
-                f"{one.temporaries / gb:.1f} GB (model.remat, a smaller batch, grad accumulate.Accumulate); --fit tries."
+        lines.append(f"  DOES NOT FIT: {(one.peak - chip.memory) / gb:.1f} GB too much")
+        if not tried:
+            lines.append(
+                f"              mesh.fsdp divides the state of {(one.params + one.optimizer) / gb:.1f} GB; model.remat, a "
+                "smaller batch or grad accumulate.Accumulate make the rest smaller; --fit tries them"
             )
-        )
     return "\n".join(lines)
+
+
+def in_gb(size: float | None) -> str:
+    """A number of bytes, or that it is not known."""
+    return "?" if size is None else f"{size / 1e9:.1f}"
 
 
 def table(rows: Sequence[tuple[str, Any, dict[str, Any]]]) -> str:
@@ -153,6 +165,6 @@ def table(rows: Sequence[tuple[str, Any, dict[str, Any]]]) -> str:
         sent = sum(traffic.sent for traffic in one.traffic)
         lines.append(
             f"| {name} | {axes} | {flags_of(changes) or '-'} | {one.peak / 1e9:.2f} | {fits} | {one.flops / 1e12:.2f} | "
-            f"{one.accessed / 1e9:.1f} | {one.moved / 1e9:.1f} | {sent / 1e9:.2f} | {best} |"
+            f"{in_gb(one.accessed)} | {in_gb(one.moved)} | {sent / 1e9:.2f} | {best} |"
         )
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from vit_jax.sharding import BATCH_AXES
+from vit_jax.sharding import BATCH_AXES, platform
 
 Form = Literal["auto", "plain", "pallas", "cudnn"]
 Heads = Float[Array, "b n k h"]
@@ -34,13 +34,7 @@ def choose(form: Form, tokens: int, whole: bool) -> Form:
     """
     if form != "auto":
         return form
-    return "pallas" if whole and _platform() == "tpu" and tokens <= MOST_TOKENS else "plain"
-
-
-def _platform() -> str:
-    """What is compiled for: the devices of the mesh at hand, which need not be here, or those of this machine."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return device.platform if device is not None else jax.default_backend()
+    return "pallas" if whole and platform() == "tpu" and tokens <= MOST_TOKENS else "plain"
 
 
 def weights_of(queries: Queries, keys: Heads) -> Weights:
@@ -57,7 +51,10 @@ def mixed(weights: Weights, values: Heads) -> Queries:
 
 def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
     """Two products with the softmax between them."""
-    return mixed(weights_of(queries, keys), values)
+    dtype = queries.dtype
+    if dtype.itemsize == 2 and platform() == "cpu":  # where products of 16 bits are slow
+        queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
+    return mixed(weights_of(queries, keys), values).astype(dtype)
 
 
 def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:
@@ -126,7 +123,7 @@ def _call(kernel, outputs: int, *arrays: Flat) -> tuple[Flat, ...]:
         out_specs=[image] * outputs,
         out_shape=[jax.ShapeDtypeStruct((b, n, d), arrays[0].dtype)] * outputs,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=64 * 2**20),
-        interpret=_platform() != "tpu",
+        interpret=platform() != "tpu",
     )(*arrays)
     return tuple(made)
 

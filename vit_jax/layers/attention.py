@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
+from vit_jax.layers.product import dot_general
 from vit_jax.types import Tokens, UserError
 
 
@@ -43,6 +45,7 @@ class Attention(nn.Module):
                 kernel_init=nn.initializers.xavier_uniform(),
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
+                dot_general=dot_general,
                 name=name,
             )
             return dense(x)
@@ -53,6 +56,7 @@ class Attention(nn.Module):
                 nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
                 for name, x in (("query_norm", q), ("key_norm", k))
             )
+        q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))  # for Encoder.remat
         drops = self.dropout > 0 and not deterministic
         # init makes every collection mutable, but is asked for parameters alone.
         shows = self.is_mutable_collection("attention") and not self.is_initializing()
@@ -61,18 +65,19 @@ class Attention(nn.Module):
             raise UserError(
                 f"model.attention={form!r} has no dropout; found attn_dropout={self.dropout}: take 'plain'."
             )
-        if form == "plain" or shows or queries is not tokens:
+        if drops or shows:
             weights = attend.weights_of(q, k)
             if shows:
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
             mixed = attend.mixed(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
         else:
-            mixed = attend.FORMS[form](q, k, v)
+            mixed = attend.FORMS[form if queries is tokens else "plain"](q, k, v)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            dot_general=dot_general,
             name="out",
         )(mixed)

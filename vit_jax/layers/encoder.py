@@ -11,11 +11,12 @@ from flax.typing import Dtype
 from vit_jax.layers.drop import DropPathRule, drop_path_rates
 from vit_jax.types import Params, Tokens
 
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "inner", "full"]
 
 # What the backward pass finds in memory; the rest of a block it computes again.
 POLICIES: dict[str, Callable[..., bool]] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inner": jax.checkpoint_policies.save_only_these_names("qkv", "hidden"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -24,7 +25,8 @@ class Encoder(nn.Module):
     """`depth` blocks, each made by block(drop_path=..., name=...), and where `norm` is set a final LayerNorm.
 
     drop_path, drop_path_rule: see drop_path_rates. remat: what of a block is not kept for the backward pass but computed again:
-    "none" of it, all but the outputs of its linear layers ("dots"), or all ("full", a third more FLOPs; arXiv:1604.06174).
+    "none" of it, all but the outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer
+    ("inner"), or all ("full", a third more FLOPs; arXiv:1604.06174).
     scan: the blocks are compiled once, as the body of a loop, so that compile time does not grow with the depth, for a copy of
     their parameters and of their gradients in every step. Parameters, gradients and results are the same, but for what dropout
     and drop_path draw.

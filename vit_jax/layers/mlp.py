@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 
+from vit_jax.layers.product import dot_general
 from vit_jax.types import Tokens
 
 Gelu = Literal["gelu_tanh", "gelu", "quick_gelu"]
@@ -42,10 +44,12 @@ class Mlp(nn.Module):
             "bias_init": nn.initializers.normal(1e-6),
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
+            "dot_general": dot_general,
         }
-        hidden = nn.Dense(self.hidden, **dense, name="up")(x)
+        hidden = checkpoint_name(nn.Dense(self.hidden, **dense, name="up")(x), "hidden")  # for Encoder.remat
         if self.kind == "swiglu":
-            hidden = nn.silu(nn.Dense(self.hidden, **dense, name="gate")(x)) * hidden
+            gate = checkpoint_name(nn.Dense(self.hidden, **dense, name="gate")(x), "hidden")
+            hidden = nn.silu(gate) * hidden
         else:
             hidden = GELUS[self.kind](hidden)
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=deterministic)

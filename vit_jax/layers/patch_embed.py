@@ -7,6 +7,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from vit_jax.layers.product import dot_general
 from vit_jax.types import Images, UserError
 
 
@@ -76,4 +77,5 @@ def _product(
     blocks = rearrange(images, "b (i sh) (j sw) c -> b i j (sh sw c)", sh=sh, sw=sw)
     rows, cols = blocks.shape[1] - m + 1, blocks.shape[2] - n + 1
     patches = jnp.concatenate([blocks[:, i : i + rows, j : j + cols] for i in range(m) for j in range(n)], axis=-1)
-    return patches @ rearrange(kernel, "(m sh) (n sw) c d -> (m n sh sw c) d", sh=sh, sw=sw)
+    matrix = rearrange(kernel, "(m sh) (n sw) c d -> (m n sh sw c) d", sh=sh, sw=sw)
+    return dot_general(patches, matrix, (((patches.ndim - 1,), (0,)), ((), ())))

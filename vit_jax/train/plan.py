@@ -1,7 +1,10 @@
 """What a training step takes on accelerators that need not be here: memory, operations, traffic, and the time these allow."""
 
 import dataclasses
+import importlib.util
 import math
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +23,10 @@ from vit_jax.train.state import State
 from vit_jax.train.step import jit_step
 from vit_jax.types import UserError
 
-GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+# What the compiler says where a program does not fit.
+EXHAUSTED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
+# Generations of TPUs and the dimensions of their slices.
+GENERATIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Plan:
     temporaries are activations, gradients and what else is there only during the step; peak is the most that is there at once.
     accessed are the bytes of all inputs and outputs as XLA counts them, wherever they lie, and moved those in main memory (see
     Program.moved); kernels are calls whose inside neither sees. model_flops are those of the plain model, without what is
-    computed again. The times are what the chip's paper figures allow at best, and None where the chip is not known.
+    computed again. A step that the compiler refuses for its memory has a peak, and None for what is moved. The times are what
+    the chip's paper figures allow at best, and None where the chip is not known.
     """
 
     devices: int
@@ -43,8 +50,8 @@ class Plan:
     peak: float
     flops: float
     model_flops: float
-    accessed: float
-    moved: float
+    accessed: float | None
+    moved: float | None
     kernels: int
     traffic: Sequence[Traffic]
     compile_seconds: float
@@ -57,7 +64,7 @@ class Plan:
     @property
     def times(self) -> dict[str, float] | None:
         """Seconds for the operations, for moving bytes from memory, and for the exchange with other chips."""
-        if self.chip is None:
+        if self.chip is None or self.moved is None:
             return None
         sent = math.fsum(one.sent for one in self.traffic)
         return {
@@ -74,21 +81,24 @@ class Plan:
 
 def devices_of(topology: str) -> list[Any]:
     """The devices of a TPU slice such as "v5e:4x8", to compile for; UserError where libtpu or the slice is unknown."""
-    generation, colon, _ = topology.partition(":")
-    if not colon or generation not in GENERATIONS:
+    generation, _, chips = topology.partition(":")
+    sides = chips.split("x")
+    if generation not in GENERATIONS or not all(side.isdecimal() for side in sides):
         hint = near(generation, GENERATIONS)
         raise UserError(f"--topology={topology}: expected a generation and its chips, such as v5e:4x8{hint}")
+    if len(sides) != GENERATIONS[generation]:
+        raise UserError(
+            f"--topology={topology}: slices of {generation} have {GENERATIONS[generation]} sides, not {len(sides)}."
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(f"To compile for {topology} takes Google's compiler, which needs no TPU: pip install libtpu.")
+    # Nothing is run on a TPU, so that another process may compile too.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
-    except (RuntimeError, ImportError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
-        if "libtpu" in reason or ("tpu" not in jax.extend.backend.backends() and "INVALID_ARGUMENT" not in reason):
-            raise UserError(
-                f"To compile for {topology} takes Google's compiler, which needs no TPU: pip install libtpu ({reason})."
-            ) from None
-        raise UserError(
-            f"--topology={topology} is no slice of that generation ({reason}); try such as v5e:4x8."
-        ) from None
+        raise UserError(f"--topology={topology} cannot be compiled for ({reason}); try such as v5e:4x8.") from None
 
 
 def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[Any]) -> Plan:
@@ -103,32 +113,47 @@ def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[An
     # Kernels hide theirs, so the same step is counted with plain attention.
     counted = config if config["model"].get("type") != "vit.ViT" else with_changes(config, {"model.attention": "plain"})
     total, _ = flops.count(build_parts(counted, spec, steps)[2](), constants, shapes, batch)
-    begin = time.perf_counter()
-    lowered = jit_step(make, constants, mesh, places, rules).lower(constants, shapes, batch)
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - begin
-    program, memory, cost = Program(compiled.as_text()), compiled.memory_analysis(), compiled.cost_analysis()
-    temporaries = float(memory.temp_size_in_bytes)
-    beside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     chip = chip_of(devices)
+    held_params = held(State(0, shapes.params, 0, shapes.ema, shapes.frozen), places)
+    held_optimizer = held(State(0, 0, shapes.opt_state, None, {}), places)
+    begin = time.perf_counter()
+    made = compiled(jit_step(make, constants, mesh, places, rules).lower(constants, shapes, batch), len(devices))
     return Plan(
         devices=len(devices),
         chip=chip,
         mesh={axis: size for axis, size in mesh.shape.items() if size > 1} or {"data": 1},
         batch_size=config["batch_size"],
-        params=held(State(0, shapes.params, 0, shapes.ema, shapes.frozen), places),
-        optimizer=held(State(0, 0, shapes.opt_state, None, {}), places),
-        temporaries=temporaries,
-        peak=temporaries + beside,
+        params=held_params,
+        optimizer=held_optimizer,
         flops=total / len(devices),
         model_flops=model_flops(task, build(config["grad"], "grad"), shapes, batch)[0] / len(devices),
-        # XLA counts the body of a loop once.
-        accessed=cost.get("bytes accessed", math.nan) * program.moved() / program.moved(loops=False),
-        moved=program.moved(),
-        kernels=program.kernels(),
-        traffic=program.collectives(len(devices)),
-        compile_seconds=seconds,
+        compile_seconds=time.perf_counter() - begin,
+        **made,
     )
+
+
+def compiled(lowered: Any, devices: int) -> dict[str, Any]:
+    """What a compiled program says of itself, or why it was not compiled, as fields of a Plan."""
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = EXHAUSTED.search(str(error))
+        if needed is None:
+            raise
+        size = float(needed[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[needed[2]]
+        return {"temporaries": size, "peak": size, "accessed": None, "moved": None, "kernels": 0, "traffic": ()}
+    read, memory = Program(program.as_text()), program.memory_analysis()
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "temporaries": float(memory.temp_size_in_bytes),
+        # XLA's own figure shares what is not alive at once; not every version and platform has it.
+        "peak": float(getattr(memory, "peak_memory_in_bytes", 0) or whole + memory.temp_size_in_bytes),
+        # XLA counts the body of a loop once.
+        "accessed": program.cost_analysis().get("bytes accessed", math.nan) * read.moved() / read.moved(loops=False),
+        "moved": read.moved(),
+        "kernels": read.kernels(),
+        "traffic": read.collectives(devices),
+    }
 
 
 def held(shapes: State, places: State) -> float:
@@ -148,8 +173,8 @@ def _pairs(shapes: State, places: State) -> list[tuple[Any, Any]]:
 
 # Changes that make a step smaller, the cheapest first: (what it is, config keys).
 REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("parameters and optimiser divided over the devices", {"mesh": {"data": 1, "fsdp": -1}}),
-    ("activations computed again", {"model.remat": "dots"}),
+    ("parameters and optimiser divided over the devices", {"mesh.data": 1, "mesh.fsdp": -1}),
+    ("activations computed again", {"model.remat": "inner"}),
     ("more activations computed again", {"model.remat": "full"}),
     ("the batch in 2 parts", {"grad": {"type": "accumulate.Accumulate", "microbatches": 2}}),
     ("the batch in 4 parts", {"grad": {"type": "accumulate.Accumulate", "microbatches": 4}}),
