@@ -39,9 +39,8 @@ def load(name, data, *overrides):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """Without drawing, and without tracing a step before it is compiled or traced anyway."""
+    """Without drawing."""
     monkeypatch.setattr(loop, "write_report", lambda *_: None)
-    monkeypatch.setattr(run, "trace", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

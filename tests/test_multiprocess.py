@@ -47,7 +47,7 @@ def outputs(processes: list[subprocess.Popen]) -> list[str]:
     """What each printed, once all have ended well."""
     told = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(told)
-    return ["".join(line for line in text.splitlines(True) if not line.startswith("[Gloo]")) for text in told]
+    return ["".join(line for line in text.splitlines(True) if "peer ranks" not in line) for text in told]
 
 
 def back_to_half(workdir: Path) -> None:

@@ -153,7 +153,6 @@ def toy(recipe):
 @pytest.mark.parametrize("recipe", RUNS)
 def test_a_recipe_trains_at_toy_size(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "write_report", lambda *_: None)  # drawing takes seconds
-    monkeypatch.setattr(run, "trace", lambda *_: None)  # compiling traces it again
     monkeypatch.setattr(inference.Loaded, "has_untrained_head", False)  # the teacher has random weights
     metrics = loop.fit(toy(recipe), tmp_path / "run")
     assert np.isfinite(metrics["loss"])
