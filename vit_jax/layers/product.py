@@ -1,6 +1,7 @@
 """Products with the kernels of linear layers, in the way that suits the processor."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any
     if not fits or x.dtype.itemsize != 2 or platform() != "cpu":
         return jax.lax.dot_general(x, kernel, dimension_numbers, *arguments, **options)
     rows, columns = x.shape[: x.ndim - shared], kernel.shape[shared:]
-    size = kernel.size // max(1, functools.reduce(lambda a, b: a * b, columns, 1))
+    size = math.prod(kernel.shape[:shared])
     return _product(x.reshape(-1, size), kernel.reshape(size, -1)).reshape(*rows, *columns)
 
 
