@@ -66,6 +66,16 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return with_mesh
 
 
+def divided(x: jax.Array) -> jax.Array:
+    """The same array, its leading dimension held to be divided over the batch axes of the mesh at hand, if there is one.
+
+    Left alone, the compiler may divide activations as it finds parameters divided, and exchange far more than those are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading dimension divided over the batch axes."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)

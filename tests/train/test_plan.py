@@ -3,10 +3,13 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
 
+from tests.conftest import ROOT, environment
 from vit_jax import __main__ as commands
 from vit_jax import chips, config_file
 from vit_jax.cli import plan as plan_command
@@ -47,6 +50,23 @@ def test_several_meshes_are_a_table(capsys):
     table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert len(table) == 4
     assert table[0].startswith("| slice | mesh |")
+
+
+@pytest.mark.parametrize("fields", [{}, {"scan": True}, {"scan": True, "remat": "inner"}], ids=str)
+def test_fsdp_exchanges_the_parameters_and_not_the_activations(fields):
+    model = {"type": "vit.ViT", "width": 256, "depth": 4, "mlp_dim": 256, "num_heads": 4, "patch_size": 2} | fields
+    flags = [
+        "--config=configs/digits.py",
+        f"--config.model={model}",
+        "--config.batch_size=64",
+        "--mesh=fsdp=-1",
+        "--json",
+    ]
+    command = [sys.executable, "-m", "vit_jax", "plan", *flags]
+    one = json.loads(subprocess.run(command, env=environment(8), cwd=ROOT, capture_output=True, check=True).stdout)
+    parameters = 8 * one["params"]
+    for traffic in one["traffic"]:
+        assert traffic["size"] < 2.5 * parameters, traffic
 
 
 def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
@@ -92,7 +112,7 @@ class Refused:
 
 
 def test_a_program_that_the_compiler_refuses_is_one_that_does_not_fit(capsys):
-    facts = plans.compiled(Refused(), 8)
+    facts = plans.compiled(Refused(), 8, accelerator=True)
     assert facts["peak"] == 34.82 * 2**30
     config, spec, *_ = settle(config_file.load("configs/digits.py", []).to_dict())
     one = plans.plan(config, spec, 1100, jax.devices())

@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from vit_jax.layers.drop import DropPathRule, drop_path_rates
+from vit_jax.sharding import divided
 from vit_jax.types import Params, Tokens
 
 Remat = Literal["none", "dots", "inner", "full"]
@@ -46,13 +47,14 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, *, train: bool = False) -> Tokens:
         """Tokens [b, n, d] to [b, n, d]."""
+        x = divided(x)
         rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.scan and not self.is_initializing():
             x = self._scanned(x, rates, train)
         else:
 
             def run(block: nn.Module, x: Tokens) -> Tokens:
-                return block(x, deterministic=not train)
+                return divided(block(x, deterministic=not train))
 
             if self.remat != "none":
                 run = nn.remat(run, policy=POLICIES[self.remat])
@@ -79,7 +81,8 @@ class Encoder(nn.Module):
             params, rate, key = layer
             block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
             rngs = {} if key is None else {"dropout": key}
-            return block.apply({"params": params}, x, deterministic=not train, rngs=rngs, mutable=kept)
+            x, sown = block.apply({"params": params}, x, deterministic=not train, rngs=rngs, mutable=kept)
+            return divided(x), sown
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=POLICIES[self.remat], prevent_cse=False)

@@ -117,7 +117,9 @@ def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[An
     held_params = held(State(0, shapes.params, 0, shapes.ema, shapes.frozen), places)
     held_optimizer = held(State(0, 0, shapes.opt_state, None, {}), places)
     begin = time.perf_counter()
-    made = compiled(jit_step(make, constants, mesh, places, rules).lower(constants, shapes, batch), len(devices))
+    made = compiled(
+        jit_step(make, constants, mesh, places, rules).lower(constants, shapes, batch), len(devices), chip is not None
+    )
     return Plan(
         devices=len(devices),
         chip=chip,
@@ -132,8 +134,8 @@ def plan(config: Mapping[str, Any], spec: Spec, steps: int, devices: Sequence[An
     )
 
 
-def compiled(lowered: Any, devices: int) -> dict[str, Any]:
-    """What a compiled program says of itself, or why it was not compiled, as fields of a Plan."""
+def compiled(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
+    """What a program compiled for so many devices says of itself, or why it was not compiled, as fields of a Plan."""
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -143,11 +145,11 @@ def compiled(lowered: Any, devices: int) -> dict[str, Any]:
         size = float(needed[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[needed[2]]
         return {"temporaries": size, "peak": size, "accessed": None, "moved": None, "kernels": 0, "traffic": ()}
     read, memory = Program(program.as_text()), program.memory_analysis()
-    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    beside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
         "temporaries": float(memory.temp_size_in_bytes),
-        # XLA's own figure shares what is not alive at once; not every version and platform has it.
-        "peak": float(getattr(memory, "peak_memory_in_bytes", 0) or whole + memory.temp_size_in_bytes),
+        # The figure of accelerators' compilers shares what is not alive at once.
+        "peak": float(memory.peak_memory_in_bytes if accelerator else beside + memory.temp_size_in_bytes),
         # XLA counts the body of a loop once.
         "accessed": program.cost_analysis().get("bytes accessed", math.nan) * read.moved() / read.moved(loops=False),
         "moved": read.moved(),
