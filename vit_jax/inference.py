@@ -49,9 +49,7 @@ def make_predict(task: Task, mesh: Mesh) -> Predict:
         shown = {key: x for key, x in batch.items() if key in ("image", "label")}
         return {key: x for key, x in batch.items() if key != "image"} | task.predict(params, shown)
 
-    predict = jax.jit(
-        sharding.on_mesh(outputs, mesh), out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    )
+    predict = jax.jit(sharding.on_mesh(outputs, mesh), out_shardings=sharding.everywhere(mesh))
     shards = sharding.batch_shards(mesh)
 
     def padded(params: Params, batch: dict[str, np.ndarray]) -> Outputs:
@@ -225,7 +223,7 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
             f"{source.origin} does not fit the model it describes:"
             + "".join(configs.first([f"\n  {line}" for line in different]))
         )
-    everywhere = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
+    everywhere = sharding.everywhere(sharding.make_mesh())
     params = jax.device_put(trees.unflatten(like, source.params), everywhere)
     names = source.class_names or tuple(map(str, range(spec["num_classes"])))
     return Loaded(
@@ -261,7 +259,7 @@ def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: t
     part = "ema/" if not raw and any(name.startswith("ema/") for name in shapes) else "params/"
     frozen = {name.removeprefix("frozen/") for name in shapes if name.startswith("frozen/")}
     like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
-    everywhere = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
+    everywhere = sharding.everywhere(sharding.make_mesh())
     leaves = {
         ("frozen/" if k in frozen else part) + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere)
         for k, v in trees.flatten(like).items()

@@ -76,6 +76,11 @@ def divided(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading dimension divided over the batch axes."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)

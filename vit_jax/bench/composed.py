@@ -58,8 +58,8 @@ class Composed:
 
     def prediction(self, batch_size: int) -> Prediction:
         """Predictions with random weights."""
-        everywhere = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-        init = jax.jit(lambda: self.task.init(jax.random.key(0), self.spec.image_shape), out_shardings=everywhere)
+        places = sharding.everywhere(self.mesh)
+        init = jax.jit(lambda: self.task.init(jax.random.key(0), self.spec.image_shape), out_shardings=places)
         return Prediction(inference.make_predict(self.task, self.mesh), init(), batch_size, self.spec.image_shape)
 
     def peer(self, name: str, dtype: str | None, predictions: int | None = None) -> Peer:
