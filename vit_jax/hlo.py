@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # the others say their bits
 SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
@@ -55,6 +56,15 @@ def size_of(shape: str) -> tuple[float, float]:
         total += size
         in_memory += 0.0 if "S(" in layout else size
     return total, in_memory
+
+
+def planned_memory(compiled: Any) -> int | None:
+    """The bytes that a compiled function needs on each device: inputs, outputs and temporaries; None where it is not told."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    whole = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return whole - plan.alias_size_in_bytes
 
 
 class Program:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from vit_jax import sharding
 from vit_jax.chips import chip_of
+from vit_jax.hlo import planned_memory
 from vit_jax.tasks.task import Task
 from vit_jax.train.state import State
 from vit_jax.train.step import jit_step
@@ -39,7 +40,7 @@ def compile_program(jitted: Any, *shapes: Any) -> Program:
     traced, before = time.perf_counter(), len(hits)
     compiled = lowered.compile()
     done = time.perf_counter()
-    return Program(compiled, traced - begin, done - traced, len(hits) > before, _planned_memory(compiled))
+    return Program(compiled, traced - begin, done - traced, len(hits) > before, planned_memory(compiled))
 
 
 @functools.cache
@@ -50,14 +51,6 @@ def _cache_hits() -> list[str]:
         lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None
     )
     return hits
-
-
-def _planned_memory(compiled: Any) -> int | None:
-    plan = compiled.memory_analysis()
-    if plan is None:
-        return None
-    whole = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    return whole - plan.alias_size_in_bytes
 
 
 class Training:

@@ -16,7 +16,7 @@ from vit_jax import flops, sharding
 from vit_jax.chips import Chip, chip_of
 from vit_jax.config import build, near
 from vit_jax.data.pipeline import Spec
-from vit_jax.hlo import Program, Traffic
+from vit_jax.hlo import Program, Traffic, planned_memory
 from vit_jax.train.cost import model_flops
 from vit_jax.train.run import batch_shapes, build_parts
 from vit_jax.train.state import State
@@ -145,11 +145,10 @@ def compiled(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
         size = float(needed[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[needed[2]]
         return {"temporaries": size, "peak": size, "accessed": None, "moved": None, "kernels": 0, "traffic": ()}
     read, memory = Program(program.as_text()), program.memory_analysis()
-    beside = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
         "temporaries": float(memory.temp_size_in_bytes),
         # The figure of accelerators' compilers shares what is not alive at once.
-        "peak": float(memory.peak_memory_in_bytes if accelerator else beside + memory.temp_size_in_bytes),
+        "peak": float(memory.peak_memory_in_bytes if accelerator else planned_memory(program) or 0),
         # XLA counts the body of a loop once.
         "accessed": program.cost_analysis().get("bytes accessed", math.nan) * read.moved() / read.moved(loops=False),
         "moved": read.moved(),
