@@ -15,7 +15,7 @@ FLOORS = [
         "sharding",
         "config",
         "config_file",
-        "hugepages",
+        "cpu",
         "kinds",
         "processes",
         "compilation",
@@ -34,7 +34,7 @@ FLOORS = [
 ]
 # Inside the ground floor: who may know whom.
 GROUND = {
-    "hugepages": set(),
+    "cpu": set(),
     "types": set(),
     "trees": set(),
     "sharding": {"types", "trees"},

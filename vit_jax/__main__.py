@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from vit_jax import cli
 from vit_jax.cli import command
 from vit_jax.config import near
-from vit_jax.hugepages import use_huge_pages
+from vit_jax.cpu import restart_tuned
 from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     if argv is None:
-        use_huge_pages()
+        restart_tuned()
     return command.run(dispatch, sys.argv[1:] if argv is None else argv)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax.cli import command
-from vit_jax.hugepages import use_huge_pages
+from vit_jax.cpu import restart_tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,5 +38,5 @@ def train(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
+    restart_tuned()
     sys.exit(main())
