@@ -14,11 +14,15 @@ def test_one_device_and_a_chosen_number_of_threads_are_left_alone(environment):
     assert "NPROC" not in cpu.missing(environment)
 
 
-def test_huge_pages_join_other_tunables_and_leave_a_choice_alone():
-    assert cpu.missing({"GLIBC_TUNABLES": "glibc.pthread.rseq=1"}) == {
-        "GLIBC_TUNABLES": "glibc.pthread.rseq=1:glibc.malloc.hugetlb=1"
-    }
+def test_huge_pages_are_asked_for_and_a_choice_of_tunables_is_left_alone():
+    assert cpu.missing({}) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     assert cpu.missing({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
+
+
+def test_other_programs_start_without_what_was_added():
+    added = cpu.missing(EIGHT)
+    assert cpu.given(EIGHT | added | {cpu.ADDED: ",".join(added)}) == EIGHT
+    assert cpu.given(EIGHT | added) == EIGHT | added
 
 
 def test_a_process_that_has_all_is_not_started_again():

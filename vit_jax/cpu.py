@@ -5,10 +5,11 @@ import re
 import sys
 from collections.abc import Mapping
 
-TUNABLE = "glibc.malloc.hugetlb=1"
 VIRTUAL_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 # Collectives of one program that run at the same time on one device.
 COLLECTIVES_AT_ONCE = 8
+# Names what was added to the environment, for `given`.
+ADDED = "VIT_JAX_ADDED"
 
 
 def restart_tuned() -> None:
@@ -20,7 +21,13 @@ def restart_tuned() -> None:
     if not added or not sys.platform.startswith("linux") or not sys.executable:
         return
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | added)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | added | {ADDED: ",".join(added)})
+
+
+def given(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment as the user gave it, without what was added: in it other programs start as they would without us."""
+    added = {ADDED, *environment.get(ADDED, "").split(",")}
+    return {name: value for name, value in environment.items() if name not in added}
 
 
 def missing(environment: Mapping[str, str]) -> dict[str, str]:
@@ -33,9 +40,8 @@ def missing(environment: Mapping[str, str]) -> dict[str, str]:
     thread for each device, two collectives that run at the same time wait for each other for ever.
     """
     added = {}
-    tunables = environment.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.hugetlb" not in tunables:
-        added["GLIBC_TUNABLES"] = f"{tunables}:{TUNABLE}".lstrip(":")
+    if "GLIBC_TUNABLES" not in environment:
+        added["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     devices = VIRTUAL_DEVICES.search(environment.get("XLA_FLAGS", ""))
     if devices and int(devices[1]) > 1 and "NPROC" not in environment:
         added["NPROC"] = str(max(int(devices[1]) * COLLECTIVES_AT_ONCE, os.cpu_count() or 1))

@@ -12,7 +12,8 @@ A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTI
     threads       processor cores to use
 
 and returns a function of a number of steps, which takes so many and returns when they are done. That may have an attribute
-`about`, a line on what it is, and a method `memory()`, the most bytes of the device that it held. It must not fork.
+`about`, a line on what it is, and a method `memory()`, the most bytes of the device that it held. It must not fork. It starts
+as its own users start it, without the huge pages that ours asks for unless the environment asks for them.
 """
 
 import json
@@ -24,6 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vit_jax.cpu import given
 from vit_jax.types import UserError
 
 TIMM = {
@@ -72,7 +74,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env={"OMP_WAIT_POLICY": WAITING} | os.environ | {"PYTHONPATH": path},
+            env={"OMP_WAIT_POLICY": WAITING} | given(os.environ) | {"PYTHONPATH": path},
         )
         try:
             facts = self._ask(json.dumps({"make": make, "arguments": arguments | {"threads": cores()}}))
