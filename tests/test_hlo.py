@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.hlo import Program
+from vit_jax.hlo import Program, size_of
 
 TEXT = """HloModule m
 
@@ -13,10 +13,10 @@ TEXT = """HloModule m
 }
 
 %body (arg: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
-  %arg = (s32[], f32[4,8]{1,0:T(4,128)}) parameter(0)
+  %arg = (s32[], f32[4,8]{1,0:T(4,8)}) parameter(0)
   %i = s32[] get-tuple-element(%arg), index=0
-  %x = f32[4,8]{1,0:T(4,128)} get-tuple-element(%arg), index=1
-  %reduced = f32[4,8]{1,0:T(4,128)} all-reduce(%x), replica_groups=[2,4]<=[8], to_apply=%add
+  %x = f32[4,8]{1,0:T(4,8)} get-tuple-element(%arg), index=1
+  %reduced = f32[4,8]{1,0:T(4,8)} all-reduce(%x), replica_groups=[2,4]<=[8], to_apply=%add
   ROOT %out = (s32[], f32[4,8]{1,0}) tuple(%i, %reduced)
 }
 
@@ -28,7 +28,7 @@ TEXT = """HloModule m
 ENTRY %main (x: f32[4,8], k: bf16[16]) -> f32[4,8] {
   %x.1 = f32[4,8]{1,0} parameter(0)
   %k = bf16[16]{0} parameter(1)
-  %near = f32[4,8]{1,0:T(4,128)S(1)} negate(%x.1)
+  %near = f32[4,8]{1,0:T(4,8)S(1)} negate(%x.1)
   %zero = s32[] constant(0)
   %both = (s32[], f32[4,8]{1,0}) tuple(%zero, %near)
   %loop = (s32[], f32[4,8]{1,0}) while(%both), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
@@ -79,6 +79,35 @@ def test_the_body_of_a_real_scan_moves_its_slices(length):
     shapes = jax.ShapeDtypeStruct((length, 64, 64), "float32"), jax.ShapeDtypeStruct((64, 64), "float32")
     moved = Program(jax.jit(function).lower(*shapes).compile().as_text()).moved()
     assert 3 * length * size <= moved <= 3 * length * size + 6 * length * size
+
+
+def test_in_memory_arrays_take_whole_tiles_of_their_last_dimensions_in_the_order_of_the_layout():
+    assert size_of("bf16[3,196,64]{2,1,0:T(8,128)(2,1)}") == (3 * 196 * 64 * 2, 3 * 200 * 128 * 2)
+    assert size_of("f32[64,3]{0,1:T(8,128)}") == (64 * 3 * 4, 8 * 128 * 4)
+    assert size_of("(f32[5]{0:T(128)S(1)}, s8[2,130]{1,0})") == (20 + 260, 260)
+
+
+FUSED = """%fused (p0: f32[10,64,64], p1: f32[10,64,64], p2: s32[]) -> f32[10,64,64] {
+  %p0 = f32[10,64,64]{2,1,0} parameter(0)
+  %p1 = f32[10,64,64]{2,1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  %flat = f32[10,4096]{1,0} bitcast(%p1)
+  %row = f32[1,4096]{1,0} dynamic-slice(%flat, %p2, %p2), dynamic_slice_sizes={1,4096}
+  %made = f32[1,64,64]{2,1,0} bitcast(%row)
+  ROOT %out = f32[10,64,64]{2,1,0} dynamic-update-slice(%p0, %made, %p2, %p2, %p2)
+}
+
+ENTRY %main (x: f32[10,64,64], y: f32[10,64,64], i: s32[]) -> f32[10,64,64] {
+  %x = f32[10,64,64]{2,1,0} parameter(0)
+  %y = f32[10,64,64]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %done = f32[10,64,64]{2,1,0} fusion(%x, %y, %i), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twice():
+    assert Program(FUSED).moved() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
 def test_parts_of_bytes_are_read():

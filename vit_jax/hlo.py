@@ -9,12 +9,14 @@ from typing import Any
 
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # the others say their bits
 SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
+INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
+TILE = re.compile(r"T\(([\d,]+)\)")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+SLICES = ("dynamic-slice", "slice", "gather")
 # They move nothing, or what they call is looked into.
 FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all")
 
@@ -29,6 +31,7 @@ class Instruction:
     in_memory: float
     operands: tuple[str, ...]
     rest: str
+    is_root: bool
 
     @property
     def called(self) -> list[str]:
@@ -48,14 +51,29 @@ class Traffic:
 
 
 def size_of(shape: str) -> tuple[float, float]:
-    """The bytes of a shape, or of all in a tuple, and of those that lie in the device's main memory (memory space 0)."""
+    """The bytes of a shape, or of all in a tuple, and of those that lie in the device's main memory (memory space 0).
+
+    In memory an array takes whole tiles, as many as its last dimensions in the order of the layout need.
+    """
     total = in_memory = 0.0
-    for kind, dims, layout in SHAPE.findall(shape):
+    for kind, dims_text, layout in SHAPE.findall(shape):
         each = BYTES.get(kind) or int(re.sub(r"\D", "", kind)) / 8
-        size = each * math.prod(int(dim) for dim in dims.split(",") if dim)
-        total += size
-        in_memory += 0.0 if "S(" in layout else size
+        dims = [int(dim) for dim in dims_text.split(",") if dim]
+        total += each * math.prod(dims)
+        if "S(" not in layout:
+            in_memory += each * math.prod(_padded(dims, layout))
     return total, in_memory
+
+
+def _padded(dims: list[int], layout: str) -> list[int]:
+    """The dimensions that an array has in memory, the one that changes fastest first."""
+    order = re.match(r"\{([\d,]+)", layout)
+    stored = [dims[int(axis)] for axis in order[1].split(",")] if order else dims[::-1]
+    tile = TILE.search(layout)
+    for place, edge in enumerate(reversed(tile[1].split(",")) if tile else ()):
+        if place < len(stored):
+            stored[place] = -(-stored[place] // int(edge)) * int(edge)
+    return stored
 
 
 def planned_memory(compiled: Any) -> int | None:
@@ -80,9 +98,9 @@ class Program:
                 here = self.computations[name] = {}
                 self.entry = name if line.startswith("ENTRY") else self.entry
             elif match := INSTRUCTION.match(line):
-                name, shape, kind, rest = match.groups()
+                root, name, shape, kind, rest = match.groups()
                 operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
-                here[name] = Instruction(name, kind, *size_of(shape), operands, rest)
+                here[name] = Instruction(name, kind, *size_of(shape), operands, rest, bool(root))
 
     def collectives(self, devices: int) -> list[Traffic]:
         """The exchanges between devices, by kind; what is in a loop counts as often as it runs.
@@ -161,7 +179,7 @@ class Program:
             return instruction.size
         here = self._homes[id(instruction)]
         sizes = [here[name].in_memory if name in here else 0.0 for name in instruction.operands]
-        if instruction.kind in ("dynamic-slice", "slice", "gather"):
+        if instruction.kind in SLICES:
             return 2.0 * instruction.in_memory
         if instruction.kind == "dynamic-update-slice":
             return 2.0 * sizes[1]
@@ -171,18 +189,34 @@ class Program:
         parameters = [one for one in inside.values() if one.kind == "parameter"]
         parameters.sort(key=lambda one: int(one.rest.split(")")[0]))
         read = [min(size, _used(one, inside)) for one, size in zip(parameters, sizes, strict=False)]
-        updates = [inside[one.operands[1]].size for one in inside.values() if one.kind == "dynamic-update-slice"]
-        return math.fsum(read) + (math.fsum(updates) if updates else instruction.in_memory)
+        return math.fsum(read) + instruction.in_memory - _left_alone(inside)
 
 
-def _used(parameter: Instruction, inside: dict[str, Instruction]) -> float:
-    """How much of a fusion's input it reads."""
-    users = [one for one in inside.values() if parameter.name in one.operands]
-    if users and all(one.kind == "dynamic-slice" for one in users):
-        return math.fsum(one.size for one in users)
-    if users and all(one.kind == "dynamic-update-slice" and one.operands[0] == parameter.name for one in users):
-        return 0.0
-    return math.inf
+def _used(value: Instruction, inside: dict[str, Instruction]) -> float:
+    """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing."""
+    users = [one for one in inside.values() if value.name in one.operands]
+    read = 0.0
+    for one in users:
+        if one.kind in SLICES and one.operands[0] == value.name:
+            read += one.in_memory
+        elif one.kind in ("bitcast", "copy"):
+            read += _used(one, inside)
+        elif one.kind != "dynamic-update-slice" or one.operands[0] != value.name:
+            return math.inf
+    return read if users else math.inf
+
+
+def _left_alone(inside: dict[str, Instruction]) -> float:
+    """How much of a fusion's outputs it does not write, as they are inputs of which it updates a part in place."""
+    rest = 0.0
+    roots = [one for one in inside.values() if one.is_root]
+    for name in (name for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))):
+        made = inside[name]
+        while made.kind == "bitcast":
+            made = inside[made.operands[0]]
+        if made.kind == "dynamic-update-slice":
+            rest += made.in_memory - inside[made.operands[1]].in_memory
+    return rest
 
 
 def _group_size(rest: str, devices: int) -> int:
