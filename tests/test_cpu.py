@@ -9,7 +9,9 @@ def test_virtual_devices_get_threads_for_collectives_that_wait_for_each_other():
     assert int(cpu.missing(EIGHT)["NPROC"]) >= 64
 
 
-@pytest.mark.parametrize("environment", [{}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, EIGHT | {"NPROC": "3"}])
+@pytest.mark.parametrize(
+    "environment", [{}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, EIGHT | {"NPROC": "3"}]
+)
 def test_one_device_and_a_chosen_number_of_threads_are_left_alone(environment):
     assert "NPROC" not in cpu.missing(environment)
 
