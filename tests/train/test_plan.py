@@ -137,3 +137,8 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_here(capsys):
     assert divided["params"] < copied["params"] / 7
     assert {one["kind"] for one in copied["traffic"]} >= {"all-reduce"}
     assert copied["fits"] is True
+
+
+def test_an_axis_that_nothing_is_divided_over_is_told():
+    with pytest.raises(UserError, match="unknown axis 'tensr'; did you mean tensor"):
+        commands.dispatch(["plan", *FLAGS, "--mesh=tensr=2"])

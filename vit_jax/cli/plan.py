@@ -4,10 +4,11 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.config import near
 from vit_jax.types import UserError
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
-    meshes = [axes_of(text) for text in flags.mesh] or [config["mesh"]]
+    meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]
     for name, mesh in itertools.product(names, meshes):  # a mistake in the last must not wait for the others
         sharding.check_batch(config["batch_size"], sharding.make_mesh(slices[name], **mesh))
     rows: list[tuple[str, Any, dict[str, Any]]] = []
@@ -83,12 +84,15 @@ def local_devices() -> list[Any]:
     return list(jax.devices())
 
 
-def axes_of(text: str) -> dict[str, int]:
-    """The mesh of a flag such as "data=2,fsdp=4"."""
+def axes_of(text: str, known: Iterable[str]) -> dict[str, int]:
+    """The mesh of a flag such as "data=2,fsdp=4", whose axes are among the known ones."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and equals and size.removeprefix("-").isdecimal() for axis, equals, size in pairs):
         raise UserError(f"--mesh={text}: expected axes with sizes, such as data=-1 or data=2,fsdp=4.")
     axes = {axis: int(size) for axis, _, size in pairs}
+    for axis in axes:
+        if axis not in known:
+            raise UserError(f"--mesh={text}: unknown axis {axis!r}{near(axis, known)}")
     return axes if -1 in axes.values() else {"data": -1} | axes
 
 
