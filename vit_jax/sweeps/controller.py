@@ -47,7 +47,7 @@ class Controller:
         self.stopping = 0  # the signal that ended the sweep
 
     def run(self) -> int:
-        """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + a signal upon which they were saved."""
+        """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + the signal that ended it before."""
         queue = self.prepare()
         with self.signals():
             try:
