@@ -33,6 +33,9 @@ SEAMS = {
     "evals.*.train": "vit_jax.data",
 }
 
+# Keys that stand beside the arguments of a part's target, by its package.
+BESIDE = {"vit_jax.evals": ("every",)}
+
 # Keys that cannot change the numbers: a run may resume with other values of them.
 FREE = (
     *("mesh", "sharding", "log", "checkpoint", "evals", "model.attention", "model.remat"),
@@ -180,7 +183,8 @@ def check_part(path: str, spec: Any) -> None:
     package = seam_of(path)
     if package is not None and "type" in spec:
         filled = getattr(importlib.import_module(package), "fill", dict)(dict(spec))
-        own = {key: value for key, value in filled.items() if key != "type" and not seam_of(f"{path}.{key}")}
+        others = ("type", *BESIDE.get(package, ()))
+        own = {key: value for key, value in filled.items() if key not in others and not seam_of(f"{path}.{key}")}
         check_arguments(path, resolve(spec["type"], package, path), own)
     for key, value in spec.items():
         check_part(f"{path}.{key}", value)

@@ -53,6 +53,14 @@ def test_a_mistake_of_all_runs_is_told_once_and_all_mistakes_are_told(tmp_path):
     assert str(caught.value).count("unknown key") == 2
 
 
+def test_a_whole_part_that_is_right_is_taken(tmp_path):
+    part = {"type": "classification.Classification", "source": {"type": "digits.Digits", "split": "test"}, "every": 9}
+    sweep = read_sweep(
+        file(tmp_path, f'product({{"evals.test": [{part}], "model": [{{"type": "vit.ViT", "variant": "S/16"}}]}})'), []
+    )
+    assert sweep.runs[0]["evals.test"] == part
+
+
 def test_an_error_in_the_file_is_told_with_its_line(tmp_path):
     (tmp_path / "sweep.py").write_text("def get_sweep():\n    return 1 / 0\n")
     with pytest.raises(UserError, match=r"sweep: .*sweep.py:2: ZeroDivisionError"):
