@@ -184,3 +184,10 @@ def test_two_sweeps_cannot_share_a_folder(tmp_path):
             pass
     with records.alone(tmp_path):
         pass
+
+
+def test_the_workdir_of_a_run_is_no_place_for_a_sweep(tmp_path):
+    (tmp_path / "config.json").touch()
+    refused = pytest.raises(records.UserError, match="is the workdir of a run")
+    with refused, records.alone(tmp_path):
+        pass
