@@ -140,7 +140,7 @@ class Board:
             )
         self.console.print(table)
         if best := self.best(runs, progress):
-            self.console.print(best, markup=False)
+            self.console.print(best, markup=False, highlight=False)
         for run in runs:
             if run.state == "failed":
                 self.console.print(f"failed: {run.name}: {run.reason}", markup=False)
