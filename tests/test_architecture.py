@@ -28,7 +28,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"bench"},
+    {"bench", "sweeps", "launch", "reports"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -62,6 +62,7 @@ HOMES = {
     "transformers": {"cli"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
+    "rich": {"sweeps", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }
 
