@@ -220,6 +220,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: list(config) if isinstance(config, tuple) else config}
 
 
+def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
+    """The steps of a run on so many training images."""
+    return config["steps"] or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
+
+
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Paths at which two plain configs differ: those that change the numbers of a run, and those that cannot."""
     before, after = ({k: v for k, v in flatten(c).items() if v is not None} for c in (old, new))

@@ -7,6 +7,7 @@ two processes, also not for the moment in which the child of a killed sweep stil
 import ctypes
 import fcntl
 import os
+import shlex
 import signal
 import sys
 
@@ -25,6 +26,7 @@ def main() -> None:
         if os.getppid() != int(parent):  # it died before it could have been told
             return
     hold(lock)
+    print(f"$ {shlex.join(command)}", flush=True)
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     os.execv(command[0], command)

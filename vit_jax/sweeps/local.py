@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 
-from vit_jax.sweeps.devices import divide
+from vit_jax.sweeps.devices import Share, divide
 from vit_jax.sweeps.executor import Ended, Executor, Job
 
 
@@ -14,7 +14,7 @@ class Local(Executor):
     def __init__(self, jobs: int | None = None):
         self._free = divide(jobs, os.environ)
         self._slots = len(self._free)
-        self._running: dict[str, tuple[subprocess.Popen, object]] = {}
+        self._running: dict[str, tuple[subprocess.Popen, Share]] = {}
 
     @property
     def slots(self) -> int:
