@@ -17,9 +17,9 @@ SAM and GSAM take two passes a step. The authors of the first used 64 TPU chips 
 
 The settings are those of GSAM's table 4, which its authors' repository shows (juntang-zhuang/GSAM, img/), and of big_vision
 (configs/proj/gsam/vit_i1k_gsam_no_aug.py); the other methods have them too. SAM's rho was not to be found; 0.2 is what others
-took for ViT-B/16 (issue 153). There each chip goes uphill by its own part of the batch, here all go as one: with fewer chips the
-authors raise rho (issue 153). rho would reach rho_min at a learning rate of 0, there at a hundredth of the peak, where the
-decay ends: at most 0.006 apart. None of this was run here.
+took for ViT-B/16 (issue 153). There each chip goes uphill by its own part of the batch, here all go as one: with fewer chips
+the authors raise rho (issue 153). rho would reach rho_min at a learning rate of 0, there at a hundredth of the peak, where
+the decay ends: at most 0.006 apart. None of this was run here.
 """
 
 import ml_collections
@@ -44,7 +44,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         **imagenet.ARGUMENTS,
     )
     if given["rho"] and given["method"] != "sam":
-        raise ValueError(f"found rho with method={given['method']}; it is of method=sam, as gsam's rho_min and rho_max are set")
+        raise ValueError(
+            f"found rho with method={given['method']}; it is of method=sam, as gsam's rho_min and rho_max are set"
+        )
     config = common.get_config()
     imagenet.fill(config, given)
     config.epochs = 300

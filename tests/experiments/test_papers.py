@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -10,15 +12,23 @@ from tests.conftest import ROOT
 from vit_jax import config as configs
 from vit_jax import config_file
 from vit_jax.sweeps import check
+from vit_jax.sweeps.names import run_names
+from vit_jax.types import UserError
 
-FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/sweep.py"))
-TABLES = [folder for folder in FOLDERS if (folder / "paper.json").exists()]
+TABLES = sorted(path.parent for path in (ROOT / "experiments").glob("*/paper.json"))
 # What sweeps make before others begin from it; not all of these runs stand in a table.
 STAGES = {"deit3": ["pretrain"], "vit_table5": ["pretrain"]}
-# What the sweeps of our own studies have to be told.
-ARGUMENTS = {
-    "cifar10_patches_202611": "folder:DATA", "pretraining_pays_202611": "DATA", "recipes_202611": "folder:DATA",
-}  # fmt: skip
+# What the sweeps of our own studies are told, where they have to be.
+TOLD = [
+    ("cifar10_patches_202611", ""),
+    ("cifar10_patches_202611", "folder:DATA"),
+    ("pretraining_pays_202611", "DATA"),
+    ("recipes_202611", "recipe,folder:DATA"),
+    ("recipes_202611", "strong,folder:DATA"),
+    ("recipes_202611", "teacher,folder:DATA"),
+    ("small_data_202611", ""),
+    ("small_data_202611", "folder:DATA"),
+]
 ROW = {"name": str, "where": dict, "published": float, "spread": float | None, "note": str}
 
 
@@ -98,15 +108,49 @@ def test_a_table_tells_its_source_and_what_was_not_run(folder):
     assert "not run" in readme.lower() or "ours" in readme
 
 
-@pytest.mark.parametrize("folder", named(folder for folder in FOLDERS if folder not in TABLES))
-def test_the_runs_of_our_own_studies_are_valid(folder):
-    sweep, runs = runs_of(folder, ARGUMENTS.get(folder.name, ""))
-    assert len(runs) == len(sweep.runs) >= 2
-    assert f"sweep experiments/{folder.name}/sweep.py" in (folder / "README.md").read_text()
+@pytest.mark.parametrize(("name", "told"), TOLD)
+def test_the_runs_of_our_own_studies_are_valid(name, told):
+    sweep, _ = runs_of(ROOT / "experiments" / name, told)
+    assert sweep.metric == "test/accuracy"
+    table = told.partition(",")[0] if "," in told else ""
+    assert (
+        f"sweep experiments/{name}/sweep.py{table and ':'}{table}"
+        in (ROOT / "experiments" / name / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("told", ["", "folder:DATA", "both,folder:DATA", "recipe,tfds:cifar10"])
+def test_a_study_says_what_it_has_to_be_told(told):
+    with pytest.raises(UserError, match="expected TABLE,folder:PATH, where TABLE is recipe, strong, teacher"):
+        runs_of(ROOT / "experiments" / "recipes_202611", told)
+
+
+def test_the_teacher_is_a_run_of_the_sweep_before():
+    study = ROOT / "experiments" / "recipes_202611"
+    before, _ = runs_of(study, "recipe,folder:DATA")
+    _, runs = runs_of(study, "teacher,folder:DATA")
+    places = {config["teacher"] for config in runs if config.get("teacher")}
+    assert places == {f"workdirs/recipes_202611/recipe/{run_names(before.runs)[0]}"}
+
+
+def test_the_few_images_are_the_first_hundred_of_each_class(tmp_path):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / "all" / split / label).mkdir(parents=True)
+            for number in range(120):
+                (tmp_path / "all" / split / label / f"{number:04}.jpg").touch()
+    prepare = ROOT / "experiments" / "recipes_202611" / "prepare.py"
+    subprocess.run([sys.executable, prepare, tmp_path / "all", tmp_path / "few"], check=True)
+    found = sorted(path.name for path in (tmp_path / "few" / "train" / "dog").iterdir())
+    assert found == [f"{number:04}.jpg" for number in range(100)]
+    assert len(list((tmp_path / "few" / "test" / "cat").iterdir())) == 120
 
 
 def test_every_folder_is_in_the_index():
-    folders = {path.parent.name for path in (ROOT / "experiments").glob("*/README.md")}
+    folders = {
+        path.parent.name for path in (ROOT / "experiments").glob("*/*") if path.suffix in (".md", ".py", ".json")
+    }
+    assert all((ROOT / "experiments" / folder / "README.md").exists() for folder in folders)
     index = (ROOT / "experiments" / "README.md").read_text()
     assert {
         name for name, place in re.findall(r"^\| \[(\w+)\]\((\w+)\) \|", index, re.MULTILINE) if name == place
