@@ -19,5 +19,9 @@ def get_sweep(arg: str = "") -> Sweep:
         return Sweep(config="configs/vit.py", runs=PRETRAINING, metric="val/accuracy")
     if arg:
         raise ValueError(f"found {arg!r}, expected pretrain or nothing")
-    configs = [f"configs/finetune.py:data={data},model={model}" for model in PUBLISHED + PRETRAINED for data in DATA]
+    # Patches of 14 pixels do not tile 384; the original leaves out the last six.
+    sizes = {model: 378 if model.endswith("H_14") else 384 for model in PUBLISHED + PRETRAINED}
+    configs = [
+        f"configs/finetune.py:data={data},size={size},model={model}" for model, size in sizes.items() for data in DATA
+    ]
     return Sweep(config=configs[0], runs=product({"config": configs}), metric="test/accuracy")

@@ -88,6 +88,14 @@ def test_every_run_of_a_sweep_is_of_one_line_and_every_line_has_a_run(folder):
 
 
 @pytest.mark.parametrize("folder", named(TABLES))
+def test_patches_tile_the_images_of_every_run(folder):
+    for config in runs_of(folder)[1]:
+        name = config.get("model.variant") or config["init.ref"]
+        patch = re.search(r"(?:Ti|S|B|L|H)[/_](\d+)", name)
+        assert config["image_size"] % int(patch[1]) == 0, name
+
+
+@pytest.mark.parametrize("folder", named(TABLES))
 def test_every_published_number_is_one_that_its_config_states(folder):
     table = table_of(folder)
     papers = re.findall(r"arXiv:(\d+\.\d+)", table["source"])
