@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from vit_jax.config import (
+    BESIDE,
     ConfigError,
     check_plain,
     near,
@@ -170,7 +171,7 @@ def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
     target = resolve(node["type"], package, path)
     given = getattr(importlib.import_module(package), "fill", dict)(plain(node))
     known = parameters(target)
-    lacks = [key for key in given if key not in known and key != "type"]
+    lacks = [key for key in given if key not in known and key not in ("type", *BESIDE.get(package, ()))]
     if lacks:
         raise ConfigError(
             f"--config.{path}.type={node['type']}: it has no argument {', '.join(lacks)}; it takes {', '.join(known)}. "

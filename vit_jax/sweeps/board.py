@@ -55,6 +55,14 @@ class Board:
         self._live: Live | None = None
         self._shown = 0.0
 
+    def begin(self, runs: Sequence[Run], slots: int) -> None:
+        """Says what is about to run."""
+        counts = {"finished": 0, "to resume": 0, "to begin": 0}
+        for run in runs:
+            counts["finished" if run.state == "finished" else "to resume" if run.attempts else "to begin"] += 1
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        self.console.print(f"{len(runs)} in all: {told}; {slots} at once", markup=False)
+
     def changed(self, run: Run, runs: Sequence[Run], progress: Progress) -> None:
         """A run has another state: a line where there is no terminal."""
         self.pace.end(run.name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax import config_file
-from vit_jax.config import first, near
+from vit_jax.config import check_part, first, near
 from vit_jax.sweeps.names import run_names
 from vit_jax.sweeps.space import Sweep
 from vit_jax.types import UserError
@@ -24,6 +24,8 @@ def read_sweep(argument: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
         try:
             check_overrides(settings, overrides)
             config = config_file.load(config_of(sweep, settings), [*overrides, *flags_of(settings)]).to_dict()
+            for key, value in settings.items():
+                check_part(key, value)
             check_metric(sweep.metric, config)
             text = json.dumps(config, sort_keys=True)
             if text in seen:

@@ -47,8 +47,9 @@ class Controller:
         self.stopping = 0  # the signal that ended the sweep
 
     def run(self) -> int:
-        """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + a signal upon which they were saved."""
+        """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + the signal that ended it before."""
         queue = self.prepare()
+        self.board.begin(self.record.runs, self.executor.slots)
         with self.signals():
             try:
                 told = False
@@ -113,7 +114,7 @@ class Controller:
             return True
         # Ended from outside: preempted, told to end, or its machine is gone. It goes on as long as it comes further.
         if ended.code in (0, None, -signal.SIGTERM):
-            reason = ended.reason or "its machine was lost" if ended.code is None else "it was told to end"
+            reason = ended.reason or ("it was told to end" if ended.code is not None else "its machine was lost")
             if progress.saved() > self.began[run.name]:
                 self.change(run, "waiting", reason)
                 return True
