@@ -8,8 +8,8 @@
     epochs    300; the paper distils for 1000 too. source and evals: see configs/imagenet.py
 
 Published, on ImageNet-1k's validation images at 224 px (table 5), for Ti, S, B: 72.2, 79.8, 81.8 %; distilled from a
-RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %. The repository's weights of S reach 79.9 %.
-B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
+RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %; B distilled from DeiT-B 81.9 % (table 2). The
+repository's weights of S reach 79.9 %. B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
 
 A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as
 everywhere here (Xavier, a head of zeros) and not truncated normal. The learning rate follows the step, where timm's stays the

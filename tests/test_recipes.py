@@ -106,6 +106,8 @@ FACTS = {
         "grad.alpha": 0.6, "grad.adaptive": False, "model.pool": "gap", "model.variant": "B/32", "task.loss_name": "sigmoid_xent",
         "data.preprocess": "inception_crop(SIZE)|flip",
     },
+    "sam:model=mixer,variant=B/16": {"grad.rho_max": 0.5, "grad.rho_min": 0.2, "grad.alpha": 0.01},
+    "sam:method=adamw": {"grad.type": "gradient.Plain", "optim.lr": 3e-3, "optim.weight_decay": 0.3},
     "sam:method=sam,model=mixer,variant=B/16": {"grad.type": "sam.Sam", "grad.rho": 0.2, "model.type": "mixer.Mixer"},
     "mixer:variant=L/16,data=i21k": {
         "epochs": 300, "batch_size": 4096, "optim.lr": 1e-3, "optim.weight_decay": 0.1, "optim.schedule.type": "linear",

@@ -67,6 +67,11 @@ def test_gsam_without_alpha_and_scaling_is_sam():
     np.testing.assert_allclose(gsam, sam, rtol=1e-6)
 
 
+def test_gsam_that_goes_uphill_by_nothing_is_the_plain_gradient():
+    _, gsam = gradient(Gsam(rho_max=0.6, rho_min=0.0, alpha=0.4), 0.0)
+    np.testing.assert_allclose(gsam, gradient(Plain())[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", [Sam, Gsam])
 def test_sam_with_accumulation_equals_that_of_the_whole_batch(method):
     np.testing.assert_allclose(gradient(method(inner=Accumulate(4)))[1], gradient(method())[1], rtol=1e-4, atol=1e-6)
@@ -95,7 +100,7 @@ def test_the_step_uphill_is_that_of_the_whole_batch_where_devices_hold_parts(met
     ("make", "says"),
     [
         (lambda: Sam(rho=0.0), "rho=0.0"),
-        (lambda: Gsam(rho_min=0.9, rho_max=0.1), "0 < rho_min"),
+        (lambda: Gsam(rho_min=0.9, rho_max=0.1), "0 <= rho_min"),
         (lambda: Gsam(alpha=-1.0), "alpha"),
     ],
 )

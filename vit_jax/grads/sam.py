@@ -71,9 +71,9 @@ class Gsam(Gradient):
     inner: Gradient = dataclasses.field(default_factory=Plain)
 
     def __post_init__(self):
-        if not 0 < self.rho_min <= self.rho_max:
+        if not 0 <= self.rho_min <= self.rho_max or not self.rho_max:
             raise UserError(
-                f"grad.rho_min={self.rho_min} and grad.rho_max={self.rho_max}; expected 0 < rho_min <= rho_max."
+                f"grad.rho_min={self.rho_min} and grad.rho_max={self.rho_max}; expected 0 <= rho_min <= rho_max, rho_max > 0."
             )
         if self.alpha < 0:
             raise UserError(f"grad.alpha={self.alpha}; expected a number of at least 0.")
