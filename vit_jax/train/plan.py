@@ -25,6 +25,13 @@ from vit_jax.types import UserError
 
 # What the compiler says where a program does not fit.
 EXHAUSTED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
+# For the compiler of a machine without TPU, which asks for no chip that another process may hold, and says nothing of hosts.
+NO_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any; the topology decides
+}
 # Generations of TPUs and the dimensions of their slices.
 GENERATIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 
@@ -92,8 +99,8 @@ def devices_of(topology: str) -> list[Any]:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"To compile for {topology} takes Google's compiler, which needs no TPU: pip install libtpu.")
-    # Nothing is run on a TPU, so that another process may compile too.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in NO_TPU.items():
+        os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except (RuntimeError, ValueError) as error:
