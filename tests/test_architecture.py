@@ -62,6 +62,7 @@ HOMES = {
     "transformers": {"cli"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
+    "optuna": {"sweeps"},
     "rich": {"sweeps", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }

@@ -28,10 +28,10 @@ def main() -> None:
     if end == "at_once":
         sys.exit(0)
     if end == "mistake":
-        print("error: --config.optim.lr: unknown key")
+        print("error: --config.optim.lr: unknown key; expected one of these:\n  lr")
         sys.exit(2)
     for step in range(saved + 1, steps + 1 if end in ("finish", "slow") else steps):
-        row = {"step": step, "loss": 1 / step, "test/accuracy": step / 10}
+        row = {"step": step, "loss": 1 / step, "test/accuracy": step / (100 if workdir.name.startswith("poor") else 10)}
         with (workdir / "metrics.jsonl").open("a") as file:
             print(json.dumps(row), file=file, flush=True)
         if end == "slow" and not told:

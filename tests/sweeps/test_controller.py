@@ -25,14 +25,16 @@ from vit_jax.sweeps.record import Record, Run
 PRETEND = Path(__file__).with_name("pretend.py")
 
 
-def controller(folder, ends, retries=1, executor=None):
+def controller(folder, ends, retries=1, executor=None, search=None, steps=6):
     """A controller of runs by name that end in these ways, with what is on the record already."""
     folder.mkdir(exist_ok=True)
     runs = [Run(name, {"seed": number}) for number, name in enumerate(ends)]
     known = records.read(folder) or Record("sweep.py", "", "c.py", [], "test/accuracy", "max", runs)
-    commands = {name: (sys.executable, str(PRETEND), str(folder / name), "6", *how) for name, how in ends.items()}
+    commands = {
+        name: (sys.executable, str(PRETEND), str(folder / name), str(steps), *how) for name, how in ends.items()
+    }
     board = Board("test/accuracy", "max", Console(file=io.StringIO()))
-    return Controller(known, folder, commands, executor or Local(2), board, retries)
+    return Controller(known, folder, commands, executor or Local(2), board, retries, search)
 
 
 def attempts(folder, name):
@@ -48,7 +50,7 @@ def attempts(folder, name):
         (["kill"], "failed", 2, "killed by SIGKILL"),
         (["crash"], "failed", 2, "RuntimeError: RESOURCE_EXHAUSTED: out of memory"),
         (["diverge"], "failed", 1, "Stopped: the loss of step 3 is nan; no checkpoint was saved before."),
-        (["mistake"], "failed", 1, "error: --config.optim.lr: unknown key"),
+        (["mistake"], "failed", 1, "error: --config.optim.lr: unknown key; expected one of these:"),
         # Preempted: it comes further each time, so that this is no failure.
         (["half", "half", "half", "finish"], "finished", 4, ""),
         (["at_once"], "failed", 2, "it was told to end"),

@@ -48,10 +48,16 @@ def carry_out(planned: "Record", folder: Path, flags: argparse.Namespace) -> int
     """Runs what is not finished, then prints the table; gives the exit code."""
     from vit_jax.sweeps.board import Board
     from vit_jax.sweeps.controller import Controller
+    from vit_jax.sweeps.search import Halving
 
+    if flags.search and not planned.metric:
+        raise UserError(
+            f"--search={flags.search}: the sweep has no metric; give it one, as in Sweep(metric='test/accuracy')."
+        )
+    search = Halving(planned.mode) if flags.search else None
     board = Board(planned.metric, planned.mode)
     commands = commands_of(planned, folder)
-    controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries)
+    controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries, search)
     try:
         code = controller.run()
     finally:
@@ -90,10 +96,15 @@ def make_parser() -> Parser:
     parser.add_argument("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder, or that of a sweep to go on with")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, without any one"
+        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, or 1 without any"
     )
     parser.add_argument(
         "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"
+    )
+    parser.add_argument(
+        "--search",
+        choices=("asha",),
+        help="stop runs early whose metric is behind that of others; for random settings, the file's runs are sample(...)",
     )
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their commands, start nothing")

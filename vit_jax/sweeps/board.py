@@ -15,8 +15,8 @@ from vit_jax.sweeps.record import Run
 
 REFRESH = 1.0  # seconds
 WIDE = 200  # columns where there is no terminal
-STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim"}
-ORDER = ("running", "failed", "waiting", "finished")  # what a low terminal shows first
+STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim", "stopped": "blue"}
+ORDER = ("running", "failed", "waiting", "finished", "stopped")  # what a low terminal shows first
 
 
 class Pace:
@@ -57,9 +57,9 @@ class Board:
 
     def begin(self, runs: Sequence[Run], slots: int) -> None:
         """Says what is about to run."""
-        counts = {"finished": 0, "to resume": 0, "to begin": 0}
+        counts = dict.fromkeys(("finished", "stopped", "to resume", "to begin"), 0)
         for run in runs:
-            counts["finished" if run.state == "finished" else "to resume" if run.attempts else "to begin"] += 1
+            counts[run.state if run.state in counts else "to resume" if run.attempts else "to begin"] += 1
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         self.console.print(f"{len(runs)} in all: {told}; {slots} at once", markup=False)
 
@@ -69,7 +69,7 @@ class Board:
         self._shown = 0.0
         if self.console.is_terminal:
             return
-        ended = sum(other.state in ("finished", "failed") for other in runs)
+        ended = sum(other.state in ("finished", "failed", "stopped") for other in runs)
         at = f" at step {progress.step}" if progress.step and run.state != "finished" else ""
         value = f", {self.metric} {number(progress.last)}" if progress.last is not None and self.metric else ""
         why = f": {run.reason}" if run.reason else ""

@@ -14,12 +14,15 @@ from vit_jax.sweeps.names import run_names
 from vit_jax.sweeps.space import Sweep
 from vit_jax.types import UserError
 
-State = Literal["waiting", "running", "finished", "failed"]
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 
 @dataclasses.dataclass
 class Run:
-    """A run: what it changes of the config, and how often it was started; `reason` says why it failed."""
+    """A run: what it changes of the config, and how often it was started; `reason` says why it failed.
+
+    "stopped" is one that a search did not take to its end.
+    """
 
     name: str
     settings: dict[str, Any]
