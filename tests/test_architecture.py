@@ -28,7 +28,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"bench"},
+    {"bench", "launch"},
     {"cli"},
     {"main", "__main__"},
 ]
