@@ -5,13 +5,13 @@ in it says how many a slice has. A remote command runs in bash as ssh would run 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(os.environ["FAKE_GCLOUD"])
@@ -38,7 +38,7 @@ def main(argv):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("words", nargs="*")
     flags = parser.parse_intermixed_args(argv)
-    assert flags.words[:2] == ["compute", "tpus"] and flags.quiet and flags.zone, argv
+    assert (flags.words[:2], flags.quiet, flags.zone) == (["compute", "tpus"], True, "us-west4-a"), argv
     group, verb, *rest = flags.words[2:]
     function = {"tpu-vm": VM, "queued-resources": QUEUED}[group][verb]
     return function(flags, *rest) or 0
@@ -142,10 +142,8 @@ def end_all(name):
         pid = home / "vit_jax_launch" / "pid"
         groups += [int(pid.read_text())] if pid.exists() else []
         for group in groups:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def preempt(name):
@@ -156,7 +154,7 @@ def preempt(name):
 
 
 def queue_create(flags, name):
-    assert flags.runtime_version and flags.node_id
+    assert (flags.runtime_version, flags.node_id) == ("v2-alpha-tpuv5-lite", name)
     write("requests", name, {"state": {"state": "WAITING_FOR_RESOURCES"}, "asked": 0, "type": flags.accelerator_type})
 
 

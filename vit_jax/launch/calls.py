@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from vit_jax.cpu import given
 from vit_jax.types import UserError
 
 TOLD = 12  # last lines of what a program said that failed
@@ -30,7 +31,9 @@ def find(program: str, remedy: str) -> None:
 
 def call(argv: Sequence[str]) -> str:
     """What a program prints; raises Failed with the end of its stderr."""
-    ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    ended = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=given(os.environ)
+    )
     if ended.returncode:
         raise Failed(argv, ended.returncode, ended.stderr or ended.stdout)
     return ended.stdout

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
+from vit_jax.cpu import given
 from vit_jax.launch.gcloud import Slice
 from vit_jax.launch.session import MARK, log
 
@@ -32,6 +33,7 @@ class Log:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
+                env=given(os.environ),
                 start_new_session=True,
             )
             assert process.stdout is not None

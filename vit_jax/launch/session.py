@@ -103,8 +103,8 @@ exec tail -c +{position + 1} -F --pid="$(cat pid)" log"""
 
 
 def last_lines(count: int) -> str:
-    """Prints the end of the log."""
-    return f"tail -n {count} ~/{FOLDER}/log"
+    """Prints the end of the log, each line after the name of its worker."""
+    return f'tail -n {count} ~/{FOLDER}/log | sed "s/^/$(hostname): /"'
 
 
 def stop() -> str:

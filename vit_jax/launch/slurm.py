@@ -33,6 +33,7 @@ if [ -n "$limit" ] && [ -e "$told" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 elif [ -e "$told" ]; then
   rm -f "$told"
+  echo "told to end: waiting for Slurm to take the nodes"
   sleep 600
 fi
 exit "$code"

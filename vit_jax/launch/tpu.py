@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,7 @@ def launch(tpu: Slice, job: Job) -> int:
                 say(f"{gone}; taking it up again")
                 known = True
         if not job.keep:
-            say(f"deleting {tpu.name}")
-            call(tpu.delete())
+            delete(tpu)
     except UserError as error:
         raise UserError(
             f"{error}\n{tpu.name} may be left, and cost; to delete it:\n  {shlex.join(tpu.delete())}"
@@ -103,7 +103,7 @@ def make_ready(tpu: Slice) -> int:
             raise UserError(f"{tpu.name} is {state}; start it (gcloud compute tpus tpu-vm start) or delete it.")
         # ACTIVE without a slice: someone deleted the slice alone.
         if state in TAKEN or (node is None and waits in ("FAILED", "SUSPENDED", "ACTIVE")):
-            call(tpu.delete())
+            delete(tpu)
         elif state == "ABSENT":
             asked = create(tpu)
         else:
@@ -122,6 +122,16 @@ def create(tpu: Slice) -> bool:
         time.sleep(POLL)
         return False
     return True
+
+
+def delete(tpu: Slice) -> None:
+    """Gives the slice back, unless it is gone by itself."""
+    say(f"deleting {tpu.name}")
+    try:
+        call(tpu.delete())
+    except Failed:
+        if look(tpu) is not None or (tpu.queued and look(tpu, queue=True) is not None):
+            raise
 
 
 def run(tpu: Slice, job: Job, workers: int, log: Log, known: bool) -> int:
@@ -164,7 +174,7 @@ def outcome(tpu: Slice, found: list[tuple[str, str, str]], workers: int) -> int 
             say(f"{host} ended with exit code {code}")
         if "running" in states:  # the others wait for it in vain
             ask(tpu, tpu.ssh(session.stop()))
-        print(ask(tpu, tpu.ssh(session.last_lines(LOG_LINES))), flush=True)
+        print(ask(tpu, tpu.ssh(session.last_lines(LOG_LINES))), end="", file=sys.stderr, flush=True)
         return max(failed.values())
     if "stopped" in states:
         raise UserError(f"The run on {tpu.name} was stopped; the same command starts it again.")
@@ -244,5 +254,5 @@ def look(tpu: Slice, queue: bool = False, tries: int = 1) -> dict[str, Any] | No
 
 
 def say(what: str) -> None:
-    """Prints one line of the launcher's own."""
-    print(f"launch: {what}", flush=True)
+    """Prints one line of the launcher's own; stdout has the log of the run alone."""
+    print(f"launch: {what}", file=sys.stderr, flush=True)
