@@ -170,7 +170,7 @@ train(
 train("config_get_config_no_function", config="$tmp/bad.py", prepare=file("bad.py", "get_config = 3\n"), says="bad.py")
 train(
     "config_returns_list", config="$tmp/bad.py", prepare=file("bad.py", "def get_config(): return [1]\n"),
-    says=("returned a list", "expected an ml_collections ConfigDict"),
+    says=("returned a list", "expected the ConfigDict of ml_collections"),
 )  # fmt: skip
 train("config_returns_none", config="$tmp/bad.py", prepare=file("bad.py", "def get_config(): pass\n"), says="NoneType")
 train(

@@ -28,7 +28,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"bench", "launch"},
+    {"bench", "sweeps", "launch", "reports"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -60,8 +60,10 @@ HOMES = {
     "torch": {"checkpoint", "cli", "bench"},  # to read .pth; the check of convert; a peer in speed
     "timm": {"cli", "bench"},
     "transformers": {"cli"},
+    "ray": {"sweeps"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
+    "rich": {"sweeps", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }
 

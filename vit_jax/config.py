@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,6 +32,9 @@ SEAMS = {
     "evals.*.source": "vit_jax.data",
     "evals.*.train": "vit_jax.data",
 }
+
+# Keys that stand beside the arguments of a part's target, by its package.
+BESIDE = {"vit_jax.evals": ("every",)}
 
 # Keys that cannot change the numbers: a run may resume with other values of them.
 FREE = (
@@ -138,16 +141,8 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
     Raises ConfigError that names the config path.
     """
     allowed = parameters(target)
-    hints = parameter_hints(target)
-    given = {key: value for key, value in arguments.items() if value is not None}
+    given = check_arguments(path, target, arguments, extra)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
-    for key, value in given.items():
-        if (key not in allowed and not takes_any) or key in extra:
-            raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
-        if key in hints:
-            if not fits(value, hints[key]):
-                raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
-            given[key] = cast(value, hints[key])
     lacks = [key for key in extra if key not in allowed and not takes_any]
     if lacks:
         raise ConfigError(f"{path}: {target.__qualname__} takes no {', '.join(lacks)}, which it would be given here.")
@@ -156,6 +151,43 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}, which {target.__qualname__} needs.")
     return target(**given)
+
+
+def check_arguments(
+    path: str, target: Callable[..., Any], arguments: Mapping[str, Any], extra: Collection[str] = ()
+) -> dict[str, Any]:
+    """The arguments that are given, as the kinds that the target takes; `extra` names what it gets from elsewhere.
+
+    Raises ConfigError that names the config path.
+    """
+    allowed, hints = parameters(target), parameter_hints(target)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    given = {key: value for key, value in arguments.items() if value is not None}
+    for key, value in given.items():
+        if (key not in allowed and not takes_any) or key in extra:
+            raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
+        if key in hints:
+            if not fits(value, hints[key]):
+                raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
+            given[key] = cast(value, hints[key])
+    return given
+
+
+def check_part(path: str, spec: Any) -> None:
+    """Raises ConfigError for a type and arguments at a config path, or in the parts inside, that are wrong by themselves.
+
+    Nothing is made; what is lacking may come from elsewhere.
+    """
+    if not isinstance(spec, Mapping):
+        return
+    package = seam_of(path)
+    if package is not None and "type" in spec:
+        filled = getattr(importlib.import_module(package), "fill", dict)(dict(spec))
+        others = ("type", *BESIDE.get(package, ()))
+        own = {key: value for key, value in filled.items() if key not in others and not seam_of(f"{path}.{key}")}
+        check_arguments(path, resolve(spec["type"], package, path), own)
+    for key, value in spec.items():
+        check_part(f"{path}.{key}", value)
 
 
 def shown(value: Any, most: int = 200) -> str:
@@ -218,6 +250,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
         return leaves
     return {prefix: list(config) if isinstance(config, tuple) else config}
+
+
+def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
+    """The steps of a run on so many training images."""
+    return config["steps"] or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:

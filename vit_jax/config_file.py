@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from vit_jax.config import (
+    BESIDE,
     ConfigError,
     check_plain,
     near,
@@ -33,8 +34,7 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
 
     Raises UserError where the file is missing or fails, and ConfigError where a key or a value is wrong.
     """
-    name, _, arg = argument.partition(":")
-    config = _run(_find(name), arg)
+    config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
     for key, text in overrides:
         _override(config, key, text)
     for key in dict.fromkeys(key for key, _ in overrides if key.endswith(".type")):
@@ -42,7 +42,44 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
     return config
 
 
-def _find(name: str) -> Path:
+def run(argument: str, function: str, kind: type, what: str, example: str) -> Any:
+    """What a function of "FILE.py", or "FILE.py:ARG" with that argument, returns, which is of a kind.
+
+    `what` names the argument in messages, `example` is a file that would do. Raises UserError where there is no such file, or
+    it fails.
+    """
+    name, _, arg = argument.partition(":")
+    path = _find(name, function, what, example)
+    root = str(path.parent.parent)
+    if root not in sys.path:  # a config imports its neighbours as configs.NAME
+        sys.path.insert(0, root)
+    spec = importlib.util.spec_from_file_location(f"{function}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{what}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        target = getattr(module, function, None)
+        if target is None:
+            raise UserError(
+                f"{what}: {path} has no {function}(); expected `def {function}(arg=...): return {kind.__name__}`."
+            )
+        result = target(arg) if arg else target()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+        raise UserError(f"{what}: {where}: {type(error).__name__}: {error}") from None
+    if not isinstance(result, kind):
+        raise UserError(
+            f"{what}: {function}() of {path} returned a {type(result).__name__}; expected the {kind.__name__} of "
+            f"{kind.__module__.partition('.')[0]}."
+        )
+    return result
+
+
+def _find(name: str, function: str, what: str, example: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path.resolve()
@@ -53,39 +90,9 @@ def _find(name: str) -> Path:
     hint = (
         f"did you mean {' or '.join(close)}?"
         if close
-        else "give the path of a file with get_config(), e.g. configs/digits.py."
+        else f"give the path of a file with {function}(), e.g. {example}."
     )
-    raise UserError(f"--config: no file {name!r}; {hint}")
-
-
-def _run(path: Path, arg: str) -> ml_collections.ConfigDict:
-    """Runs the file's get_config; an error in it is told with its line."""
-    root = str(path.parent.parent)
-    if root not in sys.path:  # a config imports its neighbours as configs.NAME
-        sys.path.insert(0, root)
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config: {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        if get_config is None:
-            raise UserError(
-                f"--config: {path} has no get_config(); expected `def get_config(arg=...): return ConfigDict`."
-            )
-        config = get_config(arg) if arg else get_config()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
-        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
-        raise UserError(f"--config: {where}: {type(error).__name__}: {error}") from None
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(
-            f"--config: get_config() of {path} returned a {type(config).__name__}; expected an ml_collections ConfigDict."
-        )
-    return config
+    raise UserError(f"{what}: no file {name!r}; {hint}")
 
 
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:
@@ -164,7 +171,7 @@ def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
     target = resolve(node["type"], package, path)
     given = getattr(importlib.import_module(package), "fill", dict)(plain(node))
     known = parameters(target)
-    lacks = [key for key in given if key not in known and key != "type"]
+    lacks = [key for key in given if key not in known and key not in ("type", *BESIDE.get(package, ()))]
     if lacks:
         raise ConfigError(
             f"--config.{path}.type={node['type']}: it has no argument {', '.join(lacks)}; it takes {', '.join(known)}. "

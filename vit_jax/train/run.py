@@ -14,7 +14,7 @@ from vit_jax import inference, processes, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.chips import chip_of
-from vit_jax.config import ConfigError, build, call
+from vit_jax.config import ConfigError, build, call, steps_of
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.data.resident import ResidentData
 from vit_jax.data.source import Source
@@ -71,7 +71,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     for evaluator, _ in evaluators.values():
         evaluator.divide(lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     check_best(saver.best, evaluators)
-    steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
+    steps = steps_of(config, data.spec.num_examples)
 
     resident = data if isinstance(data, ResidentData) else None
     task, init, shapes, places, train_step = build_step(config, data.spec, mesh, steps, resident)

@@ -1,0 +1,88 @@
+import pytest
+
+from tests.conftest import ROOT
+from vit_jax.config_file import load
+from vit_jax.sweeps.check import flags_of, read_sweep, text_of
+from vit_jax.sweeps.space import product
+from vit_jax.types import UserError
+
+DIGITS = str(ROOT / "configs" / "digits.py")
+HEAD = f"""
+from vit_jax.sweeps.space import *
+def get_sweep(arg=""):
+    return Sweep({DIGITS!r}, """
+
+
+def file(tmp_path, runs):
+    path = tmp_path / "sweep.py"
+    path.write_text(f"{HEAD}{runs})\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ('product({"optim.lrr": [1, 2]}, seeds(3))', "unknown key 'lrr'; did you mean lr?"),
+        ('product({"optim.lr": [1e-3, "fast"]})', "lr=fast: --config.optim.lr is 'fast'; expected finite float"),
+        ('product({"model": [{"type": "vit.Vit"}]})', "model.type: unknown type 'vit.Vit'; did you mean vit.ViT"),
+        ('product({"model": [{"type": "vit.ViT", "widht": 3}]})', "model.widht: unknown key; did you mean width?"),
+        (
+            'product({"model": [{"variant": "S/16", "type": "vit.ViT", "width": "wide"}]})',
+            "model.width is 'wide'; expected",
+        ),
+        (
+            'product({"evals.test": [{"type": "classification.Classification", "source": {"type": "x"}}]})',
+            "evals.test.source",
+        ),
+        ('[{"seed": 1}, {"seed": 1}]', "the same config as"),
+        ('[{}, {"seed": 0}]', "seed=0: the run has the same config as base"),
+        ('product({"config": ["nowhere.py"]})', "no file 'nowhere.py'"),
+        ('seeds(2), metric="tset/accuracy"', "evals has no 'tset'; did you mean test"),
+        ('product({"steps": [1], "batch_size": [2]})', "--config.steps: the sweep sets steps itself"),
+    ],
+)
+def test_every_mistake_is_told_before_anything_starts(tmp_path, runs, message):
+    with pytest.raises(UserError, match="nothing was started") as caught:
+        read_sweep(file(tmp_path, runs), [("steps", "9")] if "steps" in runs else [])
+    assert message in str(caught.value)
+
+
+def test_a_mistake_of_all_runs_is_told_once_and_all_mistakes_are_told(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_sweep(file(tmp_path, 'chain(product({"optim.lrr": [1, 2]}), [{"stepss": 1}])'), [])
+    assert str(caught.value).count("unknown key") == 2
+
+
+def test_a_whole_part_that_is_right_is_taken(tmp_path):
+    part = {"type": "classification.Classification", "source": {"type": "digits.Digits", "split": "test"}, "every": 9}
+    sweep = read_sweep(
+        file(tmp_path, f'product({{"evals.test": [{part}], "model": [{{"type": "vit.ViT", "variant": "S/16"}}]}})'), []
+    )
+    assert sweep.runs[0]["evals.test"] == part
+
+
+def test_an_error_in_the_file_is_told_with_its_line(tmp_path):
+    (tmp_path / "sweep.py").write_text("def get_sweep():\n    return 1 / 0\n")
+    with pytest.raises(UserError, match=r"sweep: .*sweep.py:2: ZeroDivisionError"):
+        read_sweep(str(tmp_path / "sweep.py"), [])
+    (tmp_path / "sweep.py").write_text("def get_sweep():\n    return []\n")
+    with pytest.raises(UserError, match="returned a list; expected the Sweep of vit_jax"):
+        read_sweep(str(tmp_path / "sweep.py"), [])
+    with pytest.raises(UserError, match=r"sweep: no file 'nothing\.py'"):
+        read_sweep("nothing.py", [])
+
+
+@pytest.mark.parametrize(
+    "value", [1, 0.1, 1e-5, True, None, "tok", "resize(16)|flip", [1, 2], [0.9, "a b"], {"x": None}]
+)
+def test_the_command_line_reads_a_value_as_it_was(value):
+    (settings,) = product({"data.source": [{"type": "x", "value": value}]})
+    flags = flags_of(settings)
+    assert load(DIGITS, flags).to_dict()["data"]["source"]["value"] == value
+
+
+@pytest.mark.parametrize("text", ["1", "None", "true", "[1]", "'a'", "gap", "a'b"])
+def test_text_stays_text(text):
+    settings = {"data.preprocess": text}
+    assert load(DIGITS, flags_of(settings)).data.preprocess == text
+    assert text_of("gap") == "gap"

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from vit_jax.sweeps.space import Sweep, chain, choice, log_uniform, product, sample, seeds, uniform, zipped
+from vit_jax.types import UserError
+
+
+def test_product_has_every_combination_once_with_the_last_part_fastest():
+    runs = product({"optim.lr": [1e-3, 3e-3], "model.width": [32, 64, 96]}, seeds(2))
+    assert len(runs) == 12
+    assert len({tuple(run.items()) for run in runs}) == 12
+    assert runs[:2] == [{"optim.lr": 1e-3, "model.width": 32, "seed": seed} for seed in (0, 1)]
+
+
+def test_zipped_goes_in_step_and_refuses_lists_of_other_lengths():
+    assert zipped({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert zipped({"a": [1, 2]}, seeds(2)) == [{"a": 1, "seed": 0}, {"a": 2, "seed": 1}]
+    with pytest.raises(UserError, match="lists of 2, 3 values"):
+        zipped({"a": [1, 2], "b": [1, 2, 3]})
+
+
+def test_chain_keeps_the_order_of_its_parts():
+    assert chain(seeds(1), [{"a": 1}], seeds(1, first=5)) == [{"seed": 0}, {"a": 1}, {"seed": 5}]
+
+
+def test_combinators_nest():
+    pairs = zipped({"model.width": [32, 64], "model.depth": [6, 3]})
+    assert product(chain(pairs, [{"model.width": 96}]), seeds(2))[-1] == {"model.width": 96, "seed": 1}
+
+
+def test_a_sample_is_the_same_every_time_and_keeps_its_draws_when_it_grows():
+    space = {"optim.lr": log_uniform(1e-4, 1e-2), "pool": choice("tok", "gap")}
+    few = sample(5, space, seed=3)
+    more = sample(50, space | {"more": uniform(0.0, 1.0)}, seed=3)
+    assert [{key: run[key] for key in space} for run in more[:5]] == few
+    assert sample(5, space, seed=4) != few
+    # Other versions of Python and of this code must draw the same, or a sweep would not find its runs again.
+    assert sample(2, {"optim.lr": log_uniform(1e-4, 1e-2)}) == [{"optim.lr": 0.009983}, {"optim.lr": 0.001585}]
+
+
+def test_draws_keep_to_their_range_and_spread_over_it():
+    lrs = np.array([run["lr"] for run in sample(2000, {"lr": log_uniform(1e-4, 1e-2)})])
+    assert lrs.min() >= 1e-4
+    assert lrs.max() <= 1e-2
+    assert abs(np.mean(lrs < 1e-3) - 0.5) < 0.05
+    numbers = np.array([run["x"] for run in sample(2000, {"x": uniform(-1.0, 3.0)})])
+    assert abs(np.mean(numbers < 1) - 0.5) < 0.05
+    words = [run["w"] for run in sample(300, {"w": choice("a", "b", "c")})]
+    assert {w: words.count(w) > 70 for w in "abc"} == {"a": True, "b": True, "c": True}
+
+
+def test_numbers_of_numpy_become_plain():
+    run = product({"a": np.logspace(-3, -2, 2), "b": np.arange(2)})[-1]
+    assert [type(value) for value in run.values()] == [float, int]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: product({"a": 1}), "a is 1; expected a list of values"),
+        (lambda: product({"a": "tok"}), "expected a list of values"),
+        (lambda: product({"seed": [1]}, seeds(2)), "seed is set twice, to 1 and to 0"),
+        (lambda: product([1]), "found 1 among the settings"),
+        (lambda: product({"a..b": [1]}), "is no config key"),
+        (lambda: product({"a": [object()]}), "a is a object; expected bool"),
+        (lambda: chain({"a": [1]}), "say product"),
+        (lambda: sample(1, {"a": [1]}), "expected uniform"),
+        (lambda: log_uniform(0.0, 1.0), "above 0"),
+        (lambda: uniform(2.0, 1.0), "a lower and a higher"),
+        (lambda: Sweep(config="configs/digits.py", runs=[]), "no runs"),
+        (lambda: Sweep(config="configs/digits.py", runs=seeds(1), mode="best"), "expected 'max' or 'min'"),
+    ],
+)
+def test_mistakes_are_told(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

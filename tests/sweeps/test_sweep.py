@@ -1,0 +1,142 @@
+"""python -m vit_jax sweep, with runs that train."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, environment, losses, rows
+from vit_jax import __main__ as vit
+
+SWEEP = f"""
+from vit_jax.sweeps.space import Sweep, product, seeds
+def get_sweep(arg=""):
+    return Sweep({str(ROOT / "configs" / "digits.py")!r}, product({{"optim.lr": [1e-3, 3e-3]}}, seeds(int(arg or 1))), "test/accuracy")
+"""
+TINY = [
+    "--config.model={'type': 'vit.ViT', 'width': 16, 'depth': 1, 'mlp_dim': 32, 'num_heads': 2, 'patch_size': 4}",
+    "--config.data.preprocess=pad_crop(8, 1)",
+    "--config.evals.test.preprocess=",
+    "--config.batch_size=16",
+    "--config.optim.schedule.warmup_steps=2",
+    "--config.log.every=1",
+    "--config.checkpoint.every=5",
+    "--config.steps=60",
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "sweep.py"
+    path.write_text(SWEEP)
+    return path
+
+
+def start(*words, env=None):
+    command = [sys.executable, "-m", "vit_jax", "sweep", *map(str, words)]
+    env = env or environment()
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*words, env=None):
+    """Runs a sweep to its end, and gives its table."""
+    process = start(*words, env=env)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output[output.index(" run ") :]
+
+
+def states(folder):
+    return [run["state"] for run in json.loads((folder / "sweep.json").read_text())["runs"]]
+
+
+def begins(folder, name):
+    """The steps at which the attempts at a run began: 0, and those at which it was resumed."""
+    log = (folder / f"{name}.log").read_text()
+    return [int(step) for step in re.findall(r"^(?:resuming at|already finished at) step (\d+)", log, re.MULTILINE)]
+
+
+def same(one, other, names):
+    """Asserts that the runs of two sweeps took the same steps, each once."""
+    for name in names:
+        assert losses(one / name) == losses(other / name), name
+        steps = [row["step"] for row in rows(one / name)]
+        assert steps == list(dict.fromkeys(steps))
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, file):
+    flags = [file, *TINY, "--jobs=2"]
+    table = finish(*flags, f"--out={tmp_path / 'undisturbed'}")
+    names = ["lr=0.001", "lr=0.003"]
+    out = tmp_path / "disturbed"
+    first = start(*flags, f"--out={out}")
+    while not any(
+        (out / name / "checkpoints").is_dir() and any((out / name / "checkpoints").iterdir()) for name in names
+    ):
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert finish(*flags, f"--out={out}") == table
+    assert states(out) == ["finished"] * 2
+    same(tmp_path / "undisturbed", out, names)
+    resumed = [begins(out, name) for name in names]
+    assert any(steps and steps[0] > 0 for steps in resumed)
+
+
+def test_mistakes_end_with_exit_code_2_and_start_nothing(tmp_path, file, capsys):
+    out = tmp_path / "out"
+    for words in (
+        [f"{file}:x", f"--out={out}"],
+        [str(file), f"--out={out}", "--config.stepss=3"],
+        [str(file), f"--out={out}", "--jobs=0"],
+        [str(file), "--out=gs://bucket/sweep"],
+        [str(file), f"--out={out}", "--job=3"],
+        [str(file)],
+    ):
+        assert vit.main(["sweep", *words]) == 2, words
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not out.exists()
+
+
+def test_a_dry_run_prints_commands_and_starts_nothing(tmp_path, file, capsys):
+    out = tmp_path / "out"
+    assert vit.main(["sweep", f"{file}:2", f"--out={out}", "--config.steps=7", "--dry-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "# lr=0.001,seed=0"
+    assert printed[1].endswith(
+        f"--workdir={out}/lr=0.001,seed=0 --config.steps=7 --config.optim.lr=0.001 --config.seed=0"
+    )
+    assert len(printed) == 8
+    assert not out.exists()
+
+
+@pytest.mark.torture
+def test_twelve_runs_killed_twice_end_as_an_undisturbed_sweep(tmp_path):
+    """The sweep of experiments/digits_sweep_202611, whole, about 15 minutes on two cores; its tables are printed."""
+    flags = ["experiments/digits_sweep_202611/sweep.py", "--jobs=2"]
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # with code as fast as a user's
+    begin = time.monotonic()
+    table = finish(*flags, f"--out={tmp_path / 'undisturbed'}", env=env)
+    lifetime = time.monotonic() - begin
+    out = tmp_path / "disturbed"
+    moments = random.Random(0)
+    for _ in range(2):
+        process = start(*flags, f"--out={out}", env=env)
+        time.sleep(moments.uniform(0.2, 0.4) * lifetime)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert finish(*flags, f"--out={out}", env=env) == table
+    print(f"\n{table}\nundisturbed in {lifetime:.0f} s")
+    runs = json.loads((out / "sweep.json").read_text())["runs"]
+    assert states(out) == ["finished"] * 12
+    same(tmp_path / "undisturbed", out, [run["name"] for run in runs])
+    for run in runs:
+        print(run["name"], "attempts", run["attempts"], "resumed at", begins(out, run["name"]))
+        # All attempts but the first went on from a checkpoint, where there was one.
+        assert sum(step > 0 for step in begins(out, run["name"])) >= run["attempts"] - 2

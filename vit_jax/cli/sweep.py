@@ -1,0 +1,88 @@
+"""Run many settings: vit sweep experiments/X/sweep.py[:ARG] --out=DIR [--jobs=N] [--config.KEY=VALUE ...] [--dry-run].
+
+The file has get_sweep(), which says as data what to vary; see vit_jax/sweeps/space.py. DIR/NAME is the workdir of a run and
+DIR/NAME.log what it printed. The same command again, after whatever end, takes up what is not finished.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.sweeps.executor import Executor
+from vit_jax.types import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 when every run is finished, 1 when some failed; 130 or 143 when it was told to end before."""
+    overrides, rest = split_overrides(argv)
+    flags = make_parser().parse(rest)
+    if (flags.jobs is not None and flags.jobs < 1) or flags.retries < 0:
+        raise UserError(f"--jobs must be at least 1 and --retries at least 0; found {flags.jobs} and {flags.retries}.")
+    if not flags.out or "://" in flags.out:
+        raise UserError(f"--out={flags.out}; expected a folder of this machine, or one that all machines share.")
+
+    from vit_jax.sweeps import check, record
+    from vit_jax.sweeps.board import Board
+    from vit_jax.sweeps.controller import Controller
+
+    folder = Path(flags.out)
+    sweep = check.read_sweep(flags.file, overrides)
+    if flags.dry_run:
+        planned, told = record.begin(folder, flags.file, sweep, overrides)
+        print(*told, sep="\n", end="\n" if told else "")
+        for run in planned.runs:
+            print(f"# {run.name}\n{shlex.join(command_of(run, planned, folder))}")
+        return 0
+    with record.alone(folder):
+        planned, told = record.begin(folder, flags.file, sweep, overrides)
+        print(*told, sep="\n", end="\n" if told else "")
+        commands = {run.name: command_of(run, planned, folder) for run in planned.runs}
+        board = Board(sweep.metric, sweep.mode)
+        controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries)
+        try:
+            code = controller.run()
+        finally:
+            board.close()
+        board.summary(planned.runs, controller.progress)
+    if any(run.state == "failed" for run in planned.runs):
+        print(f"What the runs printed is in {folder}/NAME.log; the same command tries failed ones again.")
+    if code > 1:
+        print(f"Stopped, every run saved. To go on: python -m vit_jax sweep {shlex.join(argv)}", file=sys.stderr)
+    return code
+
+
+def command_of(run, planned, folder: Path) -> list[str]:
+    """The command of a run, which is that of any training run."""
+    from vit_jax.sweeps.check import flags_of
+
+    config = run.settings.get("config", planned.config)
+    words = [sys.executable, "-m", "vit_jax.main", f"--config={config}", f"--workdir={folder / run.name}"]
+    return [*words, *(f"--config.{key}={text}" for key, text in [*planned.overrides, *flags_of(run.settings)])]
+
+
+def make_executor(flags: argparse.Namespace) -> Executor:
+    """What runs the jobs."""
+    from vit_jax.sweeps.local import Local
+
+    return Local(flags.jobs)
+
+
+def make_parser() -> Parser:
+    """The flags."""
+    parser = Parser(
+        prog="vit sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder, or that of a sweep to go on with")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, without any one"
+    )
+    parser.add_argument(
+        "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"
+    )
+    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and their commands, start nothing")
+    return parser
