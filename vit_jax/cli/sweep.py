@@ -65,6 +65,10 @@ def command_of(run, planned, folder: Path) -> list[str]:
 
 def make_executor(flags: argparse.Namespace) -> Executor:
     """What runs the jobs."""
+    if flags.executor == "ray":
+        from vit_jax.sweeps.ray import Needs, Ray
+
+        return Ray(flags.address or "auto", Needs(flags.cpus, flags.gpus, flags.tpus), flags.jobs)
     from vit_jax.sweeps.local import Local
 
     return Local(flags.jobs)
@@ -84,5 +88,10 @@ def make_parser() -> Parser:
         "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"
     )
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    parser.add_argument("--address", help="of the cluster, HOST:PORT; default that which this machine belongs to")
+    parser.add_argument("--cpus", type=float, default=1, metavar="N", help="cores for each run on a cluster; default 1")
+    parser.add_argument("--gpus", type=float, default=0, metavar="N", help="GPUs for each, such as 1 or 0.5; default 0")
+    parser.add_argument("--tpus", type=int, default=0, metavar="N", help="TPU chips for each; default 0")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their commands, start nothing")
     return parser
