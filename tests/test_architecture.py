@@ -63,6 +63,7 @@ HOMES = {
     "ray": {"sweeps"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
+    "optuna": {"sweeps"},
     "rich": {"sweeps", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }

@@ -31,7 +31,7 @@ def main() -> None:
         print("error: --config.optim.lr: unknown key")
         sys.exit(2)
     for step in range(saved + 1, steps + 1 if end in ("finish", "slow") else steps):
-        row = {"step": step, "loss": 1 / step, "test/accuracy": step / 10}
+        row = {"step": step, "loss": 1 / step, "test/accuracy": step / (100 if workdir.name.startswith("poor") else 10)}
         with (workdir / "metrics.jsonl").open("a") as file:
             print(json.dumps(row), file=file, flush=True)
         if end == "slow" and not told:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tests.conftest import ROOT
@@ -86,3 +89,14 @@ def test_text_stays_text(text):
     settings = {"data.preprocess": text}
     assert load(DIGITS, flags_of(settings)).data.preprocess == text
     assert text_of("gap") == "gap"
+
+
+def test_checking_leaves_the_accelerators_to_the_runs(tmp_path):
+    code = f"""
+from vit_jax.sweeps.check import read_sweep
+import vit_jax.sweeps.controller
+from jax._src import xla_bridge
+read_sweep({file(tmp_path, 'product({"optim.lr": [1e-3]}, seeds(2))')!r}, [])
+assert not xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -25,14 +25,16 @@ from vit_jax.sweeps.record import Record, Run
 PRETEND = Path(__file__).with_name("pretend.py")
 
 
-def controller(folder, ends, retries=1, executor=None):
+def controller(folder, ends, retries=1, executor=None, search=None, steps=6):
     """A controller of runs by name that end in these ways, with what is on the record already."""
     folder.mkdir(exist_ok=True)
     runs = [Run(name, {"seed": number}) for number, name in enumerate(ends)]
     known = records.read(folder) or Record("sweep.py", "", "c.py", [], "test/accuracy", "max", runs)
-    commands = {name: (sys.executable, str(PRETEND), str(folder / name), "6", *how) for name, how in ends.items()}
+    commands = {
+        name: (sys.executable, str(PRETEND), str(folder / name), str(steps), *how) for name, how in ends.items()
+    }
     board = Board("test/accuracy", "max", Console(file=io.StringIO()))
-    return Controller(known, folder, commands, executor or Local(2), board, retries)
+    return Controller(known, folder, commands, executor or Local(2), board, retries, search)
 
 
 def attempts(folder, name):
@@ -183,4 +185,11 @@ def test_two_sweeps_cannot_share_a_folder(tmp_path):
         with refused, records.alone(tmp_path):
             pass
     with records.alone(tmp_path):
+        pass
+
+
+def test_the_workdir_of_a_run_is_no_place_for_a_sweep(tmp_path):
+    (tmp_path / "config.json").touch()
+    refused = pytest.raises(records.UserError, match="is the workdir of a run")
+    with refused, records.alone(tmp_path):
         pass

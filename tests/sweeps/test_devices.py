@@ -41,6 +41,8 @@ def test_jobs_have_gpus_of_their_own_or_equal_parts_of_one(monkeypatch):
     shares = devices.divide(8, {})
     assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares] == [*"01230123"]
     assert {share.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for share in shares} == {"0.450"}
+    own = devices.divide(8, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})[0].environment
+    assert own == {"CUDA_VISIBLE_DEVICES": "0"}
     assert devices.divide(1, {})[0].environment == {}
 
 

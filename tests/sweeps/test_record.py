@@ -10,7 +10,7 @@ def sweep(*widths, config="configs/digits.py", **more):
 
 
 def begun(folder, of, overrides=()):
-    record, _ = records.begin(folder, "sweep.py:small", of, overrides)
+    record = records.begin(folder, "sweep.py:small", of, overrides)
     for run in record.runs:
         run.state, run.attempts = "finished", 1
     record.write(folder)
@@ -23,17 +23,18 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert (record.file, record.arg) == ("sweep.py", "small")
 
 
-def test_runs_may_be_added_and_removed_and_the_others_keep_name_and_state(tmp_path):
+def test_runs_may_be_added_and_removed_and_the_others_keep_name_and_state(tmp_path, capsys):
     begun(tmp_path, sweep(1, 2))
-    record, told = records.begin(tmp_path, "sweep.py", sweep(2, 3), ())
+    record = records.begin(tmp_path, "sweep.py", sweep(2, 3), ())
     assert [(run.name, run.state) for run in record.runs] == [("width=2", "finished"), ("width=3", "waiting")]
+    told = capsys.readouterr().out.splitlines()
     assert "1 runs were added since this sweep began: width=3" in told[0]
     assert "width=1" in told[1]
 
 
 def test_a_run_keeps_its_name_when_more_varies(tmp_path):
     begun(tmp_path, Sweep("c.py", product({"model.width": [1, 2]}, seeds(1))))
-    record, _ = records.begin(tmp_path, "sweep.py", Sweep("c.py", product({"model.width": [1, 2]}, seeds(2))), ())
+    record = records.begin(tmp_path, "sweep.py", Sweep("c.py", product({"model.width": [1, 2]}, seeds(2))), ())
     assert [run.name for run in record.runs] == ["width=1", "width=1,seed=1", "width=2", "width=2,seed=1"]
 
 

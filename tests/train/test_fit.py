@@ -12,6 +12,7 @@ from vit_jax import inference
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.data.digits import Digits
 from vit_jax.evals.classification import Classification
+from vit_jax.sweeps.controller import STOPPED
 from vit_jax.train.loop import fit
 from vit_jax.train.metrics import NonFiniteLossError
 from vit_jax.types import UserError
@@ -94,7 +95,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tiny, tmp_path, log_
     tiny.log.every = log_every
     tiny.evals.test.every = None
     tiny.checkpoint.every = 3  # step 6 is to be saved: its loss is finite, its update is not
-    good = r"parameters after step 6 is nan; the last good checkpoint is of step 3, in "
+    good = rf"^{STOPPED}norm of the parameters after step 6 is nan; the last good checkpoint is of step 3, in "
     with pytest.raises(NonFiniteLossError, match=good):
         fit(tiny, tmp_path)
     assert all(

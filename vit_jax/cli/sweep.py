@@ -9,10 +9,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.sweeps.executor import Executor
 from vit_jax.types import UserError
+
+if TYPE_CHECKING:
+    from vit_jax.sweeps.record import Record
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,42 +29,56 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--out={flags.out}; expected a folder of this machine, or one that all machines share.")
 
     from vit_jax.sweeps import check, record
-    from vit_jax.sweeps.board import Board
-    from vit_jax.sweeps.controller import Controller
 
     folder = Path(flags.out)
     sweep = check.read_sweep(flags.file, overrides)
     if flags.dry_run:
-        planned, told = record.begin(folder, flags.file, sweep, overrides)
-        print(*told, sep="\n", end="\n" if told else "")
-        for run in planned.runs:
-            print(f"# {run.name}\n{shlex.join(command_of(run, planned, folder))}")
+        planned = record.begin(folder, flags.file, sweep, overrides)
+        for name, command in commands_of(planned, folder).items():
+            print(f"# {name}\n{shlex.join(command)}")
         return 0
     with record.alone(folder):
-        planned, told = record.begin(folder, flags.file, sweep, overrides)
-        print(*told, sep="\n", end="\n" if told else "")
-        commands = {run.name: command_of(run, planned, folder) for run in planned.runs}
-        board = Board(sweep.metric, sweep.mode)
-        controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries)
-        try:
-            code = controller.run()
-        finally:
-            board.close()
-        board.summary(planned.runs, controller.progress)
-    if any(run.state == "failed" for run in planned.runs):
-        print(f"What the runs printed is in {folder}/NAME.log; the same command tries failed ones again.")
+        code = carry_out(record.begin(folder, flags.file, sweep, overrides), folder, flags)
     if code > 1:
         print(f"Stopped, every run saved. To go on: python -m vit_jax sweep {shlex.join(argv)}", file=sys.stderr)
     return code
 
 
-def command_of(run, planned, folder: Path) -> list[str]:
-    """The command of a run, which is that of any training run."""
+def carry_out(planned: "Record", folder: Path, flags: argparse.Namespace) -> int:
+    """Runs what is not finished, then prints the table; gives the exit code."""
+    from vit_jax.sweeps.board import Board
+    from vit_jax.sweeps.controller import Controller
+    from vit_jax.sweeps.search import Halving
+
+    if flags.search and not planned.metric:
+        raise UserError(
+            f"--search={flags.search}: the sweep has no metric; give it one, as in Sweep(metric='test/accuracy')."
+        )
+    search = Halving(planned.mode) if flags.search else None
+    board = Board(planned.metric, planned.mode)
+    commands = commands_of(planned, folder)
+    controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries, search)
+    try:
+        code = controller.run()
+    finally:
+        board.close()
+    board.summary(planned.runs, controller.progress)
+    if any(run.state == "failed" for run in planned.runs):
+        print(f"What the runs printed is in {folder}/NAME.log; the same command tries failed ones again.")
+    return code
+
+
+def commands_of(planned: "Record", folder: Path) -> dict[str, list[str]]:
+    """The command of each run by its name, which is that of any training run."""
     from vit_jax.sweeps.check import flags_of
 
-    config = run.settings.get("config", planned.config)
-    words = [sys.executable, "-m", "vit_jax.main", f"--config={config}", f"--workdir={folder / run.name}"]
-    return [*words, *(f"--config.{key}={text}" for key, text in [*planned.overrides, *flags_of(run.settings)])]
+    commands = {}
+    for run in planned.runs:
+        config = run.settings.get("config", planned.config)
+        words = [sys.executable, "-m", "vit_jax.main", f"--config={config}", f"--workdir={folder / run.name}"]
+        flags = [*planned.overrides, *flags_of(run.settings)]
+        commands[run.name] = [*words, *(f"--config.{key}={text}" for key, text in flags)]
+    return commands
 
 
 def make_executor(flags: argparse.Namespace) -> Executor:
@@ -86,6 +104,11 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"
+    )
+    parser.add_argument(
+        "--search",
+        choices=("asha",),
+        help="stop runs early whose metric is behind that of others; for random settings, the file's runs are sample(...)",
     )
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")

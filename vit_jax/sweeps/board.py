@@ -15,8 +15,8 @@ from vit_jax.sweeps.record import Run
 
 REFRESH = 1.0  # seconds
 WIDE = 200  # columns where there is no terminal
-STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim"}
-ORDER = ("running", "failed", "waiting", "finished")  # what a low terminal shows first
+STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim", "stopped": "blue"}
+ORDER = ("running", "failed", "waiting", "finished", "stopped")  # what a low terminal shows first
 
 
 class Pace:
@@ -55,13 +55,21 @@ class Board:
         self._live: Live | None = None
         self._shown = 0.0
 
+    def begin(self, runs: Sequence[Run], slots: int) -> None:
+        """Says what is about to run."""
+        counts = dict.fromkeys(("finished", "stopped", "to resume", "to begin"), 0)
+        for run in runs:
+            counts[run.state if run.state in counts else "to resume" if run.attempts else "to begin"] += 1
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        self.console.print(f"{len(runs)} in all: {told}; {slots} at once", markup=False)
+
     def changed(self, run: Run, runs: Sequence[Run], progress: Progress) -> None:
         """A run has another state: a line where there is no terminal."""
         self.pace.end(run.name)
         self._shown = 0.0
         if self.console.is_terminal:
             return
-        ended = sum(other.state in ("finished", "failed") for other in runs)
+        ended = sum(other.state in ("finished", "failed", "stopped") for other in runs)
         at = f" at step {progress.step}" if progress.step and run.state != "finished" else ""
         value = f", {self.metric} {number(progress.last)}" if progress.last is not None and self.metric else ""
         why = f": {run.reason}" if run.reason else ""
@@ -132,7 +140,7 @@ class Board:
             )
         self.console.print(table)
         if best := self.best(runs, progress):
-            self.console.print(best, markup=False)
+            self.console.print(best, markup=False, highlight=False)
         for run in runs:
             if run.state == "failed":
                 self.console.print(f"failed: {run.name}: {run.reason}", markup=False)

@@ -15,6 +15,7 @@ from vit_jax.sweeps.board import Board
 from vit_jax.sweeps.executor import Ended, Executor, Job
 from vit_jax.sweeps.progress import Progress
 from vit_jax.sweeps.record import Record, Run, State
+from vit_jax.sweeps.search import Halving
 
 PAUSE = 0.25  # seconds between two looks at the runs
 DIVERGED, MISTAKE = 1, 2  # exit codes of vit_jax.main
@@ -26,7 +27,7 @@ TAIL = 65536  # bytes of a log that are searched for a reason
 class Controller:
     """Takes every run of a record to its end, through an executor; a run whose process crashed is tried `retries` times more.
 
-    folder: of sweep.json, the workdirs and the logs. commands: by the names of the runs.
+    folder: of sweep.json, the workdirs and the logs. commands: by the names of the runs. search: what stops runs early, if any.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Controller:
         executor: Executor,
         board: Board,
         retries: int,
+        search: Halving | None = None,
     ):
         self.record, self.folder, self.commands = record, folder, commands
         self.executor, self.board, self.retries = executor, board, retries
@@ -44,11 +46,13 @@ class Controller:
         self.progress = {name: Progress(folder / name, record.metric, record.mode) for name in self.runs}
         self.failures = dict.fromkeys(self.runs, 0)
         self.began: dict[str, int] = {}  # the saved step from which a running one set out
+        self.search, self.behind = search, set[str]()  # the runs that were told to end for good
         self.stopping = 0  # the signal that ended the sweep
 
     def run(self) -> int:
         """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + the signal that ended it before."""
         queue = self.prepare()
+        self.board.begin(self.record.runs, self.executor.slots)
         with self.signals():
             try:
                 told = False
@@ -64,20 +68,25 @@ class Controller:
                         self.start(queue.popleft())
                     for name in self.running():
                         self.progress[name].refresh()
+                        if self.falls_behind(name):
+                            self.behind.add(name)
+                            self.executor.stop(name)
                     self.board.show(self.record.runs, self.progress, self.executor.slots)
                     time.sleep(PAUSE)
             finally:
                 self.executor.close()
         if self.stopping:
             return 128 + self.stopping
-        return 0 if all(run.state == "finished" for run in self.record.runs) else 1
+        return 1 if any(run.state == "failed" for run in self.record.runs) else 0
 
     def prepare(self) -> deque[str]:
         """The runs that are not finished, those first that were begun; what failed in an earlier sweep is tried again."""
         (self.folder / ".locks").mkdir(exist_ok=True)
         for run in self.record.runs:
             self.progress[run.name].refresh()
-            if run.state != "finished" or not self.progress[run.name].complete():
+            self.falls_behind(run.name)  # the search sees what it saw before
+            done = run.state == "finished" and self.progress[run.name].complete()
+            if not done and not (run.state == "stopped" and self.search):
                 run.state, run.reason = "waiting", ""
         self.record.write(self.folder)
         waiting = [run for run in self.record.runs if run.state == "waiting"]
@@ -96,6 +105,12 @@ class Controller:
         log, lock = (self.folder / f"{name}.log").absolute(), (self.folder / ".locks" / name).absolute()
         self.executor.start(Job(name, tuple(self.commands[name]), Path.cwd(), log, lock, given(os.environ)))
 
+    def falls_behind(self, name: str) -> bool:
+        """Whether the search finds a run behind others by what is new; what it measured at its end no longer counts."""
+        progress = self.progress[name]
+        on_the_way = [at for at in progress.measured if at[0] != progress.steps]
+        return self.search is not None and self.search.behind(name, on_the_way)
+
     def judge(self, ended: Ended) -> bool:
         """Enters how an attempt ended into the record; whether the run is to be taken up again."""
         run, progress = self.runs[ended.name], self.progress[ended.name]
@@ -108,12 +123,15 @@ class Controller:
         if diverged or ended.code == MISTAKE:
             self.change(run, "failed", reason)
             return False
+        if run.name in self.behind and ended.code in (0, -signal.SIGTERM):
+            self.change(run, "stopped")
+            return False
         if self.stopping:
-            self.change(run, "waiting", "stopped")
+            self.change(run, "waiting", "the sweep was stopped")
             return True
         # Ended from outside: preempted, told to end, or its machine is gone. It goes on as long as it comes further.
         if ended.code in (0, None, -signal.SIGTERM):
-            reason = ended.reason or "its machine was lost" if ended.code is None else "it was told to end"
+            reason = ended.reason or ("it was told to end" if ended.code is not None else "its machine was lost")
             if progress.saved() > self.began[run.name]:
                 self.change(run, "waiting", reason)
                 return True

@@ -59,7 +59,7 @@ def divide(jobs: int | None, environment: Mapping[str, str]) -> list[Share]:
     if chips and jobs > 1:
         given = [one_chip(chip, free_port()) for chip in chips]
     elif cards and jobs > 1:
-        given = [gpu_share(cards, jobs, slot) for slot in range(jobs)]
+        given = [gpu_share(cards, jobs, slot, environment) for slot in range(jobs)]
     else:
         given = [{} for _ in range(jobs)]
     return [Share(cores, extra) for cores, extra in zip(core_shares(jobs), given, strict=True)]
@@ -76,14 +76,18 @@ def core_shares(jobs: int) -> list[tuple[int, ...]]:
     return [tuple(cores[slot * each : (slot + 1) * each]) for slot in range(jobs)]
 
 
-def gpu_share(cards: list[str], jobs: int, slot: int) -> dict[str, str]:
-    """The variables of one of several jobs: some GPUs of its own or, where there are more jobs, a part of one's memory."""
+def gpu_share(cards: list[str], jobs: int, slot: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of one of several jobs: some GPUs of its own or, where there are more jobs, a part of one's memory.
+
+    What the user says of the memory holds.
+    """
     each = len(cards) // jobs
     if each:
         return {"CUDA_VISIBLE_DEVICES": ",".join(cards[slot * each : (slot + 1) * each])}
-    sharing = -(-jobs // len(cards))
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{SHARED_MEMORY / sharing:.3f}"}
-    return share | {"CUDA_VISIBLE_DEVICES": cards[slot % len(cards)]}
+    share = {"CUDA_VISIBLE_DEVICES": cards[slot % len(cards)]}
+    if not {"XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE"} & set(environment):
+        share["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{SHARED_MEMORY / -(-jobs // len(cards)):.3f}"
+    return share
 
 
 def one_chip(chip: str, port: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ class Progress:
     """Follows the metrics of a workdir, reading only what is new.
 
     step and loss: of the last row that has them; 0 and None before. steps: the length of the run, once it is known. last and
-    best: of the metric, where it was measured.
+    best: of the metric, where it was measured; `measured` has all of its values, as (step, value).
     """
 
     def __init__(self, workdir: Path, metric: str | None, mode: str):
@@ -27,6 +27,7 @@ class Progress:
         self.step, self.loss = 0, None
         self.last: float | None = None
         self.best: float | None = None
+        self.measured: list[tuple[int, float]] = []
         self._read, self._file = 0, 0
 
     def refresh(self) -> None:
@@ -58,6 +59,7 @@ class Progress:
         self.loss = row.get("loss", self.loss)
         value = row.get(self.metric)
         if isinstance(value, int | float) and not math.isnan(value):
+            self.measured.append((self.step, value))
             better = max if self.mode == "max" else min
             self.last, self.best = value, value if self.best is None else better(self.best, value)
 

@@ -14,12 +14,15 @@ from vit_jax.sweeps.names import run_names
 from vit_jax.sweeps.space import Sweep
 from vit_jax.types import UserError
 
-State = Literal["waiting", "running", "finished", "failed"]
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 
 @dataclasses.dataclass
 class Run:
-    """A run: what it changes of the config, and how often it was started; `reason` says why it failed."""
+    """A run: what it changes of the config, and how often it was started; `reason` says why it failed.
+
+    "stopped" is one that a search did not take to its end.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -61,8 +64,8 @@ def read(folder: Path) -> Record | None:
     return record
 
 
-def begin(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> tuple[Record, list[str]]:
-    """The record to go on with in a folder, and what to tell the user; nothing is written.
+def begin(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> Record:
+    """The record to go on with in a folder; nothing is written, and what runs came or went is printed.
 
     A run that the folder knows keeps its name. Raises UserError where the folder holds another sweep.
     """
@@ -78,12 +81,11 @@ def begin(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[s
     ]
     file, _, arg = argument.partition(":")
     record = Record(file, arg, sweep.config, [list(pair) for pair in overrides], sweep.metric, sweep.mode, runs)
-    told = []
-    if old is not None and (new := [run.name for run in runs if run not in known]):
-        told.append(f"{len(new)} runs were added since this sweep began: {' '.join(first(new, 5))}")
+    if known and (new := [run.name for run in runs if run not in known]):
+        print(f"{len(new)} runs were added since this sweep began: {' '.join(first(new, 5))}")
     if gone := [run.name for run in known if run not in runs]:
-        told.append(f"{len(gone)} runs are no longer in the sweep, their folders stay: {' '.join(first(gone, 5))}")
-    return record, told
+        print(f"{len(gone)} runs are no longer in the sweep, their folders stay: {' '.join(first(gone, 5))}")
+    return record
 
 
 def check_same(folder: Path, old: Record, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> None:
@@ -114,6 +116,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Makes a folder and holds it for this process; raises UserError where another sweep does."""
+    if (folder / "config.json").exists():
+        raise UserError(f"--out={folder} is the workdir of a run; give a new folder, or that of a sweep to go on with.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "sweep.lock", "w")  # noqa: SIM115 (to the end of the context)
