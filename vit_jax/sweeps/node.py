@@ -14,7 +14,7 @@ from vit_jax.sweeps.executor import Job
 CHOSEN = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_CHIPS_PER_HOST_BOUNDS", "TPU_HOST_BOUNDS")
 
 
-def prepared(fields: Mapping[str, Any], needs: Mapping[str, float]) -> tuple[list[str], dict[str, str]]:
+def prepared(fields: Mapping[str, Any], needs: Mapping[str, float | int]) -> tuple[list[str], dict[str, str]]:
     """The words that start a job here, by the Python of this node, and its environment; called in a worker of the cluster."""
     paths = {name: Path(fields[name]) for name in ("folder", "log", "lock")}
     job = Job(**{**fields, **paths})
@@ -22,7 +22,7 @@ def prepared(fields: Mapping[str, Any], needs: Mapping[str, float]) -> tuple[lis
     return job.attended(os.getpid()), {**job.environment, **devices(job.environment, needs, os.environ)}
 
 
-def devices(given: Mapping[str, str], needs: Mapping[str, float], chosen: Mapping[str, str]) -> dict[str, str]:
+def devices(given: Mapping[str, str], needs: Mapping[str, float | int], chosen: Mapping[str, str]) -> dict[str, str]:
     """The variables that hold a job to what it asked for."""
     if not needs["gpus"] and not needs["tpus"]:
         # XLA computes in this many threads; the number is the same on every node, so that the rounding is.

@@ -3,12 +3,15 @@
 import dataclasses
 import logging
 import math
+import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.sweeps.executor import Ended, Executor, Job
 from vit_jax.types import UserError
 
+PATIENCE = 5.0  # seconds in which the head of a cluster answers
 ASKED = 1.0  # seconds for which an answer about the cluster's nodes is good
 
 
@@ -16,8 +19,8 @@ ASKED = 1.0  # seconds for which an answer about the cluster's nodes is good
 class Needs:
     """What a job has of its node to itself: cores, GPUs (a part of one where below 1) and TPU chips."""
 
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
     tpus: int = 0
 
     def __post_init__(self) -> None:
@@ -27,7 +30,7 @@ class Needs:
                 "places runs by them."
             )
 
-    def room(self, resources: dict[str, float]) -> int:
+    def room(self, resources: Mapping[str, float]) -> int:
         """How many jobs a node with these resources takes at once."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, "TPU": self.tpus}
         return min(math.floor(resources.get(name, 0) / need) for name, need in wanted.items() if need)
@@ -132,6 +135,9 @@ def connect(address: str) -> Any:
     except ImportError:
         raise UserError("--executor=ray needs Ray, which is not installed; run: pip install 'vit_jax[ray]'") from None
     try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), PATIENCE).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, OSError) as error:
         raise UserError(
@@ -153,7 +159,7 @@ def attendant(ray: Any) -> Any:
     class Attendant:
         """Starts a job as its child, on whatever node Ray has chosen."""
 
-        def start(self, job: dict[str, Any], needs: dict[str, float]) -> None:
+        def start(self, job: dict[str, Any], needs: dict[str, float | int]) -> None:
             """Starts it; called in the main thread of a worker, to which the child is bound."""
             import subprocess
             import sys
