@@ -37,7 +37,10 @@ sys.exit(int(os.environ.get("FAKE_CODE", 0)) if "fail" not in words else 3)
 # Stands for the uv of a worker, which has no network in tests: "installs" the Python that runs the tests.
 UV = f"""#!/bin/bash
 echo "$@" >> ~/uv.log
-[ "$1" != venv ] || {{ mkdir -p "${{@: -1}}/bin" && ln -s {sys.executable} "${{@: -1}}/bin/python"; }}
+[ "$1" = venv ] || exit 0
+mkdir -p "${{@: -1}}/bin"
+printf '#!/bin/bash\\nexec {sys.executable} "$@"\\n' > "${{@: -1}}/bin/python"
+chmod +x "${{@: -1}}/bin/python"
 """
 
 

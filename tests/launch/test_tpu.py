@@ -1,14 +1,20 @@
 import json
 import os
+import re
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
+from tests.conftest import ROOT, TINY_FLAGS, rows
+from vit_jax.__main__ import main
+from vit_jax.launch import gcloud, session, tpu
 from vit_jax.launch.log import unseen
 from vit_jax.launch.session import MARK
 
-from .conftest import git
+from .conftest import PLACE, git
 
 WORDS = ["two words", "it's", '"quoted"', "$HOME", "$(touch hacked)", "`id`", "a\\b", "*", "", "line\nbreak", "ü;&|<>!"]
 STEPS = [f"step {n} of pod-0" for n in range(1, 9)]
@@ -141,10 +147,8 @@ def test_a_failed_run_gives_its_exit_code_and_its_last_lines(cloud, capfd):
 
 
 def test_a_stopped_run_is_not_started_again(cloud, capfd):
-    from vit_jax.launch import gcloud, session
-
-    tpu = gcloud.Slice("pod", "us-west4-a", "v5litepod-16")
-    cloud.when(2, lambda: subprocess.run(tpu.ssh(session.stop()), check=True))
+    pod = gcloud.Slice("pod", "us-west4-a", "v5litepod-16")
+    cloud.when(2, lambda: subprocess.run(pod.ssh(session.stop()), check=True))
     assert cloud.launch() == 2
     said = capfd.readouterr().err
     assert "was stopped" in said
@@ -200,8 +204,9 @@ def test_a_mistake_is_found_before_anything_is_created(cloud, capfd, flags, mess
     assert cloud.calls() == []
 
 
-def test_a_secret_on_the_command_line_is_refused_without_showing_it(cloud, capfd):
-    assert cloud.launch(words=["WANDB_API_KEY=abcdef"]) == 2
+@pytest.mark.parametrize("word", ["WANDB_API_KEY=abcdef", "--wandb_api_key=abcdef", "export WANDB_API_KEY=abcdef; x"])
+def test_a_secret_on_the_command_line_is_refused_without_showing_it(cloud, capfd, word):
+    assert cloud.launch(words=[word]) == 2
     said = capfd.readouterr().err
     assert "--env=WANDB_API_KEY" in said
     assert "abcdef" not in said
@@ -211,3 +216,58 @@ def test_a_missing_gcloud_is_told(cloud, capfd, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert cloud.launch() == 2
     assert "Found no gcloud on PATH" in capfd.readouterr().err
+
+
+def test_a_stopped_slice_is_left_to_its_owner(cloud, capfd):
+    assert cloud.launch("--keep") == 0
+    node = cloud.root / "nodes" / "pod.json"
+    node.write_text(node.read_text().replace("READY", "STOPPED"))
+    assert cloud.launch() == 2
+    assert "pod is STOPPED; start it" in capfd.readouterr().err
+    node.write_text(node.read_text().replace("STOPPED", "READY").replace("v5litepod-16", "v4-8"))
+    assert cloud.launch() == 2
+    assert "Found pod as v4-8, expected v5litepod-16" in capfd.readouterr().err
+
+
+def test_a_queued_request_that_fails_is_told(cloud, capfd, monkeypatch):
+    def refuse():
+        state = {"state": "FAILED", "failedData": {"error": {"message": "quota of 0 chips"}}}
+        (cloud.root / "requests" / "pod.json").write_text(json.dumps({"state": state}))
+
+    monkeypatch.setattr(tpu.time, "sleep", lambda seconds: refuse())
+    assert cloud.launch("--queued") == 2
+    assert "The queued resource pod has failed: quota of 0 chips" in capfd.readouterr().err
+
+
+@pytest.mark.torture
+def test_training_goes_on_after_a_preemption(cloud, capfd, monkeypatch):
+    """The whole of it: this commit sent, and training in it."""
+    (cloud.root / "workers").write_text("1")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    flags = [*PLACE, "--spot", "--committed", "--env=JAX_PLATFORMS"]
+    run = [
+        "python",
+        "-m",
+        "vit_jax.main",
+        *TINY_FLAGS[1:],
+        "--config=configs/digits.py",
+        f"--workdir={cloud.bucket}/run",
+    ]
+    run += ["--config.steps=400", "--config.checkpoint.every=20"]
+
+    def preempt():
+        while not (cloud.bucket / "run" / "checkpoints" / "20").exists():
+            time.sleep(0.1)
+        cloud.preempt()
+
+    thread = threading.Thread(target=preempt)
+    thread.start()
+    assert main(["launch", "tpu", *flags, "--", *run]) == 0
+    thread.join()
+    said = capfd.readouterr().out
+    print(said)
+    assert re.findall(r"resuming at step (\d+)", said)
+    assert [row["step"] for row in rows(cloud.bucket / "run")] == list(range(1, 401))
+    commit = json.loads((cloud.bucket / "run" / "config.json").read_text())["git_commit"]
+    assert commit == git(ROOT, "rev-parse", "HEAD")

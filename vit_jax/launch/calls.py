@@ -11,7 +11,8 @@ from vit_jax.cpu import given
 from vit_jax.types import UserError
 
 TOLD = 12  # last lines of what a program said that failed
-SECRET = re.compile(r"(?i)(^|\s)-{0,2}\w*(key|token|secret|password)=\S")
+# In the words of a command: a name such as WANDB_API_KEY or --api_key with a value that is no number.
+SECRET = re.compile(r"(?i)(?:^|\s)-{0,2}(\w+_(?:key|token|secret|password))=(?!\d+$)\S")
 
 
 class Failed(UserError):
@@ -49,11 +50,10 @@ def check_command(command: Sequence[str]) -> None:
     if not command:
         raise UserError("Found no command; write it after --, as -- python -m vit_jax.main --config=... --workdir=...")
     for word in command:
-        if SECRET.search(word):
-            name = word.partition("=")[0].split()[-1].lstrip("-")
+        if found := SECRET.search(word):
             raise UserError(
-                f"The command sets {name}, and command lines are seen by others and kept in records; "
-                f"set the variable here and pass it on with --env={name}."
+                f"The command sets {found[1]}, and command lines are seen by others and kept in records; have the program "
+                f"read a variable, set it here, and pass it on, to TPUs with --env={found[1].upper()}."
             )
 
 
