@@ -60,6 +60,7 @@ HOMES = {
     "torch": {"checkpoint", "cli", "bench"},  # to read .pth; the check of convert; a peer in speed
     "timm": {"cli", "bench"},
     "transformers": {"cli"},
+    "ray": {"sweeps"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
     "optuna": {"sweeps"},

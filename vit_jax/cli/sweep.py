@@ -25,6 +25,9 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser().parse(rest)
     if (flags.jobs is not None and flags.jobs < 1) or flags.retries < 0:
         raise UserError(f"--jobs must be at least 1 and --retries at least 0; found {flags.jobs} and {flags.retries}.")
+    alone = [name for name in ("address", "cpus", "gpus", "tpus") if getattr(flags, name) is not None]
+    if flags.executor != "ray" and alone:
+        raise UserError(f"--{alone[0]} is for a cluster; add --executor=ray, or see --jobs for this machine.")
     if not flags.out or "://" in flags.out:
         raise UserError(f"--out={flags.out}; expected a folder of this machine, or one that all machines share.")
 
@@ -83,6 +86,11 @@ def commands_of(planned: "Record", folder: Path) -> dict[str, list[str]]:
 
 def make_executor(flags: argparse.Namespace) -> Executor:
     """What runs the jobs."""
+    if flags.executor == "ray":
+        from vit_jax.sweeps.ray import Needs, Ray
+
+        needs = Needs(1.0 if flags.cpus is None else flags.cpus, flags.gpus or 0.0, flags.tpus or 0)
+        return Ray(flags.address or "auto", needs, flags.jobs)
     from vit_jax.sweeps.local import Local
 
     return Local(flags.jobs)
@@ -107,5 +115,10 @@ def make_parser() -> Parser:
         help="stop runs early whose metric is behind that of others; for random settings, the file's runs are sample(...)",
     )
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    parser.add_argument("--address", help="of the cluster, HOST:PORT; default that which this machine belongs to")
+    parser.add_argument("--cpus", type=float, metavar="N", help="cores for each run on a cluster; default 1")
+    parser.add_argument("--gpus", type=float, metavar="N", help="GPUs for each, such as 1 or 0.5; default 0")
+    parser.add_argument("--tpus", type=int, metavar="N", help="TPU chips for each; default 0")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their commands, start nothing")
     return parser
