@@ -28,7 +28,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"bench"},
+    {"bench", "reports"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -62,6 +62,9 @@ HOMES = {
     "transformers": {"cli"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
+    "wandb": {"train"},
+    "rich": {"cli", "reports"},
+    "scipy": {"data", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }
 

@@ -88,3 +88,8 @@ def check_keys(
         raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ConfigError(f"config.ema_decay is {ema_decay}; expected a number in [0, 1).")
+
+
+def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
+    """The steps of a run on so many training images: those of its config, or its epochs in steps."""
+    return config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))

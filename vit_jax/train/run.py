@@ -71,7 +71,7 @@ def compose(config: dict[str, Any], path: Path) -> Run:
     for evaluator, _ in evaluators.values():
         evaluator.divide(lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     check_best(saver.best, evaluators)
-    steps = config["steps"] or max(1, round(config["epochs"] * data.spec.num_examples / config["batch_size"]))
+    steps = keys.steps_of(config, data.spec.num_examples)
 
     resident = data if isinstance(data, ResidentData) else None
     task, init, shapes, places, train_step = build_step(config, data.spec, mesh, steps, resident)
