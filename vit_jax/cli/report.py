@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     out, console = Path(flags.out or flags.folders[0]), Console()
     while True:
         report = make_report(flags.folders, flags.paper, flags.metric)
-        files = write(report, out)
+        files = write(report, out, flags.watch)
         if flags.watch is not None:
             console.clear()
         print_tables(report, console)
@@ -41,16 +41,21 @@ def main(argv: Sequence[str]) -> int:
         time.sleep(flags.watch)
 
 
-def write(report: Any, out: Path) -> list[Path]:
-    """Writes the files of a report, each replaced at once."""
+def write(report: Any, out: Path, refresh: float | None) -> list[Path]:
+    """Writes the files of a report, each replaced at once; the page is loaded anew after `refresh` seconds."""
     from vit_jax.checkpoint.workdir import write_text
+    from vit_jax.reports.page import as_page
     from vit_jax.reports.tables import as_csv, as_markdown
 
-    texts = {"report.csv": as_csv, "report.md": as_markdown}
+    texts = {
+        "report.csv": as_csv(report),
+        "report.md": as_markdown(report),
+        "report.html": as_page(report, refresh),
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, make in texts.items():
-            write_text(out / name, make(report))
+        for name, text in texts.items():
+            write_text(out / name, text)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}.") from None
     return [out / name for name in texts]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vit_jax.reports.groups import Group, Statistics
 from vit_jax.reports.paper import Comparison
@@ -136,13 +137,13 @@ def print_tables(report: Report, console: Console) -> None:
     keys = [key for key in report.keys if key not in named]
     for title, head, lines in tables(report, keys if len(keys) <= MOST_KEYS else []):
         head, lines, alike = without_alike(head, lines)
-        table = Table(title=title, title_justify="left", caption=alike, caption_justify="left")
+        table = Table(title=Text(title), title_justify="left", caption=Text(alike), caption_justify="left")
         for name in head:
-            table.add_column(name, overflow="fold")
+            table.add_column(Text(name), overflow="fold")
         for line in lines[:MOST_ROWS]:
-            table.add_row(*line)
+            table.add_row(*map(Text, line))
         if len(lines) > MOST_ROWS:
-            table.caption = f"... and {len(lines) - MOST_ROWS:,} more\n{alike}"
+            table.caption = Text(f"... and {len(lines) - MOST_ROWS:,} more\n{alike}")
         console.print(table, markup=False)
     for reason in report.broken:
         console.print(f"left out: {reason}", markup=False, highlight=False)
