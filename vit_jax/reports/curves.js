@@ -160,7 +160,7 @@ class Panel {
     pen.globalAlpha = alpha;
     pen.strokeStyle = pen.fillStyle = one.color;
     pen.lineWidth = width;
-    pen.setLineDash(one.dash);
+    pen.setLineDash(this.series.length > 40 ? [] : one.dash);  // dashes of many make a pattern of their own
     pen.beginPath();
     ys.forEach((y, i) => { if (!Number.isNaN(y)) pen.lineTo(scale.x(one.steps[i]), scale.y(y)); });
     pen.stroke();

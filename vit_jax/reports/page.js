@@ -7,7 +7,6 @@ const DASHES = [[], [7, 3], [2, 2], [9, 3, 2, 3]];
 const KEY = "vit_jax report " + location.pathname;
 
 const grouped = data.groups.length < data.runs.length;
-const style = index => ({color: COLORS[index % COLORS.length], dash: DASHES[Math.floor(index / COLORS.length) % DASHES.length]});
 const state = {chosen: null, metrics: data.panels, smoothing: 0, log: false, means: false, filter: "", sort: {}};
 try {
   Object.assign(state, JSON.parse(sessionStorage.getItem(KEY) ?? "{}"));  // a page that is watched is loaded anew
@@ -16,6 +15,9 @@ const byName = new Map(data.runs.map((run, index) => [run.name, index]));
 const best = data.best.slice(0, 10);
 const chosen = new Set(state.chosen?.filter(name => byName.has(name)).map(name => byName.get(name)) ?? (data.runs.length <= 24 ? data.best : best));
 const panels = new Map(), boxes = [], rows = [];
+// What is drawn has a place in the order of colours for as long as it is; runs that differ in their seeds alone share one.
+const places = new Map(), swatches = [];
+const styleOf = index => grouped ? data.runs[index].group : index;
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -49,7 +51,7 @@ function fill(table, id, columns, lines, first, row = () => make("tr")) {
     for (const column of columns) {
       const value = column.of(line);
       const shown = column.show ? column.show(line) : text(value);
-      const cell = make("td", {className: column.wide && text(value).length > 24 ? "wide" : typeof value === "number" ? "number" : ""}, shown);
+      const cell = make("td", {className: column.wide && text(value).length > 60 ? "wide" : typeof value === "number" ? "number" : ""}, shown);
       element.append(cell);
     }
     return element;
@@ -79,14 +81,40 @@ function fill(table, id, columns, lines, first, row = () => make("tr")) {
   return made;
 }
 
-function swatch(index) {
-  const {color, dash} = style(index), element = make("span", {className: "swatch"});
-  element.style.borderTopColor = color;
-  element.style.borderTopStyle = dash.length ? dash[0] > 3 ? "dashed" : "dotted" : "solid";
+function place() {
+  const wanted = new Set([...chosen].sort((a, b) => a - b).map(styleOf));
+  for (const key of [...places.keys()]) if (!wanted.has(key)) places.delete(key);
+  const taken = new Set(places.values());
+  let free = 0;
+  for (const key of wanted) {
+    if (places.has(key)) continue;
+    while (taken.has(free)) free++;
+    places.set(key, free++);
+  }
+}
+
+function style(key) {
+  const at = places.get(key);
+  return {color: COLORS[at % COLORS.length], dash: DASHES[Math.floor(at / COLORS.length) % DASHES.length]};
+}
+
+function swatch(key) {
+  const element = make("span", {className: "swatch"});
+  if (places.has(key)) {
+    const {color, dash} = style(key);
+    element.style.borderTop = `3px ${dash.length ? dash[0] > 3 ? "dashed" : "dotted" : "solid"} ${color}`;
+  }
   return element;
 }
 
-const styleOf = index => grouped ? data.runs[index].group : index;
+// A swatch in a table, which follows what is chosen.
+function keptSwatch(key) {
+  const element = swatch(key);
+  swatches.push([key, element]);
+  return element;
+}
+
+const fixed = value => value === null ? "" : value === 0 || Math.abs(value) >= 0.01 ? value.toFixed(4) : short(value);
 
 function showRuns() {
   const columns = [
@@ -95,15 +123,15 @@ function showRuns() {
       const box = make("input", {type: "checkbox", checked: chosen.has(index), ariaLabel: `draw ${run.name}`});
       boxes[index] = box;
       box.addEventListener("change", () => choose(index, box.checked));
-      return make("span", {title: run.path}, box, " ", swatch(styleOf(index)), run.name);
+      return make("span", {title: run.path}, box, " ", keptSwatch(styleOf(index)), run.name);
     }},
     {name: "state", of: run => run.finished ? "finished" : `step ${run.step} of ${run.steps}`},
     ...data.keys.map((key, at) => ({name: data.short[at], title: key, of: run => run.settings[at], wide: true, down: false})),
     {name: "seed", of: run => run.seed, down: false},
-    {name: `last ${data.metric}`, of: run => run.last},
-    {name: `best ${data.metric}`, of: run => run.best},
+    {name: `last ${data.metric}`, of: run => run.last, show: run => fixed(run.last)},
+    {name: `best ${data.metric}`, of: run => run.best, show: run => fixed(run.best)},
     {name: "at step", of: run => run.best_step},
-    {name: "hours", of: run => run.hours},
+    {name: "time", of: run => run.hours, show: run => run.time},
     {name: "hardware", of: run => run.hardware},
     {name: "commit", of: run => run.commit},
   ];
@@ -160,6 +188,8 @@ function seriesOf(metric) {
 }
 
 function refresh() {
+  place();
+  for (const [key, element] of swatches) element.style.cssText = swatch(key).style.cssText;
   data.runs.forEach((run, index) => {
     boxes[index].checked = chosen.has(index);
     rows[index].element.classList.toggle("chosen", chosen.has(index));
@@ -195,10 +225,10 @@ function showGroups() {
     return range;
   };
   const columns = [
-    {name: "settings", of: group => group.name, wide: true, show: group => make("span", {}, swatch(data.groups.indexOf(group)), group.name)},
-    {name: `mean ${data.metric}`, of: group => group.mean},
-    {name: "± deviation", of: group => group.spread},
-    {name: "± 95 % of the mean", of: group => group.confidence},
+    {name: "settings", of: group => group.name, wide: true, show: group => make("span", {}, keptSwatch(data.groups.indexOf(group)), group.name)},
+    {name: `mean ${data.metric}`, of: group => group.mean, show: group => fixed(group.mean)},
+    {name: "± deviation", of: group => group.spread, show: group => fixed(group.spread)},
+    {name: "± 95 % of the mean", of: group => group.confidence, show: group => fixed(group.confidence)},
     {name: "finished", of: group => group.n},
     {name: "runs", of: group => group.runs.length},
     {name: "mean ± deviation, drawn", of: group => group.mean, show: picture},

@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_jax.reports.report import Report
 from vit_jax.reports.runs import Run, short_names
-from vit_jax.reports.tables import paper_cells, ranked, short_commit
+from vit_jax.reports.tables import duration, paper_cells, ranked, short_commit
 
 # Points of curves in a page: some 10 bytes each.
 POINTS = 400_000
@@ -65,7 +65,7 @@ def page_data(report: Report, refresh: float | None) -> dict[str, Any]:
         "metrics": metrics,
         "panels": [metric for metric in dict.fromkeys((report.metric, "loss")) if metric in metrics] or metrics[:1],
         "curves": [[encoded(thinned(curve, most)) for curve in several] for several in curves],
-        "thinned": f"Curves of more than {most} points are thinned to these: the ends, and the lowest and highest point of each of "
+        "thinned": f"Curves of more than {most} points are thinned: to their ends, and the lowest and highest point of each of "
         f"{(most - 2) // 2} stretches; metrics.jsonl has all."
         if any(len(curve) > most for several in curves for curve in several)
         else "",
@@ -88,6 +88,7 @@ def run_data(report: Report, run: Run, group: int) -> dict[str, Any]:
         "best": best,
         "best_step": step,
         "hours": run.hours,
+        "time": duration(run.hours),
         "hardware": run.hardware,
         "commit": short_commit(run.commit),
     }
