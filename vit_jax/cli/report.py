@@ -1,5 +1,6 @@
 """What runs have reached: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,17 +46,26 @@ def write(report: Any, out: Path, refresh: float | None) -> list[Path]:
     """Writes the files of a report, each replaced at once; the page is loaded anew after `refresh` seconds."""
     from vit_jax.checkpoint.workdir import write_text
     from vit_jax.reports.page import as_page
-    from vit_jax.reports.tables import as_csv, as_markdown
+    from vit_jax.reports.tables import as_csv, as_markdown, ranked_groups
+    from vit_jax.viz.groups import draw_groups
 
     texts = {
         "report.csv": as_csv(report),
         "report.md": as_markdown(report),
         "report.html": as_page(report, refresh),
     }
+    curves = {
+        metric: {group.name: [run.curves.get(metric, ()) for run in group.runs] for group in ranked_groups(report)}
+        for metric in report.panels
+    }
+    files = [*texts, "curves.png"] if curves else [*texts]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_text(out / name, text)
+        if curves:
+            draw_groups(curves, out / "curves.partial.png")
+            os.replace(out / "curves.partial.png", out / "curves.png")
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}.") from None
-    return [out / name for name in texts]
+    return [out / name for name in files]

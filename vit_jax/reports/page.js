@@ -114,7 +114,7 @@ function keptSwatch(key) {
   return element;
 }
 
-const fixed = value => value === null ? "" : value === 0 || Math.abs(value) >= 0.01 ? value.toFixed(4) : short(value);
+const fixed = value => value === null ? "" : value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : short(value);
 
 function showRuns() {
   const columns = [

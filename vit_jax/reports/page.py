@@ -63,7 +63,7 @@ def page_data(report: Report, refresh: float | None) -> dict[str, Any]:
         ],
         "paper": paper_data(report),
         "metrics": metrics,
-        "panels": [metric for metric in dict.fromkeys((report.metric, "loss")) if metric in metrics] or metrics[:1],
+        "panels": [metric for metric in report.panels if metric in metrics],
         "curves": [[encoded(thinned(curve, most)) for curve in several] for several in curves],
         "thinned": f"Curves of more than {most} points are thinned: to their ends, and the lowest and highest point of each of "
         f"{(most - 2) // 2} stretches; metrics.jsonl has all."

@@ -24,6 +24,12 @@ class Report:
     broken: Sequence[str]
 
     @property
+    def panels(self) -> list[str]:
+        """The metrics whose curves are shown at first: what runs are compared by, and the loss of training."""
+        known = {metric for run in self.runs for metric in run.curves}
+        return [metric for metric in dict.fromkeys((self.metric, "loss")) if metric in known]
+
+    @property
     def title(self) -> str:
         """How many runs there are, and how many of them are finished."""
         return f"{len(self.runs):,} runs, {sum(run.finished for run in self.runs):,} finished"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -22,7 +23,7 @@ Cells = tuple[str, list[str], list[list[str]]]
 
 def number(value: float | None) -> str:
     """A number to four places, a small one to four digits; nothing for None."""
-    return "" if value is None else f"{value:.4f}" if value == 0 or abs(value) >= 1e-2 else f"{value:.4g}"
+    return "" if value is None else f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.4g}"
 
 
 def duration(hours: float | None) -> str:
@@ -66,16 +67,25 @@ def run_cells(report: Report, keys: Sequence[str]) -> Cells:
     return f"{report.title}; {report.metric}, {report.better}", head, lines
 
 
+def ranked_groups(report: Report) -> list[Group]:
+    """The groups, those with the best mean first."""
+    sign = -1 if report.mode == "max" else 1
+    found = [(group.statistics(report.metric), group) for group in report.groups]
+    return [group for stats, group in sorted(found, key=lambda pair: sign * pair[0].mean if pair[0] else math.inf)]
+
+
 def group_cells(report: Report) -> Cells:
     """The groups over seeds, best first."""
-    lines: list[tuple[float, list[str]]] = []
-    for group in report.groups:
+    lines = []
+    for group in ranked_groups(report):
         stats = group.statistics(report.metric)
         interval = "" if stats is None or stats.confidence is None else f"± {stats.confidence:.4f}"
-        order = float("inf") if stats is None else stats.mean * (-1 if report.mode == "max" else 1)
-        lines.append((order, [group.name, spread(stats), interval, counted(group, stats)]))
-    head = ["settings", f"{report.metric}, mean ± deviation", "95 % of the mean", "runs"]
-    return "Over seeds, finished runs", head, [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+        lines.append([group.name, spread(stats), interval, counted(group, stats)])
+    return (
+        "Over seeds, finished runs",
+        ["settings", f"{report.metric}, mean ± deviation", "95 % of the mean", "runs"],
+        lines,
+    )
 
 
 def counted(group: Group, stats: Statistics | None) -> str:
