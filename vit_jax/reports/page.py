@@ -144,12 +144,10 @@ def thinned(curve: Curve, most: int) -> Curve:
     return [*kept, curve[-1]]
 
 
-def encoded(curve: Curve) -> list[list[float]] | None:
+def encoded(curve: Curve) -> tuple[list[int], list[float]] | None:
     """A curve as page.js reads it: each step as the difference from the one before, and values to five digits."""
     if not curve:
         return None
     steps = [step for step, _ in curve]
-    return [
-        [now - before for before, now in zip([0, *steps], steps, strict=False)],
-        [float(f"{value:.5g}") for _, value in curve],
-    ]
+    values = [float(f"{value:.5g}") for _, value in curve]
+    return [now - before for before, now in zip([0, *steps], steps, strict=False)], values

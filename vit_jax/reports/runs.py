@@ -121,14 +121,15 @@ def names_of(places: Sequence[tuple[Path, Path]]) -> list[str]:
 def read(path: Path, name: str) -> Run:
     """The run of a workdir; raises UserError where its files are not those of a run."""
     record = workdirs.read(path)
-    config = record["config"]
+    config, data = record["config"], record["data"]
+    length = {key: config.get(key) for key in ("steps", "epochs", "batch_size")}
     try:
         rows = read_rows(path / "metrics.jsonl")
-        steps = steps_of(config, record["data"]["num_examples"])
-    except (OSError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        steps = steps_of(length, data["num_examples"]) if fits([*length.values()], list[float | None]) else 0
+    except (OSError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}).") from None
-    if not fits(steps, int):
-        raise UserError(f"{path / 'config.json'} has steps={steps!r}; expected a number.")
+    if steps < 1:
+        raise UserError(f"{path / 'config.json'} has {length}; expected the length of a run.")
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for key, value in row.items():
