@@ -82,8 +82,9 @@ class Browser:
     def open(self, page: Path) -> float:
         """Opens a page and gives the seconds until its script has run and it is drawn."""
         begin = time.monotonic()
+        self.run("window.left = true")
         self.call("Page.navigate", url=page.absolute().as_uri())
-        while self.run("document.readyState") != "complete":
+        while self.run("window.left || document.readyState !== 'complete'"):
             time.sleep(0.02)
         self.drawn()
         return time.monotonic() - begin

@@ -89,7 +89,7 @@ def opened(tmp_path):
             shutil.copy(path, folder)
         browser.close()
         assert browser.errors == []
-        assert browser.requests == [path.absolute().as_uri()]
+        assert set(browser.requests) == {path.absolute().as_uri()}
 
 
 def cells(browser, column, table="runs", count=5):
@@ -111,7 +111,8 @@ def drawn(browser):
 def colors(browser, metric):
     """How many pixels of a panel have a colour, so are no text, line or ground."""
     script = (
-        f"(c => {{const p = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"
+        "(c => {const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
+        "copy.drawImage(c, 0, 0); const p = copy.getImageData(0, 0, c.width, c.height).data; let n = 0;"
         "for (let i = 0; i < p.length; i += 4) if (p[i + 3] && Math.max(p[i], p[i+1], p[i+2]) - Math.min(p[i], p[i+1], p[i+2]) > 60) n++;"
         f"return n}})(panels.get({metric!r}).canvas)"
     )
@@ -138,10 +139,10 @@ def test_runs_are_sorted_filtered_and_chosen_by_click(tmp_path, opened):
     assert drawn(browser) == {"test/accuracy": [], "loss": []}
     assert colors(browser, "loss") == 0
     browser.click("document.querySelector('#runs tbody tr input')")
-    assert drawn(browser)["loss"] == ["lr=0.02,seed=2"]
+    assert drawn(browser)["loss"] == ["lr=0.02,seed=0"]
     assert colors(browser, "loss") > 100
     browser.click("document.querySelectorAll('#runs tbody tr')[4].cells[3]")
-    assert sorted(drawn(browser)["loss"]) == ["lr=0.02,seed=2", "lr=0.1,seed=1"]
+    assert sorted(drawn(browser)["loss"]) == ["lr=0.02,seed=0", "lr=0.1,seed=1"]
 
     browser.click("[...document.querySelectorAll('#metrics button')].find(b => b.textContent === 'loss')")
     assert list(drawn(browser)) == ["test/accuracy"]
@@ -154,8 +155,7 @@ def test_runs_are_sorted_filtered_and_chosen_by_click(tmp_path, opened):
     browser.click("document.getElementById('means')")
     assert drawn(browser) == {"test/accuracy": ["lr=0.1, mean of 3"]}
     assert cells(browser, 2, "paper", 3) == ["not run"] * 3
-    browser.call("Page.reload")
-    browser.drawn()
+    browser.open(tmp_path / "small.html")
     assert drawn(browser) == {"test/accuracy": ["lr=0.1, mean of 3"]}  # a page that is watched keeps what was chosen
 
 

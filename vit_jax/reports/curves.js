@@ -1,7 +1,7 @@
 "use strict";
 // Learning curves on a canvas: `Panel` draws series of one metric and finds the point under the mouse.
 
-const MARGIN = {left: 58, right: 14, top: 10, bottom: 30};
+const MARGIN = {left: 58, right: 26, top: 10, bottom: 30};
 
 // Exponential moving average in which the first values count fully from the start.
 function smoothed(values, weight) {

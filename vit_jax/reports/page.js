@@ -245,9 +245,10 @@ function showPaper() {
   if (!data.paper) return;
   $("paper").hidden = false;
   $("paper").querySelector("h2").textContent = data.paper.title;
-  const columns = data.paper.head.map((name, at) => ({name, of: line => line.order[at], show: line => line.cells[at], wide: true}));
-  const lines = data.paper.lines.map((cells, index) => ({cells, order: cells.map(cell => cell === "" ? null : Number.isNaN(parseFloat(cell)) ? cell : parseFloat(cell)), index}));
-  fill($("paper").querySelector("table"), "paper", columns, lines, ["", false]);
+  // A number, also with a spread after it, is sorted and set as one.
+  const value = cell => cell === "" ? null : /^[+-]?\d+(\.\d+)?( ± .*)?$/.test(cell) ? parseFloat(cell) : cell;
+  const columns = data.paper.head.map((name, at) => ({name, of: cells => value(cells[at]), show: cells => cells[at], wide: true}));
+  fill($("paper").querySelector("table"), "paper", columns, data.paper.lines, ["", false]);
 }
 
 function begin() {
