@@ -8,6 +8,7 @@ from rich.console import Console
 from tests.reports.made import COMMIT, finished, workdir
 from tests.reports.test_paper import study
 from vit_jax.__main__ import main as vit
+from vit_jax.reports import runs
 from vit_jax.reports.report import make_report
 from vit_jax.reports.tables import as_csv, as_markdown, duration, number, print_tables
 
@@ -95,3 +96,36 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
     ):
         assert vit(["report", *flags]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    turns = []
+
+    def sleep(seconds):
+        turns.append((seconds, capsys.readouterr().out))
+        if len(turns) == 3:
+            raise KeyboardInterrupt
+        finished(tmp_path / "runs" / f"run{len(turns)}", 0.25, {"lr": len(turns)})
+
+    monkeypatch.setattr("vit_jax.cli.report.time.sleep", sleep)
+    assert vit(["report", str(tmp_path / "runs"), "--watch=7"]) == 130
+    assert [seconds for seconds, _ in turns] == [7.0] * 3
+    assert "No runs" in turns[0][1]
+    assert [("run1" in out, "run2" in out) for _, out in turns] == [(False, False), (True, False), (True, True)]
+    assert '"refresh":7.0' in (tmp_path / "runs" / "report.html").read_text()
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        finished(tmp_path / name, 0.25)
+    known, seen = {}, []
+    original = runs.read
+    monkeypatch.setattr(runs, "read", lambda path, name: seen.append(name) or original(path, name))
+    first, _ = runs.collect([tmp_path], known)
+    with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 101, "test/accuracy": 0.75}) + "\n")
+    second, _ = runs.collect([tmp_path], known)
+    assert seen == ["a", "b", "b"]
+    assert second[0] == first[0]
+    assert second[1].last("test/accuracy") == 0.75

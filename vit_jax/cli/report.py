@@ -27,16 +27,23 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from vit_jax.reports.report import make_report
+    from vit_jax.reports.runs import Known, NoRunsError
     from vit_jax.reports.tables import print_tables
 
     out, console = Path(flags.out or flags.folders[0]), Console()
+    known: Known = {}
     while True:
-        report = make_report(flags.folders, flags.paper, flags.metric)
-        files = write(report, out, flags.watch)
-        if flags.watch is not None:
-            console.clear()
-        print_tables(report, console)
-        print(*files, sep="\n", flush=True)
+        try:
+            report = make_report(flags.folders, flags.paper, flags.metric, known)
+            files = write(report, out, flags.watch)
+            if flags.watch is not None:
+                console.clear()
+            print_tables(report, console)
+            print(*files, sep="\n", flush=True)
+        except NoRunsError as error:
+            if flags.watch is None:
+                raise
+            print(error, flush=True)
         if flags.watch is None:
             return 0
         time.sleep(flags.watch)

@@ -7,7 +7,7 @@ from pathlib import Path
 from vit_jax.reports import paper as papers
 from vit_jax.reports.groups import Group, group
 from vit_jax.reports.paper import Comparison, Paper
-from vit_jax.reports.runs import Mode, Run, choose_metric, collect, differing, mode_of
+from vit_jax.reports.runs import Known, Mode, Run, choose_metric, collect, differing, mode_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,18 @@ class Report:
         return "higher is better" if self.mode == "max" else "lower is better"
 
 
-def make_report(folders: Sequence[str | Path], paper: str | Path | None = None, metric: str | None = None) -> Report:
-    """The report of the runs in folders, compared by a metric, the paper's, or the most telling one that they have."""
+def make_report(
+    folders: Sequence[str | Path],
+    paper: str | Path | None = None,
+    metric: str | None = None,
+    known: Known | None = None,
+) -> Report:
+    """The report of the runs in folders, compared by a metric, the paper's, or the most telling one that they have.
+
+    known: see runs.collect.
+    """
     table = None if paper is None else papers.read(paper)
-    runs, broken = collect(folders)
+    runs, broken = collect(folders, known)
     if metric is None and table is not None:
         chosen, mode = table.metric, table.mode
     else:

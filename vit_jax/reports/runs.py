@@ -62,10 +62,19 @@ class Run:
         return (max if mode == "max" else min)(self.curves[metric], key=lambda point: point[1])
 
 
-def collect(folders: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+class NoRunsError(UserError):
+    """Folders that hold no runs, or none yet."""
+
+
+# What was read before, by workdir, with the states of its files then.
+Known = dict[Path, tuple[tuple[int, ...], Run]]
+
+
+def collect(folders: Sequence[str | Path], known: Known | None = None) -> tuple[list[Run], list[str]]:
     """The runs in and under folders, by name, and for each workdir that cannot be read the reason.
 
-    Raises UserError where a folder is missing, or none holds a run.
+    What `known` has of files that have not changed is not read again. Raises UserError where a folder is missing, and
+    NoRunsError where none holds a run.
     """
     roots = [Path(folder) for folder in folders]
     for root in roots:
@@ -80,12 +89,12 @@ def collect(folders: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     runs = []
     for name, (_, path) in zip(names, found.values(), strict=True):
         try:
-            runs.append(read(path, name))
+            runs.append(read_changed(path, name, {} if known is None else known))
         except UserError as error:
             broken.append(str(error))
     if not runs:
         reasons = "".join(f"\n  {reason}" for reason in broken[:5])
-        raise UserError(
+        raise NoRunsError(
             f"No runs in {', '.join(map(str, roots))}; expected workdirs with config.json and metrics.jsonl, as "
             f"`python -m vit_jax.main --workdir=DIR` makes them.{reasons}"
         )
@@ -116,6 +125,18 @@ def names_of(places: Sequence[tuple[Path, Path]]) -> list[str]:
         if max(Counter(names).values(), default=1) == 1:
             return names
     return [str(path) for _, path in places]
+
+
+def read_changed(path: Path, name: str, known: Known) -> Run:
+    """See collect and read."""
+    try:
+        states = [(path / file).stat() for file in ("config.json", "metrics.jsonl")]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    stamp = tuple(number for state in states for number in (state.st_mtime_ns, state.st_size))
+    if path not in known or known[path][0] != stamp:
+        known[path] = stamp, read(path, name)
+    return dataclasses.replace(known[path][1], name=name)
 
 
 def read(path: Path, name: str) -> Run:
