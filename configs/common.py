@@ -80,7 +80,8 @@ def get_config() -> ml_collections.ConfigDict:
             "by_size": placeholder(list),
             # `best` names a metric whose best checkpoint is kept besides the last `keep`.
             "checkpoint": {"every": 1000, "keep": 2, "best": placeholder(str), "best_mode": "max"},
-            "log": {"every": 50},
+            # Besides metrics.jsonl: TensorBoard's events, and Weights & Biases, of which `wandb` names a project.
+            "log": {"every": 50, "tensorboard": True, "wandb": placeholder(str)},
             # name -> evaluator; `every` says after how many steps it runs, besides the end.
             "evals": {},
         }

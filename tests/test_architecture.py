@@ -64,7 +64,9 @@ HOMES = {
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
     "optuna": {"sweeps"},
-    "rich": {"sweeps", "reports"},
+    "wandb": {"train"},
+    "rich": {"cli", "sweeps", "reports"},
+    "scipy": {"data", "reports"},
     "ml_collections": {"config", "config_file", "train"},
 }
 

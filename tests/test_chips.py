@@ -1,9 +1,10 @@
+import re
 import types
 
 import jax
 import pytest
 
-from vit_jax.chips import CHIPS, chip_of
+from vit_jax.chips import CHIPS, chip_of, hardware
 
 
 def device(kind, coords=(0, 0, 0)):
@@ -26,3 +27,9 @@ def test_a_cpu_and_an_unknown_chip_promise_nothing():
 def test_two_cores_of_a_chip_share_what_it_has():
     cores = [device("TPU7x", (x, 0, 0)) for x in (0, 0, 1, 1)]
     assert chip_of(cores).flops == CHIPS["TPU7x"].flops / 2
+
+
+def test_hardware_is_told_by_number_and_kind():
+    accelerators = [types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")] * 8
+    assert hardware(accelerators) == "8 x TPU v5 lite"
+    assert re.fullmatch(r"cpu: .+ x \d+ cores", hardware(jax.devices()))

@@ -1,7 +1,10 @@
-"""What accelerators can do on paper, for shares of it and for plans."""
+"""What the devices are called, and what accelerators can do on paper, for shares of it and for plans."""
 
 import dataclasses
+import os
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -47,3 +50,16 @@ def chip_of(devices: Sequence[Any]) -> Chip | None:
         return chip
     shares = {key: getattr(chip, key) / cores for key in ("flops", "memory", "bandwidth", "links")}
     return dataclasses.replace(chip, **shares)
+
+
+def hardware(devices: Sequence[Any]) -> str:
+    """What a run runs on, such as "8 x TPU v5 lite" or "cpu: AMD EPYC x 2 cores"; of a CPU the cores that it may use."""
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu: {name} x {cores} cores"

@@ -253,8 +253,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
-    """The steps of a run on so many training images."""
-    return config["steps"] or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
+    """The steps of a run on so many training images: those of its config, or its epochs in steps."""
+    return config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:

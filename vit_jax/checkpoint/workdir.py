@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from vit_jax import config as configs
 from vit_jax.checkpoint.saver import Saver
+from vit_jax.chips import hardware
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
-# What config.json holds, besides the commit.
+# What config.json holds, besides commit and hardware.
 RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
 
@@ -30,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
-    """What config.json of a workdir holds: `config`, `data`, `versions`, `git_commit` and `changes`."""
+    """What config.json of a workdir holds: `config`, `data`, `versions`, `git_commit`, `hardware` and `changes`."""
     path = Path(workdir) / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -89,23 +92,22 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
     model. Raises UserError where any but the last is not what the run began with.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
+    now = {"versions": versions(), "git_commit": git_commit(), "hardware": hardware(jax.devices())}
     if not (path / "config.json").exists():
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from None
-        record: dict[str, Any] = {"config": config, "data": data, "changes": []}
-        record |= {"versions": versions(), "git_commit": git_commit()}
+        record: dict[str, Any] = {"config": config, "data": data, "changes": [], **now}
     else:
         record = read(path)
         keys = [key for key in data if record["data"].get(key) != data[key] and key != "preprocess"]
         if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
         _, free = configs.differing(record["config"], config)
-        if not free and record["versions"] == versions() and record.get("git_commit") == git_commit():
+        if not free and all(record.get(key) == value for key, value in now.items()):
             return path
-        change = {"keys": free, "versions": versions(), "git_commit": git_commit()}
-        record = record | {"config": config, "data": data, "changes": [*record["changes"], change]}
+        record = record | {"config": config, "data": data, "changes": [*record["changes"], {"keys": free, **now}]}
     write_text(path / "config.json", json.dumps(record, indent=1))
     return path
 

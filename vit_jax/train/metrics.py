@@ -1,20 +1,21 @@
-"""What a run reports: lines in the terminal, metrics.jsonl and TensorBoard events."""
+"""What a run reports: lines in the terminal, metrics.jsonl, and what writers.py has besides."""
 
 import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from vit_jax import processes
 from vit_jax.checkpoint.workdir import write_text
+from vit_jax.kinds import fits
+from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
 from vit_jax.types import UserError
 
 
@@ -30,6 +31,12 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
+def seconds_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The seconds that a run had taken at its last row; None for runs from before they were kept."""
+    seconds: Any = rows[-1].get("seconds") if rows else None
+    return float(seconds) if fits(seconds, float) else None
 
 
 def summary(values: Mapping[str, float], most: int = 8) -> str:
@@ -50,10 +57,12 @@ class Recorder:
     Step metrics stay on the device until the next step is under way, so that the device never waits for the host.
     """
 
-    def __init__(self, every: int = 50):
+    def __init__(self, every: int = 50, tensorboard: bool = True, wandb: str | None = None):
         if every < 1:
             raise UserError(f"log.every is {every}; expected a number of steps.")
-        self.every = every
+        if wandb is not None:
+            check_wandb()
+        self.every, self.tensorboard, self.wandb = every, tensorboard, wandb
 
     def open(self, workdir: Path, step: int, *, steps: int, batch_size: int, step_at_best: float | None = None) -> None:
         """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again.
@@ -63,11 +72,16 @@ class Recorder:
         """
         self._step_at_best = step_at_best
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
-        self._board: SummaryWriter | None = None
+        self._writers: list[Writer] = []
+        self._spent, self._opened = 0.0, time.perf_counter()
         if processes.is_first():
             kept = [row for row in read_rows(self.path) if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-            self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
+            self._spent = seconds_of(kept) or 0.0
+            if self.tensorboard:
+                self._writers.append(TensorBoard(workdir, step))
+            if self.wandb is not None:
+                self._writers.append(WandB(workdir, self.wandb))
         self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
         self._row: dict[str, Any] = {}
         self.restart_clock(step)
@@ -136,15 +150,15 @@ class Recorder:
             print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {title}: {summary(values)}", flush=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds named values to the row of a step."""
-        if not values or self._board is None:
+        """Adds named values to the row of a step, and the seconds of the run so far without those between two attempts."""
+        if not values or not processes.is_first():
             return
         if self._row.get("step") != step:
             self.flush()
             self._row = {"step": step}
-        self._row |= values
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._row |= {**values, "seconds": round(self._spent + time.perf_counter() - self._opened, 3)}
+        for writer in self._writers:
+            writer.write(step, values)
 
     def flush(self) -> None:
         """Writes the row in hand to the disk."""
@@ -158,8 +172,8 @@ class Recorder:
     def close(self) -> None:
         """Writes everything."""
         self.flush()
-        if self._board is not None:
-            self._board.close()
+        for writer in self._writers:
+            writer.close()
 
     def _speed(self, step: int) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vit_jax.config import ConfigError, build
+from vit_jax.config import ConfigError, build, steps_of
 from vit_jax.data.fake import Fake
 from vit_jax.data.pipeline import Spec
 from vit_jax.data.reader import Reader
@@ -52,8 +52,7 @@ def settle(config: Mapping[str, Any], num_classes: int | None = None) -> Settled
         )
     first = sources[0]
     spec = Spec(found.pop(), len(first), tuple(first.class_names), first.label_shape)
-    steps = filled["steps"] or max(1, round(filled["epochs"] * len(first) / filled["batch_size"]))
-    return Settled(filled, spec, steps, note)
+    return Settled(filled, spec, steps_of(filled, len(first)), note)
 
 
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:

@@ -1,0 +1,78 @@
+"""What runs have reached: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_jax.cli.command import Parser
+from vit_jax.types import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the runs in and under folders as tables, and writes them as report.csv, report.md, report.html and curves.png."""
+    parser = Parser(prog="vit report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a workdir, or a folder that contains some")
+    parser.add_argument("--paper", metavar="FOLDER", help="a study with paper.json, whose numbers stand beside ours")
+    parser.add_argument("--metric", help="what runs are compared by; default: the paper's, or test/accuracy")
+    parser.add_argument("--out", metavar="DIR", help="where the files go; default: the first DIR")
+    parser.add_argument(
+        "--watch", nargs="?", type=float, const=30.0, metavar="SECONDS", help="again and again, by default every 30 s"
+    )
+    flags = parser.parse(argv)
+    if flags.watch is not None and not 0 < flags.watch < float("inf"):
+        raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
+
+    from rich.console import Console
+
+    from vit_jax.reports.report import make_report
+    from vit_jax.reports.runs import Known, NoRunsError
+    from vit_jax.reports.tables import print_tables
+
+    out, console = Path(flags.out or flags.folders[0]), Console()
+    known: Known = {}
+    while True:
+        try:
+            report = make_report(flags.folders, flags.paper, flags.metric, known)
+            files = write(report, out, flags.watch)
+            if flags.watch is not None:
+                console.clear()
+            print_tables(report, console)
+            print(*files, sep="\n", flush=True)
+        except NoRunsError as error:
+            if flags.watch is None:
+                raise
+            print(error, flush=True)
+        if flags.watch is None:
+            return 0
+        time.sleep(flags.watch)
+
+
+def write(report: Any, out: Path, refresh: float | None) -> list[Path]:
+    """Writes the files of a report, each replaced at once; the page is loaded anew after `refresh` seconds."""
+    from vit_jax.checkpoint.workdir import write_text
+    from vit_jax.reports.page import as_page
+    from vit_jax.reports.tables import as_csv, as_markdown, ranked_groups
+    from vit_jax.viz.groups import draw_groups
+
+    texts = {
+        "report.csv": as_csv(report),
+        "report.md": as_markdown(report),
+        "report.html": as_page(report, refresh),
+    }
+    curves = {
+        metric: {group.name: [run.curves.get(metric, ()) for run in group.runs] for group in ranked_groups(report)}
+        for metric in report.panels
+    }
+    files = [*texts, "curves.png"] if curves else [*texts]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_text(out / name, text)
+        if curves:
+            draw_groups(curves, out / "curves.partial.png")
+            os.replace(out / "curves.partial.png", out / "curves.png")
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}.") from None
+    return [out / name for name in files]
