@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vit_jax import trees
+from vit_jax import stores, trees
 from vit_jax.types import UserError
 
 Flat = dict[str, Any]
+# Where nothing can be renamed, the last file of a checkpoint.
+COMPLETE = "commit_success.txt"
 
 # Orbax reports its ordinary course of work as warnings through absl.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -35,7 +38,7 @@ class Saver:
             raise UserError(f"checkpoint.every={every} and checkpoint.keep={keep} must be at least 1.")
         self.every, self.keep, self.best, self.best_mode = every, keep, best, best_mode
 
-    def open(self, directory: Path) -> None:
+    def open(self, directory: Path | epath.Path) -> None:
         """Begins to keep checkpoints in `directory`; what a kill left half-written there is removed."""
         best, worst = self.best, -math.inf if self.best_mode == "max" else math.inf
         preserve: list[Any] = [policies.LatestN(self.keep)]
@@ -54,7 +57,7 @@ class Saver:
             best_mode=self.best_mode,
             cleanup_tmp_directories=True,
         )
-        self.directory = directory.absolute()
+        self.directory = _absolute(directory)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
@@ -75,14 +78,22 @@ class Saver:
         self.manager.close()
 
 
-def steps_in(directory: str | Path) -> list[int]:
+def _absolute(directory: str | Path | epath.Path) -> epath.Path:
+    path = epath.Path(directory)
+    return path if stores.is_remote(directory) else path.absolute()
+
+
+def steps_in(directory: str | Path | epath.Path) -> list[int]:
     """The steps of the complete checkpoints in a folder, in order."""
+    if stores.is_remote(directory):
+        found = (name.split("/") for name in stores.entries(str(directory)))
+        return sorted(int(name[0]) for name in found if name[1:] == [COMPLETE] and name[0].isdecimal())
     path = Path(directory)
     return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and p.is_dir()) if path.is_dir() else []
 
 
 @contextlib.contextmanager
-def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager]:
+def _reading(directory: str | Path | epath.Path, step: int) -> Iterator[ocp.CheckpointManager]:
     """What reads a checkpoint; whatever its damage raises becomes a UserError."""
     hook = sys.unraisablehook
     # After the first failed read orbax closes its event loop, and those still under way would each print a traceback.
@@ -90,7 +101,7 @@ def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager
     options = ocp.CheckpointManagerOptions(read_only=True)
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handler) as manager:
+        with ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handler) as manager:
             yield manager
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
@@ -105,13 +116,13 @@ def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager
     sys.unraisablehook = hook
 
 
-def shapes_of(directory: str | Path, step: int) -> Flat:
+def shapes_of(directory: str | Path | epath.Path, step: int) -> Flat:
     """The names of a checkpoint's arrays, each with .shape and .dtype."""
     with _reading(directory, step) as manager:
         return trees.flatten(manager.item_metadata(step).tree)
 
 
-def restore(directory: str | Path, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
+def restore(directory: str | Path | epath.Path, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
     """The arrays of a checkpoint named as in `like`, whose leaves say shape, dtype and sharding.
 
     Only the names that begin with one of `parts` are read. Raises UserError that lists the names and shapes that differ.
