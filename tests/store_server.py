@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.key_id = KEY_ID
         self.uploads: dict[str, dict] = {}
         self.lock = threading.Lock()
         self.generation: dict[str, int] = {}
@@ -44,6 +45,9 @@ class Server(ThreadingHTTPServer):
             "STORAGE_EMULATOR_HOST": address,
             "TENSORSTORE_GCS_HTTP_URL": address,
         }
+
+    def told(self) -> None:
+        """Called whenever a request has been carried out."""
 
     def put(self, name: str, content: bytes) -> None:
         with self.lock:
@@ -116,6 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         return plain
 
     def reply(self, code: int, content: bytes = b"", kind: str = "application/xml", **headers: str) -> None:
+        self.server.told()
         self.send_response(code)
         self.send_header("Content-Type", kind)
         for name, value in headers.items():
@@ -152,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def amazon(self, bucket: str, name: str, query: dict[str, str], body: bytes) -> None:
         objects = self.server.objects
-        if KEY_ID not in self.headers.get("Authorization", ""):
+        if self.server.key_id not in self.headers.get("Authorization", ""):
             self.refuse(403, "InvalidAccessKeyId")
         elif bucket != BUCKET:
             self.refuse(404, "NoSuchBucket")
@@ -220,7 +225,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def google(self, way: str, bucket: str, what: str | None, name: str, query: dict[str, str], body: bytes) -> None:
         objects = self.server.objects
-        if bucket != BUCKET:
+        if self.server.key_id != KEY_ID:
+            self.json({"error": {"code": 401, "message": f"Anonymous caller {KEY_ID}"}}, 401)
+        elif bucket != BUCKET:
             self.missing()
         elif what != "o":
             self.json(

@@ -140,7 +140,7 @@ class Loaded:
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             try:
-                image = decode(Path(image).read_bytes(), channels)
+                image = decode(stores.read(str(image)), channels)
             except OSError as error:
                 raise UnreadableImage(error.strerror or str(error)) from error
         elif isinstance(image, Image.Image):
@@ -165,11 +165,11 @@ class Loaded:
 def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] | None = None) -> Loaded:
     """The model that a reference names.
 
-    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT;
-    `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or a size such as "S/16" with random
-    weights. Of a workdir the running average of the weights is used where there is one; ":raw" at the end asks for the weights
-    themselves. Code from outside vit_jax that a workdir names is imported only with trust=True. `changes` are fields of a
-    published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
+    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT,
+    all of them here or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or
+    a size such as "S/16" with random weights. Of a workdir the running average of the weights is used where there is one;
+    ":raw" at the end asks for the weights themselves. Code from outside vit_jax that a workdir names is imported only with
+    trust=True. `changes` are fields of a published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
     """
     place, step, raw = _parse(str(reference))
     with remote.fetched(place, step) as path:

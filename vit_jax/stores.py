@@ -6,6 +6,7 @@ other servers of the same protocols. No message repeats what a server or its lib
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib
@@ -13,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,7 @@ LOGIN = {
 # A pathlib.Path makes one of two slashes.
 PLACE = re.compile(r"(gs|s3):/{1,2}([a-z0-9][a-z0-9._-]+[a-z0-9])(?:/+(.*))?", flags=re.DOTALL)
 THREADS = 16  # objects on their way at once
+TOLD_BYTES = 2**24  # copies of data are told from this size on
 
 # Their libraries print failures with the whole stack, also those that are tried again.
 for _library in ("gcsfs", "s3fs", "fsspec", "asyncio"):
@@ -51,12 +54,6 @@ def is_remote(place: str | Path) -> bool:
     if scheme[1] not in EXTRAS:
         raise UserError(f"Found a place on {scheme[1]}://, expected a path, gs://BUCKET/PATH or s3://BUCKET/PATH.")
     return True
-
-
-def refuse(flag: str, place: str) -> None:
-    """Raises UserError for a place on a store where only a folder of this machine will do."""
-    if is_remote(place):
-        raise UserError(f"{flag} is on an object store; give a folder here, and copy it there when it is complete.")
 
 
 def join(place: str, *parts: str) -> str:
@@ -100,7 +97,10 @@ def children(place: str) -> tuple[list[str], list[str]]:
 
 
 def read(place: str) -> bytes:
-    """The bytes of an object; raises FileNotFoundError."""
+    """The bytes of an object, or of a file here; raises OSError."""
+    if not is_remote(place):
+        with open(place, "rb") as file:
+            return file.read()
     files, path = _open(place)
     with _telling(place):
         return files.cat_file(path)
@@ -143,6 +143,36 @@ def send(folder: Path, names: Iterable[str], place: str) -> None:
         list(pool.map(lambda name: files.put_file(str(folder / name), f"{path}/{name}"), names))
 
 
+class Copy:
+    """A copy of a folder of a place, made object by object as they are wanted, and kept for other runs.
+
+    found: the objects by their names from the place. path: where the copy is; other content there has another.
+    """
+
+    def __init__(self, place: str, folder: str):
+        self.place = place
+        self.found = {f"{folder}/{name}": entry for name, entry in entries(join(place, folder)).items()}
+        self.path = _local(repr((place, self.found)))
+
+    def want(self, names: Iterable[str]) -> None:
+        """Sees to it that these objects are here; those that are not in the place are left out."""
+        missing = [name for name in names if name in self.found and not (self.path / name).exists()]
+        size = sum(self.found[name].size for name in missing)
+        if size > TOLD_BYTES:
+            print(f"copying {len(missing)} files ({size / 1e9:.1f} GB) of {self.place} to {self.path}", flush=True)
+        fetch(self.place, missing, self.path)
+
+
+@contextlib.contextmanager
+def copied(place: str, names: Iterable[str]) -> Iterator[Path]:
+    """A copy of objects below a place (or of itself, of the name ""), which is gone after the context."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / os.path.basename(place)
+        with told_as(path, place):
+            fetch(place, names, path)
+            yield path
+
+
 @contextlib.contextmanager
 def told_as(folder: Path, place: str) -> Iterator[None]:
     """Errors about a local copy name the place that it is a copy of."""
@@ -154,10 +184,14 @@ def told_as(folder: Path, place: str) -> Iterator[None]:
 
 def own_folder(place: str, which: str) -> Path:
     """A new folder of this machine for what belongs to a place; what a killed process left there is removed."""
-    folder = cache() / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{which}"
+    folder = _local(place, which)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def _local(*what: str) -> Path:
+    return cache() / hashlib.sha256("\n".join(what).encode()).hexdigest()[:20]
 
 
 def _open(place: str) -> tuple[Any, str]:
@@ -185,7 +219,7 @@ def _file_system(scheme: str) -> Any:
     if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
         # tensorstore, which writes the arrays of checkpoints, has a variable of its own.
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", os.environ["STORAGE_EMULATOR_HOST"])
-    return fsspec.filesystem(scheme, use_listings_cache=False)
+    return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
 
 
 def _bucket(place: str) -> str:
@@ -201,6 +235,8 @@ def _telling(place: str) -> Iterator[None]:
         raise FileNotFoundError(2, "No such object", error.filename or place) from None
     except Exception as error:
         bucket, kind = _bucket(place), type(error).__name__
+        if getattr(error, "filename", None) or getattr(error, "errno", 0) == errno.ENOSPC:  # of the disk here
+            raise UserError(f"{bucket} cannot be copied: {getattr(error, 'strerror', kind)} ({cache()}).") from None
         if (
             isinstance(error, PermissionError)
             or kind == "NoCredentialsError"

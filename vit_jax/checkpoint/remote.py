@@ -1,9 +1,8 @@
 """Runs and models on object stores: a run works in a folder here, which is carried to its place as it grows."""
 
 import contextlib
-import os
 import re
-import tempfile
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,7 +51,7 @@ class Mirror(Workdir):
                 "place, or a folder that all of them share."
             )
         found = stores.entries(place)
-        self.path = stores.own_folder(place, f"run-{jax.process_index()}")
+        self.path = stores.own_folder(place, f"process {jax.process_index()}")
         self.checkpoints = epath.Path(f"{self.place}/checkpoints") if self._is_native else self.path / "checkpoints"
         self._sent: dict[str, tuple[int, int]] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
@@ -118,9 +117,10 @@ class Mirror(Workdir):
                 self.push()
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Ends the watch, and removes the copy."""
         self._ended.set()
         self._thread.join()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def shown(self, path: Path | epath.Path) -> str:
         return str(path).replace(str(self.path), str(self.place), 1)
@@ -162,17 +162,14 @@ def fetched(place: str | Path, step: int | None = None) -> Iterator[Path]:
         yield Path(place)
         return
     place = str(place).rstrip("/")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / os.path.basename(place)
-        with stores.told_as(path, place):
-            names = list(stores.entries(place))
-            steps = complete_steps(names)
-            if "config.json" in names and steps:
-                chosen = step if step in steps else steps[-1]
-                names = [name for name in names if name == "config.json" or name.startswith(f"checkpoints/{chosen}/")]
-            else:
-                names = [n for n in names if "/" not in n and (not n or n.endswith((".json", ".bin", *SUFFIXES)))]
-            for known in steps:
-                (path / "checkpoints" / str(known)).mkdir(parents=True)
-            stores.fetch(place, names, path)
-            yield path
+    names = list(stores.entries(place))
+    steps = complete_steps(names)
+    if "config.json" in names and steps:
+        chosen = step if step in steps else steps[-1]
+        names = [name for name in names if name == "config.json" or name.startswith(f"checkpoints/{chosen}/")]
+    else:
+        names = [n for n in names if "/" not in n and (not n or n.endswith((".json", ".bin", *SUFFIXES)))]
+    with stores.copied(place, names) as path:
+        for known in steps:
+            (path / "checkpoints" / str(known)).mkdir(parents=True, exist_ok=True)
+        yield path

@@ -119,7 +119,8 @@ def announce(run: Run, state: State, place: remote.Workdir) -> None:
     print(
         f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training images "
         f"{'x'.join(map(str, spec.image_shape))} of {len(spec.class_names)} classes; {run.steps:,} steps of "
-        f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; {place.shown(run.path)}"
+        f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; "
+        f"{place.shown(run.path)}"
     )
     if done:
         print(f"resuming at step {done}" if done < run.steps else f"already finished at step {done}", flush=True)
