@@ -25,11 +25,12 @@ from vit_jax.types import UserError
 # The extra of pip and the library that it brings.
 EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 LOGIN = {
-    "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a file with a key",
+    "gs": "run `gcloud auth application-default login`, or let the machine's account read and write objects and get the bucket",
     "s3": "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 # A pathlib.Path makes one of two slashes.
 PLACE = re.compile(r"(gs|s3):/{1,2}([a-z0-9][a-z0-9._-]+[a-z0-9])(?:/+(.*))?", flags=re.DOTALL)
+NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError")
 THREADS = 16  # objects on their way at once
 TOLD_BYTES = 2**24  # copies of data are told from this size on
 
@@ -46,7 +47,7 @@ class Entry:
     tag: str
 
 
-def is_remote(place: str | Path) -> bool:
+def is_remote(place: str | os.PathLike[str]) -> bool:
     """Whether a place is on an object store; raises UserError for one on a kind of store that is not known here."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/(?!/))", str(place))
     if scheme is None or (scheme[1] not in EXTRAS and scheme[2] == ":/"):
@@ -70,7 +71,7 @@ def entries(place: str) -> dict[str, Entry]:
     """All objects at and below a place by their names from there ("" is the place itself), in order."""
     files, path = _open(place)
     try:
-        with _telling(place):
+        with telling(place):
             found = files.find(path, detail=True)
     except FileNotFoundError:
         raise UserError(f"There is no bucket {_bucket(place)}; create it, or check the name.") from None
@@ -86,14 +87,13 @@ def entries(place: str) -> dict[str, Entry]:
 def children(place: str) -> tuple[list[str], list[str]]:
     """The sorted names of the folders and of the objects directly below a place; raises FileNotFoundError if it has none."""
     files, path = _open(place)
-    with _telling(place):
+    with telling(place):
         found = files.ls(path, detail=True)
-    names = {
-        entry["name"].rstrip("/").rpartition("/")[2]: entry["type"]
-        for entry in found
-        if entry["name"].strip("/") != path
-    }
-    return tuple(sorted(n for n, kind in names.items() if (kind == "directory") == wanted) for wanted in (True, False))
+    below = [entry for entry in found if entry["name"].strip("/") != path]
+    folders = {entry["name"].strip("/") for entry in below if entry["type"] == "directory"}
+    objects = {entry["name"] for entry in below} - folders
+    folders, objects = ({name.rpartition("/")[2] for name in names} for names in (folders, objects))
+    return sorted(folders), sorted(objects)
 
 
 def read(place: str) -> bytes:
@@ -102,21 +102,21 @@ def read(place: str) -> bytes:
         with open(place, "rb") as file:
             return file.read()
     files, path = _open(place)
-    with _telling(place):
+    with telling(place):
         return files.cat_file(path)
 
 
 def write(place: str, content: bytes) -> None:
     """Makes or replaces an object."""
     files, path = _open(place)
-    with _telling(place):
+    with telling(place):
         files.pipe_file(path, content)
 
 
 def remove(place: str, names: Iterable[str]) -> None:
     """Removes objects below a place."""
     files, path = _open(place)
-    with _telling(place):
+    with telling(place):
         for name in names:
             files.rm_file(f"{path}/{name}")
 
@@ -132,14 +132,14 @@ def fetch(place: str, names: Iterable[str], folder: Path) -> None:
         files.get_file(join(path, name) if name else path, str(partial))
         os.replace(partial, target)
 
-    with _telling(place), ThreadPoolExecutor(THREADS) as pool:
+    with telling(place), ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(one, names))
 
 
 def send(folder: Path, names: Iterable[str], place: str) -> None:
     """Copies files of a folder to a place, under the same names."""
     files, path = _open(place)
-    with _telling(place), ThreadPoolExecutor(THREADS) as pool:
+    with telling(place), ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda name: files.put_file(str(folder / name), f"{path}/{name}"), names))
 
 
@@ -227,7 +227,7 @@ def _bucket(place: str) -> str:
 
 
 @contextlib.contextmanager
-def _telling(place: str) -> Iterator[None]:
+def telling(place: str) -> Iterator[None]:
     """Turns what keeps from using a store into one message; an object that is not there stays FileNotFoundError."""
     try:
         yield
@@ -237,11 +237,7 @@ def _telling(place: str) -> Iterator[None]:
         bucket, kind = _bucket(place), type(error).__name__
         if getattr(error, "filename", None) or getattr(error, "errno", 0) == errno.ENOSPC:  # of the disk here
             raise UserError(f"{bucket} cannot be copied: {getattr(error, 'strerror', kind)} ({cache()}).") from None
-        if (
-            isinstance(error, PermissionError)
-            or kind == "NoCredentialsError"
-            or getattr(error, "code", 0) in (401, 403)
-        ):
+        if isinstance(error, PermissionError) or kind in NO_CREDENTIALS or getattr(error, "code", 0) in (401, 403):
             raise UserError(
                 f"{bucket} cannot be used with the credentials found, or without any ({kind}); {LOGIN[bucket[:2]]}."
             ) from None

@@ -1,6 +1,7 @@
 """Runs and models on object stores: a run works in a folder here, which is carried to its place as it grows."""
 
 import contextlib
+import os
 import re
 import shutil
 import threading
@@ -23,14 +24,14 @@ class Workdir:
     """Where a run works: `path`, a folder here, and `checkpoints`, where orbax writes. `place` is what the user named."""
 
     def __init__(self, place: str | Path):
-        self.place = place
+        self.place = str(place)
         self.path = Path(place)
-        self.checkpoints: Path | epath.Path = self.path / "checkpoints"
+        self.checkpoints: os.PathLike[str] = self.path / "checkpoints"
 
     def push(self) -> None:
         """Brings to the place what is new here."""
 
-    def shown(self, path: Path | epath.Path) -> str:
+    def shown(self, path: os.PathLike[str]) -> str:
         """A path in it as the user knows it."""
         return str(path)
 
@@ -61,24 +62,26 @@ class Mirror(Workdir):
         self._thread.start()
 
     def _fetch(self, found: Iterable[str]) -> None:
-        """Copies what a run goes on from; what a kill left half-written on the store is removed."""
+        """Copies what a run goes on from."""
         files = [name for name in found if not name.startswith("checkpoints/")]
-        if files and "config.json" not in files:  # no run: a sign of that is enough
+        if "config.json" in files:
+            for step in self._complete:
+                (self.path / "checkpoints" / str(step)).mkdir(parents=True)
+            parts = [name for name in found if re.match(r"checkpoints/\d+/", name) and not self._is_native]
+            whole = [name for name in parts if int(name.split("/")[1]) in self._complete]
+            stores.fetch(self.place, [*files, *whole], self.path)
+        elif files:  # no run: a sign of that is enough
             (self.path / Path(files[0]).parts[0]).touch()
-            return
-        for step in self._complete:
-            (self.path / "checkpoints" / str(step)).mkdir(parents=True)
-        parts = [name for name in found if re.match(r"checkpoints/\d+/", name) and not self._is_native]
-        whole = [name for name in parts if int(name.split("/")[1]) in self._complete]
-        stores.remove(self.place, [name for name in parts if name not in whole])
-        stores.fetch(self.place, [*files, *whole], self.path)
         self._sent = self._files()
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """The files outside the checkpoints, each with what tells whether it has changed."""
-        paths = [path for path in self.path.rglob("*") if path.is_file() and not path.name.endswith(".partial")]
-        named = {path.relative_to(self.path).as_posix(): path.stat() for path in paths}
-        return {n: (s.st_mtime_ns, s.st_size) for n, s in named.items() if not n.startswith("checkpoints/")}
+        found = {}
+        for folder, folders, names in os.walk(self.path):
+            folders[:] = [name for name in folders if name != "checkpoints"]
+            for path in (Path(folder) / name for name in names if not name.endswith(".partial")):
+                found[path.relative_to(self.path).as_posix()] = (path.stat().st_mtime_ns, path.stat().st_size)
+        return found
 
     def push(self) -> None:
         if not processes.is_first():
@@ -94,12 +97,12 @@ class Mirror(Workdir):
             for step in here:
                 if step not in self._complete:
                     self._send_checkpoint(step)
-            if not self._is_native:
-                for step in sorted(set(self._complete) - set(here)):
-                    self._remove_checkpoint(step)
+            for step in sorted(set(self._complete) - set(here)) if here else ():
+                self._remove_checkpoint(step)
 
     def _send_checkpoint(self, step: int) -> None:
         folder, place = self.path / "checkpoints" / str(step), f"{self.place}/checkpoints/{step}"
+        stores.remove(place, stores.entries(place))  # what a kill left half-written
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         stores.send(folder, [name for name in names if name != COMPLETE], place)
         stores.write(f"{place}/{COMPLETE}", b"")
@@ -122,8 +125,8 @@ class Mirror(Workdir):
         self._thread.join()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def shown(self, path: Path | epath.Path) -> str:
-        return str(path).replace(str(self.path), str(self.place), 1)
+    def shown(self, path: os.PathLike[str]) -> str:
+        return str(path).replace(str(self.path), self.place, 1)
 
 
 @contextlib.contextmanager
@@ -134,7 +137,7 @@ def opened(place: str | Path) -> Iterator[Workdir]:
         return
     mirror = Mirror(str(place))
     try:
-        with stores.told_as(mirror.path, str(mirror.place)):
+        with stores.told_as(mirror.path, mirror.place):
             yield mirror
     except BaseException:
         with contextlib.suppress(UserError):
@@ -164,6 +167,11 @@ def fetched(place: str | Path, step: int | None = None) -> Iterator[Path]:
     place = str(place).rstrip("/")
     names = list(stores.entries(place))
     steps = complete_steps(names)
+    if "config.json" in names and not steps and any(name.startswith("checkpoints/") for name in names):
+        raise UserError(
+            f"{place} has no complete checkpoint: {COMPLETE}, which is written last, is in none of them. Wait for the "
+            "first; or, where the run was copied there from a folder, put an empty file of that name into checkpoints/STEP."
+        )
     if "config.json" in names and steps:
         chosen = step if step in steps else steps[-1]
         names = [name for name in names if name == "config.json" or name.startswith(f"checkpoints/{chosen}/")]
