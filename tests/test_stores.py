@@ -177,6 +177,21 @@ def test_a_checkpoint_is_replaced_only_once_the_next_is_complete(server, tmp_pat
     ]
 
 
+def test_the_records_of_runs_are_fetched_when_they_change(server, place):
+    for name in ("a/config.json", "a/metrics.jsonl", "b/config.json", "b/checkpoints/1/commit_success.txt"):
+        server.put(f"some/where/{name}", name.encode())
+    records = remote.Records(place)
+    records.look()
+    assert sorted(p.relative_to(records.path).as_posix() for p in records.path.rglob("*.json*")) == [
+        "a/config.json", "a/metrics.jsonl", "b/config.json",
+    ]  # fmt: skip
+    server.put("some/where/a/metrics.jsonl", b"more rows")
+    asked = len(server.asked)
+    records.look()
+    assert (records.path / "a" / "metrics.jsonl").read_bytes() == b"more rows"
+    assert not any("config.json" in line for line in server.asked[asked:])
+
+
 def test_several_processes_are_refused_on_s3(monkeypatch, server):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="give a gs:// place"), remote.opened(f"s3://{BUCKET}/run"):

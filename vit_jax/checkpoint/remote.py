@@ -18,6 +18,8 @@ from vit_jax.types import UserError
 
 # Seconds between two looks for what is new.
 SECONDS = 15.0
+# What says how runs go.
+RECORDS = ("config.json", "metrics.jsonl")
 
 
 class Workdir:
@@ -181,3 +183,20 @@ def fetched(place: str | Path, step: int | None = None) -> Iterator[Path]:
         for known in steps:
             (path / "checkpoints" / str(known)).mkdir(parents=True, exist_ok=True)
         yield path
+
+
+class Records:
+    """The config.json and metrics.jsonl of the runs at and below a place: `path` is a folder with them, new at each `look`."""
+
+    def __init__(self, place: str | Path):
+        self.place, self._seen = str(place), dict[str, stores.Entry]()
+        self._is_remote = stores.is_remote(place)
+        self.path = stores.own_folder(self.place, "records") if self._is_remote else Path(place)
+
+    def look(self) -> None:
+        """Copies those that are new or have changed; of a folder here there is nothing to do."""
+        if not self._is_remote:
+            return
+        found = {n: entry for n, entry in stores.entries(self.place).items() if os.path.basename(n) in RECORDS}
+        stores.fetch(self.place, [name for name in found if found[name] != self._seen.get(name)], self.path)
+        self._seen = found

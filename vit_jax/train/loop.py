@@ -74,6 +74,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
                         saver.save(done, trees.flatten(state), results)
             if stop and not last:
                 saver.close()
+                place.push()
                 print(f"SIGTERM: saved step {done}; run the same command to go on", flush=True)
                 return {}
     except NonFiniteLossError as error:
