@@ -231,6 +231,8 @@ def telling(place: str) -> Iterator[None]:
     """Turns what keeps from using a store into one message; an object that is not there stays FileNotFoundError."""
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise FileNotFoundError(2, "No such object", error.filename or place) from None
     except Exception as error:
@@ -241,6 +243,8 @@ def telling(place: str) -> Iterator[None]:
             raise UserError(
                 f"{bucket} cannot be used with the credentials found, or without any ({kind}); {LOGIN[bucket[:2]]}."
             ) from None
+        if "project was not passed" in str(error).lower():
+            raise UserError(f"{bucket}: set GOOGLE_CLOUD_PROJECT to the name of your project.") from None
         raise UserError(
             f"{bucket} cannot be reached ({kind}); check the network and try again, the same command goes on."
         ) from None
