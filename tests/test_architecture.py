@@ -22,6 +22,7 @@ FLOORS = [
         "chips",
         "flops",
         "hlo",
+        "stores",
     },
     {"layers", "losses", "mixing"},
     {"models", "data", "optim", "grads", "checkpoint"},
@@ -44,6 +45,7 @@ GROUND = {
     "chips": set(),
     "flops": set(),
     "hlo": set(),
+    "stores": {"types"},
     "config": {"types", "kinds"},
 }
 GROUND["config_file"] = {"types", "kinds", "config"}
@@ -55,6 +57,8 @@ HOMES = {
     "array_record": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
+    "etils": {"checkpoint"},
+    "fsspec": {"stores"},
     "safetensors": {"checkpoint"},
     "huggingface_hub": {"checkpoint"},
     "torch": {"checkpoint", "cli", "bench"},  # to read .pth; the check of convert; a peer in speed

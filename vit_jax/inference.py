@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vit_jax import config as configs
-from vit_jax import sharding, trees
-from vit_jax.checkpoint import saver, workdir
+from vit_jax import sharding, stores, trees
+from vit_jax.checkpoint import remote, saver, workdir
 from vit_jax.checkpoint.adapt import Method
 from vit_jax.checkpoint.merge import is_untrained_head
 from vit_jax.checkpoint.published.pretrained import Pretrained
@@ -140,7 +140,7 @@ class Loaded:
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             try:
-                image = decode(Path(image).read_bytes(), channels)
+                image = decode(stores.read(str(image)), channels)
             except OSError as error:
                 raise UnreadableImage(error.strerror or str(error)) from error
         elif isinstance(image, Image.Image):
@@ -165,13 +165,21 @@ class Loaded:
 def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] | None = None) -> Loaded:
     """The model that a reference names.
 
-    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT;
-    `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or a size such as "S/16" with random
-    weights. Of a workdir the running average of the weights is used where there is one; ":raw" at the end asks for the weights
-    themselves. Code from outside vit_jax that a workdir names is imported only with trust=True. `changes` are fields of a
-    published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
+    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT,
+    all of them here or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or
+    a size such as "S/16" with random weights. Of a workdir the running average of the weights is used where there is one;
+    ":raw" at the end asks for the weights themselves. Code from outside vit_jax that a workdir names is imported only with
+    trust=True. `changes` are fields of a published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
     """
-    path, step, raw = _parse(str(reference))
+    place, step, raw = _parse(str(reference))
+    with remote.fetched(place, step) as path:
+        return _loaded(reference if path == Path(place) else path, path, step, raw, trust, changes)
+
+
+def _loaded(
+    reference: str | Path, path: Path, step: int | None, raw: bool, trust: bool, changes: Mapping[str, Any] | None
+) -> Loaded:
+    """The model at a path of this machine, or of a name."""
     is_run = path.is_dir() and not is_published(path)
     is_random = not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES
     if changes and (is_run or is_random):
@@ -232,7 +240,7 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     )  # fmt: skip
 
 
-def _parse(reference: str) -> tuple[Path, int | None, bool]:
+def _parse(reference: str) -> tuple[str | Path, int | None, bool]:
     match = re.fullmatch(r"(.*?)(?:@(\d{1,18}))?(:raw)?", reference, flags=re.DOTALL)
     assert match is not None
     if not match[1]:
@@ -244,6 +252,9 @@ def _parse(reference: str) -> tuple[Path, int | None, bool]:
         (whole, None, raw),
         (match[1], match[2], raw),
     ]
+    if stores.is_remote(reference):
+        place, step, raw = next((r for r in readings if stores.entries(r[0])), readings[-1])
+        return place, int(step) if step else None, raw
     path, step, raw = next((r for r in readings if os.path.lexists(os.path.expanduser(r[0]))), readings[-1])
     return Path(os.path.expanduser(path)), int(step) if step else None, raw
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vit_jax import trees
+from vit_jax import stores, trees
 from vit_jax.types import UserError
 
 Flat = dict[str, Any]
+Place = str | os.PathLike[str]
+# Where nothing can be renamed, the last file of a checkpoint.
+COMPLETE = "commit_success.txt"
 
 # Orbax reports its ordinary course of work as warnings through absl.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -35,7 +40,7 @@ class Saver:
             raise UserError(f"checkpoint.every={every} and checkpoint.keep={keep} must be at least 1.")
         self.every, self.keep, self.best, self.best_mode = every, keep, best, best_mode
 
-    def open(self, directory: Path) -> None:
+    def open(self, directory: Place) -> None:
         """Begins to keep checkpoints in `directory`; what a kill left half-written there is removed."""
         best, worst = self.best, -math.inf if self.best_mode == "max" else math.inf
         preserve: list[Any] = [policies.LatestN(self.keep)]
@@ -54,35 +59,51 @@ class Saver:
             best_mode=self.best_mode,
             cleanup_tmp_directories=True,
         )
-        self.directory = directory.absolute()
-        self.manager = ocp.CheckpointManager(self.directory, options=options)
+        self.directory = _absolute(directory)
+        with _telling(self.directory):
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
         """Begins to write a checkpoint; the arrays may be donated once this returns."""
-        if step not in self.manager.all_steps():
-            self.manager.save(
-                step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None
-            )
+        with _telling(self.directory):
+            if step not in self.manager.all_steps():
+                self.manager.save(
+                    step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None
+                )
 
     def latest(self) -> int | None:
         """The step of the last complete checkpoint."""
-        self.manager.wait_until_finished()
-        return self.manager.latest_step()
+        with _telling(self.directory):
+            self.manager.wait_until_finished()
+            return self.manager.latest_step()
 
     def close(self) -> None:
         """Waits until everything is written."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        with _telling(self.directory):
+            self.manager.wait_until_finished()
+            self.manager.close()
 
 
-def steps_in(directory: str | Path) -> list[int]:
+def _absolute(directory: Place) -> os.PathLike[str]:
+    return epath.Path(directory) if stores.is_remote(directory) else Path(directory).absolute()
+
+
+def _telling(directory: Place) -> contextlib.AbstractContextManager[None]:
+    """On a store: what keeps it from being used becomes a UserError."""
+    return stores.telling(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
+
+
+def steps_in(directory: Place) -> list[int]:
     """The steps of the complete checkpoints in a folder, in order."""
+    if stores.is_remote(directory):
+        found = (name.split("/") for name in stores.entries(str(directory)))
+        return sorted(int(name[0]) for name in found if name[1:] == [COMPLETE] and name[0].isdecimal())
     path = Path(directory)
     return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal() and p.is_dir()) if path.is_dir() else []
 
 
 @contextlib.contextmanager
-def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager]:
+def _reading(directory: Place, step: int) -> Iterator[ocp.CheckpointManager]:
     """What reads a checkpoint; whatever its damage raises becomes a UserError."""
     hook = sys.unraisablehook
     # After the first failed read orbax closes its event loop, and those still under way would each print a traceback.
@@ -90,13 +111,18 @@ def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager
     options = ocp.CheckpointManagerOptions(read_only=True)
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handler) as manager:
+        with ocp.CheckpointManager(_absolute(directory), options=options, item_handlers=handler) as manager:
             yield manager
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
             f"The checkpoint {directory}/{step} cannot be read now ({error}); see to that and try again."
         ) from None
     except Exception as error:
+        if stores.is_remote(directory):  # where more can fail than the file
+            raise UserError(
+                f"The checkpoint {directory}/{step} cannot be read ({type(error).__name__}); try again, and if that does not "
+                "help, use another step."
+            ) from None
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise UserError(
             f"The checkpoint {directory}/{step} is damaged ({reason}); use another step, or remove it to go on from the "
@@ -105,13 +131,13 @@ def _reading(directory: str | Path, step: int) -> Iterator[ocp.CheckpointManager
     sys.unraisablehook = hook
 
 
-def shapes_of(directory: str | Path, step: int) -> Flat:
+def shapes_of(directory: Place, step: int) -> Flat:
     """The names of a checkpoint's arrays, each with .shape and .dtype."""
     with _reading(directory, step) as manager:
         return trees.flatten(manager.item_metadata(step).tree)
 
 
-def restore(directory: str | Path, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
+def restore(directory: Place, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
     """The arrays of a checkpoint named as in `like`, whose leaves say shape, dtype and sharding.
 
     Only the names that begin with one of `parts` are read. Raises UserError that lists the names and shapes that differ.

@@ -61,7 +61,9 @@ def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, l
     overrides, rest = split_overrides(argv)
     parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="a new folder, or that of a run to resume")
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="a new folder, here or on gs://, s3://, or a run to resume"
+    )
     parser.add_argument(
         "--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import stores
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--to", required=True, choices=FORMATS, help="the original's file, or a folder of the others")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
+    if stores.is_remote(flags.out):
+        raise UserError(f"--out={flags.out} is on an object store; give a new path here, and copy it there then.")
     out = Path(os.path.expanduser(flags.out))
     if os.path.lexists(out):
         raise UserError(f"--out={flags.out} exists; give a new path.")

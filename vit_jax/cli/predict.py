@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import stores
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
@@ -71,17 +72,23 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def find_images(places: Sequence[str]) -> Iterator[Path]:
+def find_images(places: Sequence[str]) -> Iterator[Path | str]:
     """The files named, and the image files in the folders named, in order; raises UserError for what does not exist."""
     from vit_jax.data.folder import is_image
 
-    for place in map(Path, places):
-        if os.path.isdir(place):
-            found = sorted(path for path in place.rglob("*") if is_image(path.name) and path.is_file())
-            if not found:
+    for place in places:
+        path = Path(place)
+        if stores.is_remote(place):
+            names = [name for name in stores.entries(place) if not name or is_image(os.path.basename(name))]
+            if not names:
                 raise UserError(f"Found no images in {place}; expected files such as .jpg, .png or .webp.")
+            yield from (stores.join(place, name) if name else place for name in names)
+        elif os.path.isdir(path):
+            found = sorted(path for path in path.rglob("*") if is_image(path.name) and path.is_file())
+            if not found:
+                raise UserError(f"Found no images in {path}; expected files such as .jpg, .png or .webp.")
             yield from found
-        elif os.path.isfile(place):
-            yield place
+        elif os.path.isfile(path):
+            yield path
         else:
-            raise UserError(f"No file or folder at {place}; expected an image file, or a folder of them.")
+            raise UserError(f"No file or folder at {path}; expected an image file, or a folder of them.")

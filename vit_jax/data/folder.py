@@ -1,10 +1,13 @@
 """Images in class folders: root/class/*.jpg, or root/{train,val,test}/class/*.jpg as ImageNet is laid out."""
 
+import functools
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from vit_jax import stores
 from vit_jax.data.encoded import Encoded
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
@@ -18,7 +21,7 @@ class Folder(Encoded):
 
     With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
     class is divided into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
-    at any depth inside a class folder; hidden files and folders are ignored.
+    at any depth inside a class folder; hidden files and folders are ignored. The folder may be on an object store.
     """
 
     def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
@@ -35,7 +38,8 @@ class Folder(Encoded):
             )
         elif not 0 < holdout < 1:
             raise UserError(f"Found holdout={holdout}, expected a share between 0 and 1: choose one such as 0.1.")
-        files = {name: _image_files(self._root, name) for name in children}
+        with ThreadPoolExecutor(stores.THREADS) as pool:
+            files = dict(zip(children, pool.map(functools.partial(_image_files, self._root), children), strict=True))
         _check_classes(self._root, files)
         if not split_folders and split != "all":
             files = {name: _holdout(paths, split, holdout, split_seed) for name, paths in files.items()}
@@ -54,8 +58,7 @@ class Folder(Encoded):
 
     def encoded(self, index: int) -> bytes:
         try:
-            with open(self.name(index), "rb") as file:
-                return file.read()
+            return stores.read(self.name(index))
         except OSError as error:
             raise UnreadableImage(error.strerror or str(error)) from error
 
@@ -63,6 +66,8 @@ class Folder(Encoded):
 def _subfolders(path: str) -> list[str]:
     """The sorted names of the folders in `path`; UserError if it is not a folder that can be read."""
     try:
+        if stores.is_remote(path):
+            return [name for name in stores.children(path)[0] if not name.startswith(".")]
         with os.scandir(path) as entries:
             return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
@@ -90,9 +95,8 @@ def _split_folders(root: str, children: list[str]) -> dict[str, str]:
     A folder named "train" that holds images itself is a class (of vehicles, say), not a split.
     """
     named = [name for name in children if name.lower() in SPLIT_FOLDERS]
-    if not any(
-        _subfolders(os.path.join(root, n)) and not any(map(is_image, os.listdir(os.path.join(root, n)))) for n in named
-    ):
+    places = [os.path.join(root, name) for name in named]
+    if not any(_subfolders(place) and not any(map(is_image, _files(place))) for place in places):
         return {}
     splits: dict[str, str] = {}
     for name in named:
@@ -125,6 +129,10 @@ def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
     return chosen
 
 
+def _files(path: str) -> list[str]:
+    return stores.children(path)[1] if stores.is_remote(path) else os.listdir(path)
+
+
 def _some(names: set[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"
@@ -132,6 +140,10 @@ def _some(names: set[str]) -> str:
 
 def _image_files(root: str, class_name: str) -> list[str]:
     """The sorted paths, relative to `root`, of the images at any depth of a class folder. Links are followed."""
+    if stores.is_remote(root):
+        below = (name.split("/") for name in stores.entries(os.path.join(root, class_name)))
+        kept = [parts for parts in below if is_image(parts[-1]) and not any(p.startswith(".") for p in parts)]
+        return sorted(os.path.join(class_name, *parts) for parts in kept)
     found: list[str] = []
     visited: set[str] = set()
 

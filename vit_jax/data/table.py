@@ -1,12 +1,14 @@
 """Images with several labels or with numbers, listed in a CSV file."""
 
 import csv
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from vit_jax import stores
 from vit_jax.data.encoded import Encoded
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
@@ -16,14 +18,14 @@ class Table(Encoded):
     """A CSV file whose first column is the path of an image, beside the file or absolute, the others its numbers.
 
     The header names them: for several labels one column of 0 and 1 for each class, for regression one for each quantity.
-    Raises UserError, which gives the line, for what is no such table.
+    File and images may be on an object store. Raises UserError, which gives the line, for what is no such table.
     """
 
     def __init__(self, path: str, channels: int = 3):
-        self._root, self.channels = Path(path).expanduser().parent, channels
+        self._root, self.channels = os.path.dirname(os.path.expanduser(path)), channels
         try:
-            with open(os.path.expanduser(path), encoding="utf-8-sig", newline="") as file:
-                rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if row]
+            reader = csv.reader(io.StringIO(stores.read(os.path.expanduser(path)).decode("utf-8-sig"), newline=""))
+            rows = [(reader.line_num, row) for row in reader if row]
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(
                 f"Found no readable table at {path!r} ({getattr(error, 'strerror', None) or error}), expected a CSV file: "
@@ -43,14 +45,17 @@ class Table(Encoded):
         return len(self._files)
 
     def name(self, index: int) -> str:
-        return str(self._root / self._files[index])
+        file = self._files[index]
+        if stores.is_remote(file):
+            return file
+        return stores.join(self._root, file) if stores.is_remote(self._root) else str(Path(self._root) / file)
 
     def label(self, index: int) -> Float[np.ndarray, "n"]:
         return self._numbers[index]
 
     def encoded(self, index: int) -> bytes:
         try:
-            return Path(self.name(index)).read_bytes()
+            return stores.read(self.name(index))
         except (OSError, ValueError) as error:
             raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 

@@ -3,11 +3,13 @@
 import difflib
 import functools
 import os
+import re
 import shlex
 from typing import Any
 
 import numpy as np
 
+from vit_jax import stores
 from vit_jax.data.array_records import ArrayRecords
 from vit_jax.data.encoded import Encoded
 from vit_jax.data.source import Label, UnreadableImage
@@ -19,8 +21,8 @@ class Tfds(Encoded):
 
     `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
     files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (its own default
-    if None). Raises UserError if the data set is unknown, was never prepared or was prepared without random access, and if
-    the split or a feature is not there.
+    if None); of one on an object store the files that are needed are copied first. Raises UserError if the data set is
+    unknown, was never prepared or was prepared without random access, and if the split or a feature is not there.
     """
 
     def __init__(
@@ -32,6 +34,19 @@ class Tfds(Encoded):
         label_key: str = "label",
         channels: int = 3,
     ):
+        if data_dir is None or not stores.is_remote(data_dir):
+            self._open(name, split, data_dir, None, image_key, label_key)
+        else:
+            copy = stores.Copy(data_dir, re.split("[/:]", name)[0])
+            with stores.told_as(copy.path, data_dir):
+                copy.want([file for file in copy.found if file.endswith((".json", ".txt"))])
+                self._open(name, split, str(copy.path), copy, image_key, label_key)
+        self.channels = channels
+
+    def _open(
+        self, name: str, split: str, data_dir: str | None, copy: stores.Copy | None, image_key: str, label_key: str
+    ) -> None:
+        """Reads the description of the data set, and finds the files of the split."""
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
         builder = prepared_builder(tfds, name, data_dir)
@@ -40,7 +55,10 @@ class Tfds(Encoded):
             builder.as_data_source(split=split)  # chooses array_record where there are several formats
             if builder.info.file_format.value != "array_record":
                 raise NotImplementedError
-            self._records = ArrayRecords(files_of(builder, split))
+            files = files_of(builder, split)
+            if copy is not None:
+                copy.want([os.path.relpath(path, copy.path) for path, _, _ in files])
+            self._records = ArrayRecords(files)
         except NotImplementedError as error:
             raise UserError(
                 f"Found {name!r} prepared as {builder.info.file_format.value} in {builder.data_path}, expected "
@@ -53,7 +71,7 @@ class Tfds(Encoded):
             ) from error
         self.class_names = names
         self._id = f"{builder.info.full_name}/{split}"
-        self._image_key, self._label_key, self.channels = image_key, label_key, channels
+        self._image_key, self._label_key = image_key, label_key
         self.label_shape = (len(names),) if several else ()
         # Filled in as the records are read.
         self._labels: dict[int, Any] = {}

@@ -10,6 +10,7 @@ import ml_collections
 
 from vit_jax import config as configs
 from vit_jax import inference, processes, sharding, trees
+from vit_jax.checkpoint import remote
 from vit_jax.checkpoint import saver as savers
 from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
@@ -25,22 +26,23 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     Raises UserError before any compile where config, data or workdir are at fault, and NonFiniteLossError where training
     diverges. On SIGTERM it saves and returns.
     """
-    with Preemption() as preemption:
-        run = compose(configs.plain(config), Path(workdir))
-        return train(run, preemption)
+    with Preemption() as preemption, remote.opened(workdir) as place:
+        run = compose(configs.plain(config), place.path)
+        return train(run, preemption, place)
 
 
-def train(run: Run, preemption: Preemption) -> dict[str, Any]:
+def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:
     """The loop."""
     saver, recorder = run.saver, run.recorder
-    saver.open(run.path / "checkpoints")
+    place.push()  # tells now whether it can be written
+    saver.open(place.checkpoints)
     state = restore_or_init(run)
     start = int(state.step)
     recorder.open(run.path, start, steps=run.steps, batch_size=run.data.batch_size, step_at_best=run.step_at_best)
     predict = inference.make_predict(run.task, run.mesh)
     # XLA:CPU aborts in a rendezvous when several steps are under way on several devices.
     await_each = jax.default_backend() == "cpu" and run.mesh.size > 1
-    announce(run, state)
+    announce(run, state, place)
     begin = time.perf_counter()
     try:
         for step, batch in recorder.timed(run.data.from_step(start, run.steps)):
@@ -67,15 +69,18 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
                         raise
                     recorder.evaluated(done, results)
                     if save:
+                        saver.latest()  # so that a mirror has it before another takes its place
+                        place.push()
                         saver.save(done, trees.flatten(state), results)
             if stop and not last:
                 saver.close()
+                place.push()
                 print(f"SIGTERM: saved step {done}; run the same command to go on", flush=True)
                 return {}
     except NonFiniteLossError as error:
         good = saver.latest()
         where = (
-            f"the last good checkpoint is of step {good}, in {saver.directory}"
+            f"the last good checkpoint is of step {good}, in {place.shown(saver.directory)}"
             if good
             else "no checkpoint was saved before"
         )
@@ -84,7 +89,7 @@ def train(run: Run, preemption: Preemption) -> dict[str, Any]:
     finally:
         saver.close()
         recorder.close()
-    return finish(run, predict, state)
+    return finish(run, predict, state, place)
 
 
 def evaluate(run: Run, state: State, predict: inference.Predict, names: list[str]) -> dict[str, float]:
@@ -107,7 +112,7 @@ def restore_or_init(run: Run) -> State:
     return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))
 
 
-def announce(run: Run, state: State) -> None:
+def announce(run: Run, state: State, place: remote.Workdir) -> None:
     """Says what is about to run."""
     spec, done = run.data.spec, int(state.step)
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
@@ -115,13 +120,14 @@ def announce(run: Run, state: State) -> None:
     print(
         f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training images "
         f"{'x'.join(map(str, spec.image_shape))} of {len(spec.class_names)} classes; {run.steps:,} steps of "
-        f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; {run.path}"
+        f"{run.data.batch_size} images on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parallel}; "
+        f"{place.shown(run.path)}"
     )
     if done:
         print(f"resuming at step {done}" if done < run.steps else f"already finished at step {done}", flush=True)
 
 
-def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]:
+def finish(run: Run, predict: inference.Predict, state: State, place: remote.Workdir) -> dict[str, Any]:
     """Writes the report of a finished run and returns its last metrics."""
     classifying = (e for e, _ in run.evaluators.values() if not e.own_classes and not e.spec.label_shape)
     evaluator = next(classifying, None)
@@ -133,5 +139,5 @@ def finish(run: Run, predict: inference.Predict, state: State) -> dict[str, Any]
         if f"{name}/accuracy" in values:
             loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
             print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}")
-    print(f"report: {run.path / 'report'}", flush=True)
+    print(f"report: {place.shown(run.path / 'report')}", flush=True)
     return values
