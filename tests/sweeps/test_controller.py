@@ -86,6 +86,7 @@ def test_sigterm_has_the_runs_saved_and_the_next_sweep_takes_them_up(tmp_path):
     timer = threading.Timer(0.0, end_when_under_way, [tmp_path, "ab"])
     timer.start()
     assert sweep.run() == 128 + signal.SIGTERM
+    assert "stopping: the runs save and end" in sweep.board.console.file.getvalue()
     timer.join()
     assert [run.state for run in records.read(tmp_path).runs] == ["waiting"] * 3
     assert [run.attempts for run in records.read(tmp_path).runs] == [1, 1, 0]

@@ -53,7 +53,7 @@ class Board:
             self.console = Console(file=self.console.file, width=WIDE, highlight=False, soft_wrap=True)
         self.metric, self.mode, self.pace = metric, mode, Pace()
         self._live: Live | None = None
-        self._shown = 0.0
+        self._shown, self._note = 0.0, ""
 
     def begin(self, runs: Sequence[Run], slots: int) -> None:
         """Says what is about to run."""
@@ -75,6 +75,12 @@ class Board:
         why = f": {run.reason}" if run.reason else ""
         state = "to be taken up again" if run.state == "waiting" else run.state
         self.console.print(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{why}", markup=False)
+
+    def say(self, note: str) -> None:
+        """Tells something, which in a terminal stays below the table."""
+        self._note, self._shown = note, 0.0
+        if not self.console.is_terminal:
+            self.console.print(note, markup=False)
 
     def show(self, runs: Sequence[Run], progress: Mapping[str, Progress], slots: int) -> None:
         """Brings the live table up to date, once a second."""
@@ -119,7 +125,7 @@ class Board:
         counts = ", ".join(f"{n} {state}" for state in STYLES if (n := sum(run.state == state for run in runs)))
         hidden = f"; {len(runs) - len(chosen)} runs not shown" if len(chosen) < len(runs) else ""
         whole = max([max(values, default=0), sum(values) / max(1, slots)]) if (values := known_of(left)) else None
-        table.caption = f"{counts}; all in {clock(whole)}{hidden}"
+        table.caption = f"{counts}; all in {clock(whole)}{hidden}" + (f"\n{self._note}" if self._note else "")
         return table
 
     def summary(self, runs: Sequence[Run], progress: Mapping[str, Progress]) -> None:

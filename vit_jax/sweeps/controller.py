@@ -59,6 +59,7 @@ class Controller:
                 while self.running() or (queue and not self.stopping):
                     if self.stopping and not told:
                         told = True
+                        self.board.say("stopping: the runs save and end; Ctrl-C again kills them")
                         for name in self.running():
                             self.executor.stop(name)
                     for ended in self.executor.poll():
