@@ -157,9 +157,11 @@ def run(tpu: Slice, job: Job, workers: int, log: Log, known: bool) -> int:
         set_up(tpu, job)
         say("running")
     while True:
-        log.follow(lambda: (look(tpu, tries=PATIENCE) or {}).get("state") == "READY", POLL)
+        whole = log.follow(lambda: (look(tpu, tries=PATIENCE) or {}).get("state") == "READY", POLL)
         found = session.told(ask(tpu, tpu.ssh(session.tell())))
         code = outcome(tpu, found, workers)
+        if code is not None and not whole:  # it ended while the connection was lost
+            log.follow(lambda: True, POLL)
         if code is not None:
             return code
         time.sleep(POLL)
