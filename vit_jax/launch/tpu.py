@@ -22,6 +22,7 @@ PATIENCE = 120  # tries of what fails once the run goes on without us
 LOG_LINES = 30  # of a worker that failed
 TAKEN = ("PREEMPTED", "TERMINATED")
 IDLE = ("STOPPED", "HIDDEN", "UNKNOWN")
+NO_KEY = "not present in the SSH agent"  # what gcloud says of it, with the remedy, where a slice has several workers
 NO_ROOM = ("no more capacity", "insufficient capacity", "stockout")
 
 
@@ -229,11 +230,11 @@ def ask(tpu: Slice, argv: list[str]) -> str:
     for attempt in range(TRIES):
         try:
             return call(argv)
-        except Failed:
+        except Failed as failed:
             state = (look(tpu, tries=PATIENCE) or {}).get("state", "gone")
             if state != "READY":
                 raise Gone(f"{tpu.name} is {state}") from None
-            if attempt == TRIES - 1:
+            if attempt == TRIES - 1 or NO_KEY in failed.said:
                 raise
             time.sleep(POLL)
     raise AssertionError
