@@ -28,7 +28,7 @@ def main() -> None:
     if end == "at_once":
         sys.exit(0)
     if end == "mistake":
-        print("error: --config.optim.lr: unknown key")
+        print("error: --config.optim.lr: unknown key; expected one of these:\n  lr")
         sys.exit(2)
     for step in range(saved + 1, steps + 1 if end in ("finish", "slow") else steps):
         row = {"step": step, "loss": 1 / step, "test/accuracy": step / (100 if workdir.name.startswith("poor") else 10)}

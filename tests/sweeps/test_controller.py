@@ -50,7 +50,7 @@ def attempts(folder, name):
         (["kill"], "failed", 2, "killed by SIGKILL"),
         (["crash"], "failed", 2, "RuntimeError: RESOURCE_EXHAUSTED: out of memory"),
         (["diverge"], "failed", 1, "Stopped: the loss of step 3 is nan; no checkpoint was saved before."),
-        (["mistake"], "failed", 1, "error: --config.optim.lr: unknown key"),
+        (["mistake"], "failed", 1, "error: --config.optim.lr: unknown key; expected one of these:"),
         # Preempted: it comes further each time, so that this is no failure.
         (["half", "half", "half", "finish"], "finished", 4, ""),
         (["at_once"], "failed", 2, "it was told to end"),

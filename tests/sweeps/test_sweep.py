@@ -121,23 +121,36 @@ def test_a_dry_run_prints_commands_and_starts_nothing(tmp_path, file, capsys):
 @pytest.mark.torture
 def test_twelve_runs_killed_twice_end_as_an_undisturbed_sweep(tmp_path):
     """The sweep of experiments/digits_sweep_202611 at a quarter of its length; the table and the attempts are printed."""
-    short = ["--config.steps=300", "--config.optim.schedule.warmup_steps=30", "--config.checkpoint.every=50"]
-    flags = ["experiments/digits_sweep_202611/sweep.py", "--jobs=2", *short]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # with code as fast as a user's
-    begin = time.monotonic()
-    table = finish(*flags, f"--out={tmp_path / 'undisturbed'}", env=env)
-    lifetime = time.monotonic() - begin
-    out = tmp_path / "disturbed"
+    table = finish(*TWELVE, f"--out={tmp_path / 'undisturbed'}", env=env)
+    killed_twice(tmp_path / "disturbed", env)
+    assert finish(*TWELVE, f"--out={tmp_path / 'disturbed'}", env=env) == table
+    print(f"\n{table}")
+    runs = json.loads((tmp_path / "disturbed" / "sweep.json").read_text())["runs"]
+    assert states(tmp_path / "disturbed") == ["finished"] * 12
+    same(tmp_path / "undisturbed", tmp_path / "disturbed", [run["name"] for run in runs])
+    for run in runs:
+        print(run["name"], "attempts", run["attempts"], "resumed at", begins(tmp_path / "disturbed", run["name"]))
+    assert sum(run["attempts"] > 1 for run in runs) >= 2
+
+
+TWELVE = [
+    "experiments/digits_sweep_202611/sweep.py",
+    "--jobs=2",
+    "--config.steps=300",
+    "--config.optim.schedule.warmup_steps=30",
+    "--config.checkpoint.every=50",
+]
+
+
+def killed_twice(out, env):
+    """Kills the sweep once two runs are finished and again once six are, both a while later."""
     moments = random.Random(0)
-    for _ in range(2):
-        process = start(*flags, f"--out={out}", env=env)
-        time.sleep(moments.uniform(0.2, 0.4) * lifetime)
+    for count in (2, 6):
+        process = start(*TWELVE, f"--out={out}", env=env)
+        while not (out / "sweep.json").exists() or states(out).count("finished") < count:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+        time.sleep(moments.uniform(5.0, 15.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert finish(*flags, f"--out={out}", env=env) == table
-    print(f"\n{table}\nundisturbed in {lifetime:.0f} s")
-    runs = json.loads((out / "sweep.json").read_text())["runs"]
-    assert states(out) == ["finished"] * 12
-    same(tmp_path / "undisturbed", out, [run["name"] for run in runs])
-    for run in runs:
-        print(run["name"], "attempts", run["attempts"], "resumed at", begins(out, run["name"]))

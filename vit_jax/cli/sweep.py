@@ -104,7 +104,7 @@ def make_parser() -> Parser:
     parser.add_argument("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder, or that of a sweep to go on with")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, without any one"
+        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, or 1 without any"
     )
     parser.add_argument(
         "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"

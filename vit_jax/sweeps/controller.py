@@ -75,7 +75,7 @@ class Controller:
                     time.sleep(PAUSE)
             finally:
                 self.executor.close()
-        if self.stopping:
+        if self.stopping and any(run.state == "waiting" for run in self.record.runs):
             return 128 + self.stopping
         return 1 if any(run.state == "failed" for run in self.record.runs) else 0
 
@@ -119,7 +119,8 @@ class Controller:
             return False
         lines = self.last_lines(run.name)
         diverged = ended.code == DIVERGED and any(line.startswith(STOPPED) for line in lines)
-        reason = ended.reason or (lines[-1] if lines else "its log is empty")
+        told = [line for line in lines if line.startswith((STOPPED, "error: "))] or lines or ["its log is empty"]
+        reason = ended.reason or told[-1]
         if diverged or ended.code == MISTAKE:
             self.change(run, "failed", reason)
             return False
