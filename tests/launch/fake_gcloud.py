@@ -71,12 +71,17 @@ def make_node(name, kind):
     write("nodes", name, {"state": "READY", "acceleratorType": kind, "networkEndpoints": [{}] * count})
 
 
-def create(flags, name):
-    refused = ROOT / "refuse"
-    if refused.exists():
-        text = refused.read_text()
-        refused.unlink()
+def refuse(verb):
+    """Fails once with the words that a test has left."""
+    words = ROOT / f"refuse.{verb}"
+    if words.exists():
+        text = words.read_text()
+        words.unlink()
         fail(text)
+
+
+def create(flags, name):
+    refuse("create")
     if (ROOT / "nodes" / f"{name}.json").exists():
         fail(f"ALREADY_EXISTS: {name}")
     assert flags.version
@@ -123,6 +128,7 @@ def ssh(flags, name):
 
 
 def scp(flags, *paths):
+    refuse("scp")
     *sources, destination = paths
     if ":" in destination:
         name, _, place = destination.partition(":")

@@ -164,15 +164,25 @@ def test_another_command_does_not_disturb_a_run(cloud, capfd):
 
 
 def test_want_of_room_is_waited_for(cloud, capfd):
-    (cloud.root / "refuse").write_text('There is no more capacity in the zone "us-west4-a"')
+    (cloud.root / "refuse.create").write_text('There is no more capacity in the zone "us-west4-a"')
     assert cloud.launch() == 0
     assert "no room for v5litepod-16 in us-west4-a now" in capfd.readouterr().err
 
 
 def test_what_gcloud_says_of_an_error_is_shown(cloud, capfd):
-    (cloud.root / "refuse").write_text("PERMISSION_DENIED: Cloud TPU API has not been used in project 7 before")
+    (cloud.root / "refuse.create").write_text("PERMISSION_DENIED: Cloud TPU API has not been used in project 7 before")
     assert cloud.launch() == 2
     assert "Cloud TPU API has not been used in project 7" in capfd.readouterr().err
+
+
+def test_a_copy_that_fails_is_tried_again_but_a_missing_key_is_told(cloud, capfd):
+    (cloud.root / "refuse.scp").write_text("[255] connection refused")
+    assert cloud.launch("--keep") == 0
+    (cloud.root / "refuse.scp").write_text(
+        'SSH Key is not present in the SSH agent. Please run "ssh-add KEY" to add it'
+    )
+    assert cloud.launch(words=["other"]) == 2
+    assert 'Please run "ssh-add KEY"' in capfd.readouterr().err
 
 
 def test_changes_that_are_in_no_commit_are_refused(cloud, capfd):

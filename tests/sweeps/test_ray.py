@@ -153,6 +153,17 @@ def test_a_run_sees_the_devices_that_it_was_given(needs, chosen, expected):
     assert node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 0} | needs, chosen) == expected
 
 
+def test_a_run_on_virtual_devices_keeps_the_threads_that_they_need():
+    given = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    assert "NPROC" not in node.devices(given, {"cpus": 1, "gpus": 0, "tpus": 0}, {})
+
+
+def test_a_folder_that_a_node_does_not_see_is_told(tmp_path):
+    fields = {"name": "a", "command": ("python",), "folder": str(tmp_path), "environment": {}}
+    with pytest.raises(FileNotFoundError, match="all nodes must share --out"):
+        node.prepared(fields | {"log": f"{tmp_path}/none/a.log", "lock": f"{tmp_path}/none/a"}, {"cpus": 1})
+
+
 def test_a_run_on_one_chip_of_a_tpu_is_a_world_of_its_own():
     found = node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 1}, {"TPU_VISIBLE_CHIPS": "2"})
     assert found["TPU_VISIBLE_CHIPS"] == "2"

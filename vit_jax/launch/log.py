@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
@@ -21,35 +20,33 @@ class Log:
         self._tpu = tpu
         self.seen = 0
 
-    def follow(self, go_on: Callable[[], bool], seconds: float) -> str:
+    def follow(self, go_on: Callable[[], bool], seconds: float) -> bool:
         """Prints what comes until the run ends, the connection is lost or `go_on`, asked every so often, says no.
 
-        Returns what gcloud said on stderr.
+        Whether it came to the end of the log.
         """
-        with tempfile.TemporaryFile() as said:
-            # A process group of its own, for gcloud starts ssh.
-            process = subprocess.Popen(
-                self._tpu.ssh(log(self.seen), worker="0"),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                env=given(os.environ),
-                start_new_session=True,
-            )
-            assert process.stdout is not None
-            reader = threading.Thread(target=self._print, args=(process.stdout, self.seen), daemon=True)
-            reader.start()
-            try:
-                while reader.is_alive() and go_on():
-                    reader.join(seconds)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGTERM)
-                reader.join()
-                process.stdout.close()
-                process.wait()
-            said.seek(0)
-            return said.read().decode(errors="replace")
+        # A process group of its own, for gcloud starts ssh.
+        process = subprocess.Popen(
+            self._tpu.ssh(log(self.seen), worker="0"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=given(os.environ),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        reader = threading.Thread(target=self._print, args=(process.stdout, self.seen), daemon=True)
+        reader.start()
+        try:
+            while reader.is_alive() and go_on():
+                reader.join(seconds)
+        finally:
+            if reader.is_alive():
+                os.killpg(process.pid, signal.SIGTERM)
+            reader.join()
+            process.stdout.close()
+            code = process.wait()
+        return code == 0
 
     def _print(self, lines: BinaryIO, begin: int) -> None:
         for text in unseen(lines, begin, lambda: self.seen):

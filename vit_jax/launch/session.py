@@ -17,6 +17,8 @@ PYTHON = "3.11"  # of the versions in requirements.txt
 MARK = b"\x01vit_jax_launch\n"  # begins what each connection tells of the log
 SAID = re.compile(r"^vit_jax_launch (\S+) (\S+) (\S+)$", re.MULTILINE)
 # After a restart of the machine another process may have the number.
+# gcloud may repeat a script whose connection was lost while the first one still works.
+ALONE = "exec 9> lock && flock 9"
 ALIVE = (
     'alive() { [ -s pid ] && [ "$(cat boot)" = "$(cat /proc/sys/kernel/random/boot_id)" ] && '
     'kill -0 -- "-$(cat pid)" 2>/dev/null; }'
@@ -37,6 +39,7 @@ def set_up(commit: str, extras: Sequence[str]) -> str:
     """Unpacks the bundle and installs it with its pinned libraries. uv brings the Python that the image may lack."""
     return f"""set -eu
 cd ~/{FOLDER}
+{ALONE}
 [ "$(cat installed 2>/dev/null)" != {commit} ] || exit 0
 rm -rf code installed
 git clone --quiet {BUNDLE} code
@@ -56,6 +59,7 @@ def start(run: str, command: Sequence[str]) -> str:
     """
     return f"""set -eu
 cd ~/{FOLDER}
+{ALONE}
 {ALIVE}
 if alive; then
   [ "$(cat run)" != {run} ] || exit 0
@@ -74,7 +78,7 @@ code=$?
 END OF RUN
 cat /proc/sys/kernel/random/boot_id > boot
 echo {run} > run
-setsid bash run.sh >> log 2>&1 < /dev/null &
+setsid bash run.sh >> log 2>&1 < /dev/null 9>&- &
 echo $! > pid"""
 
 

@@ -22,6 +22,7 @@ PATIENCE = 120  # tries of what fails once the run goes on without us
 LOG_LINES = 30  # of a worker that failed
 TAKEN = ("PREEMPTED", "TERMINATED")
 IDLE = ("STOPPED", "HIDDEN", "UNKNOWN")
+NO_KEY = "not present in the SSH agent"  # what gcloud says of it, with the remedy, where a slice has several workers
 NO_ROOM = ("no more capacity", "insufficient capacity", "stockout")
 
 
@@ -157,9 +158,11 @@ def run(tpu: Slice, job: Job, workers: int, log: Log, known: bool) -> int:
         set_up(tpu, job)
         say("running")
     while True:
-        log.follow(lambda: (look(tpu, tries=PATIENCE) or {}).get("state") == "READY", POLL)
+        whole = log.follow(lambda: (look(tpu, tries=PATIENCE) or {}).get("state") == "READY", POLL)
         found = session.told(ask(tpu, tpu.ssh(session.tell())))
         code = outcome(tpu, found, workers)
+        if code is not None and not whole:  # it ended while the connection was lost
+            log.follow(lambda: True, POLL)
         if code is not None:
             return code
         time.sleep(POLL)
@@ -227,11 +230,11 @@ def ask(tpu: Slice, argv: list[str]) -> str:
     for attempt in range(TRIES):
         try:
             return call(argv)
-        except Failed:
+        except Failed as failed:
             state = (look(tpu, tries=PATIENCE) or {}).get("state", "gone")
             if state != "READY":
                 raise Gone(f"{tpu.name} is {state}") from None
-            if attempt == TRIES - 1:
+            if attempt == TRIES - 1 or NO_KEY in failed.said:
                 raise
             time.sleep(POLL)
     raise AssertionError
