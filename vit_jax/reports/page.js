@@ -176,14 +176,14 @@ function seriesOf(metric) {
     if (!data.curves[index][at]) continue;
     const {steps, values} = decoded(data.curves[index][at]);
     const shown = state.smoothing ? smoothed(values, state.smoothing) : values;
-    const one = {name: data.runs[index].name, steps, values: shown, faint: state.smoothing ? values : undefined, ...style(styleOf(index))};
+    const one = {name: data.runs[index].name, steps, values: shown, smooth: state.smoothing > 0, faint: state.smoothing ? values : undefined, ...style(styleOf(index))};
     found.push(one);
     const {group} = data.runs[index];
     groups.set(group, [...groups.get(group) ?? [], one]);
   }
   if (!state.means || !grouped) return found;
   return [...groups].map(([group, curves]) => curves.length === 1 ? curves[0] : {
-    name: `${data.groups[group].name}, mean of ${curves.length}`, ...averaged(curves), ...style(group),
+    name: `${data.groups[group].name}, mean of ${curves.length}`, smooth: state.smoothing > 0, ...averaged(curves), ...style(group),
   }).filter(one => one.steps.length);
 }
 
