@@ -149,3 +149,23 @@ def test_mistakes_are_told_with_what_to_do(tmp_path):
     finished(tmp_path / "run", 0.9)
     with pytest.raises(UserError, match="no run has logged it; did you mean test/accuracy"):
         make_report([tmp_path], metric="test/acuracy")
+
+
+def test_a_sweep_says_what_its_runs_are_compared_by_and_which_were_given_up(tmp_path):
+    states = ("finished", "failed", "stopped", "running")
+    for state in states[1:]:
+        workdir(tmp_path / state, {}, [{"step": 50, "loss": 1.0, "test/accuracy": 0.5}])
+    finished(tmp_path / "finished", 0.9)
+    record = {"metric": "loss", "mode": "min", "runs": [{"name": state, "state": state} for state in states]}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    report = make_report([tmp_path])
+    assert (report.metric, report.mode) == ("loss", "min")
+    assert [run.state for run in report.runs] == [
+        "failed at step 50 of 100",
+        "finished",
+        "step 50 of 100",
+        "stopped at step 50 of 100",
+    ]
+    for text in ("{", "[1]", json.dumps({"metric": None, "mode": 1, "runs": []})):
+        (tmp_path / "sweep.json").write_text(text)
+        assert make_report([tmp_path]).metric == "test/accuracy"

@@ -81,7 +81,7 @@ class Panel {
     new ResizeObserver(() => this.draw()).observe(this.canvas);
   }
 
-  // series: [{name, color, dash, steps, values, faint?, low?, high?}]
+  // series: [{name, color, dash, steps, values, smooth, faint?, low?, high?}]
   show(series, log) {
     this.log = log;
     this.series = series.map(one => {
@@ -191,7 +191,7 @@ class Panel {
     this.draw(near);
     if (!near) return;
     const step = Math.round(near.steps[at]).toLocaleString("en");
-    this.tooltip.textContent = `${near.name}\n${this.metric} ${short(near.values[at])} at step ${step}`;
+    this.tooltip.textContent = `${near.name}\n${this.metric}${near.smooth ? ", smoothed," : ""} ${short(near.values[at])} at step ${step}`;
     const right = event.clientX > window.innerWidth / 2;
     this.tooltip.style.left = right ? "" : `${event.clientX + 14}px`;
     this.tooltip.style.right = right ? `${document.documentElement.clientWidth - event.clientX + 14}px` : "";

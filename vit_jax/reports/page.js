@@ -125,7 +125,7 @@ function showRuns() {
       box.addEventListener("change", () => choose(index, box.checked));
       return make("span", {title: run.path}, box, " ", keptSwatch(styleOf(index)), run.name);
     }},
-    {name: "state", of: run => run.finished ? "finished" : `step ${run.step} of ${run.steps}`},
+    {name: "state", of: run => run.state},
     ...data.keys.map((key, at) => ({name: data.short[at], title: key, of: run => run.settings[at], wide: true, down: false})),
     {name: "seed", of: run => run.seed, down: false},
     {name: `last ${data.metric}`, of: run => run.last, show: run => fixed(run.last)},
@@ -137,7 +137,7 @@ function showRuns() {
   ];
   const made = fill($("runs").querySelector("table"), "runs", columns, data.runs, [`last ${data.metric}`, data.mode === "max"], () => make("tr", {className: "pick"}));
   data.runs.forEach((run, index) => {
-    const words = [run.name, run.finished ? "finished" : "unfinished", ...data.keys.map((key, at) => `${key}=${text(run.settings[at])}`)];
+    const words = [run.name, run.finished ? "finished" : `unfinished ${run.state}`, ...data.keys.map((key, at) => `${key}=${text(run.settings[at])}`)];
     rows[index] = {element: made[index], words: `${words.join("\n")}\nseed=${text(run.seed)}\n${run.hardware}\n${run.commit}`.toLowerCase()};
     made[index].addEventListener("click", event => { if (event.target !== boxes[index]) choose(index, !chosen.has(index)); });
   });
@@ -176,14 +176,14 @@ function seriesOf(metric) {
     if (!data.curves[index][at]) continue;
     const {steps, values} = decoded(data.curves[index][at]);
     const shown = state.smoothing ? smoothed(values, state.smoothing) : values;
-    const one = {name: data.runs[index].name, steps, values: shown, faint: state.smoothing ? values : undefined, ...style(styleOf(index))};
+    const one = {name: data.runs[index].name, steps, values: shown, smooth: state.smoothing > 0, faint: state.smoothing ? values : undefined, ...style(styleOf(index))};
     found.push(one);
     const {group} = data.runs[index];
     groups.set(group, [...groups.get(group) ?? [], one]);
   }
   if (!state.means || !grouped) return found;
   return [...groups].map(([group, curves]) => curves.length === 1 ? curves[0] : {
-    name: `${data.groups[group].name}, mean of ${curves.length}`, ...averaged(curves), ...style(group),
+    name: `${data.groups[group].name}, mean of ${curves.length}`, smooth: state.smoothing > 0, ...averaged(curves), ...style(group),
   }).filter(one => one.steps.length);
 }
 

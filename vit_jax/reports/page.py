@@ -80,6 +80,7 @@ def run_data(report: Report, run: Run, group: int) -> dict[str, Any]:
         "path": str(run.path),
         "group": group,
         "finished": run.finished,
+        "state": run.state,
         "step": run.step,
         "steps": run.steps,
         "settings": [run.config.get(key) for key in report.keys],

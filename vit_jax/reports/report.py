@@ -7,7 +7,7 @@ from pathlib import Path
 from vit_jax.reports import paper as papers
 from vit_jax.reports.groups import Group, group
 from vit_jax.reports.paper import Comparison, Paper
-from vit_jax.reports.runs import Known, Mode, Run, choose_metric, collect, differing, mode_of
+from vit_jax.reports.runs import Known, Mode, Run, choose_metric, collect, differing, mode_of, read_sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,17 @@ def make_report(
     metric: str | None = None,
     known: Known | None = None,
 ) -> Report:
-    """The report of the runs in folders, compared by a metric, the paper's, or the most telling one that they have.
+    """The report of the runs in folders, compared by a metric: else the paper's, a sweep's or the most telling one they have.
 
     known: see runs.collect.
     """
     table = None if paper is None else papers.read(paper)
     runs, broken = collect(folders, known)
+    asked = next((found for folder in folders if "metric" in (found := read_sweep(Path(folder)))), None)
     if metric is None and table is not None:
         chosen, mode = table.metric, table.mode
+    elif metric is None and asked is not None:
+        chosen, mode = asked["metric"], asked["mode"]
     else:
         chosen = choose_metric(runs, metric)
         mode = mode_of(chosen)

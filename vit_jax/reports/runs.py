@@ -16,6 +16,8 @@ from vit_jax.train.metrics import read_rows, seconds_of
 from vit_jax.types import UserError
 
 Mode = Literal["max", "min"]
+# What sweep.json says of runs that do not go on.
+GIVEN_UP = ("failed", "stopped")
 LARGEST = sys.float_info.max
 # The last words of metrics that are better when lower.
 LOWER = ("loss", "error", "ece", "nll", "seconds", "data_wait")
@@ -34,6 +36,7 @@ class Run:
     seconds: float | None
     hardware: str
     commit: str
+    outcome: str = ""  # what became of it in its sweep
 
     @property
     def finished(self) -> bool:
@@ -42,8 +45,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`finished`, or how far it is."""
-        return "finished" if self.finished else f"step {self.step:,} of {self.steps:,}"
+        """`finished`, or how far it is, and whether it failed there or was stopped by the search of a sweep."""
+        if self.finished:
+            return "finished"
+        return (f"{self.outcome} at " if self.outcome in GIVEN_UP else "") + f"step {self.step:,} of {self.steps:,}"
 
     @property
     def hours(self) -> float | None:
@@ -85,10 +90,13 @@ def collect(folders: Sequence[str | Path], known: Known | None = None) -> tuple[
         for path in find(root, broken):
             found.setdefault(path.resolve(), (root, path))
     names = names_of(list(found.values()))
+    sweeps = {path.parent: read_sweep(path.parent) for _, path in found.values()}
     runs = []
     for name, (_, path) in zip(names, found.values(), strict=True):
         try:
-            runs.append(read_changed(path, name, {} if known is None else known))
+            run = read_changed(path, {} if known is None else known)
+            outcome = sweeps[path.parent].get("runs", {}).get(path.name, "")
+            runs.append(dataclasses.replace(run, name=name, outcome=outcome))
         except UserError as error:
             broken.append(str(error))
     if not runs:
@@ -126,7 +134,19 @@ def names_of(places: Sequence[tuple[Path, Path]]) -> list[str]:
     return [str(path) for _, path in places]
 
 
-def read_changed(path: Path, name: str, known: Known) -> Run:
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """What sweep.json says, if the folder is that of a sweep: its metric and mode, and the states of its runs by name."""
+    try:
+        record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        metric, mode = record["metric"], record["mode"]
+        states = {str(run["name"]): str(run["state"]) for run in record["runs"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    asked = {"metric": metric, "mode": mode} if isinstance(metric, str) and mode in ("max", "min") else {}
+    return {"runs": states, **asked}
+
+
+def read_changed(path: Path, known: Known) -> Run:
     """See collect and read."""
     try:
         states = [(path / file).stat() for file in ("config.json", "metrics.jsonl")]
@@ -134,8 +154,8 @@ def read_changed(path: Path, name: str, known: Known) -> Run:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     stamp = tuple(number for state in states for number in (state.st_mtime_ns, state.st_size))
     if path not in known or known[path][0] != stamp:
-        known[path] = stamp, read(path, name)
-    return dataclasses.replace(known[path][1], name=name)
+        known[path] = stamp, read(path, path.name)
+    return known[path][1]
 
 
 def read(path: Path, name: str) -> Run:

@@ -22,7 +22,7 @@ def draw_groups(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path)
     named = list(next(iter(panels.values())))[:NAMED]
     colors = dict(zip(named, (f"C{index}" for index in range(NAMED)), strict=False))
     for axis, (metric, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, curves in reversed(groups.items()):  # the first ones on top
+        for name, curves in reversed(list(groups.items())):  # the first ones on top
             steps, mean, spread = averaged([curve for curve in curves if curve])
             color = colors.get(name, "0.75")
             axis.plot(
