@@ -118,6 +118,7 @@ def test_a_run_killed_on_a_store_ends_as_one_in_a_folder(server, place, local, t
 
 
 def test_a_run_on_a_store_is_evaluated(server, local, capsys):
+    server.objects.clear()
     put_folder(server, local, "run")
     with pytest.raises(UserError, match=r"no complete checkpoint.*copied there from a folder"):
         inference.load(f"s3://{BUCKET}/run")
@@ -325,23 +326,20 @@ def test_tfds_on_a_store_is_copied_split_by_split(server, place, tmp_path):
         Tfds("other", "test", data_dir=place)
 
 
-def test_weights_of_others_on_a_store(server, place, local, tmp_path):
+def test_weights_of_others_and_images_on_a_store(server, local, tmp_path, capsys):
+    server.objects.clear()
     assert commands.main(["convert", f"--model={local}", "--to=npz", f"--out={tmp_path / 'model.npz'}"]) == 0
-    put_folder(server, tmp_path)
-    digit = np.zeros((1, 8, 8, 1), np.uint8)
-    expected = inference.load(tmp_path / "model.npz")(digit)["logits"]
-    for reference in (place, f"{place}/model.npz"):
-        np.testing.assert_array_equal(inference.load(reference)(digit)["logits"], expected)
-    with pytest.raises(UserError, match=f"No model at '{place}/nothing'"):
-        inference.load(f"{place}/nothing")
-
-
-def test_images_to_predict_on_a_store(server, place, local, tmp_path, capsys):
+    put_folder(server, tmp_path, "run")
+    for reference in (f"gs://{BUCKET}/run", f"s3://{BUCKET}/run/model.npz"):
+        jax.tree.map(np.testing.assert_array_equal, inference.load(reference).arrays, inference.load(local).arrays)
+    with pytest.raises(UserError, match=f"No model at 's3://{BUCKET}/nothing'"):
+        inference.load(f"s3://{BUCKET}/nothing")
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(file, "PNG")
-    server.put("some/where/a.png", file.getvalue())
-    assert commands.main(["predict", f"--model={local}", place, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["path"] == f"{place}/a.png"
+    server.put("images/a.png", file.getvalue())
+    capsys.readouterr()
+    assert commands.main(["predict", f"--model={local}", f"gs://{BUCKET}/images", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == f"gs://{BUCKET}/images/a.png"
 
 
 def test_nothing_is_left_of_places_in_the_working_directory():
