@@ -14,7 +14,7 @@ from vit_jax.launch import tpu
 
 FAKE = Path(__file__).parent / "fake_gcloud.py"
 PLACE = ["--name=pod", "--zone=us-west4-a", "--type=v5litepod-16"]
-# A run of eight steps: it goes on from what its workdir holds, and every worker tells what it was given.
+# A run of eight steps: it goes on from what its workdir has, is held at the fourth by a file, and every worker tells what it was given.
 TRAIN = """
 import json, os, pathlib, sys, time
 workdir, words = pathlib.Path(sys.argv[1]), sys.argv[2:]
@@ -31,6 +31,8 @@ while step < 8:
     time.sleep(0.1)
     state.write_text(str(step))
     print(f"step {step} of {worker}", flush=True)
+    while step == 4 and (workdir / "hold").exists():
+        time.sleep(0.05)
 pathlib.Path("result.txt").write_text(f"step {step}")
 sys.exit(int(os.environ.get("FAKE_CODE", 0)) if "fail" not in words else 3)
 """
@@ -97,14 +99,18 @@ class Cloud:
     def home_of(self, worker):
         return self.root / "workers.d" / f"pod-{worker}"
 
-    def when(self, step, act):
-        """Acts once worker 0 has made so many steps."""
+    def when(self, step, act, release=True):
+        """Acts once worker 0 has made so many steps, at most four; the run waits at the fourth until then, or on."""
+        hold = self.bucket / "hold"
+        hold.touch()
 
         def wait():
             state = self.bucket / "pod-0" / "step"
             while not (state.exists() and state.read_text() and int(state.read_text()) >= step):
                 time.sleep(0.02)
             act()
+            if release:
+                hold.unlink()
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()

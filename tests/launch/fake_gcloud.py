@@ -112,14 +112,20 @@ def homes(name, worker):
 
 def ssh(flags, name):
     processes = []
+
+    def end(*_):
+        for process, _ in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
     for home in homes(name, flags.worker):
         # As ssh does: the login shell gets one string, which gcloud has split at blanks and ssh has joined again.
         text = " ".join(flags.command.split(" "))
         environment = {"HOME": str(home), "PATH": f"{ROOT / 'remote_bin'}:/usr/bin:/bin", "LANG": "C.UTF-8"}
         process = subprocess.Popen(["bash", "-c", text], cwd=home, env=environment, start_new_session=True)
-        (home / f"ssh.{process.pid}").touch()
         processes.append((process, home))
-    signal.signal(signal.SIGTERM, lambda *_: [os.killpg(process.pid, signal.SIGKILL) for process, _ in processes])
+        (home / f"ssh.{process.pid}").touch()
     codes = []
     for process, home in processes:
         codes.append(process.wait())

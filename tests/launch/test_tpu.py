@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, TINY_FLAGS, rows
@@ -92,12 +93,13 @@ def test_a_variable_reaches_all_workers_and_is_seen_nowhere(cloud, capfd, monkey
 
 
 def test_ctrl_c_detaches_and_the_same_command_attaches_again(cloud, capfd):
-    cloud.when(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    cloud.when(2, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
     assert cloud.launch() == 130
     said = capfd.readouterr().err
     for words in ("Detached", "To attach again", "-- python train.py", "tpu-vm delete pod"):
         assert words in said
     assert cloud.nodes() == ["pod"]
+    threading.Timer(1.0, (cloud.bucket / "hold").unlink).start()
     assert cloud.launch() == 0
     assert log(capfd.readouterr().out) == ["from step 0", *STEPS]
     assert cloud.nodes() == []
@@ -138,6 +140,21 @@ def test_a_run_that_its_machine_ended_is_started_again(cloud, capfd, number):
     assert cloud.verbs().count("create") == 1
 
 
+def test_a_worker_that_fails_since_another_was_lost_does_not_fail_the_run(cloud, capfd):
+    def lose():
+        sessions = [int((cloud.home_of(n) / "vit_jax_launch" / "pid").read_text()) for n in range(2)]
+        os.killpg(sessions[1], signal.SIGKILL)
+        for process in psutil.Process(sessions[0]).children():
+            process.kill()
+
+    cloud.when(3, lose)
+    assert cloud.launch() == 0
+    said = capfd.readouterr().err
+    assert "the run on pod is lost" in said
+    assert "exit code" not in said
+    assert (cloud.bucket / "pod-0" / "step").read_text() == "8"
+
+
 def test_a_failed_run_gives_its_exit_code_and_its_last_lines(cloud, capfd):
     assert cloud.launch(words=["fail"]) == 3
     said = capfd.readouterr().err
@@ -156,10 +173,11 @@ def test_a_stopped_run_is_not_started_again(cloud, capfd):
 
 
 def test_another_command_does_not_disturb_a_run(cloud, capfd):
-    cloud.when(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    cloud.when(2, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
     assert cloud.launch() == 130
     assert cloud.launch(words=["other"]) == 2
     assert "runs another command" in capfd.readouterr().err
+    (cloud.bucket / "hold").unlink()
     assert cloud.launch() == 0
 
 

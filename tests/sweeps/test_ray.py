@@ -49,7 +49,9 @@ def resumable(folder):
         runs = json.loads((folder / "sweep.json").read_text())["runs"]
     except FileNotFoundError:
         return 0
-    return sum(run["state"] == "running" and any(folder.glob(f"{run['name']}/checkpoints/[0-9]*")) for run in runs)
+    running = [run["name"] for run in runs if run["state"] == "running"]
+    # What is still being written has a longer name.
+    return sum(any(path.name.isdecimal() for path in folder.glob(f"{name}/checkpoints/*")) for name in running)
 
 
 def test_the_runs_of_a_node_that_is_lost_are_taken_up_on_another(tmp_path, file, nodes):

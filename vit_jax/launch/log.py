@@ -12,6 +12,8 @@ from vit_jax.cpu import given
 from vit_jax.launch.gcloud import Slice
 from vit_jax.launch.session import MARK, log
 
+GRACE = 10.0  # seconds for the end of what was sent, once the connection is closed
+
 
 class Log:
     """Prints a log once from its begin to its end; `seen` is how many of its bytes were printed."""
@@ -35,17 +37,20 @@ class Log:
             start_new_session=True,
         )
         assert process.stdout is not None
-        reader = threading.Thread(target=self._print, args=(process.stdout, self.seen), daemon=True)
-        reader.start()
+        ended = False
         try:
-            while reader.is_alive() and go_on():
+            reader = threading.Thread(target=self._print, args=(process.stdout, self.seen), daemon=True)
+            reader.start()
+            while not ended and go_on():
                 reader.join(seconds)
+                ended = not reader.is_alive()
         finally:
-            if reader.is_alive():
+            if not ended:
                 os.killpg(process.pid, signal.SIGTERM)
-            reader.join()
-            process.stdout.close()
             code = process.wait()
+            reader.join(GRACE)
+            if not reader.is_alive():
+                process.stdout.close()
         return code == 0
 
     def _print(self, lines: BinaryIO, begin: int) -> None:

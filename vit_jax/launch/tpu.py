@@ -71,6 +71,7 @@ def launch(tpu: Slice, job: Job) -> int:
             except Gone as gone:
                 say(f"{gone}; taking it up again")
                 known = True
+                time.sleep(POLL)
         if not job.keep:
             delete(tpu)
     except UserError as error:
@@ -171,18 +172,21 @@ def run(tpu: Slice, job: Job, workers: int, log: Log, known: bool) -> int:
 def outcome(tpu: Slice, found: list[tuple[str, str, str]], workers: int) -> int | None:
     """The exit code of a run by what its workers tell, None while it goes on; raises as `run` does."""
     states = [state for *_, state in found]
-    failed = {host: int(state) for host, _, state in found if state.isdecimal() and state != "0"}
+    if "stopped" in states:
+        raise UserError(f"The run on {tpu.name} was stopped; the same command starts it again.")
+    if "lost" in states or "none" in states or len(states) < workers:
+        raise Gone(f"the run on {tpu.name} is lost")
+    failed = {host: int(state) for host, _, state in found if state not in ("running", "0")}
     if failed:
         for host, code in failed.items():
             say(f"{host} ended with exit code {code}")
         if "running" in states:  # the others wait for it in vain
             ask(tpu, tpu.ssh(session.stop()))
         print(ask(tpu, tpu.ssh(session.last_lines(LOG_LINES))), end="", file=sys.stderr, flush=True)
+        time.sleep(POLL)
+        if (look(tpu, tries=PATIENCE) or {}).get("state") != "READY":  # it failed since machines were taken away
+            raise Gone(f"{tpu.name} is lost")
         return max(failed.values())
-    if "stopped" in states:
-        raise UserError(f"The run on {tpu.name} was stopped; the same command starts it again.")
-    if "lost" in states or "none" in states or len(states) < workers:
-        raise Gone(f"the run on {tpu.name} is lost")
     return None if "running" in states else 0
 
 
