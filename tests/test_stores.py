@@ -154,6 +154,12 @@ def test_another_config_is_refused_by_the_name_of_the_place(server, place, local
     assert server.objects == before
 
 
+def test_a_file_is_no_workdir(server, place):
+    server.put("some/where", b"data")
+    with pytest.raises(UserError, match=f"--workdir={place} is a file"), remote.opened(place):
+        pass
+
+
 def test_other_files_are_no_run(server, place, train, capsys):
     server.put("some/where/data.bin", b"data")
     assert train(*TINY_FLAGS, *FLAGS, f"--workdir={place}") == 2
@@ -290,6 +296,13 @@ def test_a_folder_on_a_store_gives_the_batches_of_one_here(server, place, tmp_pa
     server.objects.pop(gone.partition(f"{BUCKET}/")[2])
     with pytest.raises(UnreadableImage, match="No such object"):
         there.image(0)
+
+
+def test_names_that_lead_out_of_a_folder_are_left_out(server, place):
+    for name in ("", "a", "../evil.npz", "b/../../evil.npz", "c//d", "folder/"):
+        server.put(f"some/where/{name}", b"")
+    assert list(stores.entries(place)) == ["a"]
+    assert list(stores.entries(f"{place}/folder")) == []
 
 
 def test_split_folders_and_missing_folders_on_a_store(server, place, tmp_path):

@@ -34,10 +34,6 @@ NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError")
 THREADS = 16  # objects on their way at once
 TOLD_BYTES = 2**24  # copies of data are told from this size on
 
-# Their libraries print failures with the whole stack, also those that are tried again.
-for _library in ("gcsfs", "s3fs", "fsspec", "asyncio"):
-    logging.getLogger(_library).setLevel(logging.CRITICAL)
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -75,13 +71,13 @@ def entries(place: str) -> dict[str, Entry]:
             found = files.find(path, detail=True)
     except FileNotFoundError:
         raise UserError(f"There is no bucket {_bucket(place)}; create it, or check the name.") from None
-    # Some programs mark folders by empty objects whose names end in a slash.
-    names = {name: info for name, info in found.items() if not (name.endswith("/") or info.get("type") == "directory")}
-    tagged = {
-        name.removeprefix(path).strip("/"): Entry(info["size"], str(info.get("ETag") or info.get("etag")).strip('"'))
-        for name, info in names.items()
-    }
-    return dict(sorted(tagged.items()))
+    named = {name.removeprefix(path).removeprefix("/"): info for name, info in found.items() if info["type"] == "file"}
+    # Some programs mark folders by empty objects, and no name may lead out of a folder that it is copied to.
+    kept = {name: info for name, info in named.items() if not {"", ".", ".."} & set(name.split("/"))}
+    if not kept and named.get("", {}).get("size"):
+        kept = {"": named[""]}
+    tags = {name: str(info.get("ETag") or info.get("etag")).strip('"') for name, info in kept.items()}
+    return {name: Entry(kept[name]["size"], tags[name]) for name in sorted(kept)}
 
 
 def children(place: str) -> tuple[list[str], list[str]]:
@@ -216,6 +212,8 @@ def _file_system(scheme: str) -> Any:
         ) from None
     import fsspec
 
+    # It prints failures with the whole stack, also those of what it tries again.
+    logging.getLogger(library).setLevel(logging.CRITICAL)
     if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
         # tensorstore, which writes the arrays of checkpoints, has a variable of its own.
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", os.environ["STORAGE_EMULATOR_HOST"])

@@ -54,6 +54,8 @@ class Mirror(Workdir):
                 "place, or a folder that all of them share."
             )
         found = stores.entries(place)
+        if "" in found:
+            raise UserError(f"--workdir={place} is a file; give a new folder, or that of a run to resume.")
         self.path = stores.own_folder(place, f"process {jax.process_index()}")
         self.checkpoints = epath.Path(f"{self.place}/checkpoints") if self._is_native else self.path / "checkpoints"
         self._sent: dict[str, tuple[int, int]] = {}
