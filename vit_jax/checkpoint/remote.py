@@ -173,8 +173,8 @@ def fetched(place: str | Path, step: int | None = None) -> Iterator[Path]:
     steps = complete_steps(names)
     if "config.json" in names and not steps and any(name.startswith("checkpoints/") for name in names):
         raise UserError(
-            f"{place} has no complete checkpoint: {COMPLETE}, which is written last, is in none of them. Wait for the "
-            "first; or, where the run was copied there from a folder, put an empty file of that name into checkpoints/STEP."
+            f"{place} has no complete checkpoint: {COMPLETE}, which is written last, is in none of them; let its "
+            "training run to the first one, or copy the run there again."
         )
     if "config.json" in names and steps:
         chosen = step if step in steps else steps[-1]
