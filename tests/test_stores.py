@@ -211,6 +211,16 @@ def test_the_records_of_runs_are_fetched_when_they_change(server, place):
     assert not any("config.json" in line for line in server.asked[asked:])
 
 
+def test_runs_on_a_store_are_reported_here(server, place, local, tmp_path, capsys):
+    put_folder(server, local)
+    for flags in ([place], [str(local), f"--out={place}"]):
+        with pytest.raises(UserError, match="say with --out=DIR"):
+            commands.dispatch(["report", *flags])
+    assert commands.main(["report", place, f"--out={tmp_path}"]) == 0
+    assert (tmp_path / "report.csv").read_text().splitlines()[1].startswith("where,")
+    capsys.readouterr()
+
+
 def test_several_processes_are_refused_on_s3(monkeypatch, server):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="give a gs:// place"), remote.opened(f"s3://{BUCKET}/run"):

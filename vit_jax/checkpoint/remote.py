@@ -193,7 +193,9 @@ class Records:
     def __init__(self, place: str | Path):
         self.place, self._seen = str(place), dict[str, stores.Entry]()
         self._is_remote = stores.is_remote(place)
-        self.path = stores.own_folder(self.place, "records") if self._is_remote else Path(place)
+        self.path = Path(place)
+        if self._is_remote:  # under its own name, which is that of a run
+            self.path = stores.own_folder(self.place, "records") / os.path.basename(self.place.rstrip("/"))
 
     def look(self) -> None:
         """Copies those that are new or have changed; of a folder here there is nothing to do."""

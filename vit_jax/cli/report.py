@@ -13,7 +13,9 @@ from vit_jax.types import UserError
 def main(argv: Sequence[str]) -> int:
     """Prints the runs in and under folders as tables, and writes them as report.csv, report.md, report.html and curves.png."""
     parser = Parser(prog="vit report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="a workdir, or a folder that contains some")
+    parser.add_argument(
+        "folders", nargs="+", metavar="DIR", help="a workdir, or a folder that contains some; also on gs:// or s3://"
+    )
     parser.add_argument("--paper", metavar="FOLDER", help="a study with paper.json, whose numbers stand beside ours")
     parser.add_argument("--metric", help="what runs are compared by; default: the paper's, or test/accuracy")
     parser.add_argument("--out", metavar="DIR", help="where the files go; default: the first DIR")
@@ -26,15 +28,21 @@ def main(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from vit_jax import stores
+    from vit_jax.checkpoint.remote import Records
     from vit_jax.reports.report import make_report
     from vit_jax.reports.runs import Known, NoRunsError
     from vit_jax.reports.tables import print_tables
 
     out, console = Path(flags.out or flags.folders[0]), Console()
-    known: Known = {}
+    if stores.is_remote(flags.out or flags.folders[0]):
+        raise UserError("A report is not written to an object store; say with --out=DIR where it goes here.")
+    places, known = [Records(folder) for folder in flags.folders], Known()
     while True:
         try:
-            report = make_report(flags.folders, flags.paper, flags.metric, known)
+            for place in places:
+                place.look()
+            report = make_report([place.path for place in places], flags.paper, flags.metric, known)
             files = write(report, out, flags.watch)
             if flags.watch is not None:
                 console.clear()
