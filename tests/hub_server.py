@@ -5,10 +5,10 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.loopback import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -140,15 +140,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
 
 
-@contextlib.contextmanager
-def serving(models: dict[str, Path], bucket: Path | None = None) -> Iterator[Server]:
+def serving(models: dict[str, Path], bucket: Path | None = None) -> contextlib.AbstractContextManager[Server]:
     """A running server."""
-    server = Server(models, bucket)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return running(Server(models, bucket))

@@ -5,11 +5,12 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from tests.loopback import running
 
 BUCKET, KEY_ID, SECRET = "bucket", "AKIALOOPBACK00000000", "loopback+secret/of+forty+characters+abcd"
 
@@ -302,15 +303,6 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, ("".join(answers) + "--answers--").encode(), "multipart/mixed; boundary=answers")
 
 
-@contextlib.contextmanager
-def serving() -> Iterator[Server]:
+def serving() -> contextlib.AbstractContextManager[Server]:
     """A running server."""
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return running(Server())

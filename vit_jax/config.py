@@ -10,7 +10,8 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -255,6 +256,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
     """The steps of a run on so many training images: those of its config, or its epochs in steps."""
     return config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last words of dotted keys, as few as tell them apart: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}.
+
+    A key that is the end of another, as seed of data.seed, stands for itself.
+    """
+    tails = {key: [key.split(".", count)[-1] for count in range(key.count("."), -1, -1)] for key in keys}
+    known = Counter(tail for several in tails.values() for tail in several)
+    return {key: next((tail for tail in several if known[tail] == 1), key) for key, several in tails.items()}
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:

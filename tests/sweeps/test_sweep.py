@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, environment, losses, rows
+from tests.conftest import ROOT, TINY_FLAGS, environment, losses, rows
 from vit_jax import __main__ as vit
 
 SWEEP = f"""
@@ -19,16 +19,7 @@ from vit_jax.sweeps.space import Sweep, product, seeds
 def get_sweep(arg=""):
     return Sweep({str(ROOT / "configs" / "digits.py")!r}, product({{"optim.lr": [1e-3, 3e-3]}}, seeds(int(arg or 1))), "test/accuracy")
 """
-TINY = [
-    "--config.model={'type': 'vit.ViT', 'width': 16, 'depth': 1, 'mlp_dim': 32, 'num_heads': 2, 'patch_size': 4}",
-    "--config.data.preprocess=pad_crop(8, 1)",
-    "--config.evals.test.preprocess=",
-    "--config.batch_size=16",
-    "--config.optim.schedule.warmup_steps=2",
-    "--config.log.every=1",
-    "--config.checkpoint.every=5",
-    "--config.steps=60",
-]
+TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=60"]  # the config is that of the sweep
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from scipy.special import stdtrit
 
-from vit_jax.reports.runs import Run, as_text, differing, short_names
+from vit_jax.config import short_names
+from vit_jax.reports.runs import Run, as_text, differing
 
 # A group's name shows its settings up to this length.
 LONGEST = 80

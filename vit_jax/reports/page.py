@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from vit_jax.config import short_names
 from vit_jax.reports.report import Report
-from vit_jax.reports.runs import Run, short_names
+from vit_jax.reports.runs import Run
 from vit_jax.reports.tables import duration, paper_cells, ranked, short_commit
 
 # Points of curves in a page: some 10 bytes each.

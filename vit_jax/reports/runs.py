@@ -206,13 +206,6 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if any(not same(run.config.get(key), runs[0].config.get(key)) for run in runs)]
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest tails of dotted keys that tell them apart."""
-    tails = {key: [key.split(".", count)[-1] for count in range(key.count("."), -1, -1)] for key in keys}
-    known = Counter(tail for several in tails.values() for tail in several)
-    return {key: next((tail for tail in several if known[tail] == 1), key) for key, several in tails.items()}
-
-
 def as_text(value: Any) -> str:
     """A value of a config as a table shows it: text as it is, nothing for None, other values as in JSON."""
     if value is None:

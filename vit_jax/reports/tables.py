@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vit_jax.config import short_names
 from vit_jax.reports.groups import Group, Statistics
 from vit_jax.reports.paper import Comparison
 from vit_jax.reports.report import Report
-from vit_jax.reports.runs import Run, as_text, short_names
+from vit_jax.reports.runs import Run, as_text
 
 # What a terminal shows.
 MOST_ROWS, MOST_KEYS = 40, 5

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax.config import short_names
+
 LONGEST = 100
 # What neither a shell nor a file system takes for anything else.
 SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
@@ -17,7 +19,7 @@ def run_names(runs: Sequence[Mapping[str, Any]], taken: Collection[str] = ()) ->
 
     A key goes by its last words, as many as tell it from the others. A long name, or one of several alike, ends with a hash.
     """
-    tails = shortest_tails(varied(runs))
+    tails = short_names(varied(runs))
     used = {name.lower() for name in taken}  # some file systems know no case
     plain = [",".join(f"{tail}={word(run[key])}" for key, tail in tails.items() if key in run) for run in runs]
     names = []
@@ -40,22 +42,6 @@ def varied(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         key for key in keys if len(runs) == 1 or any(run.get(key, absent) != runs[0].get(key, absent) for run in runs)
     ]
-
-
-def shortest_tails(keys: Sequence[str]) -> dict[str, str]:
-    """The last words of each key, as few as tell it from the others: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}."""
-
-    def tail(key: str, length: int) -> str:
-        return ".".join(key.split(".")[-length:])
-
-    tails = {}
-    for key in keys:
-        lengths = range(1, len(key.split(".")) + 1)
-        # A key that is the end of another, as seed of data.seed, stands for itself.
-        tails[key] = next(
-            (tail(key, n) for n in lengths if sum(tail(other, n) == tail(key, n) for other in keys) == 1), key
-        )
-    return tails
 
 
 def word(value: Any) -> str:

@@ -14,8 +14,8 @@ from vit_jax.types import UserError
 class Progress:
     """Follows the metrics of a workdir, reading only what is new.
 
-    step and loss: of the last row that has them; 0 and None before. steps: the length of the run, once it is known. last and
-    best: of the metric, where it was measured; `measured` has all of its values, as (step, value).
+    step and loss: of the last row that has them; 0 and None before. steps: the length of the run, once it is known. measured:
+    the values of the metric, as (step, value).
     """
 
     def __init__(self, workdir: Path, metric: str | None, mode: str):
@@ -25,8 +25,6 @@ class Progress:
 
     def _forget(self) -> None:
         self.step, self.loss = 0, None
-        self.last: float | None = None
-        self.best: float | None = None
         self.measured: list[tuple[int, float]] = []
         self._read, self._file = 0, 0
 
@@ -60,8 +58,16 @@ class Progress:
         value = row.get(self.metric)
         if isinstance(value, int | float) and not math.isnan(value):
             self.measured.append((self.step, value))
-            better = max if self.mode == "max" else min
-            self.last, self.best = value, value if self.best is None else better(self.best, value)
+
+    @property
+    def last(self) -> float | None:
+        """The last value of the metric."""
+        return self.measured[-1][1] if self.measured else None
+
+    @property
+    def best(self) -> float | None:
+        """The best value of the metric so far."""
+        return (max if self.mode == "max" else min)((value for _, value in self.measured), default=None)
 
     def saved(self) -> int:
         """The step of the last complete checkpoint, 0 before there is one."""
