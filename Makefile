@@ -30,7 +30,7 @@ lint: parity
 	$(PY) -m mypy
 
 test: lint parity
-	$(PY) -m pytest -n 2 -m "not torture"
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not torture"
 
 torture: parity
 	$(PY) -m pytest -m torture -s

@@ -20,6 +20,8 @@ from vit_jax import config_file, main
 from vit_jax.checkpoint import saver
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Ctrl-C is tested too, also where the suite runs in the background of a shell, whose children ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 

@@ -233,6 +233,13 @@ train("override_without_value", "--config.data.preprocess", says=("--config.data
 train(
     "override_eats_no_flag", "--config.data.preprocess", "--config.steps=3", says=("--config.data.preprocess", "value")
 )
+case(
+    "command_to_train",
+    "train",
+    "--config=configs/digits.py",
+    says=("Unknown command 'train'", "python -m vit_jax.main"),
+)
+case("bench_kind_last", "bench", "--config=configs/digits.py", "step", says=("comes first", "vit bench step"))
 case("unknown_command", "evalute", "--model=$run", says=("Unknown command 'evalute'", "did you mean evaluate?"))
 
 # Keys and values on the command line.
@@ -590,7 +597,12 @@ train("sizes_differ", "--config.data.preprocess=resize(4)", says=("evals.test.pr
 train("huge_resize", "--config.data.preprocess=resize(1000000)", says=("1000000", "pixels"))
 
 # Data folders.
-folder("no_data_folder", says=("$tmp/data", "No such file", "check the path"))
+folder("no_data_folder", says=("data.source: ", "$tmp/data", "No such file", "check the path"))
+folder(
+    "test_folder_named_val",
+    prepare=images(lambda data: (data / "test").rename(data / "val")),
+    says=("evals.test.source: ", "'test'", "split=val"),
+)
 folder("data_folder_is_file", prepare=file("data", "x"), says=("$tmp/data", "Not a directory"))
 folder("data_path_empty", path="", says=("''", "check the path"))
 folder("data_path_null", path="a\\x00b", says=("check the path",))

@@ -9,14 +9,14 @@ import pytest
 from tests.conftest import checkpoint, losses, rows, run, start
 
 
-def chaos(tmp_path, number, kills, steps):
-    """An undisturbed run and one that is sent a signal at random moments of its life."""
+def chaos(tmp_path, signals, steps):
+    """An undisturbed run and one that is sent signals at random moments of its life."""
     flags = (f"--config.steps={steps}", "--config.checkpoint.every=10", "--config.evals.test.every=25")
     begin = time.monotonic()
     run(tmp_path / "undisturbed", *flags)
     lifetime = time.monotonic() - begin
     moments = random.Random(0)
-    for _ in range(kills):
+    for number in signals:
         process = start(tmp_path / "disturbed", *flags)
         time.sleep(moments.uniform(1.0, lifetime))
         process.send_signal(number)
@@ -30,12 +30,11 @@ def chaos(tmp_path, number, kills, steps):
     assert [row["step"] for row in rows(tmp_path / "disturbed")] == list(range(1, steps + 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_two_signals_leave_no_trace(tmp_path, number):
-    chaos(tmp_path, number, kills=2, steps=60)
+def test_two_signals_leave_no_trace(tmp_path):
+    chaos(tmp_path, [signal.SIGKILL, signal.SIGTERM], steps=60)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_twenty_signals_leave_no_trace(tmp_path, number):
-    chaos(tmp_path, number, kills=20, steps=300)
+    chaos(tmp_path, 20 * [number], steps=300)

@@ -23,13 +23,14 @@ def dispatch(argv: Sequence[str]) -> int:
     """See main."""
     commands = sorted(info.name for info in pkgutil.iter_modules(cli.__path__) if info.name != "command")
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: vit COMMAND ... (--help on each)\n")
+        print("usage: vit COMMAND ..., or python -m vit_jax COMMAND ... (--help on each)\n")
         for name in commands:
             print(f"  {name:<10} {(importlib.import_module(f'vit_jax.cli.{name}').__doc__ or '').splitlines()[0]}")
         print("\nTo train or resume: python -m vit_jax.main --config=FILE.py --workdir=DIR")
         return 0
     if argv[0] not in commands:
-        raise UserError(f"Unknown command {argv[0]!r}{near(argv[0], commands)}")
+        hint = "; to train: python -m vit_jax.main" if argv[0] in ("train", "fit", "main") else near(argv[0], commands)
+        raise UserError(f"Unknown command {argv[0]!r}{hint}")
     chosen = importlib.import_module(f"vit_jax.cli.{argv[0]}")
     if not {"-h", "--help"} & set(argv):
         from vit_jax import compilation  # imports JAX

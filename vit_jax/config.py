@@ -211,7 +211,13 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
         for key, value in fill(spec).items()
         if key != "type"
     }
-    return call(path, target, arguments, **extra)
+    try:
+        return call(path, target, arguments, **extra)
+    except UserError as error:
+        if isinstance(error, ConfigError) or package != "vit_jax.data":
+            raise
+        # A run has several sources, which do not know their place in the config.
+        raise UserError(f"{path}: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -199,6 +199,11 @@ def test_unprepared_dataset_says_how_to_prepare(tmp_path):
         Tfds("cifar10", data_dir=str(tmp_path))
 
 
+def test_a_variable_says_where_data_sets_lie(data_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    assert len(Tfds("tiny", "test")) == SIZES["test"]
+
+
 def test_unknown_split_names_the_splits(data_dir):
     with pytest.raises(UserError, match=r"split='vall'.*train, test"):
         Tfds("tiny", "vall", data_dir)

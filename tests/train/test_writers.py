@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.conftest import rows, run
+from tests.conftest import rows
 from vit_jax.train.loop import fit
 from vit_jax.types import UserError
 
@@ -93,8 +93,9 @@ def test_tensorboard_may_be_left_out(tiny, tmp_path):
     assert len(rows(tmp_path / "run")) == 12
 
 
-def test_seconds_go_on_over_attempts_and_hardware_is_kept(tmp_path):
-    run(tmp_path / "run", "--config.steps=4", "--config.checkpoint.every=4")
+def test_seconds_go_on_over_attempts_and_hardware_is_kept(tiny, tmp_path):
+    tiny.steps = 4
+    fit(tiny, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["hardware"].startswith("cpu: ")
     before = rows(tmp_path / "run")
@@ -106,6 +107,7 @@ def test_seconds_go_on_over_attempts_and_hardware_is_kept(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in before))
     config["config"]["steps"] = 8
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    run(tmp_path / "run", "--config.steps=8", "--config.checkpoint.every=4")
+    tiny.steps = 8
+    fit(tiny, tmp_path / "run")
     assert all(3600 < row["seconds"] < 3600 + 600 for row in rows(tmp_path / "run")[4:])
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))

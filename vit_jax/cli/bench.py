@@ -26,6 +26,10 @@ def main(argv: Sequence[str]) -> int:
     overrides, rest = split_overrides(argv)
     what = next((word for word in rest[:1] if word in STEPS), "")
     flags = make_parser(what).parse(rest)
+    if not what:
+        raise UserError(
+            f"Found {flags.what} after other words; what is measured comes first: vit bench {flags.what} ..."
+        )
     sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
     if flags.steps is None:
         flags.steps = STEPS[what]

@@ -3,13 +3,15 @@
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax import config as configs
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
 
+# Arguments of evaluators that flags of the command give.
+OF_FLAGS = {"source", "train", "preprocess", "batch_size"}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
@@ -35,10 +37,7 @@ def main(argv: Sequence[str]) -> int:
     images = functools.cache(functools.partial(open_data, loaded, flags.label_key))
     names = [name for text in flags.evaluator for name in text.split(",")] or [default_of(loaded, flags, images)]
     targets = {name: target_of(name) for name in names}
-    known = {key for target in targets.values() for key in configs.parameters(target)}
-    for key, _ in given:
-        if key not in known:
-            raise UserError(f"--evaluator.{key}: unknown key{configs.near(key, known)}")
+    check_keys(given, targets)
     results: dict[str, dict[str, float]] = {}
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
@@ -66,7 +65,9 @@ def main(argv: Sequence[str]) -> int:
 def make_parser() -> Parser:
     """The flags of the command."""
     parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
+    parser.add_argument(
+        "--model", required=True, metavar="REF", help="any model reference, as a workdir, DIR@STEP, hf:..."
+    )
     parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
@@ -107,10 +108,27 @@ def open_data(loaded: Any, label_key: str | None, reference: str, split: str | N
 
 def target_of(name: str) -> Any:
     """The evaluator that a name such as "knn" or "my.module:Knn" stands for."""
-    known = {kind.partition(".")[0]: kind for kind in configs.types_in("vit_jax.evals")}
+    known = evaluators()
     if ":" not in name and name not in known and name not in known.values():
         raise UserError(f"--evaluator={name!r} is unknown{configs.near(name, known)}")
     return configs.resolve(known.get(name, name), "vit_jax.evals", "--evaluator")
+
+
+def check_keys(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> None:
+    """Raises UserError for an argument that none of the evaluators has, or that a flag of the command gives."""
+    known = {key for target in targets.values() for key in configs.parameters(target)} - OF_FLAGS
+    for key, _ in given:
+        if key not in known:
+            having = [
+                name for name in evaluators() if key in configs.parameters(target_of(name)) and key not in OF_FLAGS
+            ]
+            hint = f"; it is one of --evaluator={' or '.join(having)}" if having else configs.near(key, known)
+            raise UserError(f"--evaluator.{key}: unknown key{hint}")
+
+
+def evaluators() -> dict[str, str]:
+    """The short names of the evaluators here, with their types."""
+    return {kind.partition(".")[0]: kind for kind in configs.types_in("vit_jax.evals")}
 
 
 def make_evaluator(

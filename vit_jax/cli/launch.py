@@ -114,7 +114,7 @@ def slurm_flags() -> Parser:
     add("--time", help="limit, such as 24:00:00; the run saves before it and goes on in another turn")
     add("--partition", help="of the cluster")
     add("--account", help="that pays")
-    add("--cpus", type=int, help="cores for each process")
+    add("--cpus", type=int, help="cores for each process; default Slurm's, often 1")
     add("--mem", help="memory of each node, such as 200G")
     add(
         "--sbatch",

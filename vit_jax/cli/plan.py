@@ -112,43 +112,51 @@ def as_dict(name: str, one: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
     """A plan in words."""
-    chip, gb = one.chip, 1e9
+    chip = one.chip
     axes = ", ".join(f"{axis} {size}" for axis, size in one.mesh.items())
     lines = [
         f"\n{name}: {one.devices} x {chip.name if chip else 'device'}, {axes}; {one.batch_size} images a step"
         + (f"; with {flags_of(changes)}" if changes else ""),
-        f"  memory      parameters {one.params / gb:.2f} GB, optimiser {one.optimizer / gb:.2f} GB, temporaries "
-        f"{one.temporaries / gb:.2f} GB; peak {one.peak / gb:.2f} GB"
-        + (f" of {chip.memory / gb:.1f} GB" if chip else ""),
-        f"  operations  {one.flops / 1e12:.3f} TFLOP, of which the model's {one.model_flops / 1e12:.3f}",
+        f"  memory      parameters {scaled(one.params, 'B')}, optimiser {scaled(one.optimizer, 'B')}, temporaries "
+        f"{scaled(one.temporaries, 'B')}; peak {scaled(one.peak, 'B')}"
+        + (f" of {scaled(chip.memory, 'B')}" if chip else ""),
+        f"  operations  {scaled(one.flops, 'FLOP')}, of which the model's {scaled(one.model_flops, 'FLOP')}",
     ]
     if one.moved is None:
         lines.append("  moved       unknown, as the compiler refuses so large a program")
     else:
         inside = f", and what {one.kernels} calls of kernels move inside" if one.kernels else ""
         lines.append(
-            f"  moved       {one.moved / gb:.1f} GB from and to memory; {one.accessed / gb:.1f} GB by XLA's count of all "
+            f"  moved       {scaled(one.moved, 'B')} from and to memory; {scaled(one.accessed, 'B')} by XLA's count of all "
             f"operands{inside}"
         )
     lines += [
-        f"  exchanged   {traffic.size / gb:.3f} GB in {traffic.count} {traffic.kind}, {traffic.sent / gb:.3f} GB sent"
+        f"  exchanged   {scaled(traffic.size, 'B')} in {traffic.count} {traffic.kind}, {scaled(traffic.sent, 'B')} sent"
         for traffic in one.traffic
     ]
     if one.times:
-        parts = ", ".join(f"{part} {1e3 * seconds:.1f} ms" for part, seconds in one.times.items())
+        parts = ", ".join(f"{part} {scaled(seconds, 's')}" for part, seconds in one.times.items())
         best = max(one.times.values())
         lines.append(
-            f"  at best     {1e3 * best:.1f} ms a step, {one.images_per_second:,.0f} images/s, MFU "
+            f"  at best     {scaled(best, 's')} a step, {one.images_per_second:,.0f} images/s, MFU "
             f"{one.model_flops / best / chip.flops:.0%} ({parts})"
         )
     if one.fits is False:
-        lines.append(f"  DOES NOT FIT: {(one.peak - chip.memory) / gb:.1f} GB too much")
+        lines.append(f"  DOES NOT FIT: {scaled(one.peak - chip.memory, 'B')} too much")
         if not tried:
             lines.append(
-                f"              mesh.fsdp divides the state of {(one.params + one.optimizer) / gb:.1f} GB; model.remat, a "
-                "smaller batch or grad accumulate.Accumulate make the rest smaller; --fit tries them"
+                f"              mesh.fsdp divides the state of {scaled(one.params + one.optimizer, 'B')}; model.remat, a "
+                "smaller batch or microbatches (grad of type accumulate.Accumulate) make the rest smaller; --fit tries them"
             )
     return "\n".join(lines)
+
+
+def scaled(value: float, unit: str) -> str:
+    """A quantity in three digits, such as 2.6 GB or 17.9 ms."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value * 1e6:.3g} µ{unit}" if value else f"0 {unit}"
 
 
 def in_gb(size: float | None) -> str:

@@ -20,7 +20,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
     )
-    parser.add_argument("--model", required=True, metavar="REF", help="a workdir, DIR@STEP, file, folder, hf:...")
+    parser.add_argument(
+        "--model", required=True, metavar="REF", help="any model reference, as a workdir, DIR@STEP, hf:..."
+    )
     parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
     parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")

@@ -1,6 +1,7 @@
 """Write images once, to be read in any order at speed: vit prepare --data=folder:PATH|tfds:NAME --out=DIR [--min_side=N]."""
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
 
     from vit_jax.data.prepare import UNREADABLE, Bound, write
     from vit_jax.data.prepare_plans import folder_plan, tfds_plan
+    from vit_jax.data.tfds import DATA_DIR
 
     bound = Bound(flags.min_side) if flags.quality is None else Bound(flags.min_side, flags.quality)
     splits = flags.split.split(",") if flags.split else None
@@ -44,10 +46,15 @@ def main(argv: Sequence[str]) -> int:
     written = ", ".join(f"{split.name} {sum(split.shard_lengths):,}" for split in plan.info.splits)
     size = sum(split.num_bytes for split in plan.info.splits)
     print(f"wrote {target}: {written} examples, {size / 1e6:,.1f} MB")
+    if kind == "tfds":
+        print(f"read it with {DATA_DIR}={shlex.quote(os.path.abspath(data_dir))}")
+        return 0
     source = {"type": "tfds.Tfds", "name": str(plan.place.parent), "data_dir": os.path.abspath(data_dir)}
     names = [split.name for split in plan.info.splits]
     tests = source | {"split": next((name for name in ("test", "val", "validation") if name in names), names[-1])}
-    print(f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}"')
+    print(
+        f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}", or another name of an evaluator'
+    )
     return 0
 
 

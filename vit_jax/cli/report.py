@@ -18,7 +18,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--paper", metavar="FOLDER", help="a study with paper.json, whose numbers stand beside ours")
     parser.add_argument("--metric", help="what runs are compared by; default: the paper's, or test/accuracy")
-    parser.add_argument("--out", metavar="DIR", help="where the files go; default: the first DIR")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the files go; default: the first DIR, where it is not on a store"
+    )
     parser.add_argument(
         "--watch", nargs="?", type=float, const=30.0, metavar="SECONDS", help="again and again, by default every 30 s"
     )

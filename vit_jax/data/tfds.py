@@ -15,14 +15,17 @@ from vit_jax.data.encoded import Encoded
 from vit_jax.data.source import Label, UnreadableImage
 from vit_jax.types import UserError
 
+DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
+
 
 class Tfds(Encoded):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
     `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
-    files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (its own default
-    if None); of one on an object store the files that are needed are copied first. Raises UserError if the data set is
-    unknown, was never prepared or was prepared without random access, and if the split or a feature is not there.
+    files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (if None what
+    TFDS_DATA_DIR names, or TFDS's own default); of one on an object store the files that are needed are copied first. Raises
+    UserError if the data set is unknown, was never prepared or was prepared without random access, and if the split or a
+    feature is not there.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Tfds(Encoded):
         label_key: str = "label",
         channels: int = 3,
     ):
+        data_dir = data_dir or os.environ.get(DATA_DIR)
         if data_dir is None or not stores.is_remote(data_dir):
             self._open(name, split, data_dir, None, image_key, label_key)
         else:
@@ -140,7 +144,7 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
     place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     return (
         "write it so, which needs no TensorFlow: python -m vit_jax prepare "
-        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with data_dir={new!r}"
+        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with {DATA_DIR}={shlex.quote(new)}"
     )
 
 
@@ -166,7 +170,8 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
         raise UserError(f"Found {name!r}, which is no name of a TFDS data set ({error}): check the name.") from None
     if not builder.is_prepared():
         raise UserError(
-            f"Found nothing in {builder.data_path}, expected the data set {name!r}: {_how_to_prepare(name, data_dir)}"
+            f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by {DATA_DIR}=DIR, or "
+            f"{_how_to_prepare(name, data_dir)}"
         )
     return builder
 

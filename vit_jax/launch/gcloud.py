@@ -42,7 +42,9 @@ class Slice:
             raise UserError(f"--zone={self.zone}; expected a zone such as us-west4-a.")
         generation, _, size = self.type.rpartition("-")
         if generation not in VERSIONS or not re.fullmatch(r"[1-9]\d*", size):
-            raise UserError(f"--type={self.type}; expected {', '.join(VERSIONS)} with a size, as v5litepod-64.")
+            raise UserError(
+                f"--type={self.type}; expected {', '.join(VERSIONS)} with a size, as v5litepod-64 for a v5e."
+            )
         if not self.version:
             object.__setattr__(self, "version", VERSIONS[generation])
 

@@ -16,9 +16,9 @@ BUNDLE, VARIABLES = "code.bundle", "env"
 PYTHON = "3.11"  # of the versions in requirements.txt
 MARK = b"\x01vit_jax_launch\n"  # begins what each connection tells of the log
 SAID = re.compile(r"^vit_jax_launch (\S+) (\S+) (\S+)$", re.MULTILINE)
-# After a restart of the machine another process may have the number.
 # gcloud may repeat a script whose connection was lost while the first one still works.
 ALONE = "exec 9> lock && flock 9"
+# After a restart of the machine another process may have the number.
 ALIVE = (
     'alive() { [ -s pid ] && [ "$(cat boot)" = "$(cat /proc/sys/kernel/random/boot_id)" ] && '
     'kill -0 -- "-$(cat pid)" 2>/dev/null; }'

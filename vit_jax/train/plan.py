@@ -92,7 +92,9 @@ def devices_of(topology: str) -> list[Any]:
     sides = chips.split("x")
     if generation not in GENERATIONS or not all(side.isdecimal() for side in sides):
         hint = near(generation, GENERATIONS)
-        raise UserError(f"--topology={topology}: expected a generation and its chips, such as v5e:4x8{hint}")
+        raise UserError(
+            f"--topology={topology}: expected a generation and the sides of the slice, as v5e:4x8 for v5litepod-32{hint}"
+        )
     if len(sides) != GENERATIONS[generation]:
         raise UserError(
             f"--topology={topology}: slices of {generation} have {GENERATIONS[generation]} sides, not {len(sides)}."

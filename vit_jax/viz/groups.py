@@ -25,13 +25,15 @@ def draw_groups(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path)
         for name, curves in reversed(list(groups.items())):  # the first ones on top
             steps, mean, spread = averaged([curve for curve in curves if curve])
             color = colors.get(name, "0.75")
-            axis.plot(
-                steps,
-                mean,
-                color=color,
-                label=name if name in colors else None,
-                linewidth=1.5 if name in colors else 0.7,
-            )
+            style = {
+                "color": color,
+                "label": name if name in colors else None,
+                "linewidth": 1.5 if name in colors else 0.7,
+            }
+            if len(steps) == 1:  # measured once, which makes no line
+                axis.errorbar(steps, mean, spread, marker="o", capsize=3, **style)
+                continue
+            axis.plot(steps, mean, **style)
             if name in colors:
                 axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
         axis.set(title=metric, xlabel="step")

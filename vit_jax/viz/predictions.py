@@ -8,6 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+CELL = (1.6, 1.9)  # width and height of an image with its label, in inches
+SIDE = 1.4  # the longer side of an image
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -22,17 +25,24 @@ class Prediction:
 def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, columns: int = 8) -> None:
     """A sheet of images, each under its predicted (and, where that is wrong, its true) label, into a PNG file."""
     rows = max(1, -(-len(predictions) // columns))
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows + 0.6), layout="constrained")
-    figure.suptitle(title)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, item in zip(axes, predictions, strict=False):
-        right = item.predicted == item.truth
+    width, height = CELL[0] * columns, CELL[1] * rows + 0.6
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, y=1 - 0.15 / height, va="top")
+    # One for all images, in inches: one for each would take most of the time of a short run.
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(0, height))
+    axis.set_axis_off()
+    for number, item in enumerate(predictions):
+        row, column = divmod(number, columns)
         image = item.image[..., 0] if item.image.shape[2] == 1 else item.image[..., :3]
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        tall, wide = (SIDE * size / max(image.shape[:2]) for size in image.shape[:2])
+        middle, bottom = CELL[0] * (column + 0.5), CELL[1] * (rows - 1 - row) + 0.05
+        extent = (middle - wide / 2, middle + wide / 2, bottom, bottom + tall)
+        axis.imshow(image, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
+        right = item.predicted == item.truth
         text = f"{_short(item.predicted)} {item.prob:.0%}" + ("" if right else f"\nis {_short(item.truth)}")
-        axis.set_title(text, fontsize=9, color="black" if right else "crimson")
+        color = "black" if right else "crimson"
+        axis.text(middle, bottom + tall + 0.04, text, fontsize=9, color=color, ha="center", va="bottom")
     figure.savefig(path, dpi=110)
 
 
