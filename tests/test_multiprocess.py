@@ -78,7 +78,7 @@ def matrix(count, mesh):
     return pytest.param(count, mesh, id=f"{count}-{mesh}", marks=[] if (count, mesh) in SAMPLE else pytest.mark.torture)
 
 
-SAMPLE = [(2, "data"), (4, "all")]
+SAMPLE = [(2, "all")]
 
 
 @pytest.mark.parametrize(("count", "mesh"), [matrix(count, mesh) for count in (2, 4) for mesh in MESHES])

@@ -142,3 +142,18 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_here(capsys):
 def test_an_axis_that_nothing_is_divided_over_is_told():
     with pytest.raises(UserError, match="unknown axis 'tensr'; did you mean tensor"):
         commands.dispatch(["plan", *FLAGS, "--mesh=tensr=2"])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2.5997e9, "B", "2.6 GB"),
+        (0.01789, "s", "17.9 ms"),
+        (3.2e-7, "s", "0.32 µs"),
+        (0.0, "B", "0 B"),
+        (999.96e6, "B", "1 GB"),
+        (999.0, "FLOP", "999 FLOP"),
+    ],
+)
+def test_quantities_are_told_in_three_digits(value, unit, text):
+    assert plan_command.scaled(value, unit) == text

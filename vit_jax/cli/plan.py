@@ -154,7 +154,7 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
 def scaled(value: float, unit: str) -> str:
     """A quantity in three digits, such as 2.6 GB or 17.9 ms."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m")):
-        if value >= factor:
+        if value >= 0.9995 * factor:  # which would be rounded to 1000 of the unit below
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value * 1e6:.3g} µ{unit}" if value else f"0 {unit}"
 
