@@ -3,6 +3,7 @@ import io
 import json
 import re
 
+import pytest
 from rich.console import Console
 
 from tests.reports.made import COMMIT, finished, workdir
@@ -98,7 +99,8 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
         assert word in capsys.readouterr().err
 
 
-def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("flag", "expected"), [("--watch=7", 7.0), ("--watch", 30.0)])
+def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
     (tmp_path / "runs").mkdir()
     turns = []
 
@@ -109,11 +111,11 @@ def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeyp
         finished(tmp_path / "runs" / f"run{len(turns)}", 0.25, {"lr": len(turns)})
 
     monkeypatch.setattr("vit_jax.cli.report.time.sleep", sleep)
-    assert vit(["report", str(tmp_path / "runs"), "--watch=7"]) == 130
-    assert [seconds for seconds, _ in turns] == [7.0] * 3
+    assert vit(["report", flag, str(tmp_path / "runs")]) == 130
+    assert [seconds for seconds, _ in turns] == [expected] * 3
     assert "No runs" in turns[0][1]
     assert [("run1" in out, "run2" in out) for _, out in turns] == [(False, False), (True, False), (True, True)]
-    assert '"refresh":7.0' in (tmp_path / "runs" / "report.html").read_text()
+    assert f'"refresh":{expected}' in (tmp_path / "runs" / "report.html").read_text()
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):

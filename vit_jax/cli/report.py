@@ -9,6 +9,8 @@ from typing import Any
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
+EVERY = 30  # seconds between reports of --watch
+
 
 def main(argv: Sequence[str]) -> int:
     """Prints the runs in and under folders as tables, and writes them as report.csv, report.md, report.html and curves.png."""
@@ -22,9 +24,10 @@ def main(argv: Sequence[str]) -> int:
         "--out", metavar="DIR", help="where the files go; default: the first DIR, where it is not on a store"
     )
     parser.add_argument(
-        "--watch", nargs="?", type=float, const=30.0, metavar="SECONDS", help="again and again, by default every 30 s"
+        "--watch", type=float, metavar="SECONDS", help=f"again and again; --watch alone every {EVERY} s"
     )
-    flags = parser.parse(argv)
+    # By itself it would take the DIR after it for its seconds.
+    flags = parser.parse([f"--watch={EVERY}" if word == "--watch" else word for word in argv])
     if flags.watch is not None and not 0 < flags.watch < float("inf"):
         raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
 
