@@ -110,6 +110,21 @@ def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twi
     assert Program(FUSED).moved() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
+def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
+    signature = "(a: f32[10,64,64], b: f32[10,64,64], c: s32[]) -> f32[10,64,64] {"
+    outer = f"""%outer {signature}
+  %a = f32[10,64,64]{{2,1,0}} parameter(0)
+  %b = f32[10,64,64]{{2,1,0}} parameter(1)
+  %c = s32[] parameter(2)
+  %inner = f32[10,64,64]{{2,1,0}} fusion(%a, %b, %c), kind=kLoop, calls=%fused
+  ROOT %same = f32[10,64,64]{{2,1,0}} bitcast(%inner)
+}}
+
+"""
+    nested = outer + FUSED.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer")
+    assert Program(nested).moved() == Program(FUSED).moved()
+
+
 def test_parts_of_bytes_are_read():
     assert Program("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").moved() == 4
 

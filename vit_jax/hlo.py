@@ -186,37 +186,45 @@ class Program:
         if instruction.kind != "fusion" or not instruction.called:
             return math.fsum(sizes) + instruction.in_memory
         inside = self.computations.get(instruction.called[0], {})
-        parameters = [one for one in inside.values() if one.kind == "parameter"]
-        parameters.sort(key=lambda one: int(one.rest.split(")")[0]))
-        read = [min(size, _used(one, inside)) for one, size in zip(parameters, sizes, strict=False)]
-        return math.fsum(read) + instruction.in_memory - _left_alone(inside)
+        read = [min(size, self._used(one, inside)) for one, size in zip(_parameters(inside), sizes, strict=False)]
+        return math.fsum(read) + instruction.in_memory - self._left_alone(inside)
+
+    def _used(self, value: Instruction, inside: dict[str, Instruction]) -> float:
+        """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing."""
+        users = [one for one in inside.values() if value.name in one.operands]
+        read = 0.0
+        for one in users:
+            if one.kind in SLICES and one.operands[0] == value.name:
+                read += one.in_memory
+            elif one.kind in ("bitcast", "copy"):
+                read += self._used(one, inside)
+            elif one.kind == "fusion" and one.called:  # fusions are nested
+                called = self.computations[one.called[0]]
+                places = [place for place, name in enumerate(one.operands) if name == value.name]
+                read += math.fsum(self._used(_parameters(called)[place], called) for place in places)
+            elif one.kind != "dynamic-update-slice" or one.operands[0] != value.name:
+                return math.inf
+        return read if users else math.inf
+
+    def _left_alone(self, inside: dict[str, Instruction]) -> float:
+        """How much of a fusion's outputs it does not write, as they are inputs of which it updates a part in place."""
+        rest = 0.0
+        roots = [one for one in inside.values() if one.is_root]
+        for name in (name for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))):
+            made = inside[name]
+            while made.kind == "bitcast":
+                made = inside[made.operands[0]]
+            if made.kind == "dynamic-update-slice":
+                rest += made.in_memory - inside[made.operands[1]].in_memory
+            elif made.kind == "fusion" and made.called:
+                rest += self._left_alone(self.computations[made.called[0]])
+        return rest
 
 
-def _used(value: Instruction, inside: dict[str, Instruction]) -> float:
-    """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing."""
-    users = [one for one in inside.values() if value.name in one.operands]
-    read = 0.0
-    for one in users:
-        if one.kind in SLICES and one.operands[0] == value.name:
-            read += one.in_memory
-        elif one.kind in ("bitcast", "copy"):
-            read += _used(one, inside)
-        elif one.kind != "dynamic-update-slice" or one.operands[0] != value.name:
-            return math.inf
-    return read if users else math.inf
-
-
-def _left_alone(inside: dict[str, Instruction]) -> float:
-    """How much of a fusion's outputs it does not write, as they are inputs of which it updates a part in place."""
-    rest = 0.0
-    roots = [one for one in inside.values() if one.is_root]
-    for name in (name for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))):
-        made = inside[name]
-        while made.kind == "bitcast":
-            made = inside[made.operands[0]]
-        if made.kind == "dynamic-update-slice":
-            rest += made.in_memory - inside[made.operands[1]].in_memory
-    return rest
+def _parameters(inside: dict[str, Instruction]) -> list[Instruction]:
+    """The parameters of a computation, in their order."""
+    found = [one for one in inside.values() if one.kind == "parameter"]
+    return sorted(found, key=lambda one: int(one.rest.split(")")[0]))
 
 
 def _group_size(rest: str, devices: int) -> int:

@@ -103,6 +103,8 @@ def devices_of(topology: str) -> list[Any]:
         raise UserError(f"To compile for {topology} takes Google's compiler, which needs no TPU: pip install libtpu.")
     for name, value in NO_TPU.items():
         os.environ.setdefault(name, value)
+    # What is compiled for devices that are not here can be kept, but not read again.
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except (RuntimeError, ValueError) as error:
