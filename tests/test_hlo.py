@@ -125,6 +125,11 @@ def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
     assert Program(nested).moved() == Program(FUSED).moved()
 
 
+def test_a_slice_of_what_a_fusion_pads_moves_the_slice():
+    padded = FUSED.replace("bitcast(%p1)", "pad(%p1, %p2), padding=0_0x0_1x0_0")
+    assert Program(padded).moved() == Program(FUSED).moved()
+
+
 def test_parts_of_bytes_are_read():
     assert Program("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").moved() == 4
 

@@ -17,6 +17,8 @@ CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SLICES = ("dynamic-slice", "slice", "gather")
+# Of what is made of an array by these, a slice takes a slice of the array.
+AS_IT_IS = ("bitcast", "convert", "copy", "pad", "reshape", "transpose")
 # They move nothing, or what they call is looked into.
 FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all")
 
@@ -196,7 +198,7 @@ class Program:
         for one in users:
             if one.kind in SLICES and one.operands[0] == value.name:
                 read += one.in_memory
-            elif one.kind in ("bitcast", "copy"):
+            elif one.kind in AS_IT_IS:
                 read += self._used(one, inside)
             elif one.kind == "fusion" and one.called:  # fusions are nested
                 called = self.computations[one.called[0]]
