@@ -90,6 +90,7 @@ def jit_step(
         in_shardings=(places, shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=1,
+        compiler_options=sharding.compiler_options(mesh),
     )
 
 
