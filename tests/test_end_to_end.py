@@ -67,7 +67,7 @@ def test_several_evaluators_measure_a_model_at_once(trained, capsys):
         (["--evaluator=fewshot", "--evaluator.k=3"], "--evaluator.k: unknown key; it is one of --evaluator=knn"),
         (
             ["--evaluator=knn", "--evaluator.batch_size=3"],
-            "--evaluator.batch_size: unknown key; expected one of: cache_mb, k,",
+            "--evaluator.batch_size follows from --batch_size",
         ),
         (["--evaluator=knn", "--evaluator.k=many"], "--evaluator.k is 'many'; expected int"),
         (["--evaluator=imagenet"], "--evaluator lacks variant"),

@@ -110,24 +110,60 @@ def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twi
     assert Program(FUSED).moved() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
-def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
-    signature = "(a: f32[10,64,64], b: f32[10,64,64], c: s32[]) -> f32[10,64,64] {"
-    outer = f"""%outer {signature}
+def nested(root):
+    """The program whose fusion is within another one, which ends with `root`."""
+    outer = f"""%outer (a: f32[10,64,64], b: f32[10,64,64], c: s32[]) -> f32[10,64,64] {{
   %a = f32[10,64,64]{{2,1,0}} parameter(0)
   %b = f32[10,64,64]{{2,1,0}} parameter(1)
   %c = s32[] parameter(2)
   %inner = f32[10,64,64]{{2,1,0}} fusion(%a, %b, %c), kind=kLoop, calls=%fused
-  ROOT %same = f32[10,64,64]{{2,1,0}} bitcast(%inner)
+  ROOT %same = f32[10,64,64]{{2,1,0}} {root}
 }}
 
 """
-    nested = outer + FUSED.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer")
-    assert Program(nested).moved() == Program(FUSED).moved()
+    return Program(outer + FUSED.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer"))
+
+
+WHOLE, PART = 4 * 10 * 64 * 64, 4 * 64 * 64
+
+
+def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
+    assert nested("bitcast(%inner)").moved() == Program(FUSED).moved()
+
+
+def test_an_array_whose_update_is_used_whole_is_read_and_written_whole():
+    assert nested("negate(%inner)").moved() == 2 * WHOLE + PART + 4
+
+
+def test_one_of_several_outputs_may_be_updated_in_place():
+    several = FUSED.replace("ROOT %out", "%out").replace(
+        "%p2, %p2, %p2)", "%p2, %p2, %p2)\n  ROOT %all = (f32[10,64,64]{2,1,0}, s32[]) tuple(%out, %p2)"
+    )
+    text = several.replace(
+        "ROOT %done = f32[10,64,64]{2,1,0} fusion", "ROOT %done = (f32[10,64,64]{2,1,0}, s32[]) fusion"
+    )
+    assert Program(text).moved() == 2 * PART + 8
 
 
 def test_a_slice_of_what_a_fusion_pads_moves_the_slice():
     padded = FUSED.replace("bitcast(%p1)", "pad(%p1, %p2), padding=0_0x0_1x0_0")
     assert Program(padded).moved() == Program(FUSED).moved()
+
+
+def test_an_array_that_is_converted_is_not_updated_in_place():
+    half = FUSED.replace("%p0 = f32", "%p0 = bf16").replace("%x = f32", "%x = bf16")
+    half = half.replace("dynamic-update-slice(%p0", "dynamic-update-slice(%wide")
+    half = half.replace("  %flat", "  %wide = f32[10,64,64]{2,1,0} convert(%p0)\n  %flat")
+    assert Program(half).moved() == WHOLE / 2 + PART + 4 + WHOLE
+
+
+def test_a_slice_that_is_converted_is_read_in_its_own_dtype():
+    half = (
+        FUSED.replace("%p1 = f32", "%p1 = bf16")
+        .replace("%y = f32", "%y = bf16")
+        .replace("bitcast(%p1)", "convert(%p1)")
+    )
+    assert Program(half).moved() == PART / 2 + PART + 4
 
 
 def test_parts_of_bytes_are_read():

@@ -1,7 +1,10 @@
 import math
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
@@ -75,3 +78,13 @@ def test_a_rule_of_the_config_comes_first():
 def test_heads_that_tensor_parallelism_cannot_divide_are_told():
     with pytest.raises(UserError, match=r"mesh.tensor=4 cannot divide .*attn.*\(6, 64\).*heads"):
         sharding.tree_sharding(state("S/16"), mesh(data=2, tensor=4))
+
+
+@pytest.mark.parametrize(
+    ("platform", "axes", "gathers"),
+    [("tpu", {"data": 1, "fsdp": 2}, True), ("tpu", {"data": 2}, False), ("cpu", {"data": 1, "fsdp": 2}, False)],
+)
+def test_parameters_are_gathered_whole_on_tpus_that_divide_them(platform, axes, gathers):
+    devices = np.array([types.SimpleNamespace(platform=platform)] * 2)
+    mesh = mock.create_autospec(jax.sharding.Mesh, instance=True, devices=devices, shape=axes)
+    assert (sharding.compiler_options(mesh) is not None) == gathers

@@ -16,6 +16,7 @@ BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+INDEX = re.compile(r"\bindex=(\d+)")
 SLICES = ("dynamic-slice", "slice", "gather")
 # Of what is made of an array by these, a slice takes a slice of the array.
 AS_IT_IS = ("bitcast", "convert", "copy", "pad", "reshape", "transpose")
@@ -187,40 +188,77 @@ class Program:
             return 2.0 * sizes[1]
         if instruction.kind != "fusion" or not instruction.called:
             return math.fsum(sizes) + instruction.in_memory
-        inside = self.computations.get(instruction.called[0], {})
+        inside = self._inside(instruction)
         read = [min(size, self._used(one, inside)) for one, size in zip(_parameters(inside), sizes, strict=False)]
-        return math.fsum(read) + instruction.in_memory - self._left_alone(inside)
+        return (
+            math.fsum(read)
+            + instruction.in_memory
+            - math.fsum(self._left_alone(one, inside) for one in _outputs(inside))
+        )
 
-    def _used(self, value: Instruction, inside: dict[str, Instruction]) -> float:
-        """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing."""
+    def _used(self, value: Instruction, inside: dict[str, Instruction], in_place: bool = True) -> float:
+        """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing.
+
+        in_place: what the computation gives may be the memory of its input.
+        """
         users = [one for one in inside.values() if value.name in one.operands]
         read = 0.0
         for one in users:
-            if one.kind in SLICES and one.operands[0] == value.name:
+            first = one.operands[0] == value.name
+            same = in_place and _is_parameter(value, inside) and _is_output(one, inside)
+            if one.kind in SLICES and first:
                 read += one.in_memory
             elif one.kind in AS_IT_IS:
-                read += self._used(one, inside)
-            elif one.kind == "fusion" and one.called:  # fusions are nested
-                called = self.computations[one.called[0]]
+                read += self._used(one, inside, in_place) * (
+                    value.size / one.size if one.kind == "convert" and one.size else 1.0
+                )
+            elif one.kind == "dynamic-update-slice" and first and same:
+                pass
+            elif one.kind == "fusion" and (called := self._inside(one)):  # fusions are nested
                 places = [place for place, name in enumerate(one.operands) if name == value.name]
-                read += math.fsum(self._used(_parameters(called)[place], called) for place in places)
-            elif one.kind != "dynamic-update-slice" or one.operands[0] != value.name:
+                read += math.fsum(self._used(_parameters(called)[place], called, same) for place in places)
+            else:
                 return math.inf
         return read if users else math.inf
 
-    def _left_alone(self, inside: dict[str, Instruction]) -> float:
-        """How much of a fusion's outputs it does not write, as they are inputs of which it updates a part in place."""
-        rest = 0.0
-        roots = [one for one in inside.values() if one.is_root]
-        for name in (name for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))):
-            made = inside[name]
-            while made.kind == "bitcast":
-                made = inside[made.operands[0]]
-            if made.kind == "dynamic-update-slice":
-                rest += made.in_memory - inside[made.operands[1]].in_memory
-            elif made.kind == "fusion" and made.called:
-                rest += self._left_alone(self.computations[made.called[0]])
-        return rest
+    def _left_alone(self, made: Instruction, inside: dict[str, Instruction]) -> float:
+        """How much of an output of a fusion it does not write, as that is an input of which it updates a part in place."""
+        while made.kind == "bitcast":
+            made = inside[made.operands[0]]
+        index = None
+        if made.kind == "get-tuple-element" and (found := INDEX.search(made.rest)):
+            index, made = int(found[1]), inside[made.operands[0]]
+        if made.kind == "fusion":
+            called = self._inside(made)
+            outputs = _outputs(called) if index is None else _outputs(called)[index : index + 1]
+            return math.fsum(self._left_alone(one, called) for one in outputs)
+        if made.kind == "dynamic-update-slice" and _is_parameter(inside[made.operands[0]], inside):
+            return made.in_memory - inside[made.operands[1]].in_memory
+        return 0.0
+
+    def _inside(self, fusion: Instruction) -> dict[str, Instruction]:
+        """What a fusion computes; empty where that is not told."""
+        return self.computations.get(fusion.called[0], {}) if fusion.called else {}
+
+
+def _outputs(inside: dict[str, Instruction]) -> list[Instruction]:
+    """The root of a computation, or what its tuple is made of."""
+    roots = [one for one in inside.values() if one.is_root]
+    return [inside[name] for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))]
+
+
+def _is_parameter(value: Instruction, inside: dict[str, Instruction]) -> bool:
+    """Whether it is the very memory of an input."""
+    while value.kind == "bitcast":
+        value = inside[value.operands[0]]
+    return value.kind == "parameter"
+
+
+def _is_output(value: Instruction, inside: dict[str, Instruction]) -> bool:
+    """Whether it goes nowhere but out of the computation."""
+    users = [one for one in inside.values() if value.name in one.operands]
+    within = ("bitcast", "tuple", "get-tuple-element")
+    return all(one.kind in within and _is_output(one, inside) for one in users) and (value.is_root or bool(users))
 
 
 def _parameters(inside: dict[str, Instruction]) -> list[Instruction]:

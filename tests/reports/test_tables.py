@@ -99,7 +99,7 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
         assert word in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("flag", "expected"), [("--watch=7", 7.0), ("--watch", 30.0)])
+@pytest.mark.parametrize(("flag", "expected"), [("--watch=7", 7.0), ("--watch 7", 7.0), ("--watch", 30.0)])
 def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
     (tmp_path / "runs").mkdir()
     turns = []
@@ -111,7 +111,7 @@ def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeyp
         finished(tmp_path / "runs" / f"run{len(turns)}", 0.25, {"lr": len(turns)})
 
     monkeypatch.setattr("vit_jax.cli.report.time.sleep", sleep)
-    assert vit(["report", flag, str(tmp_path / "runs")]) == 130
+    assert vit(["report", *flag.split(), str(tmp_path / "runs")]) == 130
     assert [seconds for seconds, _ in turns] == [expected] * 3
     assert "No runs" in turns[0][1]
     assert [("run1" in out, "run2" in out) for _, out in turns] == [(False, False), (True, False), (True, True)]

@@ -152,6 +152,9 @@ def test_an_axis_that_nothing_is_divided_over_is_told():
         (3.2e-7, "s", "0.32 µs"),
         (0.0, "B", "0 B"),
         (999.96e6, "B", "1 GB"),
+        (1.5e15, "FLOP", "1.5 PFLOP"),
+        (1500.0, "s", "1,500 s"),
+        (float("nan"), "B", "unknown"),
         (999.0, "FLOP", "999 FLOP"),
     ],
 )

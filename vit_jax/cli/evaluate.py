@@ -10,8 +10,8 @@ from vit_jax import config as configs
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
 
-# Arguments of evaluators that flags of the command give.
-OF_FLAGS = {"source", "train", "preprocess", "batch_size"}
+# Arguments of evaluators that the command gives, and by which flag.
+GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
@@ -115,13 +115,13 @@ def target_of(name: str) -> Any:
 
 
 def check_keys(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> None:
-    """Raises UserError for an argument that none of the evaluators has, or that a flag of the command gives."""
-    known = {key for target in targets.values() for key in configs.parameters(target)} - OF_FLAGS
+    """Raises UserError for an argument that none of the evaluators has, or that the command gives."""
+    known = {key for target in targets.values() for key in configs.parameters(target)} - set(GIVEN)
     for key, _ in given:
+        if key in GIVEN:
+            raise UserError(f"--evaluator.{key} follows from {GIVEN[key]}; give that.")
         if key not in known:
-            having = [
-                name for name in evaluators() if key in configs.parameters(target_of(name)) and key not in OF_FLAGS
-            ]
+            having = [name for name in evaluators() if key in configs.parameters(target_of(name))]
             hint = f"; it is one of --evaluator={' or '.join(having)}" if having else configs.near(key, known)
             raise UserError(f"--evaluator.{key}: unknown key{hint}")
 

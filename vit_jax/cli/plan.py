@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -151,11 +152,17 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
     return "\n".join(lines)
 
 
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"))
+
+
 def scaled(value: float, unit: str) -> str:
     """A quantity in three digits, such as 2.6 GB or 17.9 ms."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m")):
+    if math.isnan(value):
+        return "unknown"
+    for factor, prefix in PREFIXES[-2 if unit == "s" else 0 :]:
         if value >= 0.9995 * factor:  # which would be rounded to 1000 of the unit below
-            return f"{value / factor:.3g} {prefix}{unit}"
+            number = value / factor
+            return f"{number:,.0f} {prefix}{unit}" if number > 999 else f"{number:.3g} {prefix}{unit}"
     return f"{value * 1e6:.3g} µ{unit}" if value else f"0 {unit}"
 
 

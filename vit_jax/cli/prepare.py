@@ -18,13 +18,16 @@ NAMED = 10  # so many unreadable images are printed
 
 def main(argv: Sequence[str]) -> int:
     """Writes a data set of TFDS as array_record into a new folder of DIR, and prints how to read it."""
+    from vit_jax.data.tfds import DATA_DIR
+
     flags = make_parser().parse(argv)
     kind, _, place = flags.data.partition(":")
+    if kind == "tfds":
+        flags.data_dir = flags.data_dir or os.environ.get(DATA_DIR) or None
     check(flags, kind, place)
 
     from vit_jax.data.prepare import UNREADABLE, Bound, write
     from vit_jax.data.prepare_plans import folder_plan, tfds_plan
-    from vit_jax.data.tfds import DATA_DIR
 
     bound = Bound(flags.min_side) if flags.quality is None else Bound(flags.min_side, flags.quality)
     splits = flags.split.split(",") if flags.split else None
@@ -47,14 +50,12 @@ def main(argv: Sequence[str]) -> int:
     size = sum(split.num_bytes for split in plan.info.splits)
     print(f"wrote {target}: {written} examples, {size / 1e6:,.1f} MB")
     if kind == "tfds":
-        print(f"read it with {DATA_DIR}={shlex.quote(os.path.abspath(data_dir))}")
+        print(f"read it with {DATA_DIR}={shlex.quote(os.path.abspath(data_dir))}, or as data_dir of each source")
         return 0
     source = {"type": "tfds.Tfds", "name": str(plan.place.parent), "data_dir": os.path.abspath(data_dir)}
     names = [split.name for split in plan.info.splits]
     tests = source | {"split": next((name for name in ("test", "val", "validation") if name in names), names[-1])}
-    print(
-        f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}", or another name of an evaluator'
-    )
+    print(f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}" (test: your evaluator)')
     return 0
 
 
@@ -69,7 +70,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write: DIR/NAME/VERSION, a new folder")
     parser.add_argument("--name", help="the name of a folder's data set; default: that of the folder")
-    parser.add_argument("--data_dir", metavar="DIR", help="where TFDS keeps tfds:NAME; default: its own default")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="where TFDS keeps tfds:NAME; default: TFDS_DATA_DIR, or its own"
+    )
     parser.add_argument("--split", metavar="NAMES", help="some of the splits, such as train,val; default: all")
     parser.add_argument(
         "--min_side",

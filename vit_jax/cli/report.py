@@ -1,6 +1,7 @@
 """What runs have reached: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
-EVERY = 30  # seconds between reports of --watch
+EVERY = 30.0  # seconds between reports of --watch
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,10 +25,14 @@ def main(argv: Sequence[str]) -> int:
         "--out", metavar="DIR", help="where the files go; default: the first DIR, where it is not on a store"
     )
     parser.add_argument(
-        "--watch", type=float, metavar="SECONDS", help=f"again and again; --watch alone every {EVERY} s"
+        "--watch",
+        nargs="?",
+        type=float,
+        const=EVERY,
+        metavar="SECONDS",
+        help=f"again and again, by default every {EVERY:g} s",
     )
-    # By itself it would take the DIR after it for its seconds.
-    flags = parser.parse([f"--watch={EVERY}" if word == "--watch" else word for word in argv])
+    flags = parser.parse(watched(argv))
     if flags.watch is not None and not 0 < flags.watch < float("inf"):
         raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
 
@@ -60,6 +65,15 @@ def main(argv: Sequence[str]) -> int:
         if flags.watch is None:
             return 0
         time.sleep(flags.watch)
+
+
+def watched(argv: Sequence[str]) -> list[str]:
+    """The same words, but that a --watch does not take the DIR after it for its seconds."""
+    number = re.compile(r"-?\d*\.?\d+$")
+    alone = [
+        word == "--watch" and not number.match(after) for word, after in zip(argv, [*argv[1:], "DIR"], strict=False)
+    ]
+    return [f"{word}={EVERY:g}" if bare else word for word, bare in zip(argv, alone, strict=True)]
 
 
 def write(report: Any, out: Path, refresh: float | None) -> list[Path]:

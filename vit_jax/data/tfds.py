@@ -37,7 +37,7 @@ class Tfds(Encoded):
         label_key: str = "label",
         channels: int = 3,
     ):
-        data_dir = data_dir or os.environ.get(DATA_DIR)
+        data_dir = data_dir or os.environ.get(DATA_DIR) or None
         if data_dir is None or not stores.is_remote(data_dir):
             self._open(name, split, data_dir, None, image_key, label_key)
         else:
@@ -144,7 +144,8 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
     place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     return (
         "write it so, which needs no TensorFlow: python -m vit_jax prepare "
-        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with {DATA_DIR}={shlex.quote(new)}"
+        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with data_dir={new!r}, "
+        f"or with {DATA_DIR}={shlex.quote(new)} and no data_dir"
     )
 
 
@@ -170,7 +171,8 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
         raise UserError(f"Found {name!r}, which is no name of a TFDS data set ({error}): check the name.") from None
     if not builder.is_prepared():
         raise UserError(
-            f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by {DATA_DIR}=DIR, or "
+            f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by data_dir or by "
+            f"{DATA_DIR}, or "
             f"{_how_to_prepare(name, data_dir)}"
         )
     return builder

@@ -49,7 +49,8 @@ class Job:
     def extras(self) -> list[str]:
         """What of pyproject.toml is installed on the workers."""
         stores = {"gcs": "gs://", "s3": "s3://"}
-        return ["tpu", *(extra for extra, scheme in stores.items() if any(scheme in word for word in self.command))]
+        words = [*self.command, *(os.environ.get(name, "") for name in self.variables)]
+        return ["tpu", *(extra for extra, scheme in stores.items() if any(scheme in word for word in words))]
 
 
 def launch(tpu: Slice, job: Job) -> int:

@@ -30,11 +30,11 @@ def draw_groups(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path)
                 "label": name if name in colors else None,
                 "linewidth": 1.5 if name in colors else 0.7,
             }
-            if len(steps) == 1:  # measured once, which makes no line
-                axis.errorbar(steps, mean, spread, marker="o", capsize=3, **style)
-                continue
-            axis.plot(steps, mean, **style)
-            if name in colors:
+            once = len(steps) == 1  # which makes no line
+            axis.plot(steps, mean, marker="o" if once else None, **style)
+            if once and name in colors:
+                axis.errorbar(steps, mean, spread, fmt="none", ecolor=color, capsize=3)
+            elif name in colors:
                 axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
         axis.set(title=metric, xlabel="step")
         axis.grid(alpha=0.3)

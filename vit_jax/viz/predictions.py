@@ -34,7 +34,7 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, 
     axis.set_axis_off()
     for number, item in enumerate(predictions):
         row, column = divmod(number, columns)
-        image = item.image[..., 0] if item.image.shape[2] == 1 else item.image[..., :3]
+        image = item.image[..., 0] if item.image.shape[2] < 3 else item.image[..., :3]
         tall, wide = (SIDE * size / max(image.shape[:2]) for size in image.shape[:2])
         middle, bottom = CELL[0] * (column + 0.5), CELL[1] * (rows - 1 - row) + 0.05
         extent = (middle - wide / 2, middle + wide / 2, bottom, bottom + tall)
@@ -47,4 +47,4 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, 
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+    return name if len(name) <= 14 else name[:13] + "…"
