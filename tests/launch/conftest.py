@@ -99,6 +99,13 @@ class Cloud:
     def home_of(self, worker):
         return self.root / "workers.d" / f"pod-{worker}"
 
+    def session_of(self, worker):
+        """The process group of its run, once that is written."""
+        path = self.home_of(worker) / "vit_jax_launch" / "pid"
+        while not (path.exists() and path.read_text().endswith("\n")):
+            time.sleep(0.02)
+        return int(path.read_text())
+
     def when(self, step, act, release=True):
         """Acts once worker 0 has made so many steps, at most four; the run waits at the fourth until then, or on."""
         hold = self.bucket / "hold"

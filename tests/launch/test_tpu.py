@@ -133,7 +133,7 @@ def test_lines_that_gcloud_repeats_after_connecting_again_are_printed_once():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
 def test_a_run_that_its_machine_ended_is_started_again(cloud, capfd, number):
     # A run that saved upon SIGTERM ends with 0, but has not finished.
-    cloud.when(3, lambda: os.killpg(int((cloud.home_of(0) / "vit_jax_launch" / "pid").read_text()), number))
+    cloud.when(3, lambda: os.killpg(cloud.session_of(0), number))
     assert cloud.launch() == 0
     assert "the run on pod is lost; taking it up again" in capfd.readouterr().err
     assert (cloud.bucket / "pod-0" / "step").read_text() == "8"
@@ -142,7 +142,7 @@ def test_a_run_that_its_machine_ended_is_started_again(cloud, capfd, number):
 
 def test_a_worker_that_fails_since_another_was_lost_does_not_fail_the_run(cloud, capfd):
     def lose():
-        sessions = [int((cloud.home_of(n) / "vit_jax_launch" / "pid").read_text()) for n in range(2)]
+        sessions = [cloud.session_of(n) for n in range(2)]
         os.killpg(sessions[1], signal.SIGKILL)
         for process in psutil.Process(sessions[0]).children():
             process.kill()

@@ -179,14 +179,16 @@ def outcome(tpu: Slice, found: list[tuple[str, str, str]], workers: int) -> int 
         raise Gone(f"the run on {tpu.name} is lost")
     failed = {host: int(state) for host, _, state in found if state not in ("running", "0")}
     if failed:
-        for host, code in failed.items():
-            say(f"{host} ended with exit code {code}")
         if "running" in states:  # the others wait for it in vain
             ask(tpu, tpu.ssh(session.stop()))
-        print(ask(tpu, tpu.ssh(session.last_lines(LOG_LINES))), end="", file=sys.stderr, flush=True)
         time.sleep(POLL)
-        if (look(tpu, tries=PATIENCE) or {}).get("state") != "READY":  # it failed since machines were taken away
-            raise Gone(f"{tpu.name} is lost")
+        # It may have failed since machines were taken away, which shows later.
+        later = [state for *_, state in session.told(ask(tpu, tpu.ssh(session.tell())))]
+        if "lost" in later or (look(tpu, tries=PATIENCE) or {}).get("state") != "READY":
+            raise Gone(f"the run on {tpu.name} is lost")
+        for host, code in failed.items():
+            say(f"{host} ended with exit code {code}")
+        print(ask(tpu, tpu.ssh(session.last_lines(LOG_LINES))), end="", file=sys.stderr, flush=True)
         return max(failed.values())
     return None if "running" in states else 0
 
