@@ -110,7 +110,7 @@ def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twi
     assert Program(FUSED).moved() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
-def nested(root):
+def nested(root, text=FUSED):
     """The program whose fusion is within another one, which ends with `root`."""
     outer = f"""%outer (a: f32[10,64,64], b: f32[10,64,64], c: s32[]) -> f32[10,64,64] {{
   %a = f32[10,64,64]{{2,1,0}} parameter(0)
@@ -121,7 +121,7 @@ def nested(root):
 }}
 
 """
-    return Program(outer + FUSED.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer"))
+    return Program(outer + text.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer"))
 
 
 WHOLE, PART = 4 * 10 * 64 * 64, 4 * 64 * 64
@@ -135,14 +135,20 @@ def test_an_array_whose_update_is_used_whole_is_read_and_written_whole():
     assert nested("negate(%inner)").moved() == 2 * WHOLE + PART + 4
 
 
+SEVERAL = FUSED.replace("ROOT %out", "%out").replace(
+    "%p2, %p2, %p2)", "%p2, %p2, %p2)\n  ROOT %all = (f32[10,64,64]{2,1,0}, s32[]) tuple(%out, %p2)"
+)
+
+
 def test_one_of_several_outputs_may_be_updated_in_place():
-    several = FUSED.replace("ROOT %out", "%out").replace(
-        "%p2, %p2, %p2)", "%p2, %p2, %p2)\n  ROOT %all = (f32[10,64,64]{2,1,0}, s32[]) tuple(%out, %p2)"
-    )
-    text = several.replace(
+    text = SEVERAL.replace(
         "ROOT %done = f32[10,64,64]{2,1,0} fusion", "ROOT %done = (f32[10,64,64]{2,1,0}, s32[]) fusion"
     )
     assert Program(text).moved() == 2 * PART + 8
+
+
+def test_one_of_several_outputs_of_a_fusion_within_a_fusion_may_be_updated_in_place():
+    assert nested("get-tuple-element(%inner), index=0", SEVERAL).moved() == Program(FUSED).moved()
 
 
 def test_a_slice_of_what_a_fusion_pads_moves_the_slice():

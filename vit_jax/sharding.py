@@ -80,7 +80,8 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     """What the compiler is asked for besides, on a mesh.
 
     On TPUs that divide parameters: to gather each of them whole. By itself it multiplies the activations with one part after
-    another, which hides the exchange but reads them as often as there are parts: 2.7 times the bytes for L/16 on 8 chips.
+    another, which hides the exchange but reads them as often as there are parts: 2.7 times the bytes in six blocks of L/16 on
+    8 chips.
     """
     if mesh.devices.flat[0].platform != "tpu" or mesh.shape.get("fsdp", 1) == 1:
         return None

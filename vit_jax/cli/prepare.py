@@ -18,12 +18,12 @@ NAMED = 10  # so many unreadable images are printed
 
 def main(argv: Sequence[str]) -> int:
     """Writes a data set of TFDS as array_record into a new folder of DIR, and prints how to read it."""
-    from vit_jax.data.tfds import DATA_DIR
+    from vit_jax.data.tfds import DATA_DIR, default_dir
 
     flags = make_parser().parse(argv)
     kind, _, place = flags.data.partition(":")
     if kind == "tfds":
-        flags.data_dir = flags.data_dir or os.environ.get(DATA_DIR) or None
+        flags.data_dir = flags.data_dir or default_dir()
     check(flags, kind, place)
 
     from vit_jax.data.prepare import UNREADABLE, Bound, write

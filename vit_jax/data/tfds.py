@@ -37,7 +37,7 @@ class Tfds(Encoded):
         label_key: str = "label",
         channels: int = 3,
     ):
-        data_dir = data_dir or os.environ.get(DATA_DIR) or None
+        data_dir = data_dir or default_dir()
         if data_dir is None or not stores.is_remote(data_dir):
             self._open(name, split, data_dir, None, image_key, label_key)
         else:
@@ -112,6 +112,11 @@ class Tfds(Encoded):
         return {self._image_key: images[0]}
 
 
+def default_dir() -> str | None:
+    """Where data sets lie unless a data_dir says otherwise; None for TFDS's own default."""
+    return os.environ.get(DATA_DIR) or None
+
+
 @functools.cache
 def _example_type() -> Any:
     """tf.train.Example, which cannot be sent to another process and so is no part of a source."""
@@ -172,8 +177,7 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
     if not builder.is_prepared():
         raise UserError(
             f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by data_dir or by "
-            f"{DATA_DIR}, or "
-            f"{_how_to_prepare(name, data_dir)}"
+            f"{DATA_DIR}, or {_how_to_prepare(name, data_dir)}"
         )
     return builder
 
