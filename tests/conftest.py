@@ -16,8 +16,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from vit_jax import config_file, main
+from vit_jax import main
 from vit_jax.checkpoint import saver
+from vit_jax.config import load as config_file
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Ctrl-C is tested too, also where the suite runs in the background of a shell, whose children ignore it.

@@ -9,46 +9,30 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {
-        "types",
-        "trees",
-        "sharding",
-        "config",
-        "config_file",
-        "cpu",
-        "kinds",
-        "processes",
-        "compilation",
-        "chips",
-        "flops",
-        "hlo",
-        "stores",
-    },
-    {"layers", "losses", "mixing"},
-    {"models", "data", "optim", "grads", "checkpoint"},
+    {"types", "trees", "sharding", "config", "xla_env", "distributed", "compilation", "chips", "flops", "stores"},
+    {"layers"},
+    {"models", "data", "optim", "grads", "pretrained"},
+    {"checkpoint"},
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"bench", "sweeps", "launch", "reports"},
+    {"perf", "runs"},
     {"cli"},
     {"main", "__main__"},
 ]
 # Inside the ground floor: who may know whom.
 GROUND = {
-    "cpu": set(),
+    "xla_env": set(),
     "types": set(),
     "trees": set(),
     "sharding": {"types", "trees"},
-    "kinds": {"types"},
-    "processes": {"types"},
+    "distributed": {"types"},
     "compilation": set(),
     "chips": set(),
     "flops": set(),
-    "hlo": set(),
     "stores": {"types"},
-    "config": {"types", "kinds"},
+    "config": {"types"},
 }
-GROUND["config_file"] = {"types", "kinds", "config"}
 HOMES = {
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
@@ -59,19 +43,19 @@ HOMES = {
     "orbax": {"checkpoint"},
     "etils": {"checkpoint"},
     "fsspec": {"stores"},
-    "safetensors": {"checkpoint"},
-    "huggingface_hub": {"checkpoint"},
-    "torch": {"checkpoint", "cli", "bench"},  # to read .pth; the check of convert; a peer in speed
-    "timm": {"cli", "bench"},
+    "safetensors": {"pretrained"},
+    "huggingface_hub": {"pretrained"},
+    "torch": {"pretrained", "cli", "perf"},  # to read .pth; the check of convert; a peer in speed
+    "timm": {"cli", "perf"},
     "transformers": {"cli"},
-    "ray": {"sweeps"},
+    "ray": {"runs"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},
-    "optuna": {"sweeps"},
+    "optuna": {"runs"},
     "wandb": {"train"},
-    "rich": {"cli", "sweeps", "reports"},
-    "scipy": {"data", "reports"},
-    "ml_collections": {"config", "config_file", "train"},
+    "rich": {"cli", "runs"},
+    "scipy": {"data", "evals", "runs"},
+    "ml_collections": {"config", "train"},
 }
 
 

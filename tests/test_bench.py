@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import ROOT, TINY_FLAGS, environment
 from vit_jax.__main__ import main as vit
-from vit_jax.bench.peer import Peer
-from vit_jax.bench.turns import in_turns, ratio
+from vit_jax.perf.peer import Peer
+from vit_jax.perf.turns import in_turns, ratio
 from vit_jax.types import UserError
 
 SHORT = ["--steps=2", "--rounds=2", "--json"]
@@ -111,8 +111,8 @@ def test_timm_has_the_parameters_of_our_network(pool):
     import jax
 
     from tests import peers  # noqa: F401
-    from vit_jax.bench.timm_peer import make_model
     from vit_jax.models.vit import ViT
+    from vit_jax.perf.timm_peer import make_model
 
     fields = {"width": 16, "depth": 2, "mlp_dim": 40, "num_heads": 2, "patch_size": 4, "pool": pool}
     model = ViT(num_classes=5, **fields)

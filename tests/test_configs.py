@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from vit_jax import config_file
+from vit_jax.config import load as config_file
 from vit_jax.train import loop, run
 from vit_jax.types import UserError
 

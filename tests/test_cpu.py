@@ -1,6 +1,6 @@
 import pytest
 
-from vit_jax import cpu
+from vit_jax import xla_env as cpu
 
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 

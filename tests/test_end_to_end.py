@@ -13,9 +13,9 @@ from PIL import Image
 from tests.conftest import ROOT, TINY_FLAGS, environment, rows, run
 from vit_jax import inference
 from vit_jax.__main__ import main as vit
-from vit_jax.data.digits import Digits
 from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
+from vit_jax.data.sources.digits import Digits
 from vit_jax.train.loop import fit
 from vit_jax.types import UserError
 
@@ -176,7 +176,7 @@ def test_readme_commands_are_real(tmp_path):
     ]
     assert len(commands) >= 4
     from vit_jax.cli.command import parse_run
-    from vit_jax.config_file import load
+    from vit_jax.config.load import load
 
     for command in commands:
         words = shlex.split(command)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.hlo import Program, size_of
+from vit_jax.perf.hlo import Program, size_of
 
 TEXT = """HloModule m
 

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from tests import peers
-from vit_jax import losses
-from vit_jax.losses import LOSSES, bce, class_targets, kl_divergence, sigmoid_xent, softmax_xent
+from vit_jax.tasks import losses
+from vit_jax.tasks.losses import LOSSES, bce, class_targets, kl_divergence, sigmoid_xent, softmax_xent
 
 torch = peers.torch
 LOGITS = jax.random.normal(jax.random.key(0), (7, 5)) * 3

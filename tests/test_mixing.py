@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import peers
-from vit_jax.mixing import CutMix, Mix, Mixup, MixupOrCutMix, boxes, mixed
+from vit_jax.tasks.mixing import CutMix, Mix, Mixup, MixupOrCutMix, boxes, mixed
 from vit_jax.types import UserError
 
 torch = peers.torch

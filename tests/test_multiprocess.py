@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_FLAGS, checkpoint, environment, losses, rows, run
-from vit_jax.processes import OWN
+from vit_jax.distributed import OWN
 
 pytestmark = pytest.mark.xdist_group("multiprocess")  # so that the run of one process is made once
 STEPS = ("--config.steps=20", "--config.checkpoint.every=10", "--config.checkpoint.keep=2")

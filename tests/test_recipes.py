@@ -8,9 +8,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.test_configs import ARGUMENTS
-from vit_jax import config as configs
-from vit_jax import config_file, inference
-from vit_jax.data.preprocess import parse
+from vit_jax import inference
+from vit_jax.config import factory as configs
+from vit_jax.config import load as config_file
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.train import loop, origin, run
 from vit_jax.types import UserError
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.peers import timm
-from vit_jax import config, inference, trees
+from vit_jax import inference, trees
 from vit_jax.__main__ import main as vit
 from vit_jax.checkpoint import workdir
-from vit_jax.checkpoint.published import hub
+from vit_jax.config import factory as config
+from vit_jax.pretrained import hub
 from vit_jax.types import UserError
 
 SPEC = {"type": "vit.ViT", "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4, "mlp": "gelu"}

@@ -336,7 +336,7 @@ def test_a_table_on_a_store(server, place, tmp_path):
 
 def test_tfds_on_a_store_is_copied_split_by_split(server, place, tmp_path):
     from tests.data.test_tfds import pixels, write_dataset
-    from vit_jax.data.tfds import Tfds
+    from vit_jax.data.sources.tfds import Tfds
 
     write_dataset(tmp_path)
     put_folder(server, tmp_path)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from vit_jax import cli
 from vit_jax.cli import command
-from vit_jax.config import near
-from vit_jax.cpu import restart_tuned
+from vit_jax.config.factory import near
 from vit_jax.types import UserError
+from vit_jax.xla_env import restart_tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:

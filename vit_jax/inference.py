@@ -14,22 +14,21 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 from PIL import Image
 
-from vit_jax import config as configs
 from vit_jax import sharding, stores, trees
 from vit_jax.checkpoint import remote, saver, workdir
-from vit_jax.checkpoint.adapt import Method
-from vit_jax.checkpoint.merge import is_untrained_head
-from vit_jax.checkpoint.published.pretrained import Pretrained
-from vit_jax.checkpoint.published.reference import is_published
-from vit_jax.checkpoint.published.reference import read as read_published
+from vit_jax.checkpoint.transfer.merge import is_untrained_head
+from vit_jax.config import factory as configs
+from vit_jax.config.kinds import fits, hint_name
 from vit_jax.data.decode import decode, from_picture
-from vit_jax.data.preprocess import parse
 from vit_jax.data.source import UnreadableImage
-from vit_jax.kinds import fits, hint_name
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
+from vit_jax.pretrained.pretrained import Pretrained
+from vit_jax.pretrained.reference import is_published
+from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.task import Task
-from vit_jax.types import Params, UserError
+from vit_jax.types import Params, ResizeMethod, UserError
 
 Outputs = dict[str, np.ndarray]
 Predict = Callable[[Params, dict[str, np.ndarray]], Outputs]
@@ -85,7 +84,7 @@ class Loaded:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     names_known: bool = True
-    posemb: Method = "bilinear"
+    posemb: ResizeMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -213,7 +212,7 @@ def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
     params = _restore(path, step, raw, task, image_shape)
     # A run that began from others' weights keeps how they are resized.
     began = data.get("init")
-    posemb: Method = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
+    posemb: ResizeMethod = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
     known = bool(data.get("names_known", True))
     return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
 

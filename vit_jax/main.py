@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax.cli import command
-from vit_jax.cpu import restart_tuned
+from vit_jax.xla_env import restart_tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str]) -> int:
     """See main."""
     config_argument, workdir, overrides = command.parse_run(argv, __doc__)
-    from vit_jax import compilation, processes
+    from vit_jax import compilation
+    from vit_jax import distributed as processes
 
     processes.join()
     compilation.use_cache()
-    from vit_jax.config_file import load
+    from vit_jax.config.load import load
     from vit_jax.train.loop import fit
     from vit_jax.train.metrics import NonFiniteLossError
 

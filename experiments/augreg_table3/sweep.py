@@ -1,6 +1,6 @@
 """AugReg's table 3: 9 models trained on ImageNet-1k, and 9 fine-tuned from the published weights of ImageNet-21k."""
 
-from vit_jax.sweeps.space import Sweep, chain, product
+from vit_jax.runs.sweeps.space import Sweep, chain, product
 
 TRAINED = product(
     {

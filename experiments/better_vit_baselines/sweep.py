@@ -1,6 +1,6 @@
 """ViT-S/16 on ImageNet-1k for 90, 150 and 300 epochs."""
 
-from vit_jax.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product
 
 
 def get_sweep(arg: str = "") -> Sweep:

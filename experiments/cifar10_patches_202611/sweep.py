@@ -1,6 +1,6 @@
 """Position embedding, pooling, patch size and overlap on CIFAR-10, one at a time: 8 networks, 3 seeds."""
 
-from vit_jax.sweeps.space import Sweep, product, seeds
+from vit_jax.runs.sweeps.space import Sweep, product, seeds
 
 # A network of 0.14 M parameters and one epoch: a run that two cores pay for in a little more than a minute.
 NETWORK = {"model.width": 64, "model.depth": 4, "model.mlp_dim": 128}

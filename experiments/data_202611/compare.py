@@ -25,8 +25,8 @@ COPIES = 16
 
 def ours(images, cores, workers):
     """Endless batches of this repository, nothing kept in memory; with `workers` from processes instead of threads."""
-    from vit_jax.data.folder import Folder
     from vit_jax.data.pipeline import TrainData
+    from vit_jax.data.sources.folder import Folder
 
     folder = tempfile.TemporaryDirectory()
     for number, path in enumerate(sorted(Path(images).glob("*.[jJ]*"))):

@@ -1,6 +1,6 @@
 """DeiT's three sizes: alone, and distilled for 300 and for 1000 epochs."""
 
-from vit_jax.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product
 
 VARIANTS = ["Ti/16", "S/16", "B/16"]
 # The ViT among the paper's teachers (table 2).

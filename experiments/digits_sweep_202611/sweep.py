@@ -1,6 +1,6 @@
 """Learning rate x width x 2 seeds on the digits."""
 
-from vit_jax.sweeps.space import Sweep, product, seeds
+from vit_jax.runs.sweeps.space import Sweep, product, seeds
 
 
 def get_sweep() -> Sweep:

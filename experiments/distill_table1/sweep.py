@@ -1,6 +1,6 @@
 """A patient student, ViT-S/16, of a consistent teacher: for 300, 1200, 4800 and 9600 epochs of ImageNet-1k."""
 
-from vit_jax.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product
 
 # The paper's, a BiT-ResNet-152x2, does not load here.
 TEACHER = "hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k"

@@ -1,6 +1,6 @@
 """ViTs and Mixers on ImageNet-1k without strong augmentation: by AdamW, SAM and GSAM."""
 
-from vit_jax.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product
 
 
 def get_sweep(arg: str = "") -> Sweep:

@@ -1,6 +1,6 @@
 """MLP-Mixers at 224 px: two trained on ImageNet-1k, and two fine-tuned from the published weights of ImageNet-21k."""
 
-from vit_jax.sweeps.space import Sweep, chain, product
+from vit_jax.runs.sweeps.space import Sweep, chain, product
 
 TRAINED = product({"config": [f"configs/mixer.py:data=i1k,variant={variant}" for variant in ("B/16", "L/16")]})
 TUNED = product(

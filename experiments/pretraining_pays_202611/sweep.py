@@ -1,6 +1,6 @@
 """Three classes of CIFAR-10, 50 images each, from scratch and after pretraining on the other seven; three draws of them."""
 
-from vit_jax.sweeps.space import Sweep, chain, product, zipped
+from vit_jax.runs.sweeps.space import Sweep, chain, product, zipped
 
 LENGTH = {"steps": 200, "batch_size": 50, "optim.schedule.warmup_steps": 20}
 SCRATCH = product({"optim.lr": [1e-3, 3e-3]})

@@ -1,6 +1,6 @@
 """The digits and CIFAR-10 configs from scratch: three seeds of the one, the seed of the other that was measured."""
 
-from vit_jax.sweeps.space import Sweep, seeds
+from vit_jax.runs.sweeps.space import Sweep, seeds
 
 
 def get_sweep(arg: str = "") -> Sweep:

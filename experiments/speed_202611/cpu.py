@@ -33,7 +33,7 @@ def make(
     dtype: str,
     **_: Any,
 ) -> Callable[[int], None]:
-    """big_vision as a peer (see vit_jax/bench/peer.py): the lines of update_fn, which stands inside its main.
+    """big_vision as a peer (see vit_jax/perf/peer.py): the lines of update_fn, which stands inside its main.
 
     Its model is that of its config in the sizes of ours. Images are floats on the device, normalised already, and labels
     one-hot, as its input pipeline gives them.

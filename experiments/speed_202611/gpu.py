@@ -28,15 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import jax
 
 from vit_jax import sharding
-from vit_jax.bench import step as steps
-from vit_jax.bench.peer import Peer
-from vit_jax.bench.turns import in_turns, ratio
 from vit_jax.grads.gradient import Plain
 from vit_jax.models.sizes import parse_variant
 from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.rules import adam
 from vit_jax.optim.schedules import cosine
+from vit_jax.perf import step as steps
+from vit_jax.perf.peer import Peer
+from vit_jax.perf.turns import in_turns, ratio
 from vit_jax.tasks.classify import Classify
 from vit_jax.train.cost import model_flops
 from vit_jax.train.state import initial_state

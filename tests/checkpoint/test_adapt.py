@@ -3,7 +3,7 @@ import pytest
 import scipy.ndimage
 
 from tests.peers import timm, torch
-from vit_jax.checkpoint.adapt import adapt_channels, resize_matrix, resize_patch_embed, resize_posemb
+from vit_jax.checkpoint.transfer.patches import adapt_channels, resize_matrix, resize_patch_embed, resize_posemb
 from vit_jax.types import UserError
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.hub_server import serving
 from tests.peers import torch
 from vit_jax.__main__ import main as vit
-from vit_jax.checkpoint.published.files import read_arrays
+from vit_jax.pretrained.files import read_arrays
 from vit_jax.types import UserError
 
 

@@ -6,10 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vit_jax import config, trees
-from vit_jax.checkpoint.published import google
-from vit_jax.checkpoint.published.files import read_arrays
-from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax import trees
+from vit_jax.config import factory as config
+from vit_jax.pretrained import google
+from vit_jax.pretrained.files import read_arrays
+from vit_jax.pretrained.preprocessing import Preprocessing
 from vit_jax.types import UserError
 
 HALF = (0.5, 0.5, 0.5)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.checkpoint.test_google import GAP, MAP, MIXER, STEM, VIT, logits, random_images, random_params, written
 from tests.peers import timm, torch
-from vit_jax.checkpoint.published import google
+from vit_jax.pretrained import google
 
 TIMM = {
     "img_size": 32,

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from tests.hub_server import serving
-from vit_jax.checkpoint.published import hub, names, reference
+from vit_jax.pretrained import hub, names, reference
 from vit_jax.types import UserError
 
 

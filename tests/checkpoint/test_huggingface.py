@@ -10,11 +10,11 @@ from flax.traverse_util import unflatten_dict
 from PIL import Image
 
 from tests.peers import torch, transformers
-from vit_jax import config as configs
 from vit_jax import trees
-from vit_jax.checkpoint.published import huggingface
-from vit_jax.checkpoint.published.preprocessing import Preprocessing
-from vit_jax.data.preprocess import parse
+from vit_jax.config import factory as configs
+from vit_jax.data.transforms.preprocess import parse
+from vit_jax.pretrained import huggingface
+from vit_jax.pretrained.preprocessing import Preprocessing
 from vit_jax.types import UserError
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 77}

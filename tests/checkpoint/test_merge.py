@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vit_jax.checkpoint.adapt import adapt_channels, resize_patch_embed, resize_posemb
-from vit_jax.checkpoint.merge import Entry, is_untrained_head, merge, report_lines, report_text
+from vit_jax.checkpoint.transfer.merge import Entry, is_untrained_head, merge, report_lines, report_text
+from vit_jax.checkpoint.transfer.patches import adapt_channels, resize_patch_embed, resize_posemb
 from vit_jax.layers.posemb import sincos2d
 from vit_jax.types import UserError
 

@@ -1,5 +1,5 @@
 from tests.peers import timm
-from vit_jax.checkpoint.published import names
+from vit_jax.pretrained import names
 
 
 def test_names_of_the_original_resolve_to_the_hub_and_the_bucket():

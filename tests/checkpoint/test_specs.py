@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 
-from vit_jax.checkpoint.published import specs
 from vit_jax.models.mixer import Mixer
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.vit import ViT
+from vit_jax.pretrained import specs
 
 
 @pytest.mark.parametrize("kind", [ViT, Mixer, ResNet])

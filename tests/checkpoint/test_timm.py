@@ -11,10 +11,10 @@ import safetensors.torch
 from flax.traverse_util import unflatten_dict
 
 from tests.peers import timm, torch
-from vit_jax import config as configs
 from vit_jax import trees
-from vit_jax.checkpoint.published import timm as theirs
-from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.config import factory as configs
+from vit_jax.pretrained import timm as theirs
+from vit_jax.pretrained.preprocessing import Preprocessing
 from vit_jax.types import UserError
 
 TINY = {"embed_dim": 96, "depth": 1, "num_heads": 3, "img_size": (64, 96), "num_classes": 10}

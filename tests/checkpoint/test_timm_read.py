@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.peers import timm, torch
-from vit_jax.checkpoint.published import timm as theirs
-from vit_jax.checkpoint.published.preprocessing import Preprocessing
+from vit_jax.pretrained import timm as theirs
+from vit_jax.pretrained.preprocessing import Preprocessing
 from vit_jax.types import UserError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import augment, levels, pixels, policies, subpolicies
-from vit_jax.data.preprocess import parse
+from vit_jax.data.transforms import augment, levels, pixels, policies, subpolicies
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
 
 

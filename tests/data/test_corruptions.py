@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import weather
-from vit_jax.data.blurs import copied_from
-from vit_jax.data.corruptions import KINDS, SEVERITIES, corrupt
+from vit_jax.evals.corruptions import weather
+from vit_jax.evals.corruptions.blurs import copied_from
+from vit_jax.evals.corruptions.kinds import KINDS, SEVERITIES, corrupt
 from vit_jax.types import UserError
 
 SHAPES = [(224, 224, 3), (32, 32, 3), (8, 8, 1), (70, 90, 1), (3, 5, 3), (1, 1, 1)]

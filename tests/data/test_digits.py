@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from vit_jax.data.digits import Digits
+from vit_jax.data.sources.digits import Digits
 from vit_jax.types import UserError
 
 

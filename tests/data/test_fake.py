@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.fake import Fake
+from vit_jax.data.sources.fake import Fake
 from vit_jax.types import UserError
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.folder import Folder
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.source import UnreadableImage
+from vit_jax.data.sources.folder import Folder
 from vit_jax.types import UserError
 
 

@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from vit_jax.data.fake import Fake
 from vit_jax.data.pipeline import EvalData, Spec, TrainData
 from vit_jax.data.source import Source, UnreadableImage
+from vit_jax.data.sources.fake import Fake
 from vit_jax.types import UserError
 
 
@@ -219,7 +219,7 @@ def test_stopping_early_leaves_no_threads():
 
 def test_interpreter_exits_with_an_iterator_half_used():
     code = (
-        "from vit_jax.data.fake import Fake; from vit_jax.data.pipeline import TrainData; "
+        "from vit_jax.data.sources.fake import Fake; from vit_jax.data.pipeline import TrainData; "
         "batches = TrainData(Fake(20, 8), '', 10, seed=0).from_step(0, 10**6); next(batches)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

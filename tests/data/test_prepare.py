@@ -19,11 +19,11 @@ from tests.data.test_tfds import CLASSES, SIZES, pixels, png, several, write_dat
 from vit_jax.__main__ import main
 from vit_jax.data import prepare
 from vit_jax.data.decode import decode
-from vit_jax.data.folder import Folder
-from vit_jax.data.ops import resize_small
 from vit_jax.data.prepare_plans import folder_plan
-from vit_jax.data.tfds import Tfds
-from vit_jax.data.tfrecord import crc32c
+from vit_jax.data.sources.folder import Folder
+from vit_jax.data.sources.tfds import Tfds
+from vit_jax.data.sources.tfrecord import crc32c
+from vit_jax.data.transforms.ops import resize_small
 from vit_jax.types import UserError
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.ops import FILTERS, inception_crop
-from vit_jax.data.preprocess import parse
+from vit_jax.data.transforms.ops import FILTERS, inception_crop
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from tests.conftest import losses, rows, run
 from tests.data.test_pipeline import Numbered
-from vit_jax.data.device_ops import DEVICE_OPS, flip, pad_crop
-from vit_jax.data.fake import Fake
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.resident import ResidentData
+from vit_jax.data.sources.fake import Fake
+from vit_jax.data.transforms.device_ops import DEVICE_OPS, flip, pad_crop
 from vit_jax.types import UserError
 
 

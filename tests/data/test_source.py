@@ -1,7 +1,7 @@
 import numpy as np
 
-from vit_jax.data.fake import Fake
 from vit_jax.data.source import Cached, Spread
+from vit_jax.data.sources.fake import Fake
 
 
 class Counting(Fake):

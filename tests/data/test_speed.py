@@ -1,8 +1,8 @@
 import numpy as np
 
-from vit_jax.data.fake import Fake
 from vit_jax.data.pipeline import TrainData
-from vit_jax.data.speed import measure, rate
+from vit_jax.data.sources.fake import Fake
+from vit_jax.perf.input_speed import measure, rate
 
 
 def endless():

@@ -5,7 +5,7 @@ from PIL import Image
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.reference import Relabelled, open_source
 from vit_jax.data.source import UnreadableImage
-from vit_jax.data.table import Table
+from vit_jax.data.sources.table import Table
 from vit_jax.types import UserError
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_jax.data.pipeline import EvalData, TrainData
 from vit_jax.data.source import UnreadableImage
-from vit_jax.data.tfds import Tfds
+from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
 CLASSES = ["cat", "dog", "eel"]
@@ -183,7 +183,7 @@ def test_any_order_and_any_thread_give_the_same(data_dir):
 
 def test_reading_imports_no_tensorflow(data_dir):
     code = (
-        "import sys; from vit_jax.data.tfds import Tfds; assert 'tensorflow_datasets' not in sys.modules; "
+        "import sys; from vit_jax.data.sources.tfds import Tfds; assert 'tensorflow_datasets' not in sys.modules; "
         f"Tfds('tiny', 'train', {data_dir!r}).image(0); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from test_pipeline import Growing, Numbered, assert_same
 
-from vit_jax.data.fake import Fake
-from vit_jax.data.folder import Folder
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.source import UnreadableImage
+from vit_jax.data.sources.fake import Fake
+from vit_jax.data.sources.folder import Folder
 from vit_jax.types import UserError
 
 
@@ -201,7 +201,7 @@ def test_workers_import_no_jax_and_ignore_the_signals_of_the_group(photos):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_a_run_that_is_ended(number, photos):
     code = (
-        "import sys; from vit_jax.data.folder import Folder; from vit_jax.data.pipeline import TrainData\n"
+        "import sys; from vit_jax.data.sources.folder import Folder; from vit_jax.data.pipeline import TrainData\n"
         "for step, _ in TrainData(Folder(sys.argv[1], 'all'), 'inception_crop(16)', 6, seed=0, workers=2).from_step(0, 10**9):\n"
         "    if step == 0: print('begun', flush=True)"
     )

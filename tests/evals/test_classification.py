@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.fake import Fake
+from vit_jax.data.sources.fake import Fake
 from vit_jax.evals.classification import Classification, calibration_error
 
 RNG = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from vit_jax.evals.corruptions.evaluator import Corruptions
 
-from vit_jax.data.corruptions import corrupt
-from vit_jax.data.fake import Fake
-from vit_jax.evals.corruptions import Corruptions
+from vit_jax.data.sources.fake import Fake
+from vit_jax.evals.corruptions.kinds import corrupt
 from vit_jax.types import UserError
 
 SOURCE = Fake(num_examples=7, image_size=8, num_classes=3)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.digits import Digits
-from vit_jax.data.fake import Fake
+from vit_jax.data.sources.digits import Digits
+from vit_jax.data.sources.fake import Fake
 from vit_jax.evals.fewshot import FewShot, least_squares, whitened
 from vit_jax.evals.knn import Knn, normalized, votes
 from vit_jax.evals.probe import LinearProbe

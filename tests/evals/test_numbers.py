@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.data.fake import Fake
 from vit_jax.data.source import Source
-from vit_jax.data.tfds import imagenet_names
+from vit_jax.data.sources.fake import Fake
+from vit_jax.data.sources.tfds import imagenet_names
 from vit_jax.evals.classification import Classification
 from vit_jax.evals.imagenet import ImageNet
 from vit_jax.evals.multilabel import MultiLabel

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from vit_jax import config as configs
-from vit_jax import config_file
-from vit_jax.sweeps import check
-from vit_jax.sweeps.names import run_names
+from vit_jax.config import factory as configs
+from vit_jax.config import load as config_file
+from vit_jax.runs.sweeps import check
+from vit_jax.runs.sweeps.names import run_names
 from vit_jax.types import UserError
 
 TABLES = sorted(path.parent for path in (ROOT / "experiments").glob("*/paper.json"))

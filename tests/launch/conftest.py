@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vit_jax.__main__ import main
-from vit_jax.launch import tpu
+from vit_jax.runs.launch import tpu
 
 FAKE = Path(__file__).parent / "fake_gcloud.py"
 PLACE = ["--name=pod", "--zone=us-west4-a", "--type=v5litepod-16"]

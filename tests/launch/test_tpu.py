@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import ROOT, TINY_FLAGS, rows
 from vit_jax.__main__ import main
-from vit_jax.launch import gcloud, session, tpu
-from vit_jax.launch.log import unseen
-from vit_jax.launch.session import MARK
+from vit_jax.runs.launch import gcloud, session, tpu
+from vit_jax.runs.launch.log import unseen
+from vit_jax.runs.launch.session import MARK
 
 from .conftest import PLACE, git
 

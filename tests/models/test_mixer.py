@@ -5,7 +5,7 @@ import pytest
 
 from tests.models.helpers import apply, count, images, init, sown
 from tests.peers import timm, torch
-from vit_jax.config import build
+from vit_jax.config.factory import build
 from vit_jax.models import fill
 from vit_jax.models.mixer import Mixer
 from vit_jax.types import UserError

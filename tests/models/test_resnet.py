@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.models.helpers import apply, count, images, init
 from tests.peers import timm, torch
-from vit_jax import config_file, trees
-from vit_jax.config import ConfigError, build
+from vit_jax import trees
+from vit_jax.config import load as config_file
+from vit_jax.config.factory import ConfigError, build
 from vit_jax.layers.conv import StdConv, standardize
 from vit_jax.models import fill
 from vit_jax.models.resnet import ResNet

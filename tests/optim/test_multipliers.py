@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax import trees
-from vit_jax.config import ConfigError, call
+from vit_jax.config.factory import ConfigError, call
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.types import UserError
 

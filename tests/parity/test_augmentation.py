@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests import peers
-from vit_jax.data import levels, pixels, policies, subpolicies
-from vit_jax.data.preprocess import parse
+from vit_jax.data.transforms import levels, pixels, policies, subpolicies
+from vit_jax.data.transforms.preprocess import parse
 
 timm_augment = peers.timm.data.auto_augment
 torchvision_functional = importlib.import_module("torchvision.transforms.v2.functional")

@@ -12,8 +12,8 @@ import pytest
 from scipy import ndimage
 
 from tests import peers
-from vit_jax.data import blurs
-from vit_jax.data.corruptions import KINDS, _smoother, corrupt
+from vit_jax.evals.corruptions import blurs
+from vit_jax.evals.corruptions.kinds import KINDS, _smoother, corrupt
 
 LEVEL = (1 + 1e-9) / 255
 IMAGE = np.random.default_rng(0).integers(0, 256, (65, 72, 3), np.uint8)

@@ -12,9 +12,9 @@ import pytest
 
 from tests.peers import timm, torch
 from vit_jax import trees
-from vit_jax.checkpoint.published import timm as published
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.optim.layer_decay import layer_factors
+from vit_jax.pretrained import timm as published
 
 timm_optim = importlib.import_module("timm.optim")  # once tests.peers is there
 TIMM, TORCH = f"timm {timm.__version__}", f"torch {torch.__version__.partition('+')[0]}"

@@ -4,9 +4,9 @@ import pytest
 
 from tests.conftest import TINY_FLAGS, rows
 from tests.reports.made import COMMIT, finished, workdir
-from vit_jax.config import short_names
-from vit_jax.reports.report import make_report
-from vit_jax.reports.runs import choose_metric, collect, differing, mode_of, read
+from vit_jax.config.factory import short_names
+from vit_jax.runs.reports.report import make_report
+from vit_jax.runs.reports.runs import choose_metric, collect, differing, mode_of, read
 from vit_jax.types import UserError
 
 

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from tests.reports.made import finished, workdir
-from vit_jax.reports.groups import describe, group
-from vit_jax.reports.runs import collect
+from vit_jax.runs.reports.groups import describe, group
+from vit_jax.runs.reports.runs import collect
 
 
 def test_statistics_equal_those_by_hand():

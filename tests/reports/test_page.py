@@ -14,9 +14,9 @@ import pytest
 from tests.reports.browser import CHROMIUM, Browser
 from tests.reports.made import finished, many
 from tests.reports.test_paper import study
-from vit_jax.reports import page
-from vit_jax.reports.page import as_page, encoded, fitting, thinned
-from vit_jax.reports.report import make_report
+from vit_jax.runs.reports import page
+from vit_jax.runs.reports.page import as_page, encoded, fitting, thinned
+from vit_jax.runs.reports.report import make_report
 
 NASTY = "</script><script>document.body.remove()</script><b onclick=\"x\">&amp;'{{data}}'"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

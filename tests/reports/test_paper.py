@@ -3,8 +3,8 @@ import json
 import pytest
 
 from tests.reports.made import COMMIT, finished, workdir
-from vit_jax.reports.paper import read
-from vit_jax.reports.report import make_report
+from vit_jax.runs.reports.paper import read
+from vit_jax.runs.reports.report import make_report
 from vit_jax.types import UserError
 
 ROWS = [

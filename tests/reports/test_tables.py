@@ -9,9 +9,9 @@ from rich.console import Console
 from tests.reports.made import COMMIT, finished, workdir
 from tests.reports.test_paper import study
 from vit_jax.__main__ import main as vit
-from vit_jax.reports import runs
-from vit_jax.reports.report import make_report
-from vit_jax.reports.tables import as_csv, as_markdown, duration, number, print_tables
+from vit_jax.runs.reports import runs
+from vit_jax.runs.reports.report import make_report
+from vit_jax.runs.reports.tables import as_csv, as_markdown, duration, number, print_tables
 
 
 def test_csv_gives_back_what_the_runs_hold(tmp_path):

@@ -3,9 +3,9 @@ import json
 
 from rich.console import Console
 
-from vit_jax.sweeps.board import Board, Pace
-from vit_jax.sweeps.progress import Progress
-from vit_jax.sweeps.record import Run
+from vit_jax.runs.sweeps.board import Board, Pace
+from vit_jax.runs.sweeps.progress import Progress
+from vit_jax.runs.sweeps.record import Run
 
 
 def followed(tmp_path, name, rows, steps=10, mode="max"):

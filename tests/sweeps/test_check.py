@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from vit_jax.config_file import load
-from vit_jax.sweeps.check import flags_of, read_sweep, text_of
-from vit_jax.sweeps.space import product
+from vit_jax.config.load import load
+from vit_jax.runs.sweeps.check import flags_of, read_sweep, text_of
+from vit_jax.runs.sweeps.space import product
 from vit_jax.types import UserError
 
 DIGITS = str(ROOT / "configs" / "digits.py")

@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import ROOT
-from vit_jax.sweeps import record as records
-from vit_jax.sweeps.board import Board
-from vit_jax.sweeps.controller import Controller
-from vit_jax.sweeps.executor import Ended, Executor, Job
-from vit_jax.sweeps.local import Local
-from vit_jax.sweeps.record import Record, Run
+from vit_jax.runs.sweeps import record as records
+from vit_jax.runs.sweeps.board import Board
+from vit_jax.runs.sweeps.controller import Controller
+from vit_jax.runs.sweeps.executor import Ended, Executor, Job
+from vit_jax.runs.sweeps.local import Local
+from vit_jax.runs.sweeps.record import Record, Run
 
 PRETEND = Path(__file__).with_name("pretend.py")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from vit_jax.sweeps import devices
+from vit_jax.runs.sweeps import devices
 from vit_jax.types import UserError
 
 

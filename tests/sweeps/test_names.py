@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from vit_jax.sweeps.names import run_names
-from vit_jax.sweeps.space import chain, product, seeds
+from vit_jax.runs.sweeps.names import run_names
+from vit_jax.runs.sweeps.space import chain, product, seeds
 
 
 def test_names_tell_what_varies_by_the_shortest_tails():

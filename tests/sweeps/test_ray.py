@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import ROOT, losses, rows
 from vit_jax.__main__ import main
-from vit_jax.sweeps import node
-from vit_jax.sweeps.ray import Needs
+from vit_jax.runs.sweeps import node
+from vit_jax.runs.sweeps.ray import Needs
 
 from .ray_nodes import Nodes
 from .test_sweep import TINY, begins, finish, start, states

@@ -1,7 +1,7 @@
 import pytest
 
-from vit_jax.sweeps import record as records
-from vit_jax.sweeps.space import Sweep, product, seeds
+from vit_jax.runs.sweeps import record as records
+from vit_jax.runs.sweeps.space import Sweep, product, seeds
 from vit_jax.types import UserError
 
 

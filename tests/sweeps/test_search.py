@@ -1,9 +1,9 @@
 import pytest
 
 from tests.sweeps.test_controller import attempts, controller
-from vit_jax.sweeps import record as records
-from vit_jax.sweeps.local import Local
-from vit_jax.sweeps.search import Halving
+from vit_jax.runs.sweeps import record as records
+from vit_jax.runs.sweeps.local import Local
+from vit_jax.runs.sweeps.search import Halving
 
 pytest.importorskip("optuna")
 

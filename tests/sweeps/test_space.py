@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.sweeps.space import Sweep, chain, choice, log_uniform, product, sample, seeds, uniform, zipped
+from vit_jax.runs.sweeps.space import Sweep, chain, choice, log_uniform, product, sample, seeds, uniform, zipped
 from vit_jax.types import UserError
 
 

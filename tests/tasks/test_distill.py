@@ -10,10 +10,10 @@ from tests import peers
 from tests.conftest import losses
 from vit_jax import inference
 from vit_jax.data.pipeline import Spec
-from vit_jax.mixing import Mixup
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.distill import Distill, Teacher
+from vit_jax.tasks.mixing import Mixup
 from vit_jax.tasks.task import normalize
 from vit_jax.train.loop import fit
 from vit_jax.train.run import load_teacher

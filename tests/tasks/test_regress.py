@@ -7,9 +7,9 @@ import pytest
 
 from vit_jax import inference
 from vit_jax.cli import predict
-from vit_jax.mixing import Mixup
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
+from vit_jax.tasks.mixing import Mixup
 from vit_jax.tasks.regress import Regress
 from vit_jax.train.loop import fit
 from vit_jax.types import UserError
@@ -57,7 +57,7 @@ def table(tmp_path, tiny):
     """The digits as files with numbers: whether each is even, and whether it is above four."""
     from PIL import Image
 
-    from vit_jax.data.digits import Digits
+    from vit_jax.data.sources.digits import Digits
 
     digits = Digits("test")
     lines = ["file,even,big"]

@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, checkpoint, rows
-from vit_jax import config_file, inference, trees
+from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.config import ConfigError
-from vit_jax.data.digits import Digits
+from vit_jax.config import load as config_file
+from vit_jax.config.factory import ConfigError
+from vit_jax.data.sources.digits import Digits
 from vit_jax.optim.layer_decay import layer_factors, scale_by_layer
 from vit_jax.train.keys import fill_by_size
 from vit_jax.train.loop import fit

@@ -10,9 +10,9 @@ from PIL import Image
 from tests.conftest import checkpoint, rows
 from vit_jax import inference
 from vit_jax.checkpoint.saver import steps_in
-from vit_jax.data.digits import Digits
+from vit_jax.data.sources.digits import Digits
 from vit_jax.evals.classification import Classification
-from vit_jax.sweeps.controller import STOPPED
+from vit_jax.runs.sweeps.controller import STOPPED
 from vit_jax.train.loop import fit
 from vit_jax.train.metrics import NonFiniteLossError
 from vit_jax.types import UserError

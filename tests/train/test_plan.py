@@ -11,10 +11,11 @@ import pytest
 
 from tests.conftest import ROOT, environment
 from vit_jax import __main__ as commands
-from vit_jax import chips, config_file
+from vit_jax import chips
 from vit_jax.cli import plan as plan_command
-from vit_jax.train import plan as plans
-from vit_jax.train.spec import settle
+from vit_jax.config import load as config_file
+from vit_jax.perf import plan as plans
+from vit_jax.perf.spec import settle
 from vit_jax.types import UserError
 
 MODEL = "--config.model={'type': 'vit.ViT', 'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 2, 'patch_size': 4}"

@@ -12,10 +12,10 @@ from vit_jax import trees
 from vit_jax.data.pipeline import Spec
 from vit_jax.grads.accumulate import Accumulate
 from vit_jax.grads.gradient import Plain
-from vit_jax.mixing import CutMix
 from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.tasks.classify import Classify
+from vit_jax.tasks.mixing import CutMix
 from vit_jax.tasks.task import normalize
 from vit_jax.train.run import batch_shapes
 from vit_jax.train.state import initial_state

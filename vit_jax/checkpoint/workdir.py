@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from vit_jax import config as configs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.chips import hardware
+from vit_jax.config import factory as configs
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")

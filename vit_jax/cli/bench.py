@@ -40,13 +40,13 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--batch_size={flags.batch_size} has several sizes; expected one, but for inference.")
         overrides.append(("batch_size", str(sizes[0])))
     if getattr(flags, "peer", None):
-        from vit_jax.bench.peer import function_of
+        from vit_jax.perf.peer import function_of
 
         function_of(flags.peer)
         # The peer needs memory of the same GPU.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-    from vit_jax.config_file import load
+    from vit_jax.config.load import load
 
     config = load(flags.config, overrides).to_dict()
     measure: dict[str, Callable[..., dict[str, Any]]] = {
@@ -101,7 +101,7 @@ def numbers(flag: str, text: str) -> list[int]:
 
 def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
     """See the module's docstring."""
-    from vit_jax.bench.loop import measure_loop
+    from vit_jax.perf.loop import measure_loop
 
     with tempfile.TemporaryDirectory() as folder:
         result: dict[str, Any] = measure_loop(config, Path(folder) / "run", flags.steps, flags.rounds)
@@ -114,7 +114,7 @@ def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
     """See the module's docstring."""
-    from vit_jax.bench.loop import measure_data
+    from vit_jax.perf.loop import measure_data
 
     rows = measure_data(config, numbers("counts", flags.counts), flags.steps, flags.rounds)
     lines = [
@@ -126,8 +126,8 @@ def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
     """See the module's docstring."""
-    from vit_jax.bench.composed import Composed, report
-    from vit_jax.bench.turns import in_turns
+    from vit_jax.perf.composed import Composed, report
+    from vit_jax.perf.turns import in_turns
 
     composed = Composed(config, flags.num_classes)
     with contextlib.ExitStack() as stack:
@@ -141,8 +141,8 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:
     """See the module's docstring."""
-    from vit_jax.bench.composed import Composed
-    from vit_jax.bench.prediction import measure_prediction
+    from vit_jax.perf.composed import Composed
+    from vit_jax.perf.prediction import measure_prediction
 
     rows = []
     for dtype in flags.dtypes.split(",") if flags.dtypes else [None]:

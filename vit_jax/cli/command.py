@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vit_jax.config import near
+from vit_jax.config.factory import near
 from vit_jax.types import UserError
 
 

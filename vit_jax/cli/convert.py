@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> int:
 def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Writes a loaded model in a format; gives what that format cannot carry, a sentence each."""
     from vit_jax.checkpoint import workdir
-    from vit_jax.checkpoint.published import google, huggingface, timm
-    from vit_jax.checkpoint.published.preprocessing import from_spec
+    from vit_jax.pretrained import google, huggingface, timm
+    from vit_jax.pretrained.preprocessing import from_spec
 
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vit_jax import config as configs
 from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.config import factory as configs
 from vit_jax.types import UserError
 
 # Arguments of evaluators that the command gives, and by which flag.
@@ -135,7 +135,7 @@ def make_evaluator(
     target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, images: Images, remarks: list[str]
 ) -> Any:
     """An evaluator of the data that the flags name, with the arguments given that it has."""
-    from vit_jax.config_file import value_of
+    from vit_jax.config.load import value_of
     from vit_jax.data.reference import Relabelled
 
     takes = configs.parameters(target)

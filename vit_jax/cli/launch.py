@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         words = words[: words.index("--")]
     flags = (tpu_flags if place == "tpu" else slurm_flags)().parse(words)
 
-    from vit_jax.launch.calls import check_command, check_variables
+    from vit_jax.runs.launch.calls import check_command, check_variables
 
     check_command(command)
     check_variables(getattr(flags, "env", []))
@@ -74,11 +74,11 @@ def tpu_flags() -> Parser:
 
 def launch_tpu(flags: argparse.Namespace, command: list[str], again: list[str]) -> int:
     """See the module's docstring."""
-    from vit_jax.launch.bundle import code
-    from vit_jax.launch.calls import find
-    from vit_jax.launch.gcloud import Slice
-    from vit_jax.launch.steps import detached, steps
-    from vit_jax.launch.tpu import Job, launch
+    from vit_jax.runs.launch.bundle import code
+    from vit_jax.runs.launch.calls import find
+    from vit_jax.runs.launch.gcloud import Slice
+    from vit_jax.runs.launch.steps import detached, steps
+    from vit_jax.runs.launch.tpu import Job, launch
 
     tpu = Slice(flags.name, flags.zone, flags.type, flags.version, flags.project, flags.spot, flags.queued)
     fetch = None
@@ -137,8 +137,8 @@ def launch_slurm(flags: argparse.Namespace, command: list[str]) -> int:
     """See the module's docstring."""
     from pathlib import Path
 
-    from vit_jax.launch import slurm
-    from vit_jax.launch.calls import call, find
+    from vit_jax.runs.launch import slurm
+    from vit_jax.runs.launch.calls import call, find
 
     for flag in flags.sbatch:
         if not flag.startswith("--"):

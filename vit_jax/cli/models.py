@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each model")
     flags = parser.parse(argv)
 
-    from vit_jax.checkpoint.published.names import table
+    from vit_jax.pretrained.names import table
 
     rows = [row for row in table() if flags.text.lower() in f"{row.name} {row.data} {' '.join(row.places)}".lower()]
     if not rows:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.cli.command import Parser, split_overrides
-from vit_jax.config import near
+from vit_jax.config.factory import near
 from vit_jax.types import UserError
 
 
@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse(rest)
 
     from vit_jax import sharding
-    from vit_jax.config_file import load
-    from vit_jax.train import plan as plans
-    from vit_jax.train.spec import settle
+    from vit_jax.config.load import load
+    from vit_jax.perf import plan as plans
+    from vit_jax.perf.spec import settle
 
     config, spec, steps, note = settle(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:

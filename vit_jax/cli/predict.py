@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def find_images(places: Sequence[str]) -> Iterator[Path | str]:
     """The files named, and the image files in the folders named, in order; raises UserError for what does not exist."""
-    from vit_jax.data.folder import is_image
+    from vit_jax.data.sources.folder import is_image
 
     for place in places:
         path = Path(place)

@@ -18,7 +18,7 @@ NAMED = 10  # so many unreadable images are printed
 
 def main(argv: Sequence[str]) -> int:
     """Writes a data set of TFDS as array_record into a new folder of DIR, and prints how to read it."""
-    from vit_jax.data.tfds import DATA_DIR, default_dir
+    from vit_jax.data.sources.tfds import DATA_DIR, default_dir
 
     flags = make_parser().parse(argv)
     kind, _, place = flags.data.partition(":")

@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
     from vit_jax import stores
     from vit_jax.checkpoint.remote import Records
-    from vit_jax.reports.report import make_report
-    from vit_jax.reports.runs import Known, NoRunsError
-    from vit_jax.reports.tables import print_tables
+    from vit_jax.runs.reports.report import make_report
+    from vit_jax.runs.reports.runs import Known, NoRunsError
+    from vit_jax.runs.reports.tables import print_tables
 
     out, console = Path(flags.out or flags.folders[0]), Console()
     if stores.is_remote(flags.out or flags.folders[0]):
@@ -79,8 +79,8 @@ def watched(argv: Sequence[str]) -> list[str]:
 def write(report: Any, out: Path, refresh: float | None) -> list[Path]:
     """Writes the files of a report, each replaced at once; the page is loaded anew after `refresh` seconds."""
     from vit_jax.checkpoint.workdir import write_text
-    from vit_jax.reports.page import as_page
-    from vit_jax.reports.tables import as_csv, as_markdown, ranked_groups
+    from vit_jax.runs.reports.page import as_page
+    from vit_jax.runs.reports.tables import as_csv, as_markdown, ranked_groups
     from vit_jax.viz.groups import draw_groups
 
     texts = {

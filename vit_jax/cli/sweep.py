@@ -1,7 +1,7 @@
 """Run many settings: vit sweep experiments/X/sweep.py[:ARG] --out=DIR [--jobs=N] [--config.KEY=VALUE ...] [--dry-run].
 
-The file has get_sweep(), which says as data what to vary; see vit_jax/sweeps/space.py. DIR/NAME is the workdir of a run and
-DIR/NAME.log what it printed. The same command again, after whatever end, takes up what is not finished.
+The file has get_sweep(), which says as data what to vary; see vit_jax/runs/sweeps/space.py. DIR/NAME is the workdir of a run,
+and DIR/NAME.log what it printed. The same command again, after whatever end, takes up what is not finished.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_jax.cli.command import Parser, split_overrides
-from vit_jax.sweeps.executor import Executor
+from vit_jax.runs.sweeps.executor import Executor
 from vit_jax.types import UserError
 
 if TYPE_CHECKING:
-    from vit_jax.sweeps.record import Record
+    from vit_jax.runs.sweeps.record import Record
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if not flags.out or "://" in flags.out:
         raise UserError(f"--out={flags.out}; expected a folder of this machine, or one that all machines share.")
 
-    from vit_jax.sweeps import check, record
+    from vit_jax.runs.sweeps import check, record
 
     folder = Path(flags.out)
     sweep = check.read_sweep(flags.file, overrides)
@@ -49,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
 
 def carry_out(planned: "Record", folder: Path, flags: argparse.Namespace) -> int:
     """Runs what is not finished, then prints the table; gives the exit code."""
-    from vit_jax.sweeps.board import Board
-    from vit_jax.sweeps.controller import Controller
-    from vit_jax.sweeps.search import Halving
+    from vit_jax.runs.sweeps.board import Board
+    from vit_jax.runs.sweeps.controller import Controller
+    from vit_jax.runs.sweeps.search import Halving
 
     if flags.search and not planned.metric:
         raise UserError(
@@ -73,7 +73,7 @@ def carry_out(planned: "Record", folder: Path, flags: argparse.Namespace) -> int
 
 def commands_of(planned: "Record", folder: Path) -> dict[str, list[str]]:
     """The command of each run by its name, which is that of any training run."""
-    from vit_jax.sweeps.check import flags_of
+    from vit_jax.runs.sweeps.check import flags_of
 
     commands = {}
     for run in planned.runs:
@@ -87,11 +87,11 @@ def commands_of(planned: "Record", folder: Path) -> dict[str, list[str]]:
 def make_executor(flags: argparse.Namespace) -> Executor:
     """What runs the jobs."""
     if flags.executor == "ray":
-        from vit_jax.sweeps.ray import Needs, Ray
+        from vit_jax.runs.sweeps.ray import Needs, Ray
 
         needs = Needs(1.0 if flags.cpus is None else flags.cpus, flags.gpus or 0.0, flags.tpus or 0)
         return Ray(flags.address or "auto", needs, flags.jobs)
-    from vit_jax.sweeps.local import Local
+    from vit_jax.runs.sweeps.local import Local
 
     return Local(flags.jobs)
 

@@ -1,5 +1,1 @@
-"""Labelled images from many places; one is chosen by `data.source`."""
-
-from vit_jax.data.source import Source as KIND
-
-__all__ = ["KIND"]
+"""From a data set to batches."""

@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 
-from vit_jax.data.preprocess import parse
 from vit_jax.data.source import Cached, Source
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
 
 

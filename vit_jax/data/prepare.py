@@ -16,8 +16,8 @@ import simplejpeg
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from vit_jax.data.decode import decode
-from vit_jax.data.ops import resize_small
 from vit_jax.data.source import UnreadableImage
+from vit_jax.data.transforms.ops import resize_small
 from vit_jax.types import UserError
 
 # Random access makes no difference between few files and many; these can be copied and sent one at a time.

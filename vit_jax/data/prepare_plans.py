@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.data.array_records import ArrayRecords
-from vit_jax.data.folder import Folder, splits_of
 from vit_jax.data.prepare import UNREADABLE, Bound, Make, Plan, Split
 from vit_jax.data.source import UnreadableImage
-from vit_jax.data.tfds import files_of, prepared_builder
-from vit_jax.data.tfrecord import AGAIN, records
+from vit_jax.data.sources.array_records import ArrayRecords
+from vit_jax.data.sources.folder import Folder, splits_of
+from vit_jax.data.sources.tfds import files_of, prepared_builder
+from vit_jax.data.sources.tfrecord import AGAIN, records
 from vit_jax.types import UserError
 
 VERSION = "1.0.0"

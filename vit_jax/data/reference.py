@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.config import call
-from vit_jax.data.digits import Digits
-from vit_jax.data.folder import Folder, splits_of
+from vit_jax.config.factory import call
 from vit_jax.data.source import Label, Source
-from vit_jax.data.table import Table
-from vit_jax.data.tfds import Tfds
+from vit_jax.data.sources.digits import Digits
+from vit_jax.data.sources.folder import Folder, splits_of
+from vit_jax.data.sources.table import Table
+from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
 KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME")

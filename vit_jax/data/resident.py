@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from vit_jax.data.device_ops import DEVICE_OPS, DeviceOp
 from vit_jax.data.pipeline import Batch, TrainData
-from vit_jax.data.preprocess import parse_steps
 from vit_jax.data.source import Source
+from vit_jax.data.transforms.device_ops import DEVICE_OPS, DeviceOp
+from vit_jax.data.transforms.preprocess import parse_steps
 from vit_jax.types import ByteImages, Rng
 
 # Operations without chance, done once for each image.

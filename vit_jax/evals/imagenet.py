@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.data.reference import Relabelled
 from vit_jax.data.source import Source
-from vit_jax.data.tfds import imagenet_names
+from vit_jax.data.sources.tfds import imagenet_names
 from vit_jax.evals.evaluator import Evaluator, Predict, unlabelled
 from vit_jax.types import UserError
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.losses import LOSSES, class_targets
-from vit_jax.mixing import Mix
+from vit_jax.tasks.losses import LOSSES, class_targets
+from vit_jax.tasks.mixing import Mix
 from vit_jax.tasks.task import Batch, Scale, Task, apply_with, check_scale, normalize
 from vit_jax.types import Params, Rng, UserError
 

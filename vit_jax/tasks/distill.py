@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.losses import LOSSES, kl_divergence
 from vit_jax.tasks.classify import Classify
+from vit_jax.tasks.losses import LOSSES, kl_divergence
 from vit_jax.tasks.task import Batch, Task, apply_with, normalize
 from vit_jax.types import Params, Pixels, Rng, UserError
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.losses import ERRORS
-from vit_jax.mixing import Mix
+from vit_jax.tasks.losses import ERRORS
+from vit_jax.tasks.mixing import Mix
 from vit_jax.tasks.task import Batch, Scale, Task, apply_with, check_scale, normalize
 from vit_jax.types import Params, Rng, UserError
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.config import ConfigError, build, call, check_plain
+from vit_jax.config.factory import ConfigError, build, call, check_plain
+from vit_jax.config.kinds import fits
 from vit_jax.data.source import Source
 from vit_jax.inference import Loaded
-from vit_jax.kinds import fits
 from vit_jax.train import origin
 
 OPTIONAL = ("steps", "epochs", "sharding", "ema_decay", "init", "image_size", "freeze", "by_size", "teacher")

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from vit_jax import config as configs
-from vit_jax import inference, processes, sharding, trees
+from vit_jax import distributed as processes
+from vit_jax import inference, sharding, trees
 from vit_jax.checkpoint import remote
 from vit_jax.checkpoint import saver as savers
+from vit_jax.config import factory as configs
 from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import write_report

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
-from vit_jax import processes
+from vit_jax import distributed as processes
 from vit_jax.checkpoint.workdir import write_text
-from vit_jax.kinds import fits
+from vit_jax.config.kinds import fits
 from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
 from vit_jax.types import UserError
 

@@ -14,9 +14,9 @@ from flax import linen as nn
 
 from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.merge import Merged, merge, report_lines, report_text
 from vit_jax.checkpoint.saver import steps_in
-from vit_jax.config import ConfigError, call, parameters, resolve, seam_of
+from vit_jax.checkpoint.transfer.merge import Merged, merge, report_lines, report_text
+from vit_jax.config.factory import ConfigError, call, parameters, resolve, seam_of
 from vit_jax.data.pipeline import Spec
 from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.inference import Loaded

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vit_jax import processes
+from vit_jax import distributed as processes
 from vit_jax.evals.evaluator import Evaluator, Predict
 from vit_jax.train.metrics import read_rows
 from vit_jax.viz.curves import draw_curves

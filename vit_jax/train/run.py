@@ -10,17 +10,18 @@ import jax
 import numpy as np
 import optax
 
-from vit_jax import inference, processes, sharding, trees
+from vit_jax import distributed as processes
+from vit_jax import inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.chips import chip_of
-from vit_jax.config import ConfigError, build, call, steps_of
+from vit_jax.config.factory import ConfigError, build, call, steps_of
+from vit_jax.config.kinds import fits
 from vit_jax.data.pipeline import Spec, TrainData
 from vit_jax.data.resident import ResidentData
 from vit_jax.data.source import Source
-from vit_jax.data.table import Table
+from vit_jax.data.sources.table import Table
 from vit_jax.evals.evaluator import Evaluator
-from vit_jax.kinds import fits
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.classify import Classify

@@ -1,1 +1,0 @@
-"""Measurements of speed: each side is timed in turns with the others, in one run."""

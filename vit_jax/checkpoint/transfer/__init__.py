@@ -1,0 +1,1 @@
+"""Parameters of one model put into another."""

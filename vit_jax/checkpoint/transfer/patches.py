@@ -1,0 +1,71 @@
+"""Parameters of one image size, patch size or number of channels as those of another."""
+
+import numpy as np
+from jaxtyping import Float
+
+from vit_jax.types import ResizeMethod, UserError
+
+Grid = tuple[int, int]
+
+
+def resize_matrix(old: int, new: int, method: ResizeMethod) -> Float[np.ndarray, "{new} {old}"]:
+    """The weights by which `new` samples are sums of `old` ones, in float64; each row sums to 1.
+
+    "bilinear" puts the first and last samples onto each other, as scipy.ndimage.zoom(order=1, mode="nearest") does; the
+    default mode of zoom has 0 for the last sample where its position is rounded up, as from 24 to 42. "bicubic" is the
+    antialiased kernel with a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks.
+    """
+    at = np.arange(old).reshape(1, -1)
+    if method == "bilinear":
+        return np.maximum(0.0, 1.0 - np.abs(at - np.linspace(0.0, old - 1.0, new).reshape(-1, 1)))
+    scale = old / new
+    x = np.abs(at - (np.arange(new).reshape(-1, 1) + 0.5) * scale + 0.5) / max(scale, 1.0)
+    inner, outer = (1.5 * x - 2.5) * x**2 + 1.0, ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
+    weights = np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resize_posemb(
+    table: Float[np.ndarray, "1 n d"], old_grid: Grid, new_grid: Grid, prefix: int, method: ResizeMethod
+) -> Float[np.ndarray, "1 m d"]:
+    """Position embeddings of a grid of (rows, columns) for another; the slots of the first `prefix` tokens stay.
+
+    Raises UserError where the table does not have prefix + rows * columns slots. Source: arXiv:2010.11929, section 3.2.
+    """
+    if table.shape[1] != prefix + old_grid[0] * old_grid[1]:
+        raise UserError(
+            f"The table has {table.shape[1]} position embeddings; expected {prefix} and {old_grid[0]} x {old_grid[1]}."
+        )
+    rows, cols = (resize_matrix(old, new, method) for old, new in zip(old_grid, new_grid, strict=True))
+    grid = table[0, prefix:].reshape(*old_grid, -1).astype(np.float64)
+    grid = np.einsum("ri,cj,ijd->rcd", rows, cols, grid, optimize=True)
+    return np.concatenate([table[:, :prefix], grid.reshape(1, -1, table.shape[2]).astype(table.dtype)], axis=1)
+
+
+def resize_patch_embed(kernel: Float[np.ndarray, "ph pw c d"], new_size: Grid) -> Float[np.ndarray, "qh qw c d"]:
+    """A patch embedding for patches of another (height, width): the pseudo-inverse resize of FlexiViT.
+
+    A larger patch that was enlarged from a smaller one is embedded as that one was (arXiv:2212.08013, section 3.4).
+    """
+    # The resize of an image is the Kronecker product of those of its axes, and so is its pseudo-inverse.
+    rows, cols = (
+        np.linalg.pinv(resize_matrix(old, new, "bicubic")) for old, new in zip(kernel.shape[:2], new_size, strict=True)
+    )
+    return np.einsum("ip,jq,ijcd->pqcd", rows, cols, kernel.astype(np.float64), optimize=True).astype(kernel.dtype)
+
+
+def adapt_channels(kernel: Float[np.ndarray, "h w c d"], channels: int) -> Float[np.ndarray, "h w e d"]:
+    """The first kernel of a network for images of another number of channels, from one of RGB or grey images.
+
+    To one channel it is summed, so that grey images give what they gave as RGB; to more it is repeated and scaled by
+    old / new, as timm does. Raises UserError for a kernel of neither 1 nor 3 channels.
+    """
+    old = kernel.shape[2]
+    if old == channels:
+        return kernel
+    if old not in (1, 3):
+        raise UserError(f"A kernel for {old} channels; only one for 1 or 3 can be made into one for {channels}.")
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = np.take(kernel, np.arange(channels) % old, axis=2)
+    return (repeated * np.float64(old / channels)).astype(kernel.dtype)

@@ -1,0 +1,1 @@
+"""Configs: their keys, reading them, and building what they name."""

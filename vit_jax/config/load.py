@@ -1,0 +1,179 @@
+"""Reading a config file, and giving its keys other values from the command line."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from vit_jax.config.factory import (
+    BESIDE,
+    ConfigError,
+    check_plain,
+    near,
+    parameter_hints,
+    parameters,
+    plain,
+    resolve,
+    seam_of,
+    shown,
+    types_in,
+)
+from vit_jax.config.kinds import fits, hint_name
+from vit_jax.types import UserError
+
+
+def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
+    """The config of "FILE.py" or "FILE.py:ARG" with overrides (key, text) applied in order.
+
+    Raises UserError where the file is missing or fails, and ConfigError where a key or a value is wrong.
+    """
+    config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
+    for key, text in overrides:
+        _override(config, key, text)
+    for key in dict.fromkeys(key for key, _ in overrides if key.endswith(".type")):
+        _check_retyped(config, key.removesuffix(".type"))
+    return config
+
+
+def run(argument: str, function: str, kind: type, what: str, example: str) -> Any:
+    """What a function of "FILE.py", or "FILE.py:ARG" with that argument, returns, which is of a kind.
+
+    `what` names the argument in messages, `example` is a file that would do. Raises UserError where there is no such file, or
+    it fails.
+    """
+    name, _, arg = argument.partition(":")
+    path = _find(name, function, what, example)
+    root = str(path.parent.parent)
+    if root not in sys.path:  # a config imports its neighbours as configs.NAME
+        sys.path.insert(0, root)
+    spec = importlib.util.spec_from_file_location(f"{function}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{what}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        target = getattr(module, function, None)
+        if target is None:
+            raise UserError(
+                f"{what}: {path} has no {function}(); expected `def {function}(arg=...): return {kind.__name__}`."
+            )
+        result = target(arg) if arg else target()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+        raise UserError(f"{what}: {where}: {type(error).__name__}: {error}") from None
+    if not isinstance(result, kind):
+        raise UserError(
+            f"{what}: {function}() of {path} returned a {type(result).__name__}; expected the {kind.__name__} of "
+            f"{kind.__module__.partition('.')[0]}."
+        )
+    return result
+
+
+def _find(name: str, function: str, what: str, example: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path.resolve()
+    nearby = [
+        str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"
+    ]
+    close = difflib.get_close_matches(name, nearby, n=3, cutoff=0.4)
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"give the path of a file with {function}(), e.g. {example}."
+    )
+    raise UserError(f"{what}: no file {name!r}; {hint}")
+
+
+def _arguments_of(config: Any, path: str) -> dict[str, Any]:
+    """Hints of the parameters that the seam at a config path takes, by name; empty where it is no seam."""
+    package = seam_of(path)
+    if package is None:
+        return {}
+    if "type" not in config:  # of a type that is known only later, such as that of the model in `init`
+        return {name: hint for target in types_in(package).values() for name, hint in parameter_hints(target).items()}
+    return parameter_hints(resolve(config["type"], package, path))
+
+
+def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    node, path = config, ""
+    for part in parents:
+        if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+            raise ConfigError(f"--config.{key}: unknown key {part!r}{near(part, known)}")
+        node, path = node[part], f"{path}.{part}" if path else part
+    if node is None:
+        raise ConfigError(
+            f"""--config.{key}: {path} is unset; give the whole part: --config.{path}="{{'{last}': ...}}"."""
+        )
+    if not isinstance(node, ml_collections.ConfigDict):
+        raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys.")
+    arguments = _arguments_of(node, path)
+    if last not in node and last not in arguments:
+        raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
+    hint = dict if seam_of(key) else arguments.get(last)
+    current = None
+    if last in node:
+        kind = node.get_type(last)
+        current = node[last]
+        if isinstance(current, ml_collections.ConfigDict):
+            hint = dict
+        elif hint is None and kind is not type(None):
+            hint = kind | None  # which stands for the default, or for nothing
+    value = value_of(f"--config.{key}", text, hint)
+    check_plain(value, f"--config.{key}")
+    node.unlock()
+    # A new reference, since ml_collections would refuse a value of another type than the one that stands there.
+    if last in node:
+        del node[last]
+    node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+
+
+def value_of(flag: str, text: str, hint: Any) -> Any:
+    """The value of a flag's text for a hinted kind: a Python literal where that fits, or the text itself."""
+    try:
+        literal = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        literal = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if hint is dict:
+        if isinstance(literal, dict):
+            return literal
+        raise ConfigError(f"""{flag} is {shown(text)}; expected a whole part, as in {flag}="{{'type': ...}}".""")
+    if hint is str:
+        return literal if isinstance(literal, str) else text
+    if hint is None:
+        return literal
+    for value in (literal, text):
+        if fits(value, hint):
+            return float(value) if hint is float else value
+    raise ConfigError(f"{flag} is {shown(text)}; expected {hint_name(hint)}.")
+
+
+def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
+    """Raises ConfigError where a part whose type was changed has arguments that the new type lacks, or too few."""
+    package = seam_of(path)
+    if package is None:
+        return
+    node: Any = config
+    for part in path.split("."):
+        node = node[part]
+    target = resolve(node["type"], package, path)
+    given = getattr(importlib.import_module(package), "fill", dict)(plain(node))
+    known = parameters(target)
+    lacks = [key for key in given if key not in known and key not in ("type", *BESIDE.get(package, ()))]
+    if lacks:
+        raise ConfigError(
+            f"--config.{path}.type={node['type']}: it has no argument {', '.join(lacks)}; it takes {', '.join(known)}. "
+            f"""Replace the whole part: --config.{path}="{{'type': '{node["type"]}', ...}}"."""
+        )

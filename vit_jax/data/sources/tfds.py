@@ -1,0 +1,201 @@
+"""TensorFlow Datasets read through random access (array_record), without TensorFlow."""
+
+import difflib
+import functools
+import os
+import re
+import shlex
+from typing import Any
+
+import numpy as np
+
+from vit_jax import stores
+from vit_jax.data.source import Label, UnreadableImage
+from vit_jax.data.sources.array_records import ArrayRecords
+from vit_jax.data.sources.encoded import Encoded
+from vit_jax.types import UserError
+
+DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
+
+
+class Tfds(Encoded):
+    """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
+
+    `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
+    files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (if None what
+    TFDS_DATA_DIR names, or TFDS's own default); of one on an object store the files that are needed are copied first. Raises
+    UserError if the data set is unknown, was never prepared or was prepared without random access, and if the split or a
+    feature is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        data_dir: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
+        channels: int = 3,
+    ):
+        data_dir = data_dir or default_dir()
+        if data_dir is None or not stores.is_remote(data_dir):
+            self._open(name, split, data_dir, None, image_key, label_key)
+        else:
+            copy = stores.Copy(data_dir, re.split("[/:]", name)[0])
+            with stores.told_as(copy.path, data_dir):
+                copy.want([file for file in copy.found if file.endswith((".json", ".txt"))])
+                self._open(name, split, str(copy.path), copy, image_key, label_key)
+        self.channels = channels
+
+    def _open(
+        self, name: str, split: str, data_dir: str | None, copy: stores.Copy | None, image_key: str, label_key: str
+    ) -> None:
+        """Reads the description of the data set, and finds the files of the split."""
+        import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
+
+        builder = prepared_builder(tfds, name, data_dir)
+        names, several = _class_names(tfds, builder, name, image_key, label_key)
+        try:
+            builder.as_data_source(split=split)  # chooses array_record where there are several formats
+            if builder.info.file_format.value != "array_record":
+                raise NotImplementedError
+            files = files_of(builder, split)
+            if copy is not None:
+                copy.want([os.path.relpath(path, copy.path) for path, _, _ in files])
+            self._records = ArrayRecords(files)
+        except NotImplementedError as error:
+            raise UserError(
+                f"Found {name!r} prepared as {builder.info.file_format.value} in {builder.data_path}, expected "
+                f"array_record, which can be read in any order: {_how_to_rewrite(builder, name, data_dir)}"
+            ) from error
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"Found split={split!r} for {name!r}, expected one of {', '.join(builder.info.splits)} or a part such "
+                f"as train[:90%]: {error}"
+            ) from error
+        self.class_names = names
+        self._id = f"{builder.info.full_name}/{split}"
+        self._image_key, self._label_key = image_key, label_key
+        self.label_shape = (len(names),) if several else ()
+        # Filled in as the records are read.
+        self._labels: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        return f"{self._id}/{index}"
+
+    def label(self, index: int) -> Label:
+        if index not in self._labels:
+            self._record(index)
+        if not self.label_shape:
+            return int(self._labels[index])
+        several = np.zeros(self.label_shape, np.float32)
+        several[np.asarray(self._labels[index], int)] = 1.0
+        return several
+
+    def encoded(self, index: int) -> bytes:
+        return self._record(index)[self._image_key]
+
+    def _record(self, index: int) -> dict[str, Any]:
+        """The image of an example. TFDS's own parser of all features takes longer than decoding a small image."""
+        try:
+            features = _example_type().FromString(self._records[index]).features.feature
+        except RuntimeError as error:
+            raise UnreadableImage(f"damaged file: {error}") from error
+        labels = features[self._label_key].int64_list.value
+        self._labels[index] = list(labels) if self.label_shape else labels[0]
+        images = features[self._image_key].bytes_list.value
+        if not images:
+            raise UnreadableImage("the example has no image")
+        return {self._image_key: images[0]}
+
+
+def default_dir() -> str | None:
+    """Where data sets lie unless a data_dir says otherwise; None for TFDS's own default."""
+    return os.environ.get(DATA_DIR) or None
+
+
+@functools.cache
+def _example_type() -> Any:
+    """tf.train.Example, which cannot be sent to another process and so is no part of a source."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
+@functools.cache
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, which are WordNet numbers such as n01440764, in the order of a model's logits."""
+    import tensorflow_datasets as tfds
+
+    return tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
+
+
+def _how_to_prepare(name: str, data_dir: str | None) -> str:
+    place = f", data_dir={data_dir!r}" if data_dir else ""
+    return (
+        "prepare it once, which needs TensorFlow: pip install 'vit_jax[tf]', then python -c "
+        f"\"import tensorflow_datasets as tfds; tfds.builder('{name}', file_format='array_record'{place})"
+        '.download_and_prepare()"'
+    )
+
+
+def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
+    if builder.info.file_format.value != "tfrecord":
+        return _how_to_prepare(name, data_dir)
+    new = os.fspath(builder.data_path).removesuffix(builder.info.full_name).rstrip("/") + "_array_record"
+    place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    return (
+        "write it so, which needs no TensorFlow: python -m vit_jax prepare "
+        f"--data=tfds:{shlex.quote(name)}{place} --out={shlex.quote(new)}, then read it with data_dir={new!r}, "
+        f"or with {DATA_DIR}={shlex.quote(new)} and no data_dir"
+    )
+
+
+def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
+    """The files of a split of a data set of TFDS, as (path, skip, take)."""
+    return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
+
+
+def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+    """The data set `name` of TFDS, which is the module; raises UserError if it is unknown or was never prepared."""
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        near = difflib.get_close_matches(
+            name.split("/")[0].split(":")[0], tfds.list_builders(with_community_datasets=False), n=3
+        )
+        advice = f"did you mean {' or '.join(near)}?" if near else "check the name and data_dir."
+        raise UserError(
+            f"Found no TFDS data set {name!r}, expected one that TFDS knows or that lies in data_dir={data_dir!r}: "
+            f"{advice}"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"Found {name!r}, which is no name of a TFDS data set ({error}): check the name.") from None
+    if not builder.is_prepared():
+        raise UserError(
+            f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by data_dir or by "
+            f"{DATA_DIR}, or {_how_to_prepare(name, data_dir)}"
+        )
+    return builder
+
+
+def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[tuple[str, ...], bool]:
+    """The names of the classes, and whether an image has several."""
+    features = dict(builder.info.features.items())
+    if not isinstance(features.get(image_key), tfds.features.Image):
+        raise UserError(
+            f"Found no image feature {image_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
+            "set image_key."
+        )
+    label: Any = features.get(label_key)
+    several = isinstance(label, tfds.features.Sequence)
+    label = label.feature if several else label
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(
+            f"Found no class label {label_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
+            "set label_key."
+        )
+    return tuple(label.names), several

@@ -1,0 +1,1 @@
+"""What happens to an example between its source and the batch."""

@@ -1,0 +1,1 @@
+"""What training costs: benchmarks, plans for machines that are not here, and compiled programs read."""

@@ -1,0 +1,61 @@
+"""The step fed by its data against the bare step, and the data alone."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vit_jax import sharding
+from vit_jax.data.pipeline import TrainData
+from vit_jax.perf import input_speed as speed
+from vit_jax.train import keys
+from vit_jax.train.run import compose, make_data
+
+
+def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
+    """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
+    length = (steps + 1) * rounds + 1
+    run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
+    state = jax.jit(run.init, out_shardings=run.places)(None)
+    batches = run.data.from_step(0, length)
+    resident = sharding.put_batch(next(batches)[1], run.mesh)
+    state, metrics = run.train_step(state, resident)
+    jax.block_until_ready(metrics)
+
+    bare, loop, wait = [], [], []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = run.train_step(state, resident)
+            jax.block_until_ready(metrics)
+        bare.append(steps / (time.perf_counter() - begin))
+        begin, waited = time.perf_counter(), 0.0
+        for _ in range(steps):
+            asked = time.perf_counter()
+            _, batch = next(batches)
+            waited += time.perf_counter() - asked
+            state, metrics = run.train_step(state, sharding.put_batch(batch, run.mesh))
+            jax.block_until_ready(metrics)
+        loop.append(steps / (time.perf_counter() - begin))
+        wait.append(waited * loop[-1] / steps)
+    batches.close()
+    return {
+        "bare_steps_per_second": statistics.median(bare),
+        "loop_steps_per_second": statistics.median(loop),
+        "ratio": statistics.median(a / b for a, b in zip(loop, bare, strict=True)),
+        "data_wait": statistics.median(wait),
+    }
+
+
+def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
+    """The batches alone, for so many threads and so many worker processes: see data/speed.py."""
+    config, source, *_ = keys.settle(config, None)
+
+    def open_data(threads: int, workers: int) -> TrainData:
+        data = config["data"] | {"threads": threads, "workers": workers, "resident": False}
+        return make_data({**config, "data": data}, source)
+
+    return speed.measure(open_data, counts, steps, rounds)

@@ -1,0 +1,1 @@
+"""Many runs: sweeps, launches on rented machines, and reports."""
