@@ -1,6 +1,5 @@
-"""A server on loopback that speaks the hub's protocol for model folders, and the bucket's for plain files."""
+"""A server on loopback that speaks the hub's protocol for model folders."""
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -14,16 +13,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Server(ThreadingHTTPServer):
-    """models: OWNER/NAME -> folder. bucket: a folder. cut: how many bytes of a body to send before the line goes dead, once."""
+    """Serves `models`, OWNER/NAME -> folder; `corrupt` changes a byte of every file."""
 
     daemon_threads = True
 
-    def __init__(self, models: dict[str, Path], bucket: Path | None = None):
+    def __init__(self, models: dict[str, Path]):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.models, self.bucket = models, bucket
-        self.cut: int | None = None
+        self.models = models
         self.corrupt = False
-        self.asked: list[str] = []
 
     @property
     def address(self) -> str:
@@ -44,16 +41,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-        if path.startswith("/bucket/"):
-            self._file(self.server.bucket / path.removeprefix("/bucket/"), body, hub=False)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(match[1], match[2])
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?", path):
             self._tree(match[1])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             folder = self.server.models.get(match[1])
-            self._file(folder / match[3] if folder else None, body, hub=True)
+            self._file(folder / match[3] if folder else None, body)
         else:
             self._error(404, "EntryNotFound")
 
@@ -74,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str | None) -> None:
         folder = self.server.models.get(name)
         if folder is None:
-            self._error(401, "RepoNotFound")  # as the hub answers those without a token
+            self._error(401, "RepoNotFound")  # as the hub answers without a token
         elif revision not in (None, "main", COMMIT):
             self._error(404, "RevisionNotFound")
         else:
@@ -105,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
             ]
         )
 
-    def _file(self, path: Path | None, body: bool, hub: bool) -> None:
+    def _file(self, path: Path | None, body: bool) -> None:
         if path is None or not path.is_file():
             self._error(404, "EntryNotFound")
             return
@@ -122,24 +116,17 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        if hub:
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{digest}"')
-            self.send_header("X-Linked-Etag", f'"{digest}"')
-            self.send_header("X-Linked-Size", str(len(content)))
-        else:
-            md5 = hashlib.md5(path.read_bytes()).digest()
-            self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{digest}"')
+        self.send_header("X-Linked-Etag", f'"{digest}"')
+        self.send_header("X-Linked-Size", str(len(content)))
         content = content[begin:]
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
-            cut, self.server.cut = self.server.cut, None
-            self.wfile.write(content[:cut])
-            if cut is not None:
-                self.close_connection = True
+            self.wfile.write(content)
 
 
-def serving(models: dict[str, Path], bucket: Path | None = None) -> contextlib.AbstractContextManager[Server]:
+def serving(models: dict[str, Path]) -> contextlib.AbstractContextManager[Server]:
     """A running server."""
-    return running(Server(models, bucket))
+    return running(Server(models))

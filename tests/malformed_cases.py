@@ -799,7 +799,7 @@ train(
 # Weights of another run to begin from.
 INIT = "--config.init={'ref': '%s'}"
 train("init_missing", INIT % "$tmp/nowhere", says=("No model at", "$tmp/nowhere", "DIR@STEP"))
-train("init_is_file", INIT % "$config", says=("no .npz, .safetensors or .pth file", "expected the weights"))
+train("init_is_file", INIT % "$config", says=("not a .npz, .safetensors or .pth file", "expected the weights"))
 train("init_no_workdir", INIT % "$images", says=("is no workdir", "config.json"))
 train("init_step", INIT % "$run@7", says=("no checkpoint of step 7", "it has 1, 2"))
 train(
@@ -871,7 +871,7 @@ evaluate(
     "evaluate_model_is_file",
     "--data=digits",
     model="$config",
-    says=("no .npz, .safetensors or .pth file", "expected the weights"),
+    says=("not a .npz, .safetensors or .pth file", "expected the weights"),
 )
 evaluate("evaluate_model_is_data", "--data=digits", model="$images", says=("is no workdir", "config.json"))
 evaluate("evaluate_step", "--data=digits", model="$run@9", says=("no checkpoint of step 9", "it has 1, 2"))

@@ -82,7 +82,7 @@ def theirs(model, images, transform):
 def test_timm_classifies_every_image_as_we_do(tuned, tmp_path, capsys):
     workdir, photos = tuned
     assert vit(["convert", f"--model={workdir}", f"--out={tmp_path / 'timm'}", "--to=timm"]) == 0
-    assert re.search(r"logits by timm differ by at most [\d.]+e-0[5-9]", capsys.readouterr().out)
+    assert re.search(r"OK: timm gives the same logits \(max difference [\d.]+e-0[5-9]\)", capsys.readouterr().out)
     model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     images = sorted((photos / "test").rglob("*.png"))
@@ -95,7 +95,9 @@ def test_timm_classifies_every_image_as_we_do(tuned, tmp_path, capsys):
 def test_transformers_classifies_every_image_as_we_do(tuned, tmp_path, capsys):
     workdir, _ = tuned
     assert vit(["convert", f"--model={workdir}", f"--out={tmp_path / 'hf'}", "--to=hf"]) == 0
-    assert re.search(r"logits by transformers differ by at most [\d.]+e-0[5-9]", capsys.readouterr().out)
+    assert re.search(
+        r"OK: transformers gives the same logits \(max difference [\d.]+e-0[5-9]\)", capsys.readouterr().out
+    )
     model = transformers.AutoModelForImageClassification.from_pretrained(str(tmp_path / "hf")).eval()
     assert model.config.id2label == {0: "day", 1: "night"}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.hub_server import serving
 from tests.peers import torch
 from vit_jax.__main__ import main as vit
-from vit_jax.pretrained.files import read_arrays
+from vit_jax.pretrained.tensors import read_arrays
 from vit_jax.types import UserError
 
 
@@ -151,14 +151,14 @@ def shards(tmp):
 
 
 CASES = {
-    "truncated_safetensors": (lambda tmp: edit(tmp, lambda b: b[:-40]), ("damaged", "fetch it again")),
+    "truncated_safetensors": (lambda tmp: edit(tmp, lambda b: b[:-40]), ("damaged", "download it again")),
     "safetensors_of_garbage": (
         lambda tmp: edit(tmp, lambda b: b[:9] + bytes(reversed(b[9:]))),
-        ("damaged", "fetch it again"),
+        ("damaged", "download it again"),
     ),
     "safetensors_claims_a_huge_header": (
         lambda tmp: edit(tmp, lambda b: struct.pack("<Q", 2**60) + b[8:]),
-        ("damaged", "fetch"),
+        ("damaged", "download"),
     ),
     "safetensors_with_a_wrong_shape": (lambda tmp: header(tmp, "norm.bias", shape=[4]), ("damaged",)),
     "safetensors_of_integers": (
@@ -190,20 +190,20 @@ CASES = {
         ("num_heads",),
     ),
     "another_architecture": (resnet, ("resnet", "ViT")),
-    "a_language_model": (bert, ("bert", "only ViT and DeiT are understood")),
+    "a_language_model": (bert, ("bert", "only ViT and DeiT are supported")),
     "config_is_no_json": (lambda tmp: folder(tmp, config="{'a': "), ("config.json", "damaged")),
     "config_is_a_list": (lambda tmp: folder(tmp, config="[1]"), ("config.json", "list")),
     "config_of_other_types": (
         lambda tmp: folder(tmp, config={**CONFIG, "model_args": "patch_size=8"}),
         ("model_args",),
     ),
-    "truncated_npz": (truncated_npz, ("damaged", "fetch it again")),
+    "truncated_npz": (truncated_npz, ("damaged", "download it again")),
     "pickled_npz": (pickled_npz, ("pickled", "code")),
     "npz_of_another_program": (lambda tmp: npz(tmp, x=np.ones((3, 3), np.float32)), ("x", "expected")),
     "zip_without_arrays": (zip_of, ("model.npz",)),
-    "empty_file": (lambda tmp: raw(tmp, b""), ("empty", "fetch it again")),
-    "page_of_the_web": (lambda tmp: raw(tmp, b"<!DOCTYPE html><html>Forbidden"), ("page of the web",)),
-    "text_file": (lambda tmp: raw(tmp, b"version https://git-lfs.github.com/spec/v1"), ("no .npz",)),
+    "empty_file": (lambda tmp: raw(tmp, b""), ("empty", "download it again")),
+    "page_of_the_web": (lambda tmp: raw(tmp, b"<!DOCTYPE html><html>Forbidden"), ("web page",)),
+    "text_file": (lambda tmp: raw(tmp, b"version https://git-lfs.github.com/spec/v1"), ("not a .npz",)),
     "pickled_pth": (lambda tmp: pth(tmp, {"model": Hostile(tmp / "ran")}), ("pickled", "code")),
     "old_pickle": (old_pickle, ("model.pth",)),
     "pth_without_weights": (lambda tmp: pth(tmp, {"epoch": 3}), ("no arrays",)),
@@ -240,7 +240,7 @@ def refused(model, tmp, capsys, *says):
 
 
 @pytest.mark.parametrize(("kind", "says"), [("huge", "does not fit into memory"), ("encrypted", "cannot be unpacked")])
-def test_an_archive_that_cannot_be_unpacked_is_told(kind, says, tmp_path):
+def test_an_archive_that_cannot_be_unpacked_is_reported(kind, says, tmp_path):
     header = io.BytesIO()
     shape = (10**13,) if kind == "huge" else (1,)
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
@@ -286,7 +286,7 @@ def test_a_model_without_a_head_is_refused(tmp_path, capsys):
     ("reference", "says"),
     [("hf:nobody/nothing", "is not on the hub"), ("hf:nobody", "OWNER/NAME"), ("ViT-B_17", "No model at")],
 )
-def test_a_model_that_does_not_exist_is_told(reference, says, tmp_path, capsys, monkeypatch):
+def test_a_model_that_does_not_exist_is_reported(reference, says, tmp_path, capsys, monkeypatch):
     with serving({}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)

@@ -9,8 +9,8 @@ import pytest
 from vit_jax import trees
 from vit_jax.config import factory as config
 from vit_jax.pretrained import google
-from vit_jax.pretrained.files import read_arrays
-from vit_jax.pretrained.preprocessing import Preprocessing
+from vit_jax.pretrained.pretrained import Preprocessing
+from vit_jax.pretrained.tensors import read_arrays
 from vit_jax.types import UserError
 
 HALF = (0.5, 0.5, 0.5)
@@ -57,7 +57,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 def test_what_is_written_reads_as_the_same_model(name, tmp_path):
     spec, params = MODELS[name], random_params(MODELS[name])
     arrays = written(tmp_path / "a.npz", spec, params)
-    assert google.fits(arrays, {})
+    assert google.matches(arrays, {})
     read = google.read(arrays, {}, "a.npz")
     assert_same(read.params, params)
     assert read.model.items() >= {key: value for key, value in spec.items() if key != "stem"}.items()
@@ -156,7 +156,7 @@ def test_every_layout_reads_as_the_same_model(spec, layout, tmp_path):
     params = random_params(spec)
     arrays = layout(written(tmp_path / "a.npz", spec, params))
     read = google.read(arrays, {}, "a.npz")
-    assert google.fits(arrays, {})
+    assert google.matches(arrays, {})
     assert_same(read.params, params)
     assert read.model["num_classes"] == 7
 
@@ -169,11 +169,11 @@ def test_bfloat16_arrays_that_numpy_saves_as_raw_bytes_are_read(tmp_path):
     assert_same(google.read(read_arrays(tmp_path / "b.npz")[0], {}, "b.npz").params, params)
 
 
-def test_other_trees_of_the_file_are_told(tmp_path):
+def test_other_trees_of_the_file_are_noted(tmp_path):
     arrays = under(
         "params/img/", big_vision(written(tmp_path / "a.npz", MAP)), params__txt__a=0, params__t=0, opt__mu=0
     )
-    assert "Left out of the file: opt, params/t, params/txt." in google.read(arrays, {}, "a.npz").notes
+    assert "Not loaded from the file: opt, params/t, params/txt." in google.read(arrays, {}, "a.npz").notes
 
 
 def test_without_positions_they_are_sincos2d_for_224_pixels(tmp_path):
@@ -198,8 +198,8 @@ def test_images_are_prepared_as_the_authors_do(tmp_path):
             lambda a: a.pop("Transformer/encoderblock_0/LayerNorm_2/bias"),
             "missing: Transformer/encoderblock_0/LayerNorm_1/bias",
         ),
-        (lambda a: a.pop("embedding/kernel"), "a.npz has no embedding/kernel"),
-        (lambda a: a.update({"extra": np.ones(3)}), "not understood: extra"),
+        (lambda a: a.pop("embedding/kernel"), "a.npz has no array embedding/kernel"),
+        (lambda a: a.update({"extra": np.ones(3)}), "unexpected: extra"),
         (lambda a: a.update({"embedding/kernel": np.ones((192, 32))}), "embedding/kernel of shape"),
         (
             lambda a: a.update({"Transformer/posembed_input/pos_embedding": np.ones((1, 14, 32))}),
@@ -243,15 +243,15 @@ def test_a_fixed_table_needs_the_size_of_the_images(tmp_path):
         google.write(tmp_path / "a.npz", VIT | {"posemb": "sincos2d"}, {}, None, None)
 
 
-def test_what_a_reader_must_be_told_is_noted(tmp_path):
+def test_what_the_file_cannot_express_is_noted(tmp_path):
     spec = VIT | {"mlp": "gelu", "norm_eps": 1e-12}
     notes = " ".join(google.write(tmp_path / "a.npz", spec, random_params(VIT), SQUARE, ("a",) * 7))
-    for told in ("mlp='gelu'", "norm_eps=1e-12", "7 classes", "resize(32)"):
-        assert told in notes
+    for text in ("mlp='gelu'", "norm_eps=1e-12", "7 classes", "resize(32)"):
+        assert text in notes
 
 
 def test_an_existing_file_is_kept(tmp_path):
     (tmp_path / "a.npz").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         written(tmp_path / "a.npz", VIT)
     assert (tmp_path / "a.npz").read_text() == "mine"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.checkpoint.test_google import GAP, HYBRID, MAP, MIXER, REP, VIT, logits, random_images, random_params
 from vit_jax.pretrained import google
-from vit_jax.pretrained.files import read_arrays
+from vit_jax.pretrained.tensors import read_arrays
 
 TRANSFORMER = {"num_layers": 2, "mlp_dim": 48, "num_heads": 4, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 ORIGINAL = {"num_classes": 7, "hidden_size": 32, "patches": {"size": (8, 8)}, "transformer": TRANSFORMER}

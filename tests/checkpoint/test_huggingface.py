@@ -14,7 +14,7 @@ from vit_jax import trees
 from vit_jax.config import factory as configs
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.pretrained import huggingface
-from vit_jax.pretrained.preprocessing import Preprocessing
+from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.types import UserError
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 77}
@@ -69,7 +69,7 @@ def read(folder):
     config = json.loads((folder / "config.json").read_text())
     if (folder / "preprocessor_config.json").exists():
         config["preprocessor"] = json.loads((folder / "preprocessor_config.json").read_text())
-    assert huggingface.fits(arrays, config)
+    assert huggingface.matches(arrays, config)
     return huggingface.read(arrays, config, "the model")
 
 
@@ -85,7 +85,7 @@ def case(request):
     model = perturbed(kind, fields)
     config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
     arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
-    assert huggingface.fits(arrays, config)
+    assert huggingface.matches(arrays, config)
     source = huggingface.read(arrays, config, "the model")
     assert sum(x.size for x in source.params.values()) == sum(x.size for x in arrays.values())
     images = images_of(source)
@@ -228,7 +228,7 @@ def test_names_of_classes_are_read_but_not_their_placeholders():
     [
         ({"model_type": "swin"}, "is a 'swin' of transformers"),
         ({"hidden_act": "relu"}, "hidden_act='relu'"),
-        ({"num_attention_heads": 5}, "num_attention_heads=5 do not divide"),
+        ({"num_attention_heads": 5}, "48, which is not divisible by num_attention_heads=5"),
         ({"layer_norm_eps": "tiny"}, "layer_norm_eps='tiny'"),
         ({"image_size": 64}, "image_size=64"),
         ({"preprocessor": {"resample": 9}}, "resample=9"),

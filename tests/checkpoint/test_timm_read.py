@@ -5,7 +5,7 @@ import pytest
 
 from tests.peers import timm, torch
 from vit_jax.pretrained import timm as theirs
-from vit_jax.pretrained.preprocessing import Preprocessing
+from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.types import UserError
 
 
@@ -62,7 +62,7 @@ def test_every_architecture_is_read_as_timm_builds_it_or_refused():
 def test_other_networks_are_refused_by_what_they_are(name, looks):
     arrays = unnamed(name)[1]
     for config in ({"architecture": name}, {}):
-        assert theirs.fits(arrays, config)
+        assert theirs.matches(arrays, config)
         with pytest.raises(UserError, match=looks if config or looks != "rotary" else "rotary"):
             theirs.read(arrays, config, "it")
 
@@ -100,7 +100,7 @@ def test_images_are_prepared_as_the_config_says(stated, prepared):
     ("part", "message"),
     [
         ({"model_args": "none"}, "model_args='none'"),
-        ({"model_args": {"num_heads": 5}}, "5 heads do not divide"),
+        ({"model_args": {"num_heads": 5}}, "192, which is not divisible by 5 heads"),
         ({"model_args": {"act_layer": "relu"}}, "act_layer='relu'"),
         ({"model_args": {"norm_layer": "rmsnorm"}}, "norm_layer='rmsnorm'"),
         ({"global_pool": "max"}, "global_pool='max'"),

@@ -14,7 +14,7 @@ from etils import epath
 from vit_jax import distributed as processes
 from vit_jax import stores
 from vit_jax.checkpoint.saver import COMPLETE, steps_in
-from vit_jax.pretrained.files import SUFFIXES
+from vit_jax.pretrained.reference import SUFFIXES
 from vit_jax.types import UserError
 
 # Seconds between two looks for what is new.

@@ -1,4 +1,4 @@
-"""Write a model for other libraries: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
+"""Convert a model to another library's format: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
 
 import dataclasses
 import os
@@ -13,24 +13,27 @@ from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
 FORMATS = ("npz", "timm", "hf", "workdir")
-TOLERANCE = 1e-3  # of the logits' standard deviation; rounding alone stays well below
+LIBRARIES = {"timm": "timm", "hf": "transformers"}
+TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes it, reads it again, and prints how far the logits of both are apart; the exit code is 1 if they differ."""
+    """Write the model, read it back and compare the outputs; the exit code is 1 if they differ."""
     parser = Parser(prog="vit convert", description=__doc__)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
     parser.add_argument("--out", required=True, metavar="PATH", help="a new folder, or a new .npz file")
-    parser.add_argument("--to", required=True, choices=FORMATS, help="the original's file, or a folder of the others")
+    parser.add_argument(
+        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; others: a folder"
+    )
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
     if stores.is_remote(flags.out):
-        raise UserError(f"--out={flags.out} is on an object store; give a new path here, and copy it there then.")
+        raise UserError(f"--out={flags.out} is on an object store; convert to a local path, then copy it there.")
     out = Path(os.path.expanduser(flags.out))
     if os.path.lexists(out):
         raise UserError(f"--out={flags.out} exists; give a new path.")
     if flags.to == "npz" and out.suffix != ".npz":
-        raise UserError(f"--out={flags.out} is no .npz file, which --to=npz writes; give such a name.")
+        raise UserError(f"--out={flags.out} must end in .npz for --to=npz.")
 
     from vit_jax import inference
 
@@ -45,19 +48,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(loaded: Any, out: Path, to: str) -> list[str]:
-    """Writes a loaded model in a format; gives what that format cannot carry, a sentence each."""
+    """Write a loaded model in a format; return notes on what the format cannot express."""
     from vit_jax.checkpoint import workdir
     from vit_jax.pretrained import google, huggingface, timm
-    from vit_jax.pretrained.preprocessing import from_spec
+    from vit_jax.pretrained.pretrained import from_spec
 
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
     if to == "workdir":
         task = loaded.config.get("task") or {"type": "classify.Classify", "mean": mean, "std": std}
         config = {"model": loaded.spec, "task": task, "data": {}, "evals": {}}
-        data = {"class_names": loaded.class_names, "image_shape": loaded.image_shape, "num_examples": 0}
-        data |= {
+        data = {
+            "class_names": loaded.class_names,
             "names_known": loaded.names_known,
+            "image_shape": loaded.image_shape,
+            "num_examples": 0,
             "preprocess": loaded.preprocess_spec,
             "init": {"posemb": loaded.posemb},
         }
@@ -67,80 +72,82 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     notes = []
     if preprocessing is None:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
-        notes = [
-            f"the preprocessing {loaded.preprocess_spec!r} cannot be said there; it is written as a resize to the size."
-        ]
+        notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
     writer: Callable[..., list[str]] = {"npz": google, "timm": timm, "hf": huggingface}[to].write
     return notes + writer(out, loaded.spec, params, preprocessing, loaded.class_names if loaded.names_known else None)
 
 
 def check(loaded: Any, out: Path, to: str) -> bool:
-    """Prints how far the logits of what was written are from those of the model, on random images, read by us and by them.
+    """Compare the written model with the original on random images, here and in the target library; print the result.
 
-    The logits of an untrained head are the same whatever the network; then the features before it are compared.
+    An untrained head gives the same logits whatever the network, so then the features before it are compared.
     """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
-    what = "features" if loaded.has_untrained_head else "logits"
-    expected = loaded(images)[what]
-    scale = max(float(expected.std()), 1e-6)
-    found = {"read again here": _reread(loaded, out, to)(images)[what]}
-    right = True
-    if to in ("timm", "hf") and what == "features":
-        print("check: the head is untrained, so only what is read again here tells whether the network is the same")
-    elif to in ("timm", "hf"):
-        library = "timm" if to == "timm" else "transformers"
-        opens = _opener(to, library)
-        if opens is not None:
-            import jax.numpy as jnp
+    output = "features" if loaded.has_untrained_head else "logits"
+    expected = loaded(images)[output]
+    tolerance = TOLERANCE * max(float(expected.std()), 1e-6)
 
-            from vit_jax.tasks.task import normalize
+    def compare(reader: str, found: np.ndarray) -> bool:
+        difference = float(np.abs(found - expected).max())
+        if difference <= tolerance:
+            print(f"OK: {reader} gives the same {output} (max difference {difference:.1e})")
+        else:
+            print(
+                f"FAILED: {reader} gives other {output} (max difference {difference:.1e}, expected <= {tolerance:.1e})"
+            )
+        return difference <= tolerance
 
-            pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std))
-            try:
-                found[f"by {library}"] = _logits(opens(out), pixels.transpose(0, 3, 1, 2))
-            except Exception as error:  # whatever they raise for a folder that they cannot use
-                right = False
-                print(f"check: {library} cannot use it: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    for reader, values in found.items():
-        difference = float(np.abs(values - expected).max())
-        right &= difference <= TOLERANCE * scale
-        print(f"check: {what} {reader} differ by at most {difference:.1e} (their standard deviation is {scale:.1e})")
-    if not right:
-        print(f"The copy does not give the same {what}; do not use it, and report this with the model's name.")
-    return right
+    is_same = compare("vit_jax", _read_back(loaded, out, to)(images)[output])
+    library = LIBRARIES.get(to)
+    if library and output == "features":
+        print(f"SKIPPED: {library}; the head is untrained, so its logits would not show a difference")
+    elif library and (load := _loader(library)):
+        import jax.numpy as jnp
+
+        from vit_jax.tasks.task import normalize
+
+        pixels = np.asarray(normalize(jnp.asarray(images), loaded.task.mean, loaded.task.std))
+        try:
+            logits = _torch_logits(load(out), pixels.transpose(0, 3, 1, 2))
+        except Exception as error:  # the library may raise anything
+            is_same = False
+            print(f"FAILED: {library} cannot load it: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        else:
+            is_same &= compare(library, logits)
+    if not is_same:
+        print(f"The copy gives other {output}; do not use it, and report this with the model's name.")
+    return is_same
 
 
-def _reread(loaded: Any, out: Path, to: str) -> Any:
-    """What was written, read again; what a .npz does not carry is taken from the model: fields and normalisation."""
+def _read_back(loaded: Any, out: Path, to: str) -> Any:
+    """Load the written model; fields and normalization that a .npz does not contain are taken from the original."""
     from vit_jax import inference
 
     if to != "npz":
         return inference.load(out)
-    again = inference.load(
-        out, changes={key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if key in loaded.spec}
-    )
-    return dataclasses.replace(again, task=dataclasses.replace(loaded.task, model=again.model))
+    changes = {key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if key in loaded.spec}
+    copy = inference.load(out, changes=changes)
+    return dataclasses.replace(copy, task=dataclasses.replace(loaded.task, model=copy.model))
 
 
-def _opener(to: str, library: str) -> Callable[[Path], Any] | None:
-    """What opens a folder in the other library; None, and a line that says so, where that cannot be imported."""
+def _loader(library: str) -> Callable[[Path], Any] | None:
+    """Return a function that loads a folder in the library, or None, with a message, if it cannot be imported."""
     try:
-        if to == "timm":
+        if library == "timm":
             import timm
 
             return lambda out: timm.create_model(f"local-dir:{out}", pretrained=True)
-        # transformers imports its models only when they are named.
+        # transformers imports its models only when they are accessed.
         from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401
 
         return lambda out: AutoModelForImageClassification.from_pretrained(str(out))
     except (ImportError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0][:100]
-        print(f"check: {library} cannot be imported here ({reason}), so it was not asked")
+        print(f"SKIPPED: {library} cannot be imported ({str(error).partition(chr(10))[0][:100]})")
         return None
 
 
-def _logits(model: Any, pixels: np.ndarray) -> np.ndarray:
-    """The logits of a PyTorch model for normalised images [b, c, h, w]."""
+def _torch_logits(model: Any, pixels: np.ndarray) -> np.ndarray:
+    """Compute the logits of a PyTorch model for normalized images [b, c, h, w]."""
     import torch
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""List the original's models and where each can be had now: vit models [TEXT] [--json]."""
+"""List the original repository's models and where to download them: vit models [TEXT] [--json]."""
 
 import dataclasses
 import json
@@ -9,26 +9,21 @@ from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints name, training data, image size and places of every model whose line contains TEXT."""
+    """Print name, training data, image size and hub references of every model whose line contains TEXT."""
     parser = Parser(prog="vit models", description=__doc__)
     parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="such as B_16 or sam; default: all")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per model")
     flags = parser.parse(argv)
 
-    from vit_jax.pretrained.names import table
+    from vit_jax.pretrained.hub import ORIGINAL
 
-    rows = [row for row in table() if flags.text.lower() in f"{row.name} {row.data} {' '.join(row.places)}".lower()]
-    if not rows:
-        raise UserError(
-            f"No model of the original has {flags.text!r} in its name, data or places; `vit models` lists all."
-        )
-    for row in rows:
+    text = flags.text.lower()
+    models = [m for m in ORIGINAL.values() if text in f"{m.name} {m.data} {' '.join(m.places)}".lower()]
+    if not models:
+        raise UserError(f"No model has {flags.text!r} in its name, data or places; `vit models` lists all.")
+    for model in models:
         if flags.json:
-            print(json.dumps(dataclasses.asdict(row)))
+            print(json.dumps(dataclasses.asdict(model)))
         else:
-            print(f"{row.name}\n    {row.data}, {row.resolution} px: {', '.join(row.places)}")
-    if not flags.json:
-        print(
-            "The buckets (gs://) answer 403 since 2026; VIT_JAX_BUCKETS names a mirror, VIT_JAX_MODELS a folder of files."
-        )
+            print(f"{model.name}\n    {model.data}, {model.resolution} px: {', '.join(model.places)}")
     return 0

@@ -1,1 +1,1 @@
-"""Other libraries' models: one file for each format."""
+"""Models in the formats of other libraries, one module per format."""

@@ -1,102 +1,138 @@
-"""Google's .npz files: google-research/vision_transformer (ViT, AugReg, SAM, GSAM, hybrids, Mixer, LiT) and big_vision."""
+"""Google's .npz files: google-research/vision_transformer (ViT, AugReg, SAM, GSAM, hybrids, Mixer, LiT) and big_vision.
 
+All layouts are converted to the names of big_vision's current models/vit.py: modules numbered per class, `pos_embedding`
+at the top level and one module per block. Array shapes equal this library's.
+"""
+
+import contextlib
+import os
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from vit_jax.pretrained.google_export import CODE, FORMAT, STEM_CODE, write
-from vit_jax.pretrained.google_layouts import ORIGINAL_POSITIONS, model_branch, to_big_vision
-from vit_jax.pretrained.google_links import links
-from vit_jax.pretrained.links import Flat, to_ours
-from vit_jax.pretrained.preprocessing import Preprocessing
-from vit_jax.pretrained.pretrained import Pretrained
-from vit_jax.pretrained.specs import complete, pixels_per_patch, square_side
+import numpy as np
+
+from vit_jax.pretrained.links import Link, same, shape_of, to_ours, to_theirs
+from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
+from vit_jax.pretrained.specs import (
+    complete,
+    int_or_pair,
+    pair,
+    pixels_per_patch,
+    prefix_tokens,
+    square_side,
+    with_posemb_table,
+)
+from vit_jax.pretrained.tensors import check_new
 from vit_jax.types import UserError
 
-__all__ = ["fits", "links", "read", "write"]
+FORMAT = "a Google .npz"
+# Set by the code of these models, not by their files: flax's nn.gelu and epsilons, and models_resnet.py.
+CODE: dict[str, Any] = {"mlp": "gelu_tanh", "norm_eps": 1e-6}
+STEM_CODE: dict[str, Any] = {"norm_eps": 1e-6, "weight_norm": "std", "weight_eps": 1e-5}
+# Fields with a single supported value; timm supports others.
+FIXED_FIELDS: dict[str, Any] = {
+    "registers": 0,
+    "distilled": False,
+    "layer_scale": None,
+    "qk_norm": False,
+    "qkv_bias": True,
+    "embed_bias": True,
+    "pre_norm": False,
+    "norm_after_pool": False,
+}
+CLASS_LISTS = {1000: "ImageNet", 21843: "ImageNet-21k"}
 
 _BLOCK, _MIXER_BLOCK = r"Transformer/encoderblock_(\d+)/", r"MixerBlock_(\d+)/"
+# Before Flax's linen, modules were numbered in order of creation across classes.
+_NUMBERED = re.compile(r"(MultiHeadDotProductAttention|LayerNorm|MlpBlock|Dense|MAPHead)_(\d+)")
+_GROUP_NORM = re.compile(r"gn(\d+|_root|_proj)/(scale|bias)$")
+_ORIGINAL_POSEMB = "Transformer/posembed_input/pos_embedding"
+_POSEMBS = (_ORIGINAL_POSEMB, "Transformer/pos_embedding")
+_SCANNED = "Transformer/encoderblock/"
+# Arrays of the attention pooling head in files from before it was a module.
+_INLINED_HEAD = re.compile(r"probe$|(MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/")
+_PRE_LINEN = {
+    "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
+    "LayerNorm_1": "LayerNorm_2",
+    "MlpBlock_0": "MlpBlock_3",
+}
 
 
-def fits(arrays: Flat, config: Mapping[str, Any]) -> bool:
-    """Whether the arrays are named as Google's models name theirs."""
+def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
+    """Return whether the arrays have the names of Google's models."""
     return any("Transformer/encoderblock" in name or "MixerBlock_0/" in name for name in arrays)
 
 
-def read(arrays: Flat, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """A Google .npz as ours; raises UserError for one that holds no ViT, hybrid or Mixer of images."""
+def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
+    """Convert a Google .npz; raise UserError if it does not contain a ViT, hybrid or Mixer for images."""
     inside, branch, others = model_branch(arrays)
     theirs = to_big_vision(inside)
     is_mixer = any(re.match(_MIXER_BLOCK, name) for name in theirs)
     model, patches = (_mixer_spec if is_mixer else _vit_spec)(theirs, origin)
-    pixels = theirs["stem/kernel"] if is_mixer else theirs.get("conv_root/kernel", theirs["embedding/kernel"])
+    first = theirs["stem/kernel"] if is_mixer else theirs.get("conv_root/kernel", theirs["embedding/kernel"])
     params = to_ours(links(complete(model, FORMAT)), theirs, origin)
 
     notes = [
-        "The file holds arrays alone: GELU is taken by its tanh approximation and the epsilon of LayerNorm as 1e-6, as in the "
-        "code of these models."
+        "The file contains only arrays: assumed GELU's tanh approximation and LayerNorm epsilon 1e-6, as in its code."
     ]
     if others:
-        notes.append(f"Left out of the file: {', '.join(others)}.")
+        notes.append(f"Not loaded from the file: {', '.join(others)}.")
     if "stem" in model:
-        notes.append(
-            "Its ResNet standardises weights by std + 1e-5 and has GroupNorms with epsilon 1e-6, as in that code."
-        )
+        notes.append("Assumed that its ResNet standardizes weights by std + 1e-5 and has GroupNorm epsilon 1e-6.")
     if model.get("pool") == "gap":
-        notes.append("It has neither a class token nor a pooling head: the mean of the patches is taken.")
+        notes.append("It has neither a class token nor a pooling head: assumed global average pooling.")
     if model.get("posemb") == "sincos2d":
-        notes.append(
-            "It has no position embeddings: sincos2d is taken, as big_vision has it, and images of 224 pixels."
-        )
-    notes += _class_notes(model["num_classes"], branch)
-    is_original = ORIGINAL_POSITIONS in inside or "stem/kernel" in arrays
-    preprocessing, note = _preprocessing(model, patches, pixels.shape[2], is_original)
-    return Pretrained(model, params, preprocessing, None, origin, notes=(*notes, note))
-
-
-def _class_notes(classes: int, branch: str) -> list[str]:
+        notes.append("It has no position embeddings: assumed sincos2d, as in big_vision, and images of 224 pixels.")
+    classes = model["num_classes"]
     if classes and branch.endswith("img/"):
-        return [f"Its head maps to the {classes} dimensions that image and text share, not to classes."]
-    known = {1000: "ImageNet", 21843: "ImageNet-21k"}
-    order = f": probably those of {known[classes]}, in the order of their WordNet ids" if classes in known else ""
-    return [f"The file does not name its {classes} classes{order}."] if classes else []
+        notes.append(f"Its head maps to the {classes} dimensions shared by image and text, not to classes.")
+    elif classes:
+        known = f": probably those of {CLASS_LISTS[classes]}, sorted by WordNet id" if classes in CLASS_LISTS else ""
+        notes.append(f"The file does not name its {classes} classes{known}.")
+    is_original = _ORIGINAL_POSEMB in inside or "stem/kernel" in arrays
+    preprocessing, note = _preprocessing(model, patches, first.shape[2], is_original)
+    return Pretrained(model, params, preprocessing, None, origin, notes=(*notes, note))
 
 
 def _preprocessing(
     model: Mapping[str, Any], patches: int | None, channels: int, is_original: bool
 ) -> tuple[Preprocessing, str]:
-    """How its authors evaluate it, and a note that says so.
+    """Return the authors' evaluation preprocessing and a note about it.
 
-    The original squashes (input_pipeline.py); so does big_vision for image and text (siglip_lit_coco.py), but for classes it
-    takes the middle (configs/vit_i1k.py and mlp_mixer_i1k.py: resize_small(256)|central_crop(224), by areas).
+    The original resizes without keeping the aspect ratio (input_pipeline.py), and so does big_vision for image-text models
+    (siglip_lit_coco.py). For classification big_vision crops the center (configs/vit_i1k.py and mlp_mixer_i1k.py:
+    resize_small(256)|central_crop(224), with area interpolation).
     """
     side = square_side(patches) if patches else None
     rows, cols = pixels_per_patch(model)
     size = (side * rows, side * cols) if side else (224, 224)
     half = (0.5,) * channels
     if is_original or not model["num_classes"] or model.get("pool") == "map":
-        prepared = Preprocessing(size, None, "bilinear", half, half)
+        preprocessing = Preprocessing(size, None, "bilinear", half, half)
     else:
-        prepared = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half)
+        preprocessing = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half)
     authors = "the original repository" if is_original else "big_vision"
-    return prepared, (
-        f"The file does not say how images are prepared: {prepared.spec} is taken, and values in [-1, 1], as {authors} does."
+    return preprocessing, (
+        f"The file does not describe the preprocessing: assumed {preprocessing.spec} and values in [-1, 1], as in {authors}."
     )
 
 
-def _vit_spec(theirs: Flat, origin: str) -> tuple[dict[str, Any], int | None]:
-    """The spec, and how many patches its position embeddings are for."""
-    height, across, _, width = _shape(theirs, "embedding/kernel", 4, origin)
-    _, heads, _ = _shape(theirs, "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel", 3, origin)
+def _vit_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | None]:
+    """Return the spec and the number of patches, None if it is unknown."""
+    height, across, _, width = shape_of(theirs, "embedding/kernel", 4, origin)
+    _, heads, _ = shape_of(theirs, "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel", 3, origin)
     pool = "tok" if "cls" in theirs else "map" if "MAPHead_0/probe" in theirs else "gap"
     model: dict[str, Any] = {
         "type": "vit.ViT",
         "num_classes": _outputs(theirs, "head/kernel", origin),
         "width": width,
         "depth": _count(theirs, _BLOCK),
-        "mlp_dim": _shape(theirs, "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2, origin)[1],
+        "mlp_dim": shape_of(theirs, "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2, origin)[1],
         "num_heads": heads,
-        "patch_size": height if height == across else [height, across],
+        "patch_size": int_or_pair(height, across),
         "pool": pool,
         "posemb": "learn" if "pos_embedding" in theirs else "sincos2d",
         **CODE,
@@ -106,51 +142,279 @@ def _vit_spec(theirs: Flat, origin: str) -> tuple[dict[str, Any], int | None]:
     if "conv_root/kernel" in theirs:
         stages = range(1, 1 + _count(theirs, r"block(\d+)/", first=1))
         units = [_count(theirs, rf"block{stage}/unit(\d+)/", first=1) for stage in stages]
-        root_width = _shape(theirs, "conv_root/kernel", 4, origin)[3]
+        root_width = shape_of(theirs, "conv_root/kernel", 4, origin)[3]
         model["stem"] = {"type": "resnet.ResNet", "stages": units, "width": root_width, **STEM_CODE}
     if model["posemb"] == "sincos2d":
         return model, None
-    _, n, _ = _shape(theirs, "pos_embedding", 3, origin)
+    n = shape_of(theirs, "pos_embedding", 3, origin)[1]
     has_slot = pool == "tok" and square_side(n - 1) is not None
     if pool == "tok" and not has_slot:
         model["posemb_prefix"] = False
     patches = n - has_slot
     if square_side(patches) is None:
-        raise UserError(f"{origin} has {n} position embeddings; expected those of a square of patches.")
+        raise UserError(f"{origin} has {n} position embeddings; expected a square grid of patches.")
     return model, patches
 
 
-def _mixer_spec(theirs: Flat, origin: str) -> tuple[dict[str, Any], int | None]:
-    """The spec, and how many patches the model is for."""
-    height, across, _, width = _shape(theirs, "stem/kernel", 4, origin)
-    patches, tokens_mlp_dim = _shape(theirs, "MixerBlock_0/token_mixing/Dense_0/kernel", 2, origin)
+def _mixer_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | None]:
+    """Return the spec and the number of patches."""
+    height, across, _, width = shape_of(theirs, "stem/kernel", 4, origin)
+    patches, tokens_mlp_dim = shape_of(theirs, "MixerBlock_0/token_mixing/Dense_0/kernel", 2, origin)
     if square_side(patches) is None:
-        raise UserError(f"{origin} mixes {patches} patches; expected a square of patches.")
+        raise UserError(f"{origin} mixes {patches} patches; expected a square grid of patches.")
     return {
         "type": "mixer.Mixer",
         "num_classes": _outputs(theirs, "head/kernel", origin),
         "width": width,
         "depth": _count(theirs, _MIXER_BLOCK),
         "tokens_mlp_dim": tokens_mlp_dim,
-        "channels_mlp_dim": _shape(theirs, "MixerBlock_0/channel_mixing/Dense_0/kernel", 2, origin)[1],
-        "patch_size": height if height == across else [height, across],
+        "channels_mlp_dim": shape_of(theirs, "MixerBlock_0/channel_mixing/Dense_0/kernel", 2, origin)[1],
+        "patch_size": int_or_pair(height, across),
         **CODE,
     }, patches
 
 
-def _shape(arrays: Flat, name: str, rank: int, origin: str) -> tuple[int, ...]:
-    if name not in arrays:
-        raise UserError(f"{origin} has no {name}; expected a ViT, hybrid or Mixer as Google's repositories save it.")
-    if arrays[name].ndim != rank:
-        raise UserError(f"{origin} has {name} of shape {arrays[name].shape}; expected {rank} axes.")
-    return arrays[name].shape
+def _outputs(arrays: FlatParams, name: str, origin: str) -> int:
+    """Return the output width of a dense layer, 0 if it is absent."""
+    return shape_of(arrays, name, 2, origin)[1] if name in arrays else 0
 
 
-def _outputs(arrays: Flat, name: str, origin: str) -> int:
-    """The width that a dense layer gives, 0 where there is none."""
-    return _shape(arrays, name, 2, origin)[1] if name in arrays else 0
-
-
-def _count(arrays: Flat, pattern: str, first: int = 0) -> int:
-    """How many modules there are, by the largest number; those missing in between are missed by `to_ours`."""
+def _count(arrays: FlatParams, pattern: str, first: int = 0) -> int:
+    """Count numbered modules by the largest number; `to_ours` reports gaps."""
     return max((int(m[1]) - first + 1 for name in arrays if (m := re.match(pattern, name))), default=0)
+
+
+# Layouts.
+
+
+def model_branch(arrays: FlatParams) -> tuple[FlatParams, str, list[str]]:
+    """Return the arrays of the image model in a file, its branch and the names of the other branches.
+
+    The branch is "", "params/" (optax), "opt/target/" (flax.optim) or, for image-text models, "params/img/".
+    """
+    branch = next((b for b in ("params/", "opt/target/") if any(n.startswith(b) for n in arrays)), "")
+    if any(name.startswith(f"{branch}img/") for name in arrays):
+        branch += "img/"
+    inside = {name.removeprefix(branch): array for name, array in arrays.items() if name.startswith(branch)}
+    others = {_other_branch(name, branch) for name in arrays if not name.startswith(branch)}
+    return inside, branch, sorted(others)
+
+
+def _other_branch(name: str, branch: str) -> str:
+    """Return where a name leaves the branch: "params/txt" for "params/txt/head/kernel" and "params/img/"."""
+    parts, path = name.split("/"), branch.split("/")
+    shared = next((i for i, (part, on) in enumerate(zip(parts, path, strict=False)) if part != on), len(parts) - 1)
+    return "/".join(parts[: shared + 1])
+
+
+def to_big_vision(arrays: FlatParams) -> FlatParams:
+    """Rename a model's arrays to big_vision's current names, unstacking scanned blocks and flattening GroupNorms."""
+    renamed: FlatParams = {}
+    for name, array in zip(_number_by_class(arrays), arrays.values(), strict=True):
+        if name in _POSEMBS:
+            name = "pos_embedding"
+        if _INLINED_HEAD.match(name):
+            name = f"MAPHead_0/{name}"
+        if _GROUP_NORM.search(name) and array.ndim:
+            array = array.reshape(-1)  # (1, 1, 1, c) in files from before 2022
+        if name.startswith(_SCANNED) and array.ndim:
+            rest = name.removeprefix(_SCANNED)
+            renamed |= {f"Transformer/encoderblock_{i}/{rest}": part for i, part in enumerate(array)}
+        else:
+            renamed[name] = array
+    return renamed
+
+
+def _number_by_class(names: Iterable[str]) -> list[str]:
+    """Renumber modules within their class: LayerNorm_0, LayerNorm_2 -> LayerNorm_0, LayerNorm_1."""
+    numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
+    paths = [name.split("/") for name in names]
+    for path in paths:
+        for i, part in enumerate(path):
+            if match := _NUMBERED.fullmatch(part):
+                numbers["/".join(path[:i]), match[1]].add(int(match[2]))
+
+    def renumber(parent: str, part: str) -> str:
+        match = _NUMBERED.fullmatch(part)
+        if match is None:
+            return part
+        return f"{match[1]}_{sorted(numbers[parent, match[1]]).index(int(match[2]))}"
+
+    return ["/".join(renumber("/".join(path[:i]), part) for i, part in enumerate(path)) for path in paths]
+
+
+def to_original(arrays: FlatParams) -> FlatParams:
+    """Rename big_vision's arrays to the names of the first files of vision_transformer, which every reader supports."""
+
+    def rename(name: str) -> str:
+        if name == "pos_embedding":
+            return _ORIGINAL_POSEMB
+        if name.startswith("Transformer/encoderblock_"):
+            for linen, older in _PRE_LINEN.items():
+                name = name.replace(f"/{linen}/", f"/{older}/")
+        return name
+
+    return {rename(name): array for name, array in arrays.items()}
+
+
+# Links.
+
+
+def links(model: Mapping[str, Any]) -> list[Link]:
+    """Return the name table of a complete spec."""
+    table = _mixer_links(model["depth"]) if model["type"] == "mixer.Mixer" else _vit_links(model)
+    return table + (_dense("head", "head") if model["num_classes"] else [])
+
+
+def _vit_links(model: Mapping[str, Any]) -> list[Link]:
+    table = _dense("embedding", "embed")
+    if model["class_token"]:
+        table.append(same("cls", "cls"))
+    if model["posemb"] == "learn":
+        table.append(same("pos_embedding", "posemb/table"))
+    if model["stem"]:
+        table += [same("conv_root/kernel", "stem/root/kernel"), *_norm("gn_root", "stem/root_norm")]
+        for i, units in enumerate(model["stem"]["stages"]):
+            for j in range(units):
+                theirs, ours = f"block{i + 1}/unit{j + 1}", f"stem/stage_{i}/unit_{j}"
+                for name in ("1", "2", "3") + (("_proj",) if j == 0 else ()):
+                    table.append(same(f"{theirs}/conv{name}/kernel", f"{ours}/conv{name}/kernel"))
+                    table += _norm(f"{theirs}/gn{name}", f"{ours}/norm{name}")
+    for i in range(model["depth"]):
+        theirs, ours = f"Transformer/encoderblock_{i}", f"encoder/block_{i}"
+        table += _norm(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + _norm(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
+        table += _attention(theirs, ours) + _mlp(f"{theirs}/MlpBlock_0", f"{ours}/mlp")
+    table += _norm("Transformer/encoder_norm", "encoder/norm")
+    if model["pool"] == "map":
+        table += [same("MAPHead_0/probe", "pool/probe"), *_attention("MAPHead_0", "pool")]
+        table += _norm("MAPHead_0/LayerNorm_0", "pool/norm") + _mlp("MAPHead_0/MlpBlock_0", "pool/mlp")
+    return table + (_dense("pre_logits", "rep") if model["rep_size"] else [])
+
+
+def _mixer_links(depth: int) -> list[Link]:
+    table = _dense("stem", "embed") + _norm("pre_head_layer_norm", "encoder/norm")
+    for i in range(depth):
+        theirs, ours = f"MixerBlock_{i}", f"encoder/block_{i}"
+        table += _norm(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + _norm(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
+        table += _mlp(f"{theirs}/token_mixing", f"{ours}/tokens") + _mlp(f"{theirs}/channel_mixing", f"{ours}/channels")
+    return table
+
+
+def _attention(theirs: str, ours: str) -> list[Link]:
+    names = ("query", "key", "value", "out")
+    return [x for n in names for x in _dense(f"{theirs}/MultiHeadDotProductAttention_0/{n}", f"{ours}/attn/{n}")]
+
+
+def _mlp(theirs: str, ours: str) -> list[Link]:
+    return _dense(f"{theirs}/Dense_0", f"{ours}/up") + _dense(f"{theirs}/Dense_1", f"{ours}/down")
+
+
+def _dense(theirs: str, ours: str) -> list[Link]:
+    return [same(f"{theirs}/{leaf}", f"{ours}/{leaf}") for leaf in ("kernel", "bias")]
+
+
+def _norm(theirs: str, ours: str) -> list[Link]:
+    return [same(f"{theirs}/{leaf}", f"{ours}/{leaf}") for leaf in ("scale", "bias")]
+
+
+# Writing.
+
+
+def write(
+    path: Path,
+    model: Mapping[str, Any],
+    params: FlatParams,
+    preprocessing: Preprocessing | None,
+    class_names: tuple[str, ...] | None,
+) -> list[str]:
+    """Write a new .npz in the original's layout, or in big_vision's for attention pooling.
+
+    Fixed and absent position embeddings are written as a learned table with the same values. Returns notes on what the
+    file cannot express. Raises UserError, before writing, for a model that the format does not support.
+    """
+    full = complete(model, FORMAT)
+    _check(full)
+    check_new(path)
+    notes = _notes(full, preprocessing, class_names)
+    if full["type"] == "vit.ViT":
+        if full["posemb"] != "learn" and preprocessing is None:
+            raise UserError(
+                f"model.posemb={full['posemb']!r} is written as a table, which depends on the image size; evaluate with a "
+                'preprocess such as "resize(224)".'
+            )
+        full, params = with_posemb_table(full, params, preprocessing.size if preprocessing else (0, 0))
+        if not full["posemb_prefix"]:  # the original adds its table to all tokens
+            params["posemb/table"] = np.pad(params["posemb/table"], ((0, 0), (prefix_tokens(full), 0), (0, 0)))
+    arrays = to_theirs(links(full), params)
+    is_map = full.get("pool") == "map"
+    _save(path, {f"params/{name}": array for name, array in arrays.items()} if is_map else to_original(arrays))
+    return notes
+
+
+def _check(model: Mapping[str, Any]) -> None:
+    def refuse(field: str, supported: str, alternative: str = "--to=timm may support it") -> None:
+        raise UserError(
+            f"{FORMAT} cannot represent model.{field}={model[field]!r}; expected {supported}. {alternative}."
+        )
+
+    if model["mlp"] == "swiglu":
+        refuse("mlp", "GELU")
+    if model["type"] == "mixer.Mixer":
+        return
+    for field, value in FIXED_FIELDS.items():
+        if model[field] != value:
+            refuse(field, repr(value))
+    if model["class_token"] != (model["pool"] == "tok"):
+        refuse("class_token", "a class token if and only if pool='tok'")
+    if model["stem"] and model["pool"] == "map":
+        refuse("stem", "pool='tok' or pool='gap' with it")
+    workdir = "--to=workdir supports it"
+    if model["stride"] is not None and pair(model["stride"]) != pair(model["patch_size"]):
+        refuse("stride", "patches that do not overlap", workdir)
+    if model["padding"] != "valid":
+        refuse("padding", "'valid'", workdir)
+    if model["posemb"] not in ("learn", "sincos2d", "none"):
+        refuse("posemb", "'learn', 'sincos2d' or 'none'", workdir)
+
+
+def _notes(
+    model: Mapping[str, Any], preprocessing: Preprocessing | None, class_names: tuple[str, ...] | None
+) -> list[str]:
+    notes = [
+        f"Its readers assume {field}={value!r}; set {field}={model[field]!r} there."
+        for field, value in CODE.items()
+        if model[field] != value
+    ]
+    stem = model.get("stem") or STEM_CODE
+    notes += [
+        f"Its readers assume {field}={value!r} in the ResNet; set {field}={stem[field]!r} there."
+        for field, value in STEM_CODE.items()
+        if stem[field] != value
+    ]
+    if model.get("pool") == "map":
+        notes.append("Attention pooling is written in big_vision's layout, which the original repository cannot read.")
+    if model.get("posemb") in ("sincos2d", "none"):
+        notes.append(f"Its position embeddings, posemb={model['posemb']!r}, are written as a table.")
+    if preprocessing:
+        notes.append(
+            f"The file does not describe the preprocessing: {preprocessing.spec}, mean={preprocessing.mean} and "
+            f"std={preprocessing.std}."
+        )
+        if preprocessing.size[0] != preprocessing.size[1]:
+            notes.append(f"Its readers assume square images; this model takes {preprocessing.size}.")
+    if class_names:
+        notes.append(f"The file does not name its {len(class_names)} classes.")
+    return notes
+
+
+def _save(path: Path, arrays: FlatParams) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, allow_pickle=False, **{name: np.asarray(a, np.float32) for name, a in arrays.items()})
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None

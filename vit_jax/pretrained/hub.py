@@ -1,46 +1,33 @@
-"""Files from the Hugging Face hub and from the buckets of the original ViT and Mixer, kept in a cache.
+"""Downloads from the Hugging Face hub, and the original repository's models that can be downloaded from there.
 
-HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded as everywhere; VIT_JAX_BUCKETS is another address of the buckets.
+HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
+
+The table of names follows google-research/vision_transformer (README.md, vit_jax.ipynb, configs/augreg.py) and, for the
+hub, timm 1.0.31 default_cfgs and transformers 4 convert_vit_timm_to_pytorch.py. The original's own buckets are closed since
+February 2026 (issue 321), so models that only they had are not listed. timm tags its Mixers with 1000 classes
+in21k_ft_in1k, though they were trained on ImageNet alone.
 """
 
-import base64
+import dataclasses
 import hashlib
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from vit_jax.types import UserError
 
-BUCKETS = "https://storage.googleapis.com"
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors.index.json", "model*.safetensors"]
 OLDER_FILES = ["pytorch_model.bin", "pytorch_model.pth", "*.npz"]
 
 
-def cache() -> Path:
-    """Where what comes from the buckets is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "vit_jax"
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE asks for nothing but what is in the cache."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def from_hub(reference: str) -> Path:
-    """The folder of a model OWNER/NAME[@revision] of the hub: its configs and weights, downloaded where not in the cache."""
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", reference)
+def download(name: str) -> Path:
+    """Download a model OWNER/NAME[@revision] into the hub's cache, unless it is there, and return its folder."""
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if match is None:
-        raise UserError(
-            f"'hf:{reference}' names no model of the hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION."
-        )
-    name, revision = match.groups()
-    folder = _snapshot(name, revision, FILES)
+        raise UserError(f"'hf:{name}' is not a model of the hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
+    folder = _snapshot(match[1], match[2], FILES)
     if not list(folder.glob("*.safetensors")):
-        folder = _snapshot(name, revision, FILES + OLDER_FILES)
+        folder = _snapshot(match[1], match[2], FILES + OLDER_FILES)
     return folder
 
 
@@ -48,110 +35,152 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    where = f"hf:{name}" + (f"@{revision}" if revision else "")
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    reference = f"hf:{name}" + (f"@{revision}" if revision else "")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         folder = Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, endpoint=address)
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, endpoint=endpoint)
         )
     except errors.GatedRepoError:
         raise UserError(
-            f"{where} is gated: accept its terms at {address}/{name}, then log in with `hf auth login` or set HF_TOKEN."
+            f"{reference} is gated; accept its terms at {endpoint}/{name}, then log in with `hf auth login` or set HF_TOKEN."
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"{where} is not on the hub ({address}), or is private; check OWNER/NAME, or log in with `hf auth login`."
+            f"{reference} is not on the hub ({endpoint}), or is private; check OWNER/NAME, or log in with `hf auth login`."
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{where}: the model has no revision {revision!r}; leave it out for the newest.") from None
+        raise UserError(f"{reference} has no revision {revision!r}; omit it for the newest.") from None
     except errors.HFValidationError as error:
-        raise UserError(f"{where} is no name of the hub ({error}).") from None
+        raise UserError(f"{reference} is not a valid name on the hub ({error}).") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        reason = "HF_HUB_OFFLINE is set" if is_offline() else f"{address} cannot be reached"
+        is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        reason = "HF_HUB_OFFLINE is set" if is_offline else f"{endpoint} cannot be reached"
         raise UserError(
-            f"{where} is not in the cache and {reason}. Go online, or set HF_ENDPOINT to a mirror, or copy the model's folder "
+            f"{reference} is not in the cache and {reason}. Go online, set HF_ENDPOINT to a mirror, or copy the model's folder "
             f"here and give its path ({type(error).__name__})."
         ) from None
-    except Exception as error:  # the hub's client lets those of its network library through
+    except Exception as error:  # the client lets errors of its network library through
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:150]}"
         raise UserError(
-            f"{where} could not be downloaded ({reason}); the same command goes on where it stopped."
+            f"{reference} could not be downloaded ({reason}); run the same command again to continue."
         ) from None
-    for path in sorted(folder.rglob("*.safetensors")):
-        _verify_blob(path, where)
+    for path in folder.rglob("*.safetensors"):
+        _verify(path, reference)
     return folder
 
 
-def _verify_blob(path: Path, where: str) -> None:
-    """The hub's cache names large files by their SHA-256; a file that is not what its name says is removed."""
+def _verify(path: Path, reference: str) -> None:
+    """Compare a cached file with its SHA-256, which is its name in the cache; remove it if they differ."""
     blob = path.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return
     with open(blob, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != blob.name:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise UserError(
-            f"{where}: {path.name} is damaged and was removed from the cache; the same command fetches it again."
+            f"{reference}: {path.name} is damaged and was removed from the cache; run the same command again to download it."
         )
 
 
-def from_bucket(name: str) -> Path:
-    """The file of a public bucket, such as "vit_models/imagenet21k/ViT-B_16.npz".
+@dataclasses.dataclass(frozen=True)
+class OriginalModel:
+    """A model of the original repository: its name, training data, image size in pixels, and hub references to try."""
 
-    A download that broke off goes on where it stopped; a finished one is checked against the server's size and MD5.
+    name: str
+    data: str
+    resolution: int
+    places: tuple[str, ...]
+
+
+# Folder -> training data and resolution.
+_FOLDERS = {
+    "imagenet21k": ("ImageNet-21k", 224),
+    "imagenet21k+imagenet2012": ("ImageNet-21k, fine-tuned on ImageNet", 384),
+    "imagenet1k": ("ImageNet", 224),
+    "sam": ("ImageNet, by SAM (arXiv:2010.01412)", 224),
+}
+# Of the models trained on ImageNet-21k alone, timm/ has neither head nor representation layer, google/ has no head.
+_HUB_NAMES = {
+    "imagenet21k/ViT-B_32": "timm/vit_base_patch32_224.orig_in21k google/vit-base-patch32-224-in21k",
+    "imagenet21k/ViT-B_16": "timm/vit_base_patch16_224.orig_in21k google/vit-base-patch16-224-in21k",
+    "imagenet21k/ViT-L_32": "timm/vit_large_patch32_224.orig_in21k google/vit-large-patch32-224-in21k",
+    "imagenet21k/ViT-L_16": "timm/vit_large_patch16_224.orig_in21k google/vit-large-patch16-224-in21k",
+    "imagenet21k/ViT-H_14": "timm/vit_huge_patch14_224.orig_in21k google/vit-huge-patch14-224-in21k",
+    "imagenet21k/R50+ViT-B_16": "timm/vit_base_r50_s16_224.orig_in21k",
+    "imagenet21k/Mixer-B_16": "timm/mixer_b16_224.goog_in21k",
+    "imagenet21k/Mixer-L_16": "timm/mixer_l16_224.goog_in21k",
+    "imagenet21k+imagenet2012/ViT-B_32": "google/vit-base-patch32-384",
+    "imagenet21k+imagenet2012/ViT-B_16-224": "timm/vit_base_patch16_224.orig_in21k_ft_in1k google/vit-base-patch16-224",
+    "imagenet21k+imagenet2012/ViT-B_16": "timm/vit_base_patch16_384.orig_in21k_ft_in1k google/vit-base-patch16-384",
+    "imagenet21k+imagenet2012/ViT-L_32": "timm/vit_large_patch32_384.orig_in21k_ft_in1k google/vit-large-patch32-384",
+    "imagenet21k+imagenet2012/ViT-L_16-224": "google/vit-large-patch16-224",
+    "imagenet21k+imagenet2012/ViT-L_16": "google/vit-large-patch16-384",
+    "imagenet21k+imagenet2012/R50+ViT-B_16": "timm/vit_base_r50_s16_384.orig_in21k_ft_in1k",
+    "imagenet1k/Mixer-B_16": "timm/mixer_b16_224.goog_in21k_ft_in1k",
+    "imagenet1k/Mixer-L_16": "timm/mixer_l16_224.goog_in21k_ft_in1k",
+    "sam/ViT-B_32": "timm/vit_base_patch32_224.sam_in1k",
+    "sam/ViT-B_16": "timm/vit_base_patch16_224.sam_in1k",
+}
+# AugReg (arXiv:2106.10270): pretraining run, timm's architecture, and the checkpoints on the hub: "up" is the run itself,
+# "0.03-384" its fine-tuning on ImageNet with learning rate 0.03 at 384 pixels.
+_AUGREG = (
+    ("Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "vit_tiny_patch16", "up 0.03-224 0.03-384"),
+    ("S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "vit_small_patch32", "up 0.03-224 0.03-384"),
+    ("S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "vit_small_patch16", "up 0.03-224 0.03-384"),
+    ("B_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.03-do_0.0-sd_0.0", "vit_base_patch32", "up 0.03-224"),
+    ("B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0", "vit_base_patch32", "0.03-384"),
+    ("B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", "vit_base_patch16", "up 0.01-224 0.01-384"),
+    ("B_8-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", "vit_base_patch8", "up 0.01-224"),
+    ("L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "vit_large_patch16", "up 0.01-224 0.01-384"),
+    ("S_16-i1k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0", "vit_small_patch16", "0.01-224 0.01-384"),
+    ("B_32-i1k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.1-sd_0.1", "vit_base_patch32", "0.01-224 0.01-384"),
+    ("B_16-i1k-300ep-lr_0.001-aug_strong2-wd_0.1-do_0.1-sd_0.1", "vit_base_patch16", "0.01-224 0.01-384"),
+    ("R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "vit_tiny_r_s16_p8", "up 0.03-224 0.03-384"),
+    ("R26_S_32-i21k-300ep-lr_0.001-aug_light0-wd_0.03-do_0.1-sd_0.1", "vit_small_r26_s32", "0.03-224"),
+    ("R26_S_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.03-do_0.0-sd_0.0", "vit_small_r26_s32", "up 0.03-384"),
+    ("R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "vit_large_r50_s32", "0.01-224"),
+    ("R50_L_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0", "vit_large_r50_s32", "up 0.01-384"),
+)
+# The recommended run of a size (configs/augreg.py), where it is on the hub: augreg/B_16.
+_RECOMMENDED = {f"augreg/{_AUGREG[i][0].partition('-')[0]}": f"augreg/{_AUGREG[i][0]}" for i in (0, 2, 5, 11)}
+
+
+def _original_models() -> dict[str, OriginalModel]:
+    models = []
+    for name, hub_names in _HUB_NAMES.items():
+        data, resolution = _FOLDERS[name.partition("/")[0]]
+        places = tuple(f"hf:{hub_name}" for hub_name in hub_names.split())
+        models.append(OriginalModel(name, data, 224 if name.endswith("-224") else resolution, places))
+    for run, architecture, checkpoints in _AUGREG:
+        pretrained, tag = ("ImageNet-21k", "augreg_in21k") if "-i21k-" in run else ("ImageNet", "augreg_in1k")
+        for checkpoint in checkpoints.split():
+            if checkpoint == "up":
+                name, side, weights, data = f"augreg/{run}", "224", tag, pretrained
+            else:
+                rate, _, side = checkpoint.partition("-")
+                name = f"augreg/{run}--imagenet2012-steps_20k-lr_{rate}-res_{side}"
+                weights = f"{tag}_ft_in1k" if pretrained == "ImageNet-21k" else tag
+                data = f"{pretrained}, fine-tuned on ImageNet"
+            place = f"hf:timm/{architecture}_{side}.{weights}"
+            models.append(OriginalModel(name, data, int(side), (place,)))
+    return {model.name: model for model in models}
+
+
+ORIGINAL = _original_models()
+
+
+def find(name: str) -> OriginalModel | None:
+    """Return a model of the original repository, or None if the name is unknown.
+
+    The folder may be omitted, with imagenet21k/ first: ViT-B_16 was trained on ImageNet-21k. "augreg/B_16" is the recommended
+    run of that size. A suffix .npz is ignored.
     """
-    target = cache() / "bucket" / name
-    if target.exists():
-        return target
-    address = os.environ.get("VIT_JAX_BUCKETS") or BUCKETS
-    url = f"{address.rstrip('/')}/{name}"
-    if is_offline():
-        raise UserError(
-            f"{name} is not in the cache ({target}) and HF_HUB_OFFLINE is set; go online, or put the file there."
-        )
-    partial = target.with_name(target.name + ".partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, partial)
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url} answers {error.code} {error.reason}.") from None
-    except urllib.error.URLError as error:
-        raise UserError(f"{url} cannot be reached ({error.reason}).") from None
-    except ValueError as error:
-        raise UserError(
-            f"{url} is no address ({error}); expected VIT_JAX_BUCKETS such as https://example.org/buckets."
-        ) from None
-    except (OSError, EOFError, http.client.HTTPException) as error:
-        raise UserError(f"{url} broke off ({error}); the same command goes on where it stopped.") from None
-    os.replace(partial, target)
-    return target
-
-
-def _download(url: str, partial: Path) -> None:
-    have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # what is there is no beginning of the file
-            raise
-        partial.unlink()
-        return _download(url, partial)
-    with response:
-        resumed = response.status == 206
-        total = (have if resumed else 0) + int(response.headers.get("Content-Length", 0))
-        with open(partial, "ab" if resumed else "wb") as file:
-            while chunk := response.read(1 << 20):
-                file.write(chunk)
-        size = partial.stat().st_size
-        if size < total:
-            raise EOFError(f"{size:,} of {total:,} bytes")
-        stated = re.search(r"md5=([\w+/=]+)", response.headers.get("x-goog-hash", ""))
-    if stated:
-        with open(partial, "rb") as file:
-            found = hashlib.file_digest(file, "md5").digest()
-        if found != base64.b64decode(stated[1]):
-            partial.unlink()
-            raise EOFError("its MD5 is not the one the server states, so it was removed")
+    name = name.removesuffix(".npz")
+    for candidate in (name, f"imagenet21k/{name}", f"imagenet21k+imagenet2012/{name}", f"augreg/{name}"):
+        candidate = _RECOMMENDED.get(candidate, candidate)
+        if candidate in ORIGINAL:
+            return ORIGINAL[candidate]
+    return None

@@ -1,23 +1,30 @@
-"""The weights of transformers' ViT and DeiT: ViTForImageClassification, ViTModel, DeiTForImageClassificationWithTeacher, ..."""
+"""transformers' ViT and DeiT: ViTForImageClassification, ViTModel, DeiTForImageClassificationWithTeacher, ..."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config.kinds import fits as is_kind
-from vit_jax.pretrained import folder as folders
+from vit_jax.config.kinds import fits
 from vit_jax.pretrained import specs
-from vit_jax.pretrained.huggingface_images import describe, preprocessing
-from vit_jax.pretrained.links import Flat, Link, conv, same, to_ours, to_theirs
-from vit_jax.pretrained.preprocessing import Preprocessing
-from vit_jax.pretrained.pretrained import Pretrained
-from vit_jax.pretrained.timm_config import take
-from vit_jax.pretrained.torch_links import dense, from_heads, norm, shape_of, to_heads
+from vit_jax.pretrained.links import (
+    Link,
+    conv,
+    dense,
+    from_heads,
+    norm,
+    same,
+    shape_of,
+    to_heads,
+    to_ours,
+    to_theirs,
+)
+from vit_jax.pretrained.pretrained import FlatParams, Interpolation, Preprocessing, Pretrained
+from vit_jax.pretrained.tensors import check_new, config_value, write_folder
 from vit_jax.types import UserError
 
-_EMBED = "embeddings.patch_embeddings.projection.weight"
-# Names of transformers 5 in memory; on disk it writes the older ones.
+_PATCHES = "embeddings.patch_embeddings.projection.weight"
+# Names of transformers 5 in memory; on disk it writes the older names.
 _NEWER = (
     (r"^layers\.", "encoder.layer."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -28,50 +35,54 @@ _NEWER = (
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
 _ACTIVATIONS = {
-    **{"gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu"},
-    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_new", "gelu_python_tanh", "gelu_fast"), "gelu_tanh"),
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "quick_gelu": "quick_gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
 }
+# PIL's codes.
+_METHODS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
-def fits(arrays: Flat, config: Mapping[str, Any]) -> bool:
-    """Whether the config is one of transformers, of whatever network, or arrays are named as its ViT's."""
+def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
+    """Return whether the config is one of transformers, whatever the network, or the arrays have its ViT's names."""
     return isinstance(config.get("model_type"), str) or any(
-        re.fullmatch(rf"((vit|deit)\.)?{re.escape(_EMBED)}", name) for name in arrays
+        re.fullmatch(rf"((vit|deit)\.)?{re.escape(_PATCHES)}", name) for name in arrays
     )
 
 
-def read(arrays: Flat, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """The model in a state dict of transformers' ViT or DeiT, with its config.json and, under "preprocessor", how images are
-    prepared.
+def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
+    """Convert a state dict of transformers' ViT or DeiT, with its config.json and, under "preprocessor", its processor's.
 
-    A pooler is the layer before the head (rep). The distillation token of a DeiT with one head is a register, which is what it
-    does there. Raises UserError for other networks.
+    A pooler becomes the layer before the head (rep). The distillation token of a DeiT with one head becomes a register,
+    which computes the same. Raises UserError for other networks.
     """
-    kind = take(config, "model_type", str, "vit", origin)
+    kind = config_value(config, "model_type", str, "vit", origin)
     if kind not in ("vit", "deit"):
-        raise UserError(
-            f"{origin} is a {kind!r} of transformers; of its networks only ViT and DeiT are understood, beside those of timm."
-        )
-    arrays = _classic(arrays)
-    model, notes = _model(arrays, config, origin)
+        raise UserError(f"{origin} is a {kind!r} of transformers; of its networks only ViT and DeiT are supported.")
+    arrays = _rename(arrays)
+    model, notes = _spec(arrays, config, origin)
     params = to_ours(links(model, ""), arrays, origin)
-    prefix = specs.prefix_tokens(model)
-    n = shape_of(arrays, "embeddings.position_embeddings", 3, origin)[1] - prefix
+    n = shape_of(arrays, "embeddings.position_embeddings", 3, origin)[1] - specs.prefix_tokens(model)
     patch, side = specs.pair(model["patch_size"]), specs.square_side(n)
-    size = specs.pair(take(config, "image_size", int | tuple[int, int], (side or 0) * patch[0], origin))
-    if min(size) < 1 or (size[0] // patch[0]) * (size[1] // patch[1]) != n:
+    size = specs.pair(config_value(config, "image_size", int | tuple[int, int], (side or 0) * patch[0], origin))
+    if min(size) < 1 or specs.num_patches(model, size) != n:
         raise UserError(
-            f"{origin} is for {n} patches of {patch} pixels, but its config.json says image_size={config.get('image_size')}."
+            f"{origin} has position embeddings for {n} patches of {patch} pixels, which contradicts "
+            f"image_size={config.get('image_size')} in its config.json."
         )
-    images, inexact = preprocessing(
-        take(config, "preprocessor", dict, {}, origin), size, arrays[_EMBED].shape[1], kind, origin
+    images, image_notes = _read_preprocessing(
+        config_value(config, "preprocessor", dict, {}, origin), size, arrays[_PATCHES].shape[1], kind, origin
     )
     names = _class_names(config, model["num_classes"])
-    return Pretrained(model, params, images, names, origin, "bicubic", tuple(notes + inexact))
+    return Pretrained(model, params, images, names, origin, "bicubic", tuple(notes + image_notes))
 
 
-def _classic(arrays: Flat) -> Flat:
-    """Arrays by the names on disk without the model's prefix, without what takes no part in classification."""
+def _rename(arrays: FlatParams) -> FlatParams:
+    """Use the names on disk without the model's prefix, and drop arrays that classification does not use."""
     renamed = {}
     for name, array in arrays.items():
         name = re.sub(r"^(vit|deit)\.", "", name)
@@ -84,19 +95,19 @@ def _classic(arrays: Flat) -> Flat:
     return {name: array for name, array in renamed.items() if name not in unused}
 
 
-def _model(arrays: Flat, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
-    width, _, *patch = shape_of(arrays, _EMBED, 4, origin)
+def _spec(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+    width, _, *patch = shape_of(arrays, _PATCHES, 4, origin)
     layers = [int(match[1]) for name in arrays if (match := re.match(r"encoder\.layer\.(\d+)\.", name))]
-    act = take(config, "hidden_act", str, "gelu", origin)
+    act = config_value(config, "hidden_act", str, "gelu", origin)
     if act not in _ACTIVATIONS:
-        raise UserError(f"{origin} has hidden_act={act!r}; understood are {', '.join(_ACTIVATIONS)}.")
-    if take(config, "pooler_act", str, "tanh", origin) != "tanh" and "pooler.dense.bias" in arrays:
-        raise UserError(f"{origin} has pooler_act={config['pooler_act']!r}; only tanh is understood.")
-    heads = take(config, "num_attention_heads", int, max(width // 64, 1), origin)
-    if heads < 1 or width % heads:
-        raise UserError(f"{origin} has a width of {width}, which num_attention_heads={heads} do not divide.")
-    head = next((name for name in ("classifier.bias", "cls_classifier.bias") if name in arrays), None)
+        raise UserError(f"{origin} has hidden_act={act!r}; expected one of {', '.join(_ACTIVATIONS)}.")
     pooler = "pooler.dense.bias"
+    if config_value(config, "pooler_act", str, "tanh", origin) != "tanh" and pooler in arrays:
+        raise UserError(f"{origin} has pooler_act={config['pooler_act']!r}; expected 'tanh'.")
+    heads = config_value(config, "num_attention_heads", int, max(width // 64, 1), origin)
+    if heads < 1 or width % heads:
+        raise UserError(f"{origin} has width {width}, which is not divisible by num_attention_heads={heads}.")
+    head = next((name for name in ("classifier.bias", "cls_classifier.bias") if name in arrays), None)
     has_token, distilled = "embeddings.distillation_token" in arrays, "distillation_classifier.bias" in arrays
     model = {
         "type": "vit.ViT",
@@ -105,29 +116,29 @@ def _model(arrays: Flat, config: Mapping[str, Any], origin: str) -> tuple[dict[s
         "depth": max(layers, default=-1) + 1,
         "mlp_dim": shape_of(arrays, "encoder.layer.0.intermediate.dense.bias", 1, origin)[0],
         "num_heads": heads,
-        "patch_size": patch[0] if patch[0] == patch[1] else tuple(patch),
+        "patch_size": specs.int_or_pair(*patch),
         "pool": "tok",
         "distilled": distilled,
         "registers": int(has_token and not distilled),
         "rep_size": shape_of(arrays, pooler, 1, origin)[0] if pooler in arrays else None,
         "mlp": _ACTIVATIONS[act],
-        "norm_eps": take(config, "layer_norm_eps", float, 1e-12, origin),
+        "norm_eps": config_value(config, "layer_norm_eps", float, 1e-12, origin),
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in arrays,
     }
-    assumed = f"There is no config.json beside it: assumed num_heads={heads}, mlp='gelu', norm_eps=1e-12."
-    return specs.complete(model, "ours"), [] if "model_type" in config else [assumed]
+    note = f"It has no config.json: assumed num_heads={heads}, mlp='gelu', norm_eps=1e-12."
+    return specs.complete(model, "vit_jax"), [] if "model_type" in config else [note]
 
 
 def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
     labels = config.get("id2label")
     names: list[Any] = [labels.get(str(i)) for i in range(classes)] if isinstance(labels, dict) else []
-    if not names or not is_kind(names, list[str]) or names == [f"LABEL_{i}" for i in range(classes)]:
+    if not names or not fits(names, list[str]) or names == [f"LABEL_{i}" for i in range(classes)]:
         return None
     return tuple(names)
 
 
 def links(model: Mapping[str, Any], prefix: str) -> list[Link]:
-    """The table of a complete spec; `prefix` stands before the names of all but the heads."""
+    """Return the name table of a complete spec; `prefix` precedes all names but the heads'."""
     embed, heads = f"{prefix}embeddings", model["num_heads"]
     table = [
         conv(f"{embed}.patch_embeddings.projection.weight", "embed/kernel"),
@@ -140,15 +151,13 @@ def links(model: Mapping[str, Any], prefix: str) -> list[Link]:
         table.append(same(f"{embed}.distillation_token", "dist" if model["distilled"] else "registers"))
     for i in range(model["depth"]):
         theirs, ours = f"{prefix}encoder.layer.{i}", f"encoder/block_{i}"
-        table += norm(f"{theirs}.layernorm_before", f"{ours}/norm1") + norm(
-            f"{theirs}.layernorm_after", f"{ours}/norm2"
-        )
+        table += norm(f"{theirs}.layernorm_before", f"{ours}/norm1")
+        table += norm(f"{theirs}.layernorm_after", f"{ours}/norm2")
         for name in ("query", "key", "value"):
             table += to_heads(f"{theirs}.attention.attention.{name}", [f"{ours}/attn/{name}"], heads, model["qkv_bias"])
         table += from_heads(f"{theirs}.attention.output.dense", f"{ours}/attn/out", heads)
-        table += dense(f"{theirs}.intermediate.dense", f"{ours}/mlp/up") + dense(
-            f"{theirs}.output.dense", f"{ours}/mlp/down"
-        )
+        table += dense(f"{theirs}.intermediate.dense", f"{ours}/mlp/up")
+        table += dense(f"{theirs}.output.dense", f"{ours}/mlp/down")
     if model["rep_size"]:
         table += dense(f"{prefix}pooler.dense", "rep")
     if model["distilled"] and model["num_classes"]:
@@ -158,13 +167,135 @@ def links(model: Mapping[str, Any], prefix: str) -> list[Link]:
     return table
 
 
+# Image processors.
+
+
+def _read_preprocessing(
+    stated: Mapping[str, Any], size: tuple[int, int], channels: int, kind: str, origin: str
+) -> tuple[Preprocessing, list[str]]:
+    """Convert a preprocessor_config.json, with the processors' defaults, for images of (height, width); return notes too."""
+    notes = []
+    if not stated:
+        notes = [f"It has no preprocessor_config.json: assumed a resize to {size} and values scaled to [-1, 1]."]
+    code = config_value(stated, "resample", int, 3 if kind == "deit" else 2, origin)
+    if code not in _METHODS:
+        raise UserError(f"{origin}: its preprocessor_config.json has resample={code}; expected PIL's 0 to 5.")
+    mean = std = (0.5,) * channels
+    if config_value(stated, "do_normalize", bool, True, origin):
+        mean = config_value(stated, "image_mean", tuple[float, ...], mean, origin)
+        std = config_value(stated, "image_std", tuple[float, ...], std, origin)
+    else:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
+        raise UserError(
+            f"{origin} has {channels} channels, but image_mean={mean} and image_std={std} in its preprocessor_config.json; "
+            "expected one number per channel, image_std above 0."
+        )
+    resized = _height_width(stated.get("size"), size)
+    short_side = None
+    if config_value(stated, "do_center_crop", bool, False, origin):
+        short_side = max(min(resized), min(size))  # transformers pads images smaller than the crop
+        cropped = _height_width(stated.get("crop_size"), size)
+        if cropped != size:
+            notes.append(f"Its preprocessor_config.json crops images to {cropped}, but the model takes {size}.")
+        if not isinstance(stated.get("size"), dict) or "shortest_edge" not in stated["size"]:
+            notes.append(f"transformers resizes images to {resized} before the crop; here the shorter side is resized.")
+    elif resized != size:
+        notes.append(f"Its preprocessor_config.json resizes images to {resized}, but the model takes {size}.")
+    return Preprocessing(size, short_side, _METHODS[code], mean, std), notes
+
+
+def _height_width(stated: Any, default: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a size in a preprocessor_config.json."""
+    if isinstance(stated, dict) and "shortest_edge" in stated:
+        stated = stated["shortest_edge"]
+    if isinstance(stated, dict):
+        stated = [stated.get("height"), stated.get("width")]
+    edges = [stated, stated] if isinstance(stated, int) else stated
+    if isinstance(edges, list) and len(edges) == 2 and all(isinstance(edge, int) and edge > 0 for edge in edges):
+        return edges[0], edges[1]
+    return default
+
+
+def _processor_config(images: Preprocessing) -> dict[str, Any]:
+    """Return the preprocessor_config.json of a preprocessing."""
+    size = {"height": images.size[0], "width": images.size[1]}
+    crop: dict[str, Any] = {"size": size, "do_center_crop": False}
+    if images.short_side is not None:
+        crop = {"size": {"shortest_edge": images.short_side}, "crop_size": size, "do_center_crop": True}
+    return {
+        # Older versions of transformers' ViT processor cannot crop; CLIP's is the same with a crop.
+        "image_processor_type": "ViTImageProcessor" if images.short_side is None else "CLIPImageProcessor",
+        "do_resize": True,
+        **crop,
+        "resample": next(code for code, method in _METHODS.items() if method == images.method),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(images.mean),
+        "image_std": list(images.std),
+    }
+
+
+# Writing.
+
+
+def write(
+    folder: Path,
+    model: Mapping[str, Any],
+    params: FlatParams,
+    preprocessing: Preprocessing | None,
+    class_names: tuple[str, ...] | None,
+) -> list[str]:
+    """Write config.json, preprocessor_config.json and model.safetensors into a new folder; return notes.
+
+    Raises UserError naming the field for a model that transformers' ViT and DeiT cannot represent.
+    """
+    check_new(folder)
+    model = specs.complete(model, "transformers")
+    _check(model)
+    size = preprocessing.size if preprocessing else specs.image_size(model, params, "transformers")
+    model, params = specs.with_posemb_table(model, params, size)
+    model, params = specs.with_embed_bias(model, params)
+    kind, classes = "deit" if model["distilled"] else "vit", model["num_classes"]
+    name = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassificationWithTeacher"}[kind]
+    notes = [] if classes else ["It has no classes, so it is a ViTModel: load it with AutoModel."]
+    labels = {str(i): label for i, label in enumerate(class_names or [f"LABEL_{i}" for i in range(classes)])}
+    activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+    config = {
+        "architectures": [name if classes else "ViTModel"],
+        "model_type": kind,
+        "hidden_size": model["width"],
+        "num_hidden_layers": model["depth"],
+        "num_attention_heads": model["num_heads"],
+        "intermediate_size": model["mlp_dim"],
+        "hidden_act": activations[model["mlp"]],
+        "layer_norm_eps": model["norm_eps"],
+        "qkv_bias": model["qkv_bias"],
+        "image_size": specs.int_or_pair(*size),
+        "patch_size": specs.int_or_pair(*specs.pair(model["patch_size"])),
+        "num_channels": params["embed/kernel"].shape[2],
+        "pooler_output_size": model["rep_size"] or model["width"],
+        "id2label": labels,
+        "label2id": {label: i for i, label in enumerate(labels.values())},
+        "dtype": "float32",
+    }
+    configs: dict[str, Mapping[str, Any]] = {"config.json": config}
+    if preprocessing is None:
+        notes.append("It has no preprocessor_config.json: transformers cannot express its preprocessing.")
+    else:
+        configs["preprocessor_config.json"] = _processor_config(preprocessing)
+    write_folder(folder, to_theirs(links(model, f"{kind}." if classes else ""), params), configs)
+    return notes
+
+
 def _check(model: Mapping[str, Any]) -> None:
     if model["type"] != "vit.ViT":
         raise UserError(
-            f"model.type={model['type']!r} cannot be written for transformers, which has no Mixer; --to=timm can."
+            f"transformers cannot represent model.type={model['type']!r}, as it has no Mixer; use --to=timm."
         )
     has_head = model["num_classes"] or model["distilled"]
-    refused = {
+    unsupported = {
         "pool": model["pool"] != "tok",
         "posemb": model["posemb"] == "none",
         "rep_size": model["rep_size"] and has_head,
@@ -176,60 +307,9 @@ def _check(model: Mapping[str, Any]) -> None:
         "posemb_prefix": not model["posemb_prefix"],
         "distilled": model["distilled"] and not model["num_classes"],
     }
-    for field, is_refused in refused.items():
-        if is_refused:
-            also = "" if field in ("rep_size", "padding", "stride") else "; --to=timm may"
+    for field, is_unsupported in unsupported.items():
+        if is_unsupported:
+            alternative = "workdir" if field in ("rep_size", "padding", "stride") else "timm"
             raise UserError(
-                f"model.{field}={model[field]!r} cannot be written for transformers, whose ViT has no such layer{also}."
+                f"transformers' ViT cannot represent model.{field}={model[field]!r}; try --to={alternative}."
             )
-
-
-def write(
-    folder: Path,
-    model: Mapping[str, Any],
-    params: Flat,
-    preprocessing: Preprocessing | None,
-    class_names: tuple[str, ...] | None,
-) -> list[str]:
-    """Writes config.json, preprocessor_config.json and model.safetensors into a new folder; gives notes.
-
-    Raises UserError, which names the field, for a model that transformers' ViT and DeiT are not.
-    """
-    folders.check_new(folder)
-    model = specs.complete(model, "transformers")
-    _check(model)
-    size = preprocessing.size if preprocessing else specs.image_size(model, params, "transformers")
-    model, params = specs.explicit(model, params, size)
-    kind = "deit" if model["distilled"] else "vit"
-    name = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassificationWithTeacher"}[kind]
-    if not model["num_classes"]:
-        name = "ViTModel"
-    notes = ["Without classes it is a ViTModel: load it with AutoModel."] if not model["num_classes"] else []
-    labels = dict(enumerate(class_names or [f"LABEL_{i}" for i in range(model["num_classes"])]))
-    acts = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
-    patch = specs.pair(model["patch_size"])
-    config = {
-        "architectures": [name],
-        "model_type": kind,
-        "hidden_size": model["width"],
-        "num_hidden_layers": model["depth"],
-        "num_attention_heads": model["num_heads"],
-        "intermediate_size": model["mlp_dim"],
-        "hidden_act": acts[model["mlp"]],
-        "layer_norm_eps": model["norm_eps"],
-        "qkv_bias": model["qkv_bias"],
-        "image_size": size[0] if size[0] == size[1] else list(size),
-        "patch_size": patch[0] if patch[0] == patch[1] else list(patch),
-        "num_channels": params["embed/kernel"].shape[2],
-        "pooler_output_size": model["rep_size"] or model["width"],
-        "id2label": {str(i): label for i, label in labels.items()},
-        "label2id": {label: i for i, label in labels.items()},
-        "dtype": "float32",
-    }
-    records: dict[str, Mapping[str, Any]] = {"config.json": config}
-    if preprocessing is None:
-        notes.append("There is no preprocessor_config.json, as transformers cannot say what this model takes.")
-    else:
-        records["preprocessor_config.json"] = describe(preprocessing)
-    folders.write(folder, to_theirs(links(model, f"{kind}." if model["num_classes"] else ""), params), records)
-    return notes

@@ -1,4 +1,4 @@
-"""Model specs as the formats of others take them: every field that decides the numbers, and what follows from them."""
+"""Complete model specs, as the formats need them, and quantities derived from them."""
 
 import math
 from collections.abc import Mapping
@@ -6,21 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.pretrained.links import Flat
+from vit_jax.pretrained.pretrained import FlatParams
 from vit_jax.types import UserError
 
-_FIELDS: dict[str, dict[str, Any]] = {
+# Defaults of every field that affects the outputs; a test compares them with the modules'.
+DEFAULTS: dict[str, dict[str, Any]] = {
     "vit.ViT": {
-        **{"stride": None, "padding": "valid", "pool": "tok", "posemb": "learn", "rep_size": None, "stem": None},
-        **{
-            "mlp": "gelu_tanh",
-            "norm_eps": 1e-6,
-            "qk_norm": False,
-            "qkv_bias": True,
-            "layer_scale": None,
-            "registers": 0,
-        },
-        **{"class_token": None, "distilled": False, "posemb_prefix": True, "norm_after_pool": False, "pre_norm": False},
+        "stride": None,
+        "padding": "valid",
+        "pool": "tok",
+        "posemb": "learn",
+        "rep_size": None,
+        "stem": None,
+        "mlp": "gelu_tanh",
+        "norm_eps": 1e-6,
+        "qk_norm": False,
+        "qkv_bias": True,
+        "layer_scale": None,
+        "registers": 0,
+        "class_token": None,
+        "distilled": False,
+        "posemb_prefix": True,
+        "norm_after_pool": False,
+        "pre_norm": False,
         "embed_bias": True,
     },
     "mixer.Mixer": {"mlp": "gelu_tanh", "norm_eps": 1e-6},
@@ -29,49 +37,60 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def complete(model: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """A spec with its defaults filled in; raises UserError for a network that the format `target` does not have."""
+    """Fill in the defaults of a spec; raise UserError if the format `target` does not support the network."""
     if model.get("type") not in ("vit.ViT", "mixer.Mixer"):
-        raise UserError(
-            f"model.type={model.get('type')!r} cannot be written for {target}; it has vit.ViT and mixer.Mixer."
-        )
-    full = _FIELDS[model["type"]] | dict(model)
+        raise UserError(f"{target} cannot represent model.type={model.get('type')!r}; expected vit.ViT or mixer.Mixer.")
+    full = DEFAULTS[model["type"]] | dict(model)
     if full.get("stem"):
         if full["stem"].get("type") != "resnet.ResNet":
-            raise UserError(f"model.stem.type={full['stem'].get('type')!r} cannot be written for {target}.")
-        full["stem"] = _FIELDS["resnet.ResNet"] | dict(full["stem"])
+            raise UserError(
+                f"{target} cannot represent model.stem.type={full['stem'].get('type')!r}; expected resnet.ResNet."
+            )
+        full["stem"] = DEFAULTS["resnet.ResNet"] | dict(full["stem"])
     if model["type"] == "vit.ViT" and full["class_token"] is None:
         full["class_token"] = full["pool"] == "tok"
     return full
 
 
 def pair(size: Any) -> tuple[int, int]:
-    """(height, width) of a size given as one number or two."""
+    """Return (height, width) of a size given as one or two numbers."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def int_or_pair(height: int, width: int) -> int | tuple[int, int]:
+    """Return one number for a square size, else (height, width)."""
+    return height if height == width else (height, width)
+
+
 def prefix_tokens(model: Mapping[str, Any]) -> int:
-    """How many tokens stand before the patches."""
+    """Count the tokens before the patches: class token, distillation token and registers."""
     return int(model["class_token"]) + int(model["distilled"]) + model["registers"]
 
 
 def pixels_per_patch(model: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of the image that one patch covers."""
+    """Return the rows and columns of the image that one patch covers."""
     height, width = pair(model["patch_size"])
     if not model.get("stem"):
         return height, width
-    # The root halves the image twice, every stage but the first once more.
+    # The root downsamples by 4, every stage but the first by 2.
     scale = 4 * 2 ** max(len(model["stem"]["stages"]) - 1, 0)
     return height * scale, width * scale
 
 
+def num_patches(model: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Count the patches of an image of (height, width)."""
+    height, width = pixels_per_patch(model)
+    return (size[0] // height) * (size[1] // width)
+
+
 def square_side(n: int) -> int | None:
-    """The side of a square of n patches, or None where n is no square."""
+    """Return the side of a square of n patches, or None if n is not a square."""
     side = math.isqrt(max(n, 0))
     return side if side and side * side == n else None
 
 
-def image_size(model: Mapping[str, Any], params: Flat, target: str) -> tuple[int, int]:
-    """(height, width) of the square images that the arrays are for; UserError, for the format `target`, where none are seen."""
+def image_size(model: Mapping[str, Any], params: FlatParams, target: str) -> tuple[int, int]:
+    """Infer (height, width) of square images from the parameters; raise UserError if they do not determine it."""
     n = 0
     if "posemb/table" in params:
         n = params["posemb/table"].shape[1] - prefix_tokens(model) * model["posemb_prefix"]
@@ -79,23 +98,33 @@ def image_size(model: Mapping[str, Any], params: Flat, target: str) -> tuple[int
         n = params["encoder/block_0/tokens/up/kernel"].shape[0]
     side = square_side(n)
     if side is None:
-        raise UserError(f"Nothing says the image size of this model, which its config for {target} must state.")
+        raise UserError(
+            f"The image size of this model is unknown, and its config for {target} must state it; evaluate with a preprocess "
+            'such as "resize(224)".'
+        )
     height, width = pixels_per_patch(model)
     return side * height, side * width
 
 
-def explicit(model: dict[str, Any], params: Flat, size: tuple[int, int]) -> tuple[dict[str, Any], Flat]:
-    """The same ViT with what others have always: position embeddings as a learned table, a bias of zeros where it has none."""
-    model, params = dict(model), dict(params)
-    if model["posemb"] == "sincos2d":
-        from vit_jax.layers.posemb import sincos2d
+def with_posemb_table(
+    model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
+) -> tuple[dict[str, Any], FlatParams]:
+    """Replace sincos2d or absent position embeddings by a learned table with the same values, for images of `size`."""
+    from vit_jax.layers.posemb import sincos2d
 
-        height, width = pixels_per_patch(model)
-        table = sincos2d(size[0] // height, size[1] // width, model["width"])
-        slots = prefix_tokens(model) if model["posemb_prefix"] else 0
-        params["posemb/table"] = np.pad(table, ((slots, 0), (0, 0)))[None]
-        model["posemb"] = "learn"
-    if not model["embed_bias"] and not model["pre_norm"]:
-        params["embed/bias"] = np.zeros(model["width"], np.float32)
-        model["embed_bias"] = True
-    return model, params
+    if model["posemb"] == "learn":
+        return dict(model), dict(params)
+    height, width = pixels_per_patch(model)
+    table = sincos2d(size[0] // height, size[1] // width, model["width"])
+    if model["posemb"] == "none":
+        table = np.zeros_like(table)
+    slots = prefix_tokens(model) if model["posemb_prefix"] else 0
+    table = np.pad(table, ((slots, 0), (0, 0)))[None]
+    return dict(model) | {"posemb": "learn"}, params | {"posemb/table": table}
+
+
+def with_embed_bias(model: Mapping[str, Any], params: FlatParams) -> tuple[dict[str, Any], FlatParams]:
+    """Add a zero bias to the patch embedding of a model without one, unless a normalization follows it."""
+    if model["embed_bias"] or model["pre_norm"]:
+        return dict(model), dict(params)
+    return dict(model) | {"embed_bias": True}, params | {"embed/bias": np.zeros(model["width"], np.float32)}

@@ -1,4 +1,4 @@
-"""What timm's config.json says of a model, and what timm's architecture names imply where it says nothing."""
+"""timm's config.json: what it states about a model, what architecture names imply, and the config of an exported model."""
 
 import dataclasses
 import math
@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from vit_jax.config.kinds import cast, fits, hint_name
-from vit_jax.pretrained.preprocessing import Method, Preprocessing
+from vit_jax.config.kinds import fits
+from vit_jax.pretrained import specs
+from vit_jax.pretrained.pretrained import Interpolation, Preprocessing
+from vit_jax.pretrained.tensors import config_value
 from vit_jax.types import UserError
 
-# What an architecture of timm has otherwise than exact GELU, LayerNorms with eps 1e-6 and heads as in HEADS.
+# Architectures that differ from exact GELU, LayerNorm epsilon 1e-6 and heads as in HEADS.
 _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"_clip_", {"norm_eps": 1e-5}),
     (r"quickgelu", {"act_layer": "quick_gelu"}),
@@ -21,16 +23,18 @@ _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit2?$", {"num_heads": 2}),
     (r"^test_vit3$", {"num_heads": 3, "pool_include_prefix": True}),
 )
-# Heads by width, where they are not 64 wide.
+# Number of heads by model width, where the head width is not 64.
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+POOLS = {"tok": "token", "gap": "avg", "map": "map"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What is known of a model besides its arrays; None where nothing is.
+class TimmArgs:
+    """What config.json and the architecture's name state, None where they do not.
 
-    tag: which weights of that architecture. image_size: (height, width). The others are timm's arguments of these names.
+    `tag` names the weights of the architecture, image_size is (height, width); the other fields are arguments of timm's
+    models.
     """
 
     architecture: str | None
@@ -45,100 +49,178 @@ class Facts:
     image_size: tuple[int, int] | None
 
 
-def take(table: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
-    """A value of a config.json as a kind, or the default where it is absent or null; raises UserError for another kind."""
-    value = table.get(key)
-    if value is None:
-        return default
-    if not fits(value, hint):
-        raise UserError(f"{origin}: its config.json has {key}={value!r:.80}; expected {hint_name(hint)}.")
-    return cast(value, hint)
-
-
-def pretrained_cfg(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The part about images and classes; older files have it at the top."""
-    return take(config, "pretrained_cfg", dict, dict(config), origin)
-
-
-def facts(config: Mapping[str, Any], origin: str) -> Facts:
-    """model_args win over what the architecture's name implies."""
-    name = take(config, "architecture", str, None, origin)
-    pretrained = pretrained_cfg(config, origin)
+def read_args(config: Mapping[str, Any], origin: str) -> TimmArgs:
+    """Read config.json; model_args take precedence over the architecture's name."""
+    name = config_value(config, "architecture", str, None, origin)
+    pretrained = _pretrained_cfg(config, origin)
     args: dict[str, Any] = {}
     for pattern, implied in _BY_NAME:
         if name and re.search(pattern, name):
             args |= implied
     args["global_pool"] = pretrained.get("global_pool") or config.get("global_pool")
-    given = take(config, "model_args", dict, {}, origin)
+    given = config_value(config, "model_args", dict, {}, origin)
     args |= {key: value for key, value in given.items() if value is not None}
-    if take(args, "pool_include_prefix", bool, False, origin):
-        raise UserError(f"{origin} pools its prefix tokens too (pool_include_prefix=True), which ours does not.")
-    if norm_layer := take(given, "norm_layer", str, "", origin):
+    if config_value(args, "pool_include_prefix", bool, False, origin):
+        raise UserError(f"{origin} has pool_include_prefix=True, which is not supported.")
+    if norm_layer := config_value(given, "norm_layer", str, "", origin):
         if norm_layer.replace("_", "").lower() not in ("layernorm", "layernormfp32"):
-            raise UserError(f"{origin} has norm_layer={norm_layer!r}; only 'layernorm' is understood.")
+            raise UserError(f"{origin} has norm_layer={norm_layer!r}; expected 'layernorm'.")
         args["norm_eps"] = 1e-6
-    shape = take(pretrained, "input_size", tuple[int, int, int], None, origin)
-    size = take(args, "img_size", int | tuple[int, int], shape and shape[1:], origin)
-    size = (size, size) if isinstance(size, int) else size
+    shape = config_value(pretrained, "input_size", tuple[int, int, int], None, origin)
+    size = config_value(args, "img_size", int | tuple[int, int], shape and shape[1:], origin)
+    size = size and specs.pair(size)
     if size and min(size) < 1:
-        raise UserError(f"{origin}: its config.json says images of {size} pixels.")
-    return Facts(
+        raise UserError(f"{origin}: its config.json has an image size of {size}; expected at least 1 pixel.")
+    return TimmArgs(
         architecture=name,
-        tag=take(pretrained, "tag", str, None, origin),
-        act_layer=take(args, "act_layer", str, None, origin),
+        tag=config_value(pretrained, "tag", str, None, origin),
+        act_layer=config_value(args, "act_layer", str, None, origin),
         norm_eps=args.get("norm_eps", 1e-6),
-        num_heads=take(args, "num_heads", int, None, origin),
-        global_pool=take(args, "global_pool", str, None, origin),
-        no_embed_class=take(args, "no_embed_class", bool, None, origin),
-        init_values=take(args, "init_values", float, None, origin),
-        pos_embed=take(args, "pos_embed", str, "learn", origin),
+        num_heads=config_value(args, "num_heads", int, None, origin),
+        global_pool=config_value(args, "global_pool", str, None, origin),
+        no_embed_class=config_value(args, "no_embed_class", bool, None, origin),
+        init_values=config_value(args, "init_values", float, None, origin),
+        pos_embed=config_value(args, "pos_embed", str, "learn", origin),
         image_size=size,
     )
 
 
-def class_names(config: Mapping[str, Any], classes: int, origin: str) -> tuple[str, ...] | None:
-    """The names of the classes in order, where the config has all of them."""
-    names: Any = config.get("label_names") or pretrained_cfg(config, origin).get("label_names")
+def _pretrained_cfg(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return the part about images and classes, which older files have at the top level."""
+    return config_value(config, "pretrained_cfg", dict, dict(config), origin)
+
+
+def read_class_names(config: Mapping[str, Any], classes: int, origin: str) -> tuple[str, ...] | None:
+    """Return the names of the classes in order, or None if the config does not have all of them."""
+    names: Any = config.get("label_names") or _pretrained_cfg(config, origin).get("label_names")
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(classes)]
     return tuple(names) if classes and fits(names, tuple[str, ...]) and len(names) == classes else None
 
 
-def preprocessing(
+def read_preprocessing(
     config: Mapping[str, Any], size: tuple[int, int], channels: int, origin: str
 ) -> tuple[Preprocessing, list[str]]:
-    """How images are prepared for evaluation, timm's defaults where the config says nothing, and notes on what is not exact."""
-    pretrained = pretrained_cfg(config, origin)
-    crop = take(pretrained, "crop_pct", float, 0.875, origin)
+    """Return the evaluation preprocessing, with timm's defaults where the config is silent, and notes on differences."""
+    pretrained = _pretrained_cfg(config, origin)
+    crop = config_value(pretrained, "crop_pct", float, 0.875, origin)
     if not 0 < crop <= 1:
-        raise UserError(f"{origin}: its config.json has crop_pct={crop}; expected a share of the image in (0, 1].")
+        raise UserError(f"{origin}: its config.json has crop_pct={crop}; expected a fraction in (0, 1].")
     mode: Any = pretrained.get("crop_mode") or "center"
     method: Any = pretrained.get("interpolation") or "bicubic"
     notes = []
     default = (MEAN, STD) if channels == 3 else ((0.5,), (0.5,))
-    mean = take(pretrained, "mean", tuple[float, ...], default[0], origin)
-    std = take(pretrained, "std", tuple[float, ...], default[1], origin)
+    mean = config_value(pretrained, "mean", tuple[float, ...], default[0], origin)
+    std = config_value(pretrained, "std", tuple[float, ...], default[1], origin)
     if not pretrained.get("mean") or not pretrained.get("std"):
         notes.append(
-            f"Nothing says how its images are normalised: assumed timm's default, mean={mean}, std={std} and "
+            f"Its source does not state the normalization: assumed timm's defaults, mean={mean}, std={std} and "
             f"crop_pct={crop:g}."
         )
-    if method not in get_args(Method):
-        notes.append(f"Its images are resized with interpolation={method!r}; bicubic is used.")
+    if method not in get_args(Interpolation):
+        notes.append(f"Its config.json has interpolation={method!r}; bicubic is used instead.")
         method = "bicubic"
+    short_side = None
     if mode == "center":
         short_side = math.floor(min(size) / crop)
         if size[0] != size[1]:
-            notes.append("timm resizes for an oblong crop in a way of its own; the shorter side is resized instead.")
-    else:
-        short_side = None
-        if mode != "squash" or crop != 1:
-            notes.append(
-                f"Its images are cut with crop_mode={mode!r} and crop_pct={crop:g}; the whole image is resized."
-            )
+            notes.append("timm resizes differently for a crop that is not square; the shorter side is resized instead.")
+    elif mode != "squash" or crop != 1:
+        notes.append(
+            f"Its config.json has crop_mode={mode!r} and crop_pct={crop:g}; the whole image is resized instead."
+        )
     mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
     if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
         raise UserError(
-            f"{origin} has {channels} channels, but mean={mean} and std={std}; expected a number for each, std above 0."
+            f"{origin} has {channels} channels, but mean={mean} and std={std}; expected one number per channel, std above 0."
         )
     return Preprocessing(size, short_side, method, mean, std), notes
+
+
+def make_config(
+    architecture: str,
+    model: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    size: tuple[int, int],
+    channels: int,
+    class_names: tuple[str, ...] | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the config.json of a complete spec, to be built as `architecture` with arguments, and notes."""
+    is_mixer = model["type"] == "mixer.Mixer"
+    images, notes = _image_config(preprocessing, size)
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": model["num_classes"],
+        "num_features": model["width"],
+        "global_pool": "avg" if is_mixer else POOLS[model["pool"]],
+        "model_args": {"img_size": list(size), "in_chans": channels} | (_mixer_args if is_mixer else _vit_args)(model),
+        "pretrained_cfg": {
+            "input_size": [channels, *size],
+            "fixed_input_size": True,
+            "num_classes": model["num_classes"],
+            "classifier": ["head", "head_dist"] if model.get("distilled") else "head",
+            "first_conv": _first_conv(model),
+            **images,
+        },
+    }
+    if class_names is not None and len(class_names) == model["num_classes"]:
+        config["label_names"] = list(class_names)
+    return config, notes
+
+
+def _vit_args(model: Mapping[str, Any]) -> dict[str, Any]:
+    is_gated = model["mlp"] == "swiglu"
+    return {
+        "patch_size": list(specs.pair(model["patch_size"])),
+        "embed_dim": model["width"],
+        "depth": model["depth"],
+        "num_heads": model["num_heads"],
+        "mlp_ratio": _ratio(model["mlp_dim"] * (2 if is_gated else 1), model["width"]),
+        "act_layer": "silu" if is_gated else model["mlp"],
+        "class_token": model["class_token"],
+        "reg_tokens": model["registers"],
+        "global_pool": POOLS[model["pool"]],
+        "fc_norm": model["norm_after_pool"],
+        "pos_embed": "none" if model["posemb"] == "none" else "learn",
+        "no_embed_class": not model["posemb_prefix"],
+        "pre_norm": model["pre_norm"],
+        "qk_norm": model["qk_norm"],
+        "qkv_bias": model["qkv_bias"],
+        "init_values": 0.0 if model["layer_scale"] is None else model["layer_scale"] or 1e-5,
+    }
+
+
+def _mixer_args(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mlp_ratio": [_ratio(model[f"{part}_mlp_dim"], model["width"]) for part in ("tokens", "channels")]}
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """Return a ratio for which timm's int(width * ratio) equals `hidden`."""
+    exact = hidden / width
+    return exact if int(width * exact) == hidden else (hidden + 0.5) / width
+
+
+def _first_conv(model: Mapping[str, Any]) -> str:
+    if model["type"] == "mixer.Mixer":
+        return "stem.proj"
+    if not model["stem"]:
+        return "patch_embed.proj"
+    return "patch_embed.backbone.stem.conv" if model["stem"]["stages"] else "patch_embed.backbone.conv"
+
+
+def _image_config(preprocessing: Preprocessing | None, size: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+    if preprocessing is None:
+        return {}, ["Its config.json does not describe the preprocessing, which timm cannot express."]
+    images: dict[str, Any] = {
+        "interpolation": preprocessing.method,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+    short = preprocessing.short_side
+    if short is None:
+        return images | {"crop_mode": "squash", "crop_pct": 1.0}, []
+    crop = min(size) / short
+    if math.floor(min(size) / crop) != short:
+        crop = min(size) / (short + 0.5)
+    notes = ["timm resizes differently for a crop that is not square."] if size[0] != size[1] else []
+    return images | {"crop_mode": "center", "crop_pct": crop}, notes

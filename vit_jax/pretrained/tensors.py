@@ -1,0 +1,215 @@
+"""Arrays in .npz, .safetensors and .pth files, and in folders with one of these and a config.json.
+
+The format is detected from a file's first bytes. Nothing is unpickled: .npz is read with allow_pickle=False, .pth with
+weights_only=True.
+"""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from vit_jax.config.kinds import cast, fits, hint_name
+from vit_jax.pretrained.pretrained import FlatParams
+from vit_jax.pretrained.reference import SUFFIXES, WEIGHTS
+from vit_jax.types import UserError
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# Keys under which training scripts save the weights.
+WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema", "params")
+
+
+def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
+    """Read the float32 arrays of a file or folder and the config.json beside them, {} if there is none.
+
+    `preprocessor_config.json` is added to the config as "preprocessor". Raises UserError for damaged and unknown files.
+    """
+    try:
+        file = path if path.is_file() else _weights_in(path)
+        arrays = _read_shards(file) if file.suffix == ".json" else _read_file(file)
+        # The config.json beside a file belongs to it only if the folder was given or the file has the standard name.
+        has_config = (file.parent / CONFIG).is_file() and (path != file or file.name in WEIGHTS)
+        config = _read_json(file.parent / CONFIG) if has_config else {}
+        if config and (file.parent / PREPROCESSOR).is_file():
+            config["preprocessor"] = _read_json(file.parent / PREPROCESSOR)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
+    if not arrays:
+        raise UserError(f"{file} contains no arrays; expected the weights of a model.")
+    return {name: _to_float32(name, array, file) for name, array in arrays.items()}, config
+
+
+def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
+    """Return config[key], or the default if it is absent or null; raise UserError if it is not of the hinted type."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not fits(value, hint):
+        raise UserError(f"{origin}: its config.json has {key}={value!r:.80}; expected {hint_name(hint)}.")
+    return cast(value, hint)
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    if len(files) == 1:
+        return files[0]
+    found = ", ".join(p.name for p in files) or "none"
+    raise UserError(
+        f"No model in {folder}; expected {WEIGHTS[0]} and config.json as saved by timm and transformers, or exactly one "
+        f".safetensors, .npz or .pth file (found {found}), or the config.json and checkpoints of a training run."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)[:100]) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} contains a {type(value).__name__}; expected the config of a model.")
+    return value
+
+
+def _read_shards(index: Path) -> dict[str, Any]:
+    """Read all the files listed in an index; they must be in its folder."""
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) and n == Path(n).name for n in names.values()):
+        raise _damaged(index, "expected a weight_map of array names to file names")
+    arrays: dict[str, Any] = {}
+    for name in sorted(set(names.values())):
+        arrays |= _read_file(index.parent / name)
+    return arrays
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if not head:
+        raise UserError(f"{path} is empty; download it again.")
+    if head.startswith(b"PK"):
+        return _read_zip(path)
+    if len(head) == 9 and head[8:9] == b"{":
+        try:
+            return safetensors.numpy.load_file(path)
+        except (safetensors.SafetensorError, KeyError, ValueError, OverflowError) as error:
+            raise _damaged(path, error) from None
+    if head.startswith(b"\x80"):
+        return _read_torch(path)
+    raise UserError(
+        f"{path} is not a .npz, .safetensors or .pth file: it starts with {head[:8]!r}"
+        f"{' (a web page)' if head.lstrip().startswith(b'<') else ''}; expected the weights of a model."
+    )
+
+
+def _read_zip(path: Path) -> dict[str, Any]:
+    """Read a .npz file, or torch's zip format, which contains a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("data.pkl") for name in names):
+            return _read_torch(path)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+            return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise _pickled(path, "a .npz of plain arrays, or for .safetensors") from None
+        raise _damaged(path, error) from None
+    except MemoryError as error:
+        raise UserError(
+            f"{path} does not fit into memory ({error}); download it again if that is not its size, or use a larger machine."
+        ) from None
+    except RuntimeError as error:  # encrypted, or compressed by an unsupported method
+        raise UserError(f"{path} cannot be unpacked ({error}); expected a file written by numpy.savez.") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, SyntaxError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path} needs torch: pip install torch, or use the model's .safetensors file.") from None
+    try:
+        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())
+        if "weights_only" not in reason.lower() and "Unsupported" not in reason:
+            raise _damaged(path, reason[:120]) from None
+        raise _pickled(path, ".safetensors") from None
+    except Exception as error:  # torch raises many types for damaged files
+        raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
+    while isinstance(loaded, Mapping) and (
+        inner := next((k for k in WRAPPERS if isinstance(loaded.get(k), Mapping)), "")
+    ):
+        loaded = loaded[inner]
+    if not isinstance(loaded, Mapping):
+        raise UserError(f"{path} contains a {type(loaded).__name__}; expected a state dict.")
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    return {
+        str(name).removeprefix("module."): (x.float() if x.is_floating_point() else x).numpy()
+        for name, x in tensors.items()
+    }
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged or incomplete ({reason}); download it again.")
+
+
+def _pickled(path: Path, alternative: str) -> UserError:
+    return UserError(
+        f"{path} contains pickled objects, which could run code when loaded; expected only arrays. Ask its author for "
+        f"{alternative}."
+    )
+
+
+def _to_float32(name: str, array: np.ndarray, path: Path) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype == np.dtype("V2"):  # numpy saves bfloat16 as raw bytes
+        array = array.view(ml_dtypes.bfloat16)
+    if array.dtype.kind in "iub" and array.ndim < 2:  # counters, such as a step
+        return array
+    if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
+        raise UserError(f"{path} has {name} of dtype {array.dtype}; expected floating-point weights.")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"{path} has values in {name} that are not finite; download it again, or use another checkpoint."
+        )
+    return array
+
+
+def check_new(path: Path) -> None:
+    """Raise UserError if the path exists."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} already exists; give a new path, or move it away.")
+
+
+def write_folder(folder: Path, arrays: FlatParams, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write model.safetensors and .json files into a new folder, which appears once it is complete."""
+    check_new(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, config in configs.items():
+            (partial / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        safetensors.numpy.save_file(arrays, partial / "model.safetensors", metadata={"format": "pt"})
+        os.rename(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from None
