@@ -837,7 +837,7 @@ prepare("prepare_side_text", "--min_side=big", says=("--min_side", "'big'"))
 prepare("prepare_threads", "--threads=-1", says=("--threads=-1", "at least 1"))
 prepare("prepare_quality", "--min_side=8", "--quality=101", says=("--quality=101", "1 to 100"))
 prepare("prepare_quality_alone", "--quality=90", says=("--quality=90", "--min_side"))
-prepare("prepare_share", "--max_unreadable=nan", says=("--max_unreadable=nan", "share from 0 to 1"))
+prepare("prepare_share", "--max_unreadable=nan", says=("--max_unreadable=nan", "from 0 to 1"))
 prepare("prepare_split", "--split=tets", says=("--split=tets", "train, test|test, train"))
 prepare("prepare_name", "--name=My photos", says=("'My photos'", "--name=NAME"))
 prepare("prepare_name_of_tfds", "--name=mnist", says=("'mnist'", "--name=my_mnist"))
@@ -846,7 +846,11 @@ case("prepare_remote", "prepare", "--data=folder:$images", "--out=gs://x", says=
 prepare(
     "prepare_out_is_file", prepare=file("out", ""), says=("$tmp/out", "File exists|Not a directory", "another --out")
 )
-prepare("prepare_taken", prepare=file("out/images/1.0.0/x", ""), says=("$tmp/out/images/1.0.0", "already there"))
+prepare(
+    "prepare_taken",
+    prepare=file("out/images/1.0.0/x", ""),
+    says=("$tmp/out/images/1.0.0", "already exists", "another --out"),
+)
 
 
 # Evaluate.

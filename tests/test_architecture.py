@@ -39,6 +39,7 @@ HOMES = {
     "simplejpeg": {"data"},
     "cykooz_resizer": {"data"},
     "array_record": {"data"},
+    "google_crc32c": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
     "etils": {"checkpoint"},

@@ -1,4 +1,4 @@
-"""Write images once, to be read in any order at speed: vit prepare --data=folder:PATH|tfds:NAME --out=DIR [--min_side=N]."""
+"""Convert a dataset to array_record, for random access: vit prepare --data=folder:PATH|tfds:NAME --out=DIR [--min_side=N]."""
 
 import os
 import shlex
@@ -12,12 +12,12 @@ from typing import Any
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
-EVERY = 10.0  # seconds between two lines of progress
-NAMED = 10  # so many unreadable images are printed
+PROGRESS_SECONDS = 10.0  # between two lines of progress
+MAX_NAMED = 10  # unreadable images that are printed
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes a data set of TFDS as array_record into a new folder of DIR, and prints how to read it."""
+    """Write a TFDS dataset as array_record into a new folder of DIR, and print how to read it."""
     from vit_jax.data.sources.tfds import DATA_DIR, default_dir
 
     flags = make_parser().parse(argv)
@@ -26,105 +26,108 @@ def main(argv: Sequence[str]) -> int:
         flags.data_dir = flags.data_dir or default_dir()
     check(flags, kind, place)
 
-    from vit_jax.data.prepare import UNREADABLE, Bound, write
-    from vit_jax.data.prepare_plans import folder_plan, tfds_plan
+    from vit_jax.data.prepare import UNREADABLE, Shrink, write
+    from vit_jax.data.prepare_sources import from_folder, from_tfds
 
-    bound = Bound(flags.min_side) if flags.quality is None else Bound(flags.min_side, flags.quality)
+    shrink = Shrink(flags.min_side) if flags.quality is None else Shrink(flags.min_side, flags.quality)
     splits = flags.split.split(",") if flags.split else None
     if kind == "folder":
-        plan = folder_plan(place, flags.name, splits, bound)
+        dataset = from_folder(place, flags.name, splits, shrink)
     else:
-        plan = tfds_plan(place, flags.data_dir, splits, flags.image_key or "image", bound)
-    for note in plan.notes:
+        dataset = from_tfds(place, flags.data_dir, splits, flags.image_key or "image", shrink)
+    for note in dataset.notes:
         print(f"note: {note}", file=sys.stderr)
     data_dir = Path(os.path.expanduser(flags.out))
     unreadable = write(
-        plan, data_dir, threads=flags.threads, max_unreadable=flags.max_unreadable, progress=Progress(plan.size)
+        dataset,
+        data_dir,
+        threads=flags.threads,
+        max_unreadable=flags.max_unreadable,
+        progress=WriteProgress(dataset.size),
     )
-    target = data_dir / plan.place
-    for name, reason in list(unreadable.items())[:NAMED]:
-        print(f"unreadable, left out: {name}: {reason}", file=sys.stderr)
+    target = data_dir / dataset.path
+    for name, reason in list(unreadable.items())[:MAX_NAMED]:
+        print(f"unreadable, omitted: {name}: {reason}", file=sys.stderr)
     if unreadable:
-        print(f"{len(unreadable):,} unreadable images were left out: {target / UNREADABLE}", file=sys.stderr)
-    written = ", ".join(f"{split.name} {sum(split.shard_lengths):,}" for split in plan.info.splits)
-    size = sum(split.num_bytes for split in plan.info.splits)
-    print(f"wrote {target}: {written} examples, {size / 1e6:,.1f} MB")
+        print(f"{len(unreadable):,} unreadable images were omitted: {target / UNREADABLE}", file=sys.stderr)
+    counts = ", ".join(f"{split.name} {sum(split.shard_lengths):,}" for split in dataset.info.splits)
+    size = sum(split.num_bytes for split in dataset.info.splits)
+    print(f"wrote {target}: {counts} examples, {size / 1e6:,.1f} MB")
     if kind == "tfds":
         print(f"read it with {DATA_DIR}={shlex.quote(os.path.abspath(data_dir))}, or as data_dir of each source")
         return 0
-    source = {"type": "tfds.Tfds", "name": str(plan.place.parent), "data_dir": os.path.abspath(data_dir)}
-    names = [split.name for split in plan.info.splits]
+    source = {"type": "tfds.Tfds", "name": str(dataset.path.parent), "data_dir": os.path.abspath(data_dir)}
+    names = [split.name for split in dataset.info.splits]
     tests = source | {"split": next((name for name in ("test", "val", "validation") if name in names), names[-1])}
     print(f'read it with --config.data.source="{source}" --config.evals.test.source="{tests}" (test: your evaluator)')
     return 0
 
 
 def make_parser() -> Parser:
-    """The flags of the command."""
+    """Return the parser of the command's flags."""
     parser = Parser(prog="vit prepare", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--data",
         required=True,
         metavar="SOURCE",
-        help="folder:PATH, whose images are in class folders, or tfds:NAME, prepared as tfrecord or array_record",
+        help="folder:PATH with images in class folders, or tfds:NAME prepared as tfrecord or array_record",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write: DIR/NAME/VERSION, a new folder")
-    parser.add_argument("--name", help="the name of a folder's data set; default: that of the folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="write to the new folder DIR/NAME/VERSION")
+    parser.add_argument("--name", help="name of a folder's dataset; default: the folder's name")
     parser.add_argument(
-        "--data_dir", metavar="DIR", help="where TFDS keeps tfds:NAME; default: TFDS_DATA_DIR, or its own"
+        "--data_dir", metavar="DIR", help="folder of tfds:NAME; default: TFDS_DATA_DIR, or TFDS's default"
     )
-    parser.add_argument("--split", metavar="NAMES", help="some of the splits, such as train,val; default: all")
+    parser.add_argument("--split", metavar="NAMES", help="splits to write, such as train,val; default: all")
     parser.add_argument(
         "--min_side",
         type=int,
         metavar="N",
-        help="make images smaller until the shorter side has N pixels; smaller ones keep every byte; default: keep all",
+        help="shrink larger images to a shorter side of N pixels; smaller files are copied; default: copy all",
     )
-    parser.add_argument("--quality", type=int, help="of the JPEG files that --min_side makes, 1 to 100; default 95")
-    parser.add_argument("--image_key", metavar="KEY", help="the feature of tfds:NAME for --min_side; default: image")
-    parser.add_argument("--threads", type=int, default=2, help="images made at once; the result is the same; default 2")
+    parser.add_argument("--quality", type=int, help="JPEG quality of images shrunk by --min_side, 1 to 100; default 95")
     parser.add_argument(
-        "--max_unreadable", type=float, default=0.01, help="the share that may be left out; default 0.01"
+        "--image_key", metavar="KEY", help="image feature of tfds:NAME that --min_side shrinks; default: image"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="number of threads; the result is the same; default 2")
+    parser.add_argument(
+        "--max_unreadable", type=float, default=0.01, help="fraction of unreadable images to tolerate; default 0.01"
     )
     return parser
 
 
 def check(flags: Any, kind: str, place: str) -> None:
-    """Raises UserError for flags that are out of range, or not for this kind of data."""
+    """Raise UserError for flags that are out of range or not for this kind of data."""
     if kind not in ("folder", "tfds") or not place:
-        raise UserError(f"Found --data={flags.data}, expected folder:PATH or tfds:NAME.")
+        raise UserError(f"--data={flags.data} is not a dataset; expected folder:PATH or tfds:NAME.")
     for flag, folder in (("out", flags.out), ("data_dir", flags.data_dir)):
         if folder is not None and (not folder or "://" in folder):
-            raise UserError(f"Found --{flag}={folder}, expected a folder of this machine.")
-    for flag, of, wanted in (
-        ("name", "folder", "folder:PATH"),
-        *((key, "tfds", "tfds:NAME") for key in ("data_dir", "image_key")),
-    ):
-        if getattr(flags, flag) is not None and kind != of:
-            raise UserError(f"--{flag}={getattr(flags, flag)} is for --data={wanted}; found --data={flags.data}.")
+            raise UserError(f"--{flag}={folder} must be a folder on this machine.")
+    for flag, of in (("name", "folder:PATH"), ("data_dir", "tfds:NAME"), ("image_key", "tfds:NAME")):
+        if getattr(flags, flag) is not None and kind != of.partition(":")[0]:
+            raise UserError(f"--{flag}={getattr(flags, flag)} is for --data={of}; found --data={flags.data}.")
     for flag in ("quality", "image_key"):
         if getattr(flags, flag) is not None and flags.min_side is None:
-            raise UserError(f"--{flag}={getattr(flags, flag)} changes nothing without --min_side; give that too.")
+            raise UserError(f"--{flag}={getattr(flags, flag)} has no effect without --min_side; set --min_side too.")
     if flags.threads < 1 or (flags.min_side is not None and flags.min_side < 1):
         raise UserError(f"--threads={flags.threads} and --min_side={flags.min_side} must be at least 1.")
     if flags.quality is not None and not 1 <= flags.quality <= 100:
         raise UserError(f"--quality={flags.quality} must be from 1 to 100.")
     if not 0 <= flags.max_unreadable <= 1:
-        raise UserError(f"--max_unreadable={flags.max_unreadable} must be a share from 0 to 1, such as 0.01.")
+        raise UserError(f"--max_unreadable={flags.max_unreadable} must be a fraction from 0 to 1, such as 0.01.")
 
 
-class Progress:
-    """Prints every few seconds how many images are done, how fast, and when all will be."""
+class WriteProgress:
+    """Prints the number of images done, their rate and the time left, every few seconds."""
 
     def __init__(self, size: int):
-        self._size, self._begun = size, time.monotonic()
-        self._told = self._begun
+        self._size, self._started = size, time.monotonic()
+        self._printed = self._started
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._told < EVERY and done < self._size:
+        if now - self._printed < PROGRESS_SECONDS and done < self._size:
             return
-        self._told = now
-        rate = done / max(now - self._begun, 1e-9)
+        self._printed = now
+        rate = done / max(now - self._started, 1e-9)
         left = timedelta(seconds=round((self._size - done) / rate))
         print(f"{done:>{len(f'{self._size:,}')},}/{self._size:,} images  {rate:,.0f} images/s  ETA {left}", flush=True)

@@ -1,4 +1,4 @@
-"""Files of array_record, read in any order."""
+"""ArrayRecord files, read in random order."""
 
 import bisect
 import itertools
@@ -9,9 +9,9 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 
 class ArrayRecords:
-    """The records of several files as one sequence: of each (path, skip, take) those after the first `skip`.
+    """The records of several files as one sequence: of each (path, skip, take), `take` records after the first `skip`.
 
-    Safe to use from several threads at once. Getting one raises RuntimeError where the file is damaged or missing.
+    Thread-safe. Reading a record raises RuntimeError if its file is damaged or missing.
     """
 
     def __init__(self, parts: Sequence[tuple[str, int, int]]):
@@ -31,20 +31,20 @@ class ArrayRecords:
             raise IndexError(index)
         part = bisect.bisect_right(self._ends, index)
         _, skip, take = self._parts[part]
-        place = skip + index - (self._ends[part] - take)
-        # A range of one is read at once; a list of one goes to other threads and takes twenty times as long.
-        return self._reader(part).read(place, place + 1)[0]
+        position = skip + index - (self._ends[part] - take)
+        # A range is read in this thread; a list of indices goes to other threads and takes twenty times as long.
+        return self._reader(part).read(position, position + 1)[0]
 
     def _reader(self, part: int) -> ArrayRecordReader:
-        """The reader of a file, opened when it is first wanted, as there may be many."""
+        """Return the reader of a file, opened on first use since there may be many."""
         if self._readers[part] is None:
             with self._lock:
                 if self._readers[part] is None:
                     path, skip, take = self._parts[part]
-                    # Reading ahead is of no use, nor is a large buffer.
+                    # Random access gains nothing from read-ahead or a large buffer.
                     options = "readahead_buffer_size:0,max_parallelism:0"
                     reader = ArrayRecordReader(path, options, file_reader_buffer_size=2**15)
-                    if reader.num_records() < skip + take:  # which is how it tells a file that is cut off or not there
+                    if reader.num_records() < skip + take:  # the reader reports missing and truncated files like this
                         raise RuntimeError(f"found {reader.num_records()} records in {path}, expected {skip + take}")
                     self._readers[part] = reader
         return self._readers[part]
