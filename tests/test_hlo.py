@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.perf.hlo import Program, size_of
+from vit_jax.perf.hlo import HloModule, size_of
 
 TEXT = """HloModule m
 
@@ -40,7 +40,7 @@ ENTRY %main (x: f32[4,8], k: bf16[16]) -> f32[4,8] {
 
 
 def test_exchanges_in_a_loop_count_as_often_as_it_runs():
-    reduced, gathered = Program(TEXT).collectives(8)
+    reduced, gathered = HloModule(TEXT).collectives(8)
     assert (reduced.kind, reduced.count, reduced.size) == ("all-reduce", 12, 12 * 128)
     assert reduced.sent == 12 * 128 * 2 * 3 / 4  # in groups of four
     assert (gathered.kind, gathered.count, gathered.size) == ("all-gather", 1, 256)
@@ -58,16 +58,16 @@ def test_a_loop_that_counts_to_a_constant_runs_so_often():
     text = (TEXT[:begin] + condition + "\n\n" + TEXT[end:]).replace(
         ', backend_config={"known_trip_count":{"n":"12"}}', ""
     )
-    assert Program(text).collectives(8) == Program(TEXT).collectives(8)
+    assert HloModule(text).collectives(8) == HloModule(TEXT).collectives(8)
     unknown = TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', "")
-    assert Program(unknown).collectives(8)[0].count == 1
+    assert HloModule(unknown).collectives(8)[0].count == 1
 
 
 def test_memory_near_the_processor_does_not_count():
     # The all-reduce reads and writes 128 bytes each time; negate reads 128 and writes none; the gathered 256 arrive.
-    program = Program(TEXT)
-    assert program.moved() == 12 * 256 + 128 + 256
-    assert program.moved(loops=False) == 256 + 128 + 256
+    program = HloModule(TEXT)
+    assert program.memory_traffic() == 12 * 256 + 128 + 256
+    assert program.memory_traffic(loops=False) == 256 + 128 + 256
 
 
 @pytest.mark.parametrize("length", [1, 7])
@@ -77,7 +77,7 @@ def test_the_body_of_a_real_scan_moves_its_slices(length):
 
     size = 4 * 64 * 64
     shapes = jax.ShapeDtypeStruct((length, 64, 64), "float32"), jax.ShapeDtypeStruct((64, 64), "float32")
-    moved = Program(jax.jit(function).lower(*shapes).compile().as_text()).moved()
+    moved = HloModule(jax.jit(function).lower(*shapes).compile().as_text()).memory_traffic()
     assert 3 * length * size <= moved <= 3 * length * size + 6 * length * size
 
 
@@ -107,7 +107,7 @@ ENTRY %main (x: f32[10,64,64], y: f32[10,64,64], i: s32[]) -> f32[10,64,64] {
 
 
 def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twice():
-    assert Program(FUSED).moved() == 2 * 4 * 64 * 64 + 4  # and the index
+    assert HloModule(FUSED).memory_traffic() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
 def nested(root, text=FUSED):
@@ -121,18 +121,18 @@ def nested(root, text=FUSED):
 }}
 
 """
-    return Program(outer + text.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer"))
+    return HloModule(outer + text.replace("kind=kLoop, calls=%fused", "kind=kLoop, calls=%outer"))
 
 
 WHOLE, PART = 4 * 10 * 64 * 64, 4 * 64 * 64
 
 
 def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
-    assert nested("bitcast(%inner)").moved() == Program(FUSED).moved()
+    assert nested("bitcast(%inner)").memory_traffic() == HloModule(FUSED).memory_traffic()
 
 
 def test_an_array_whose_update_is_used_whole_is_read_and_written_whole():
-    assert nested("negate(%inner)").moved() == 2 * WHOLE + PART + 4
+    assert nested("negate(%inner)").memory_traffic() == 2 * WHOLE + PART + 4
 
 
 SEVERAL = FUSED.replace("ROOT %out", "%out").replace(
@@ -144,23 +144,23 @@ def test_one_of_several_outputs_may_be_updated_in_place():
     text = SEVERAL.replace(
         "ROOT %done = f32[10,64,64]{2,1,0} fusion", "ROOT %done = (f32[10,64,64]{2,1,0}, s32[]) fusion"
     )
-    assert Program(text).moved() == 2 * PART + 8
+    assert HloModule(text).memory_traffic() == 2 * PART + 8
 
 
 def test_one_of_several_outputs_of_a_fusion_within_a_fusion_may_be_updated_in_place():
-    assert nested("get-tuple-element(%inner), index=0", SEVERAL).moved() == Program(FUSED).moved()
+    assert nested("get-tuple-element(%inner), index=0", SEVERAL).memory_traffic() == HloModule(FUSED).memory_traffic()
 
 
 def test_a_slice_of_what_a_fusion_pads_moves_the_slice():
     padded = FUSED.replace("bitcast(%p1)", "pad(%p1, %p2), padding=0_0x0_1x0_0")
-    assert Program(padded).moved() == Program(FUSED).moved()
+    assert HloModule(padded).memory_traffic() == HloModule(FUSED).memory_traffic()
 
 
 def test_an_array_that_is_converted_is_not_updated_in_place():
     half = FUSED.replace("%p0 = f32", "%p0 = bf16").replace("%x = f32", "%x = bf16")
     half = half.replace("dynamic-update-slice(%p0", "dynamic-update-slice(%wide")
     half = half.replace("  %flat", "  %wide = f32[10,64,64]{2,1,0} convert(%p0)\n  %flat")
-    assert Program(half).moved() == WHOLE / 2 + PART + 4 + WHOLE
+    assert HloModule(half).memory_traffic() == WHOLE / 2 + PART + 4 + WHOLE
 
 
 def test_a_slice_that_is_converted_is_read_in_its_own_dtype():
@@ -169,13 +169,13 @@ def test_a_slice_that_is_converted_is_read_in_its_own_dtype():
         .replace("%y = f32", "%y = bf16")
         .replace("bitcast(%p1)", "convert(%p1)")
     )
-    assert Program(half).moved() == PART / 2 + PART + 4
+    assert HloModule(half).memory_traffic() == PART / 2 + PART + 4
 
 
 def test_parts_of_bytes_are_read():
-    assert Program("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").moved() == 4
+    assert HloModule("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").memory_traffic() == 4
 
 
 def test_data_parallel_gradients_are_reduced_once():
-    program = Program(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text())
+    program = HloModule(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text())
     assert program.collectives(1) == []

@@ -1,4 +1,4 @@
-"""What the devices are called, and what accelerators can do on paper, for shares of it and for plans."""
+"""Names and peak performance of devices."""
 
 import dataclasses
 import os
@@ -10,9 +10,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Of one chip: bfloat16 FLOP/s of dense products, bytes of memory, and bytes/s from memory and over the links to others.
+    """Peak performance of a chip.
 
-    The links count one direction: half of the bidirectional bandwidth of TPUs, and of NVLink.
+    Attributes:
+      name: common name.
+      flops: dense bfloat16 FLOP/s.
+      memory: bytes of memory.
+      bandwidth: bytes/s of memory.
+      links: bytes/s to other chips in one direction, half of the published bidirectional bandwidth of TPUs and NVLink.
     """
 
     name: str
@@ -22,8 +27,8 @@ class Chip:
     links: float
 
 
-# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, seen November 2026, but that a program has
-# 15.75 GiB of a v5e's 16, as its compiler says. GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM.
+# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} of November 2026, except that programs can
+# use 15.75 of a v5e's 16 GiB according to its compiler. GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM.
 CHIPS = {
     "TPU v4": Chip("TPU v4", 275e12, 32 * 2.0**30, 1228e9, 150e9),
     "TPU v5 lite": Chip("TPU v5e", 197e12, 15.75 * 2.0**30, 819e9, 200e9),
@@ -37,23 +42,23 @@ CHIPS = {
 
 
 def chip_of(devices: Sequence[Any]) -> Chip | None:
-    """What each of these devices, all of one kind, can do; None for one that is not in the table, such as a CPU.
+    """Return the peak performance of each of these devices, all of one kind; None if unknown, such as for a CPU.
 
-    Where two devices are the cores of one chip, each has its half.
+    If two devices are cores of one chip, each has half of it.
     """
     kind = devices[0].device_kind
-    # NVIDIA's names go on, as in "NVIDIA H100 80GB HBM3"; "TPU v5" must not be taken for "TPU v5 lite".
+    # NVIDIA's names have suffixes, as in "NVIDIA H100 80GB HBM3"; "TPU v5" must not match "TPU v5 lite".
     chip = CHIPS.get(kind) or next((chip for name, chip in CHIPS.items() if kind.startswith(name + " ")), None)
     places = [str(getattr(device, "coords", device.id)) for device in devices]
     cores = len(places) // len(set(places))
     if chip is None or cores == 1:
         return chip
-    shares = {key: getattr(chip, key) / cores for key in ("flops", "memory", "bandwidth", "links")}
-    return dataclasses.replace(chip, **shares)
+    fields = ("flops", "memory", "bandwidth", "links")
+    return dataclasses.replace(chip, **{field: getattr(chip, field) / cores for field in fields})
 
 
 def hardware(devices: Sequence[Any]) -> str:
-    """What a run runs on, such as "8 x TPU v5 lite" or "cpu: AMD EPYC x 2 cores"; of a CPU the cores that it may use."""
+    """Describe devices, such as "8 x TPU v5 lite" or "cpu: AMD EPYC x 2 cores", counting the cores available to the process."""
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     try:

@@ -1,4 +1,4 @@
-"""Floating-point operations counted from what is computed, not from what a compiler makes of it."""
+"""Count floating-point operations of a jaxpr, before any compiler optimization."""
 
 import collections
 import math
@@ -8,26 +8,26 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Calls whose inside is not seen, such as kernels of libraries: their operations are not counted.
+# Opaque calls, such as library kernels, whose operations cannot be counted.
 OPAQUE = ("custom_call", "ffi_call", "pallas_call", "dot_product_attention_fwd", "dot_product_attention_bwd")
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> tuple[float, dict[str, int]]:
-    """The FLOPs of function(*arguments) in matrix products and convolutions, and how often something uncounted is called.
+    """Count the FLOPs of matrix products and convolutions in function(*arguments), and the calls of each opaque primitive.
 
-    Arguments may be shapes. A multiply-add is two operations; all that is elementwise, below 1 % of a network, is left out. The
-    body of a scan counts as often as it runs, of a cond the costliest branch, a while loop, whose length is not known, once.
-    Attention of a fused kernel is uncounted: count the same network with plain attention.
+    Arguments may be shapes. A multiply-add is two operations; elementwise operations, below 1 % of a network, are ignored.
+    The body of a scan is counted once per iteration, the costliest branch of a cond, and the body of a while loop, whose
+    length is unknown, once. For fused attention kernels, count the same network with plain attention.
     """
-    uncounted: collections.Counter[str] = collections.Counter()
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, uncounted), dict(uncounted)
+    opaque: collections.Counter[str] = collections.Counter()
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, opaque), dict(opaque)
 
 
-def _of_jaxpr(jaxpr: core.Jaxpr, uncounted: collections.Counter[str]) -> float:
-    return math.fsum(_of_equation(equation, uncounted) for equation in jaxpr.eqns)
+def _of_jaxpr(jaxpr: core.Jaxpr, opaque: collections.Counter[str]) -> float:
+    return math.fsum(_of_equation(equation, opaque) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any, uncounted: collections.Counter[str]) -> float:
+def _of_equation(equation: Any, opaque: collections.Counter[str]) -> float:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
@@ -39,16 +39,16 @@ def _of_equation(equation: Any, uncounted: collections.Counter[str]) -> float:
         groups = equation.params["batch_group_count"]
         return 2.0 * math.prod(output) * math.prod(kernel) / outputs / groups
     if name in OPAQUE:
-        uncounted[name] += 1
+        opaque[name] += 1
         return 0.0
-    insides = [_of_jaxpr(inside, uncounted) for inside in _insides(equation)]
+    inner = [_of_jaxpr(jaxpr, opaque) for jaxpr in _inner_jaxprs(equation)]
     if name == "cond":
-        return max(insides, default=0.0)
-    return math.fsum(insides) * (equation.params["length"] if name == "scan" else 1)
+        return max(inner, default=0.0)
+    return math.fsum(inner) * (equation.params["length"] if name == "scan" else 1)
 
 
-def _insides(equation: Any) -> Iterator[core.Jaxpr]:
-    """The programs that an equation calls."""
+def _inner_jaxprs(equation: Any) -> Iterator[core.Jaxpr]:
+    """Yield the jaxprs in an equation's parameters."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):

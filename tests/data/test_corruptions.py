@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.evals.corruptions import weather
-from vit_jax.evals.corruptions.blurs import copied_from
+from vit_jax.evals.corruptions.blurs import copy_sources
 from vit_jax.evals.corruptions.kinds import KINDS, SEVERITIES, corrupt
 from vit_jax.types import UserError
 
@@ -85,13 +85,13 @@ def test_pixels_are_copied_one_after_the_other():
     looped = np.arange(60)
     for place, origin in zip(places, origins, strict=True):
         looped[place] = looped[origin]
-    assert np.array_equal(copied_from(60, places, origins), looped)
+    assert np.array_equal(copy_sources(60, places, origins), looped)
 
 
 @pytest.mark.parametrize("size", [32, 96, 500])
 def test_frost_is_a_weighted_sum_with_a_window_of_a_photograph(size):
     image, photograph = np.full((size, size, 3), 0.5), np.full((300, 400, 3), 204, np.uint8)
-    assert np.allclose(weather.frosted(image, photograph, seeded(0), 0.6, 0.75), 0.6 * 0.5 + 0.75 * 0.8)
+    assert np.allclose(weather.blend_frost(image, photograph, seeded(0), 0.6, 0.75), 0.6 * 0.5 + 0.75 * 0.8)
 
 
 def test_missing_photographs_of_frost_are_named(monkeypatch):
@@ -107,7 +107,7 @@ def test_missing_photographs_of_frost_are_named(monkeypatch):
     [
         ("gausian_noise", 1, "did you mean gaussian_noise"),
         ("xyz", 1, "choose from gaussian_noise, "),
-        ("fog", 6, "expected 1 "),
+        ("fog", 6, "Unknown severity 6; choose from 1 "),
     ],
 )
 def test_unknown_corruptions_are_named(kind, severity, message):

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tests import peers
 from vit_jax.evals.corruptions import blurs
-from vit_jax.evals.corruptions.kinds import KINDS, _smoother, corrupt
+from vit_jax.evals.corruptions.kinds import KINDS, _smoothing_matrix, corrupt
 
 LEVEL = (1 + 1e-9) / 255
 IMAGE = np.random.default_rng(0).integers(0, 256, (65, 72, 3), np.uint8)
@@ -51,12 +51,12 @@ def test_zooming_is_scipys(agrees, factor):
     theirs = ndimage.zoom(IMAGE[tuple(parts)] / 255, (factor, factor, 1), order=1)
     top, left = (theirs.shape[0] - 65) // 2, (theirs.shape[1] - 72) // 2
     theirs = theirs[top : top + 65, left : left + 72]
-    agrees("corruption: zoom_blur", "scipy's zoom", blurs.zoomed(IMAGE / 255, factor), theirs, 1e-9)
+    agrees("corruption: zoom_blur", "scipy's zoom", blurs.magnify(IMAGE / 255, factor), theirs, 1e-9)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 7.0, 60.0])
 def test_elastic_shifts_are_smoothed_as_by_scipy(agrees, sigma):
     plane = IMAGE[:, :, 0] / 255
-    ours = _smoother(65, sigma) @ plane @ _smoother(72, sigma).T
+    ours = _smoothing_matrix(65, sigma) @ plane @ _smoothing_matrix(72, sigma).T
     theirs = ndimage.gaussian_filter(plane, sigma, mode="reflect", truncate=3)
     agrees("corruption: elastic_transform", "scipy's gaussian_filter", ours, theirs, 1e-9)

@@ -1,4 +1,4 @@
-"""Image files to uint8 pixels: the same picture that a viewer shows, or UnreadableImage with the reason."""
+"""Decode image files to the uint8 pixels that a viewer shows."""
 
 import io
 import struct
@@ -12,32 +12,32 @@ from PIL import Image, ImageChops, ImageOps
 from vit_jax.data.source import Draw, UnreadableImage, cut
 from vit_jax.types import UserError
 
-# A file may claim any size in its header; beyond this many pixels nothing is allocated for it.
+# Limit on the size in a file's header, before anything is allocated.
 MAX_PIXELS = 89_478_485
-# A closed list: other Pillow plug-ins run outside programs (EPS) or fetch nothing useful here.
+# Other Pillow plug-ins are excluded: some run external programs (EPS).
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# libjpeg warnings that leave every pixel intact; strict decoding stops at them, Pillow reads on.
+# libjpeg warnings that do not affect pixels; strict decoding fails on them, Pillow does not.
 HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color transform")
-# Those that may stand before the scan of a baseline JPEG: tables, application data, comments.
+# Markers allowed before the scan of a baseline JPEG: tables, application data, comments.
 PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
-# Rows below a pixel that its colour is interpolated from, where colour is stored at half the height.
+# Rows below a pixel that chroma upsampling reads when chroma has half the height.
 CONTEXT_ROWS = 2
 PNG_END = b"IEND\xaeB`\x82"
 
-# Filters hold for all threads; `warnings.catch_warnings` would not be safe in them.
+# Filters are global because `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes the bytes of an image file.
+    """Decode the bytes of an image file.
 
-    Grayscale is repeated to 3 channels, colour becomes luma (ITU-R 601) for 1; transparency is composited over white;
-    16-bit samples are scaled to 8; CMYK is converted; EXIF orientation is applied; of an animation the first frame.
-    Raises UnreadableImage for anything empty, truncated, corrupt, over MAX_PIXELS or not an image.
+    Grayscale is repeated to 3 channels, or colour converted to luma (ITU-R 601) for 1. Transparency is composited over
+    white, 16-bit samples are scaled to 8, CMYK is converted, EXIF orientation is applied, and the first frame of an
+    animation is used. Raises UnreadableImage for empty, truncated and corrupt files, non-images and over MAX_PIXELS.
     """
     if channels not in (1, 3):
-        raise UserError(f"Found channels={channels!r}: images are decoded to 1 (gray) or 3 (RGB) channels; set 1 or 3.")
+        raise UserError(f"channels={channels!r} is not supported; set 1 (gray) or 3 (RGB).")
     if not data:
         raise UnreadableImage("the file is empty")
     try:
@@ -50,10 +50,10 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
 
 def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels that `decode` gives in the box that `draw` gives for its size, bit for bit.
+    """Decode a crop: bit for bit the pixels of `decode` in the box that `draw` returns for the image's size.
 
-    Of an upright baseline JPEG only the rows down to the box's end are decoded, and damage is not looked for: let `decode`
-    find the file sound before. Other files are decoded whole. Raises UnreadableImage for what cannot be decoded at all.
+    Upright baseline JPEG files are decoded only down to the end of the box and not checked for damage: call `decode` once
+    before. Other files are decoded completely. Raises UnreadableImage if the file cannot be decoded.
     """
     at = _plain_frame(data)
     if at is None:
@@ -66,19 +66,19 @@ def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h 
 
 
 def _decode_rows(data: bytes, channels: int, at: int, rows: int) -> np.ndarray:
-    """The image, or its upper `rows` at least: what lies below is rubbish to a decoder that is told of a lower image."""
-    lower = b"".join((data[:at], rows.to_bytes(2, "big"), data[at + 2 :]))
+    """Decode at least the upper `rows`, by writing a smaller height into the header; the decoder ignores the rest."""
+    shortened = b"".join((data[:at], rows.to_bytes(2, "big"), data[at + 2 :]))
     target = "RGB" if channels == 3 else "GRAY"
     try:
-        return simplejpeg.decode_jpeg(lower, target, fastdct=False, fastupsample=False, strict=False)
+        return simplejpeg.decode_jpeg(shortened, target, fastdct=False, fastupsample=False, strict=False)
     except ValueError:
         return decode(data, channels)
 
 
 def _plain_frame(data: bytes) -> int | None:
-    """Where the height stands in a JPEG file that `_decode_rows` can cut; None where it cannot.
+    """Return the offset of the height in a JPEG file that `_decode_rows` can shorten, else None.
 
-    Such a file is upright, of one frame of 8-bit gray or YCbCr samples, Huffman coded in a single scan.
+    Such a file is upright and has one frame of 8-bit gray or YCbCr samples, Huffman coded in a single scan.
     """
     frame, at = None, 2
     while data[:2] == b"\xff\xd8" and at + 11 <= len(data) and data[at] == 0xFF:
@@ -98,7 +98,7 @@ def _plain_frame(data: bytes) -> int | None:
 
 
 def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """An opened image with the pixels that `decode` gives for its file."""
+    """Convert an opened image to the pixels that `decode` returns for its file."""
     return np.ascontiguousarray(_from_pillow(ImageOps.exif_transpose(image), channels))
 
 
@@ -114,7 +114,7 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
-    """Decodes with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
+    """Decode with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     _check_size(height, width)
     exif, adobe = _jpeg_segments(data)
@@ -133,7 +133,7 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
 
 
 def _jpeg_segments(data: bytes) -> tuple[bytes, bool]:
-    """The Exif payload (empty if none) and whether an Adobe marker is there, from the segments before the scan."""
+    """Return the Exif payload, empty if absent, and whether there is an Adobe marker before the scan."""
     exif, adobe, at = b"", False, 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -157,13 +157,13 @@ def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
         _check_size(file.height, file.width)
         file.load()
         exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        # Pillow takes every CMYK JPEG for an inverted one; only Adobe's are.
+        # Pillow assumes that every CMYK JPEG is inverted, but only Adobe's are.
         plain_inks = file.mode == "CMYK" and file.format == "JPEG" and "adobe" not in file.info
         return _from_pillow(ImageChops.invert(file) if plain_inks else file, channels), exif
 
 
 def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:
-    """Converts any Pillow mode to uint8 [h, w, channels]."""
+    """Convert an image of any mode to uint8 [h, w, channels]."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -176,7 +176,7 @@ def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def _to_8_bits(samples: np.ndarray) -> np.ndarray:
-    """Rounds deep gray samples to uint8: integers span 0..65535; floats 0..1, or 0..255 if any is above 1."""
+    """Round deep gray samples to uint8: integers span 0..65535; floats 0..1, or 0..255 if any exceeds 1."""
     if np.issubdtype(samples.dtype, np.integer):
         return ((samples.clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
     samples = np.nan_to_num(samples, posinf=0, neginf=0)
@@ -185,9 +185,9 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation tag (1..8) of an EXIF block, 1 where there is none or it is damaged.
+    """Return the orientation tag (1..8) of an EXIF block, 1 if it is absent or damaged.
 
-    Reads the first directory by hand (TIFF 6.0, section 2): Pillow's reader parses everything and warns about damage.
+    Parses only the first directory (TIFF 6.0, section 2): Pillow's reader parses everything and warns about damage.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:
@@ -204,7 +204,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation: 5..8 are transposed, the rest follows from mirrored rows and columns."""
+    """Undo an EXIF orientation: transpose 5..8, then flip rows and columns."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

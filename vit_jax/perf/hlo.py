@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: traffic between devices, and bytes moved in loops."""
+"""Parse compiled HLO text for collectives and memory traffic."""
 
 import dataclasses
 import functools
@@ -7,26 +7,26 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # the others say their bits
+BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # other dtypes contain their number of bits
 SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
 TILE = re.compile(r"T\(([\d,]+)\)")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 INDEX = re.compile(r"\bindex=(\d+)")
 SLICES = ("dynamic-slice", "slice", "gather")
-# Of what is made of an array by these, a slice takes a slice of the array.
-AS_IT_IS = ("bitcast", "convert", "copy", "pad", "reshape", "transpose")
-# They move nothing, or what they call is looked into.
+# A slice of their output reads only a slice of their input.
+ELEMENTWISE = ("bitcast", "convert", "copy", "pad", "reshape", "transpose")
+# No memory traffic of their own.
 FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all")
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation; size is that of its output in bytes, and in_memory of what of it is in main memory."""
+    """One instruction; `size` is its output in bytes, `in_memory` the part of it in main memory, with padding."""
 
     name: str
     kind: str
@@ -38,14 +38,17 @@ class Instruction:
 
     @property
     def called(self) -> list[str]:
-        """The computations that it calls."""
+        """The names of the computations it calls."""
         branches = [name.lstrip("%") for found in BRANCHES.findall(self.rest) for name in found.split(", ")]
         return CALLED.findall(self.rest) + branches
 
 
+Computation = dict[str, Instruction]
+
+
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What each device exchanges with others in a step by one kind of operation: how often, and bytes of the arrays."""
+    """Collectives of one kind in a step: their number, bytes of their arrays, and bytes sent per device."""
 
     kind: str
     count: int
@@ -54,221 +57,218 @@ class Traffic:
 
 
 def size_of(shape: str) -> tuple[float, float]:
-    """The bytes of a shape, or of all in a tuple, and of those that lie in the device's main memory (memory space 0).
+    """Return the bytes of a shape or tuple of shapes, and the bytes it occupies in main memory (memory space 0).
 
-    In memory an array takes whole tiles, as many as its last dimensions in the order of the layout need.
+    In memory, arrays are padded to whole tiles of their minor dimensions.
     """
     total = in_memory = 0.0
     for kind, dims_text, layout in SHAPE.findall(shape):
-        each = BYTES.get(kind) or int(re.sub(r"\D", "", kind)) / 8
+        itemsize = BYTES.get(kind) or int(re.sub(r"\D", "", kind)) / 8
         dims = [int(dim) for dim in dims_text.split(",") if dim]
-        total += each * math.prod(dims)
+        total += itemsize * math.prod(dims)
         if "S(" not in layout:
-            in_memory += each * math.prod(_padded(dims, layout))
+            in_memory += itemsize * math.prod(_padded(dims, layout))
     return total, in_memory
 
 
 def _padded(dims: list[int], layout: str) -> list[int]:
-    """The dimensions that an array has in memory, the one that changes fastest first."""
+    """Return the padded dimensions of an array, from minor to major."""
     order = re.match(r"\{([\d,]+)", layout)
     stored = [dims[int(axis)] for axis in order[1].split(",")] if order else dims[::-1]
     tile = TILE.search(layout)
-    for place, edge in enumerate(reversed(tile[1].split(",")) if tile else ()):
-        if place < len(stored):
-            stored[place] = -(-stored[place] // int(edge)) * int(edge)
+    for axis, edge in enumerate(reversed(tile[1].split(",")) if tile else ()):
+        if axis < len(stored):
+            stored[axis] = -(-stored[axis] // int(edge)) * int(edge)
     return stored
 
 
 def planned_memory(compiled: Any) -> int | None:
-    """The bytes that a compiled function needs on each device: inputs, outputs and temporaries; None where it is not told."""
-    plan = compiled.memory_analysis()
-    if plan is None:
+    """Return the bytes per device of a compiled function's inputs, outputs and temporaries, or None if unknown."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return None
-    whole = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    return whole - plan.alias_size_in_bytes
+    total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return total - analysis.alias_size_in_bytes
 
 
-class Program:
+class HloModule:
     """The computations of a compiled program, by name."""
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.computations: dict[str, Computation] = {}
         self.entry = ""
-        here: dict[str, Instruction] = {}
+        computation: Computation = {}
         for line in text.splitlines():
             if line.startswith(("%", "ENTRY")) and line.endswith("{"):
                 name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0].split("(")[0]
-                here = self.computations[name] = {}
+                computation = self.computations[name] = {}
                 self.entry = name if line.startswith("ENTRY") else self.entry
             elif match := INSTRUCTION.match(line):
                 root, name, shape, kind, rest = match.groups()
                 operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
-                here[name] = Instruction(name, kind, *size_of(shape), operands, rest, bool(root))
+                computation[name] = Instruction(name, kind, *size_of(shape), operands, rest, bool(root))
 
     def collectives(self, devices: int) -> list[Traffic]:
-        """The exchanges between devices, by kind; what is in a loop counts as often as it runs.
+        """Return the collectives by kind, those in a loop counted once per iteration.
 
-        Bytes sent are those of ring algorithms: of n devices each sends (n - 1) / n of an array to gather, scatter or
-        transpose it, and twice that to reduce it everywhere.
+        Bytes sent assume ring algorithms: each of n devices sends (n - 1) / n of an array to gather, scatter or transpose it,
+        and twice that to all-reduce it.
         """
         found: dict[str, Traffic] = {}
         for instruction, times in self._walk(self.entry, 1):
             kind = instruction.kind.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            # The output of most starts holds the operands too.
+            # The output of most -start instructions includes the operands.
             size = instruction.size
             if instruction.kind.endswith("-start") and kind != "all-reduce":
-                size = max(size - self._inputs(instruction), size / 2)
+                size = max(size - self._input_size(instruction), size / 2)
             n = _group_size(instruction.rest, devices)
             size = size * n if kind == "reduce-scatter" else size
-            share = 1.0 if kind == "collective-permute" else (2.0 if kind == "all-reduce" else 1.0) * (n - 1) / n
+            fraction = 1.0 if kind == "collective-permute" else (2.0 if kind == "all-reduce" else 1.0) * (n - 1) / n
             old = found.get(kind, Traffic(kind, 0, 0.0, 0.0))
-            found[kind] = Traffic(kind, old.count + times, old.size + times * size, old.sent + times * size * share)
+            found[kind] = Traffic(kind, old.count + times, old.size + times * size, old.sent + times * size * fraction)
         return sorted(found.values(), key=lambda traffic: -traffic.sent)
 
     def kernels(self) -> int:
-        """How many calls of kernels there are, whose traffic inside nobody counts."""
+        """Count calls of custom kernels, whose memory traffic is unknown."""
         return sum(
             times for one, times in self._walk(self.entry, 1) if "tpu_custom_call" in one.rest or "cudnn" in one.rest
         )
 
-    def moved(self, loops: bool = True) -> float:
-        """The bytes read from and written to main memory, by the sizes of inputs and outputs.
+    def memory_traffic(self, loops: bool = True) -> float:
+        """Estimate the bytes read from and written to main memory from the sizes of inputs and outputs.
 
-        What is in a loop counts as often as it runs, or once; what stays in memory nearer to the processor does not count.
+        Loop bodies count once per iteration, or once with loops=False. Other memory spaces, such as VMEM, do not count.
         """
         walk = self._walk(self.entry, 1, into_fusions=False)
-        return math.fsum(self._moved(one) * (times if loops else 1) for one, times in walk)
+        return math.fsum(self._traffic(one) * (times if loops else 1) for one, times in walk)
 
     def _walk(self, name: str, times: int, into_fusions: bool = True) -> Iterable[tuple[Instruction, int]]:
+        """Yield the instructions of a computation and all that it calls, with their number of executions."""
         for instruction in self.computations.get(name, {}).values():
             yield instruction, times
             if instruction.kind in ("while", "conditional", "call", "async-start") or (
                 into_fusions and instruction.kind == "fusion"
             ):
-                trips = self._trips(instruction) if instruction.kind == "while" else 1
+                trips = self._trip_count(instruction) if instruction.kind == "while" else 1
                 for called in instruction.called:
                     yield from self._walk(called, times * trips, into_fusions)
 
-    def _trips(self, loop: Instruction) -> int:
-        """How often a while loop runs; once where it is not known.
+    def _trip_count(self, loop: Instruction) -> int:
+        """Return the iterations of a while loop, 1 if unknown.
 
-        Where the compiler does not say it, a loop whose condition is a comparison with one constant counts up to that from 0.
+        Without the compiler's annotation, a loop whose condition is one comparison with one constant counts up to it from 0.
         """
-        if known := TRIPS.search(loop.rest):
+        if known := TRIP_COUNT.search(loop.rest):
             return int(known[1])
         match = CONDITION.search(loop.rest)
-        inside = [one for one, _ in self._walk(match[1], 1)] if match else []
-        bounds = [
-            int(found[1]) for one in inside if one.kind == "constant" and (found := re.match(r"(\d+)\)", one.rest))
+        condition = [one for one, _ in self._walk(match[1], 1)] if match else []
+        constants = [
+            int(found[1]) for one in condition if one.kind == "constant" and (found := re.match(r"(\d+)\)", one.rest))
         ]
-        compared = [one for one in inside if one.kind == "compare"]
-        return bounds[0] if len(bounds) == len(compared) == 1 and "direction=LT" in compared[0].rest else 1
+        compares = [one for one in condition if one.kind == "compare"]
+        return constants[0] if len(constants) == len(compares) == 1 and "direction=LT" in compares[0].rest else 1
 
-    def _inputs(self, instruction: Instruction) -> float:
-        here = self._homes[id(instruction)]
-        return math.fsum(here[name].size for name in instruction.operands if name in here)
+    def _input_size(self, instruction: Instruction) -> float:
+        computation = self._computation_of[id(instruction)]
+        return math.fsum(computation[name].size for name in instruction.operands if name in computation)
 
     @functools.cached_property
-    def _homes(self) -> dict[int, dict[str, Instruction]]:
-        return {id(one): here for here in self.computations.values() for one in here.values()}
+    def _computation_of(self) -> dict[int, Computation]:
+        return {id(one): computation for computation in self.computations.values() for one in computation.values()}
 
-    def _moved(self, instruction: Instruction) -> float:
-        """The bytes that an instruction reads and writes; of arrays that are sliced or updated only the part."""
+    def _traffic(self, instruction: Instruction) -> float:
+        """Return the bytes that an instruction reads and writes; slices and updates count only the part they access."""
         if instruction.kind in FREE or instruction.kind.endswith("-start"):
             return 0.0
         if instruction.kind.endswith("-done"):  # a prefetch into faster memory, or back
             return instruction.size
-        here = self._homes[id(instruction)]
-        sizes = [here[name].in_memory if name in here else 0.0 for name in instruction.operands]
+        computation = self._computation_of[id(instruction)]
+        sizes = [computation[name].in_memory if name in computation else 0.0 for name in instruction.operands]
         if instruction.kind in SLICES:
             return 2.0 * instruction.in_memory
         if instruction.kind == "dynamic-update-slice":
             return 2.0 * sizes[1]
         if instruction.kind != "fusion" or not instruction.called:
             return math.fsum(sizes) + instruction.in_memory
-        inside = self._inside(instruction)
-        read = [min(size, self._used(one, inside)) for one, size in zip(_parameters(inside), sizes, strict=False)]
-        return (
-            math.fsum(read)
-            + instruction.in_memory
-            - math.fsum(self._left_alone(one, inside) for one in _outputs(inside))
-        )
+        fused = self._fused(instruction)
+        read = [min(size, self._read(one, fused)) for one, size in zip(_parameters(fused), sizes, strict=False)]
+        unwritten = math.fsum(self._unwritten(one, fused) for one in _outputs(fused))
+        return math.fsum(read) + instruction.in_memory - unwritten
 
-    def _used(self, value: Instruction, inside: dict[str, Instruction], in_place: bool = True) -> float:
-        """How much of a fusion's input it reads: of one that is only sliced the slices, of one that is only updated nothing.
+    def _read(self, value: Instruction, fused: Computation, in_place: bool = True) -> float:
+        """Return the bytes of a value that a fusion reads: the slices if it is only sliced, 0 if it is only updated.
 
-        in_place: what the computation gives may be the memory of its input.
+        in_place: whether the output of the computation may share memory with its input.
         """
-        users = [one for one in inside.values() if value.name in one.operands]
+        users = [one for one in fused.values() if value.name in one.operands]
         read = 0.0
         for one in users:
-            first = one.operands[0] == value.name
-            same = in_place and _is_parameter(value, inside) and _is_output(one, inside)
-            if one.kind in SLICES and first:
+            is_first = one.operands[0] == value.name
+            is_aliased = in_place and _is_parameter(value, fused) and _is_output(one, fused)
+            if one.kind in SLICES and is_first:
                 read += one.in_memory
-            elif one.kind in AS_IT_IS:
-                read += self._used(one, inside, in_place) * (
-                    value.size / one.size if one.kind == "convert" and one.size else 1.0
-                )
-            elif one.kind == "dynamic-update-slice" and first and same:
+            elif one.kind in ELEMENTWISE:
+                scale = value.size / one.size if one.kind == "convert" and one.size else 1.0
+                read += self._read(one, fused, in_place) * scale
+            elif one.kind == "dynamic-update-slice" and is_first and is_aliased:
                 pass
-            elif one.kind == "fusion" and (called := self._inside(one)):  # fusions are nested
-                places = [place for place, name in enumerate(one.operands) if name == value.name]
-                read += math.fsum(self._used(_parameters(called)[place], called, same) for place in places)
+            elif one.kind == "fusion" and (inner := self._fused(one)):
+                positions = [i for i, name in enumerate(one.operands) if name == value.name]
+                read += math.fsum(self._read(_parameters(inner)[i], inner, is_aliased) for i in positions)
             else:
                 return math.inf
         return read if users else math.inf
 
-    def _left_alone(self, made: Instruction, inside: dict[str, Instruction]) -> float:
-        """How much of an output of a fusion it does not write, as that is an input of which it updates a part in place."""
-        while made.kind == "bitcast":
-            made = inside[made.operands[0]]
+    def _unwritten(self, output: Instruction, fused: Computation) -> float:
+        """Return the bytes of a fusion's output that it does not write, since it updates a part of an input in place."""
+        while output.kind == "bitcast":
+            output = fused[output.operands[0]]
         index = None
-        if made.kind == "get-tuple-element" and (found := INDEX.search(made.rest)):
-            index, made = int(found[1]), inside[made.operands[0]]
-        if made.kind == "fusion":
-            called = self._inside(made)
-            outputs = _outputs(called) if index is None else _outputs(called)[index : index + 1]
-            return math.fsum(self._left_alone(one, called) for one in outputs)
-        if made.kind == "dynamic-update-slice" and _is_parameter(inside[made.operands[0]], inside):
-            return made.in_memory - inside[made.operands[1]].in_memory
+        if output.kind == "get-tuple-element" and (found := INDEX.search(output.rest)):
+            index, output = int(found[1]), fused[output.operands[0]]
+        if output.kind == "fusion":
+            inner = self._fused(output)
+            outputs = _outputs(inner) if index is None else _outputs(inner)[index : index + 1]
+            return math.fsum(self._unwritten(one, inner) for one in outputs)
+        if output.kind == "dynamic-update-slice" and _is_parameter(fused[output.operands[0]], fused):
+            return output.in_memory - fused[output.operands[1]].in_memory
         return 0.0
 
-    def _inside(self, fusion: Instruction) -> dict[str, Instruction]:
-        """What a fusion computes; empty where that is not told."""
+    def _fused(self, fusion: Instruction) -> Computation:
+        """Return the computation of a fusion, {} if the text does not contain it."""
         return self.computations.get(fusion.called[0], {}) if fusion.called else {}
 
 
-def _outputs(inside: dict[str, Instruction]) -> list[Instruction]:
-    """The root of a computation, or what its tuple is made of."""
-    roots = [one for one in inside.values() if one.is_root]
-    return [inside[name] for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))]
+def _outputs(computation: Computation) -> list[Instruction]:
+    """Return the root of a computation, or the elements of its root tuple."""
+    roots = [one for one in computation.values() if one.is_root]
+    return [computation[name] for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))]
 
 
-def _is_parameter(value: Instruction, inside: dict[str, Instruction]) -> bool:
-    """Whether it is the very memory of an input."""
+def _is_parameter(value: Instruction, computation: Computation) -> bool:
+    """Return whether a value shares memory with an input."""
     while value.kind == "bitcast":
-        value = inside[value.operands[0]]
+        value = computation[value.operands[0]]
     return value.kind == "parameter"
 
 
-def _is_output(value: Instruction, inside: dict[str, Instruction]) -> bool:
-    """Whether it goes nowhere but out of the computation."""
-    users = [one for one in inside.values() if value.name in one.operands]
-    within = ("bitcast", "tuple", "get-tuple-element")
-    return all(one.kind in within and _is_output(one, inside) for one in users) and (value.is_root or bool(users))
+def _is_output(value: Instruction, computation: Computation) -> bool:
+    """Return whether a value is only used as an output of the computation."""
+    users = [one for one in computation.values() if value.name in one.operands]
+    kinds = ("bitcast", "tuple", "get-tuple-element")
+    return all(one.kind in kinds and _is_output(one, computation) for one in users) and (value.is_root or bool(users))
 
 
-def _parameters(inside: dict[str, Instruction]) -> list[Instruction]:
-    """The parameters of a computation, in their order."""
-    found = [one for one in inside.values() if one.kind == "parameter"]
-    return sorted(found, key=lambda one: int(one.rest.split(")")[0]))
+def _parameters(computation: Computation) -> list[Instruction]:
+    """Return the parameters of a computation in order."""
+    parameters = [one for one in computation.values() if one.kind == "parameter"]
+    return sorted(parameters, key=lambda one: int(one.rest.split(")")[0]))
 
 
 def _group_size(rest: str, devices: int) -> int:
-    """How many devices take part in an exchange together."""
+    """Return the number of devices in a replica group."""
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(match[2])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):

@@ -16,7 +16,7 @@ from vit_jax import flops, sharding
 from vit_jax.chips import Chip, chip_of
 from vit_jax.config.factory import build, near
 from vit_jax.data.pipeline import Spec
-from vit_jax.perf.hlo import Program, Traffic, planned_memory
+from vit_jax.perf.hlo import HloModule, Traffic, planned_memory
 from vit_jax.train.cost import model_flops
 from vit_jax.train.run import batch_shapes, build_parts
 from vit_jax.train.state import State
@@ -42,7 +42,7 @@ class Plan:
 
     temporaries are activations, gradients and what else is there only during the step; peak is the most that is there at once.
     accessed are the bytes of all inputs and outputs as XLA counts them, wherever they lie, and moved those in main memory (see
-    Program.moved); kernels are calls whose inside neither sees. model_flops are those of the plain model, without what is
+    HloModule.memory_traffic); kernels are opaque calls. model_flops are those of the plain model, without what is
     computed again. A step that the compiler refuses for its memory has a peak, and None for what is moved. The times are what
     the chip's paper figures allow at best, and None where the chip is not known.
     """
@@ -155,14 +155,16 @@ def compiled(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
             raise
         size = float(needed[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30}[needed[2]]
         return {"temporaries": size, "peak": size, "accessed": None, "moved": None, "kernels": 0, "traffic": ()}
-    read, memory = Program(program.as_text()), program.memory_analysis()
+    read, memory = HloModule(program.as_text()), program.memory_analysis()
     return {
         "temporaries": float(memory.temp_size_in_bytes),
         # The figure of accelerators' compilers shares what is not alive at once.
         "peak": float(memory.peak_memory_in_bytes if accelerator else planned_memory(program) or 0),
         # XLA counts the body of a loop once.
-        "accessed": program.cost_analysis().get("bytes accessed", math.nan) * read.moved() / read.moved(loops=False),
-        "moved": read.moved(),
+        "accessed": program.cost_analysis().get("bytes accessed", math.nan)
+        * read.memory_traffic()
+        / read.memory_traffic(loops=False),
+        "moved": read.memory_traffic(),
         "kernels": read.kernels(),
         "traffic": read.collectives(devices),
     }

@@ -1,7 +1,4 @@
-"""Preprocessing operations that change the content of an image: its colours, or a part of it erased.
-
-They take grey and colour images, of 1 and 3 channels.
-"""
+"""Preprocessing operations that change colours or erase part of an image, for grey (1 channel) and RGB images."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +12,7 @@ from vit_jax.data.transforms import pixels
 from vit_jax.data.transforms.ops import Op
 from vit_jax.types import UserError
 
-# Of ImageNet's colours, in grey levels.
+# ImageNet's statistics, in grey levels.
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -23,7 +20,7 @@ Change = Callable[[pixels.Picture, np.random.Generator], pixels.Picture]
 
 
 def on_pictures(name: str, change: Change) -> Op:
-    """An operation on arrays from one on Pillow's pictures; `name` is what errors call it."""
+    """Convert an operation on Pillow images to one on arrays; `name` is for error messages."""
 
     def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w c"]:
         _require_grey_or_colour(name, image)
@@ -37,8 +34,8 @@ def on_pictures(name: str, change: Change) -> Op:
 def _require_grey_or_colour(name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
     if image.shape[2] not in (1, 3):
         raise UserError(
-            f"Found an image of {image.shape[2]} channels, expected 1 (grey) or 3 (RGB) for {name}: "
-            f"take {name} out of the preprocessing."
+            f"Found an image of {image.shape[2]} channels, expected 1 (grey) or 3 (RGB) for {name}; "
+            f"remove {name} from the preprocessing."
         )
 
 
@@ -48,7 +45,7 @@ def _check_prob(prob: float) -> None:
 
 
 def grayscale(prob: float = 0.2) -> Op:
-    """Takes the colour away, and keeps the channels, with probability `prob`."""
+    """Convert to grey, keeping the channels, with probability `prob`."""
     _check_prob(prob)
     return on_pictures("grayscale", lambda picture, rng: pixels.grayscale(picture) if rng.random() < prob else picture)
 
@@ -56,10 +53,10 @@ def grayscale(prob: float = 0.2) -> Op:
 def color_jitter(
     brightness: float, contrast: float | None = None, saturation: float | None = None, hue: float = 0.0
 ) -> Op:
-    """Multiplies brightness, contrast and saturation by uniform factors and turns the hue, in random order.
+    """Multiply brightness, contrast and saturation by uniform factors and shift the hue, in random order.
 
-    Factors are of [1 - x, 1 + x], not below 0; contrast and saturation are as brightness unless given. The hue turns by
-    a share of the circle in [-hue, hue]. As torchvision's ColorJitter.
+    Factors are in [1 - x, 1 + x] and at least 0; contrast and saturation default to `brightness`. The hue shifts by a
+    fraction of the circle in [-hue, hue]. Equals torchvision's ColorJitter.
     """
     contrast = brightness if contrast is None else contrast
     saturation = brightness if saturation is None else saturation
@@ -73,7 +70,7 @@ def color_jitter(
 
 def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -> Change:
     factors = {"Brightness": brightness, "Contrast": contrast, "Color": saturation}
-    ranges = {name: (max(0.0, 1 - most), 1 + most) for name, most in factors.items() if most}
+    ranges = {name: (max(0.0, 1 - x), 1 + x) for name, x in factors.items() if x}
     ranges |= {"Hue": (-hue, hue)} if hue else {}
     names = list(ranges)
 
@@ -86,9 +83,9 @@ def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -
 
 
 def three_augment(jitter: float = 0.3) -> Op:
-    """3-Augment: grey, solarized at 128 or blurred by a radius in [0.1, 2], then jittered (arXiv:2204.07118, 3.2).
+    """3-Augment (arXiv:2204.07118, 3.2): grey, solarization at 128 or blur with a radius in [0.1, 2], then color jitter.
 
-    The three are equally likely; brightness, contrast and saturation change by factors of [1 - jitter, 1 + jitter].
+    The three are equally likely; brightness, contrast and saturation change by factors in [1 - jitter, 1 + jitter].
     """
     if jitter < 0:
         raise ValueError(f"jitter must be at least 0, found {jitter}")
@@ -114,12 +111,12 @@ def random_erasing(
     ratio: float = 0.3,
     mode: Literal["pixel", "zero", "mean"] = "pixel",
 ) -> Op:
-    """Overwrites a random rectangle with probability `prob` (arXiv:1708.04896).
+    """Overwrite a random rectangle with probability `prob` (arXiv:1708.04896).
 
-    Its share of the area is uniform in [area_min, area_max], its height / width log-uniform in [ratio, 1 / ratio]; of
-    up to 10 draws the first that fits is used, as in timm. It is filled with normal noise per pixel about ImageNet's
-    mean and deviation ("pixel"), with black ("zero") or with that mean ("mean"). The noise is rounded to uint8, so the
-    3 % of it beyond black and white are cut, which timm's, drawn after normalising, is not.
+    Its fraction of the area is uniform in [area_min, area_max], its height / width log-uniform in [ratio, 1 / ratio]; the
+    first of up to 10 draws that fits is used, as in timm. `mode` fills it with normal noise per pixel with ImageNet's
+    mean and standard deviation ("pixel"), with black ("zero") or with ImageNet's mean ("mean"). The noise is rounded and
+    clipped to uint8, which affects 3 % of it; timm draws it after normalization and does not clip.
     """
     _check_prob(prob)
     if not 0 < area_min <= area_max <= 1:
@@ -138,7 +135,7 @@ def random_erasing(
             rows, columns = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
             if rows < height and columns < width:
                 top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-                erased = image.copy()  # the image may be of the cache
+                erased = image.copy()  # the image may belong to the cache
                 patch = _patch(mode, (rows, columns, channels), rng)
                 erased[top : top + rows, left : left + columns] = patch.clip(0, 255).round()
                 return erased
@@ -148,7 +145,7 @@ def random_erasing(
 
 
 def _patch(mode: str, shape: tuple[int, int, int], rng: np.random.Generator) -> Float32[np.ndarray, "h w c"]:
-    """A grey image takes the averages of mean and deviation over the colours."""
+    """Return the fill of a rectangle; for grey images, mean and standard deviation are averaged over the colours."""
     if mode == "zero":
         return np.zeros(shape, np.float32)
     mean, std = (MEAN, STD) if shape[2] == 3 else (MEAN.mean(), STD.mean())

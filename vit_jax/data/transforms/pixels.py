@@ -1,6 +1,6 @@
-"""What augmentation does to one picture: a table of functions of a picture and one value, with nothing drawn.
+"""Deterministic augmentation operations: functions of a picture and one value.
 
-Pictures are Pillow's, of mode L or RGB, and so are the routines. `TONES` change colours in place; `MATRICES` move pixels.
+Pictures are Pillow images of mode L or RGB. `TONES` change colours, `MATRICES` move pixels.
 """
 
 import math
@@ -16,9 +16,9 @@ _ALL_VALUES = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 def apply(name: str, picture: Picture, value: float, fill: Colour, resample: Image.Resampling) -> Picture:
-    """The operation `name` with its value: a factor, threshold, number of bits, degrees, share or number of pixels.
+    """Apply the operation `name` with a value: a factor, threshold, number of bits, degrees, fraction or number of pixels.
 
-    Where pixels move, `resample` reads between them and `fill` is what comes into view; a grey picture takes its mean.
+    Operations that move pixels interpolate with `resample` and fill with `fill`, or with its mean in a grey picture.
     """
     if name in TONES:
         return TONES[name](picture, value)
@@ -29,7 +29,7 @@ def apply(name: str, picture: Picture, value: float, fill: Colour, resample: Ima
 
 
 def cutout(picture: Picture, reach: int, centre: tuple[int, int], fill: Colour) -> Picture:
-    """Fills the square from `reach` before the centre (column, row) to `reach` after it, that one excluded."""
+    """Fill the square from centre - reach to centre + reach, exclusive; the centre is (column, row)."""
     column, row = centre
     changed = picture.copy()
     changed.paste(_colour_of(picture, fill), (column - reach, row - reach, column + reach, row + reach))
@@ -37,48 +37,48 @@ def cutout(picture: Picture, reach: int, centre: tuple[int, int], fill: Colour) 
 
 
 def grayscale(picture: Picture) -> Picture:
-    """Replaces every colour by its brightness (ITU-R 601-2)."""
+    """Replace every colour by its luma (ITU-R 601-2)."""
     return picture.convert("L").convert(picture.mode)
 
 
 def posterize(picture: Picture, bits: float) -> Picture:
-    """Keeps the upper `bits` of the 8: all are the picture itself, none is black."""
+    """Keep the upper `bits` of 8; 0 gives black."""
     mask = 256 - 2 ** (8 - int(bits))
     return picture.point([value & mask for value in range(256)] * len(picture.getbands()))
 
 
 def solarize_add(picture: Picture, addition: float, threshold: int = 128) -> Picture:
-    """Brightens the values below the threshold."""
+    """Add to the values below the threshold, up to 255."""
     table = [min(255, value + int(addition)) if value < threshold else value for value in range(256)]
     return picture.point(table * len(picture.getbands()))
 
 
 def brightness(picture: Picture, factor: float) -> Picture:
-    """Blends with black."""
+    """Blend with black."""
     return _blend_with(picture, 0, factor)
 
 
 def contrast(picture: Picture, factor: float) -> Picture:
-    """Blends with the mean of the grey picture."""
+    """Blend with the mean of the grey picture."""
     return _blend_with(picture, int(ImageStat.Stat(picture.convert("L")).mean[0] + 0.5), factor)
 
 
 def contrast_from_size(picture: Picture, factor: float) -> Picture:
-    """Blends with a grey that is the number of pixels / 256, at most 255: 196 at 224 x 224 pixels.
+    """Blend with a grey level equal to the number of pixels / 256, at most 255: 196 at 224 x 224 pixels.
 
-    The mean of the grey picture was meant; models were trained with this in AutoAugment's TensorFlow code.
+    This is AutoAugment's TensorFlow code, with which models were trained; it intended the mean of the grey picture.
     """
     return _blend_with(picture, min(255, picture.width * picture.height // 256), factor)
 
 
 def _blend_with(picture: Picture, grey: int, factor: float) -> Picture:
-    # Every value once, then by table: twice as fast as blending pictures, and the same.
+    # A table of all 256 values is twice as fast as blending pictures.
     table = Image.blend(Image.new("L", _ALL_VALUES.size, grey), _ALL_VALUES, factor).tobytes()
     return picture.point(list(table) * len(picture.getbands()))
 
 
 def shift_hue(picture: Picture, turn: float) -> Picture:
-    """Turns the hue by a share of the circle, in whole steps of 1/255; grey pictures stay as they are."""
+    """Shift the hue by a fraction of the circle, in steps of 1/255; grey pictures are unchanged."""
     if picture.mode == "L":
         return picture
     hue, saturation, value = picture.convert("HSV").split()
@@ -87,7 +87,7 @@ def shift_hue(picture: Picture, turn: float) -> Picture:
 
 
 def gaussian_blur(picture: Picture, radius: float) -> Picture:
-    """Blurs with a standard deviation of `radius` pixels, as three box filters approximate it."""
+    """Blur with a standard deviation of `radius` pixels, approximated by three box filters."""
     return picture.filter(ImageFilter.GaussianBlur(radius))
 
 
@@ -117,12 +117,12 @@ TONES: dict[str, Callable[[Picture, float], Picture]] = {
     "GaussianBlur": gaussian_blur,
 }
 
-# (value, width, height) -> the place in the picture that each new pixel shows, from the upper left corner of the image.
+# (value, width, height) -> affine map from output to input positions, with the origin in the upper left corner.
 MATRICES: dict[str, Callable[[float, int, int], Matrix]] = {
     "Rotate": _rotation,
     "ShearX": lambda shear, width, height: (1, shear, 0, 0, 1, 0),
     "ShearY": lambda shear, width, height: (1, 0, 0, shear, 1, 0),
-    # From the centre of the first pixel: where TensorFlow has its origin.
+    # TensorFlow's origin is the centre of the first pixel.
     "ShearXFromPixel": lambda shear, width, height: (1, shear, -shear / 2, 0, 1, 0),
     "ShearYFromPixel": lambda shear, width, height: (1, 0, 0, shear, 1, -shear / 2),
     "TranslateX": lambda pixels, width, height: (1, 0, pixels, 0, 1, 0),

@@ -1,7 +1,4 @@
-"""Preprocessing operations that draw from a set of image operations: RandAugment and AutoAugment.
-
-They take grey and colour images, of 1 and 3 channels.
-"""
+"""RandAugment and AutoAugment, for grey (1 channel) and RGB images."""
 
 from typing import Literal, NamedTuple
 
@@ -12,7 +9,7 @@ from vit_jax.data.transforms import levels, pixels, subpolicies
 from vit_jax.data.transforms.augment import on_pictures
 from vit_jax.data.transforms.ops import Op
 
-# In the order of big_vision.
+# In big_vision's order.
 RANDAUG = (
     "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast", "Brightness",
     "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd",
@@ -29,14 +26,14 @@ CIFAR10_MEAN = (125, 123, 114)
 
 
 class Dialect(NamedTuple):
-    """How one code base reads levels, what it shows beyond the edges, and how it may read between pixels."""
+    """Levels, fill colour beyond the edges and interpolation methods of one code base."""
 
     levels: levels.Levels
     fill: pixels.Colour
     methods: tuple[Image.Resampling, ...]
 
     def apply(self, name: str, level: float, picture: pixels.Picture, rng: np.random.Generator) -> pixels.Picture:
-        """Applies one operation, with its sign, its place and its method drawn."""
+        """Apply an operation with random sign, position and interpolation."""
         operation, value_at = self.levels[name]
         value = value_at(level, 1 if rng.random() < 0.5 else -1)
         if operation == "Cutout":
@@ -46,10 +43,10 @@ class Dialect(NamedTuple):
 
 
 def randaug(layers: int = 2, magnitude: float = 10.0) -> Op:
-    """RandAugment (arXiv:1909.13719) as big_vision has it: `layers` of 16 operations, all at level `magnitude`.
+    """RandAugment (arXiv:1909.13719) as in big_vision: `layers` of 16 operations, all at level `magnitude`.
 
-    Levels are those of the TensorFlow code, from 0 (which is not nothing: Color and Brightness at 0.1) past 10; what
-    comes into view is grey 128. Shifts and the square of Cutout are in pixels, up to 100 and 80 at level 10.
+    Levels follow the TensorFlow code, from 0 (not the identity: Color and Brightness have factor 0.1) to beyond 10. The
+    fill is grey 128. Shifts and the square of Cutout are in pixels, up to 100 and 80 at level 10.
     """
     _check_layers(layers)
     if not 0 <= magnitude <= 30:
@@ -71,11 +68,11 @@ def rand_augment(
     layers: int = 2,
     method: Literal["random", "bilinear", "bicubic"] = "random",
 ) -> Op:
-    """RandAugment as timm has it: `layers` of 15 operations, each with probability 1/2, at a level that varies.
+    """RandAugment as in timm: `layers` of 15 operations, each with probability 1/2, at random levels.
 
-    The level is normal about `magnitude` with deviation `std`, cut to [0, 10]; the defaults are timm's
-    rand-m9-mstd0.5-inc1. If `increasing`, a higher level never changes an image less. What comes into view is ImageNet's
-    mean; `method` reads between pixels, "random" one of the other two each time, while DeiT has "bicubic".
+    Levels are normal with mean `magnitude` and standard deviation `std`, clipped to [0, 10]; the defaults are timm's
+    rand-m9-mstd0.5-inc1. If `increasing`, a higher level never changes an image less. The fill is ImageNet's mean;
+    `method` is the interpolation, "random" for one of the other two each time. DeiT uses "bicubic".
     """
     _check_layers(layers)
     if not 0 <= magnitude <= 10:
@@ -103,9 +100,9 @@ def _check_layers(layers: int) -> None:
 def autoaugment(policy: Literal["v0", "original", "cifar10"] = "v0") -> Op:
     """AutoAugment (arXiv:1805.09501): one of 25 pairs of operations, each with its own probability and level.
 
-    "v0" is ImageNet's policy of the TensorFlow code, which big_vision has; shifts are in pixels, 225 in one pair. What
-    the paper prints is "original" for ImageNet, read as timm does, and "cifar10" for 32 x 32 pixels, where what comes
-    into view is the mean of CIFAR-10.
+    "v0" is the TensorFlow code's ImageNet policy, as in big_vision; shifts are in pixels, 225 in one pair. "original" is
+    the paper's ImageNet policy, interpreted as in timm. "cifar10" is the paper's CIFAR-10 policy for 32 x 32 pixels; its
+    fill is the mean of CIFAR-10.
     """
     pairs, dialect = {
         "v0": (subpolicies.V0, Dialect(levels.tensorflow(translate=250.0), GREY, METHODS["nearest"])),

@@ -1,11 +1,11 @@
-"""The pairs of operations that AutoAugment found, as (operation, probability, level).
+"""AutoAugment's pairs of operations, as (operation, probability, level).
 
-AutoContrast, Equalize and Invert have no level; theirs is 0.
+AutoContrast, Equalize and Invert ignore the level, which is 0 here.
 """
 
 Pairs = tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 
-# For ImageNet, of the TensorFlow code; the paper has other ones.
+# For ImageNet, from the TensorFlow code; they differ from the paper's.
 V0: Pairs = (
     (("Equalize", 0.8, 0), ("ShearY", 0.8, 4)),
     (("Color", 0.4, 9), ("Equalize", 0.6, 0)),

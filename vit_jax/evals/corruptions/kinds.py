@@ -1,7 +1,7 @@
-"""The 15 common corruptions of images, at severities of 1 to 5, after arXiv:1903.12261, section 4.
+"""The 15 common corruptions of images at severities 1 to 5 (arXiv:1903.12261, section 4).
 
-The strengths are those of the code that made ImageNet-C and, for images of a side below 64 pixels, CIFAR-10-C. Inside,
-an image is float64 [h, w, c] with values in [0, 1]; c is 1 or 3. ImageMagick's motion blur is written out as a sum of shifts.
+Parameters are those of the code of ImageNet-C or, for a shorter side below 64 pixels, CIFAR-10-C. Functions take float64
+images [h, w, c] with values in [0, 1]; c is 1 or 3. ImageMagick's motion blur is implemented as a sum of shifts.
 """
 
 import difflib
@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from vit_jax.evals.corruptions.blurs import (
-    Bytes,
-    Picture,
+    ByteImage,
+    FloatImage,
     Plane,
     defocus_blur,
     glass_blur,
@@ -30,10 +30,10 @@ from vit_jax.types import UserError
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def corrupt(image: Bytes, kind: str, severity: int, rng: np.random.Generator) -> Bytes:
-    """The corrupted image; what is random about it is drawn from `rng`.
+def corrupt(image: ByteImage, kind: str, severity: int, rng: np.random.Generator) -> ByteImage:
+    """Corrupt an image, drawing random numbers from `rng`.
 
-    Raises UserError for kinds and severities that there are none of, and for frost without its photographs.
+    Raises UserError for an unknown kind or severity, and for frost if its photographs are missing.
     """
     check([kind], [severity])
     function, large, small = KINDS[kind]
@@ -42,72 +42,78 @@ def corrupt(image: Bytes, kind: str, severity: int, rng: np.random.Generator) ->
 
 
 def check(kinds: Sequence[str], severities: Sequence[int]) -> None:
-    """Raises UserError, with near matches, for an unknown kind or severity."""
+    """Raise UserError for an unknown kind, with close matches, or severity."""
     for kind in kinds:
         if kind not in KINDS:
             near = difflib.get_close_matches(str(kind), KINDS, n=3, cutoff=0.5)
             advice = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(KINDS)}."
-            raise UserError(f"Found the unknown corruption {kind!r}: {advice}")
+            raise UserError(f"Unknown corruption {kind!r}; {advice}")
     for severity in severities:
         if severity not in SEVERITIES:
-            raise UserError(f"Found severity {severity!r}, expected 1 (mild) to 5 (strong): choose among those.")
+            raise UserError(f"Unknown severity {severity!r}; choose from 1 (mild) to 5 (strong).")
 
 
-def _pillow(image: Picture) -> Image.Image:
+def _to_pillow(image: FloatImage) -> Image.Image:
     levels = to_bytes(image)
     return Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels)
 
 
-def _picture(image: Image.Image) -> Picture:
+def _from_pillow(image: Image.Image) -> FloatImage:
     levels = np.asarray(image)
     return (levels if levels.ndim == 3 else levels[:, :, None]) / 255
 
 
-def _gaussian_noise(image: Picture, rng: np.random.Generator, scale: float) -> Picture:
+def _gaussian_noise(image: FloatImage, rng: np.random.Generator, scale: float) -> FloatImage:
     return image + rng.normal(0, scale, image.shape)
 
 
-def _shot_noise(image: Picture, rng: np.random.Generator, photons: float) -> Picture:
+def _shot_noise(image: FloatImage, rng: np.random.Generator, photons: float) -> FloatImage:
     return rng.poisson(image * photons) / photons
 
 
-def _impulse_noise(image: Picture, rng: np.random.Generator, share: float) -> Picture:
-    struck, white = rng.random(image.shape) <= share, rng.random(image.shape) <= 0.5
-    return np.where(struck, white, image)
+def _impulse_noise(image: FloatImage, rng: np.random.Generator, fraction: float) -> FloatImage:
+    replaced, white = rng.random(image.shape) <= fraction, rng.random(image.shape) <= 0.5
+    return np.where(replaced, white, image)
 
 
-def _brightness(image: Picture, rng: np.random.Generator, amount: float) -> Picture:
-    """`amount` more of HSV's value, which is the largest channel, at the same hue and saturation."""
+def _brightness(image: FloatImage, rng: np.random.Generator, amount: float) -> FloatImage:
+    """Add `amount` to HSV's value, the largest channel, keeping hue and saturation."""
     value = image.max(axis=2, keepdims=True)
-    more = np.minimum(value + amount, 1)
-    return np.where(value > 0, image * more / np.maximum(value, 1 / 255), more)
+    brighter = np.minimum(value + amount, 1)
+    return np.where(value > 0, image * brighter / np.maximum(value, 1 / 255), brighter)
 
 
-def _contrast(image: Picture, rng: np.random.Generator, factor: float) -> Picture:
+def _contrast(image: FloatImage, rng: np.random.Generator, factor: float) -> FloatImage:
     means = image.mean(axis=(0, 1), keepdims=True)
     return (image - means) * factor + means
 
 
 @functools.lru_cache(maxsize=16)
-def _smoother(length: int, sigma: float) -> Plane:
-    """Gaussian smoothing of an axis as a matrix: its kernels may be wider than the image is."""
+def _smoothing_matrix(length: int, sigma: float) -> Plane:
+    """Return Gaussian smoothing of an axis as a matrix; its kernel may be wider than the image."""
     if sigma == 0:
         return np.eye(length)
     return ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0, mode="reflect", truncate=3)
 
 
-def _elastic_transform(image: Picture, rng: np.random.Generator, amount: float, sigma: float, affine: float) -> Picture:
-    """A random affine map and then smooth random shifts; the level is in shares of the image's side."""
+def _elastic_transform(
+    image: FloatImage, rng: np.random.Generator, amount: float, sigma: float, affine: float
+) -> FloatImage:
+    """Apply a random affine map and smooth random shifts; parameters are fractions of the shorter side."""
     height, width = image.shape[:2]
     side = min(height, width)
     middle, arm = np.array([width // 2, height // 2]), side // 3
     before = middle + np.array([[arm, arm], [arm, -arm], [-arm, -arm]])  # (x, y)
     after = before + rng.uniform(-affine * side, affine * side, (3, 2))
-    back = np.linalg.solve(np.column_stack([after, np.ones(3)]), before).T  # from where (x, y, 1) is seen
+    back = np.linalg.solve(np.column_stack([after, np.ones(3)]), before).T  # (x, y, 1) -> input position
     dx, dy = (
         amount
         * side
-        * (_smoother(height, sigma * side) @ rng.uniform(-1, 1, (height, width)) @ _smoother(width, sigma * side).T)
+        * (
+            _smoothing_matrix(height, sigma * side)
+            @ rng.uniform(-1, 1, (height, width))
+            @ _smoothing_matrix(width, sigma * side).T
+        )
         for _ in "xy"
     )
     rows, columns = np.mgrid[:height, :width]
@@ -118,20 +124,20 @@ def _elastic_transform(image: Picture, rng: np.random.Generator, amount: float, 
     return np.stack(planes, axis=2)
 
 
-def _pixelate(image: Picture, rng: np.random.Generator, share: float) -> Picture:
-    full = _pillow(image)
-    small = full.resize((max(int(full.width * share), 1), max(int(full.height * share), 1)), Image.Resampling.BOX)
-    return _picture(small.resize(full.size, Image.Resampling.BOX))
+def _pixelate(image: FloatImage, rng: np.random.Generator, scale: float) -> FloatImage:
+    full = _to_pillow(image)
+    small = full.resize((max(int(full.width * scale), 1), max(int(full.height * scale), 1)), Image.Resampling.BOX)
+    return _from_pillow(small.resize(full.size, Image.Resampling.BOX))
 
 
-def _jpeg_compression(image: Picture, rng: np.random.Generator, quality: int) -> Picture:
+def _jpeg_compression(image: FloatImage, rng: np.random.Generator, quality: int) -> FloatImage:
     file = io.BytesIO()
-    _pillow(image).save(file, "JPEG", quality=quality)
-    return _picture(Image.open(file))
+    _to_pillow(image).save(file, "JPEG", quality=quality)
+    return _from_pillow(Image.open(file))
 
 
-# A level is the arguments of its function: those of ImageNet-C, then those of CIFAR-10-C.
-KINDS: dict[str, tuple[Callable[..., Picture], tuple[Any, ...], tuple[Any, ...]]] = {
+# Function and its arguments at each severity: ImageNet-C's, then CIFAR-10-C's.
+KINDS: dict[str, tuple[Callable[..., FloatImage], tuple[Any, ...], tuple[Any, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.1)),
     "shot_noise": (_shot_noise, (60.0, 25.0, 12.0, 5.0, 3.0), (500.0, 250.0, 100.0, 75.0, 50.0)),
     "impulse_noise": (_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07)),
@@ -184,11 +190,11 @@ KINDS: dict[str, tuple[Callable[..., Picture], tuple[Any, ...], tuple[Any, ...]]
     ),
     "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5), (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05), (0.75, 0.5, 0.4, 0.3, 0.15)),
-    # In shares of the image's side; the lengths of ImageNet-C were written down for 244 pixels and used for 224.
+    # Fractions of the shorter side; ImageNet-C's lengths assume 244 pixels but were used for 224.
     "elastic_transform": (
         _elastic_transform,
         tuple(
-            tuple(244 / 224 * share for share in level)
+            tuple(244 / 224 * fraction for fraction in level)
             for level in ((2.0, 0.7, 0.1), (2.0, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
         ),
         ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),

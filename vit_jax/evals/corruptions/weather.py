@@ -1,4 +1,4 @@
-"""The weather of vit_jax.evals.corruptions.kinds: snow, frost and fog."""
+"""Weather of vit_jax.evals.corruptions.kinds: snow, frost and fog."""
 
 import functools
 import importlib.util
@@ -9,50 +9,53 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vit_jax.evals.corruptions.blurs import Bytes, Picture, Plane, moved, zoomed
+from vit_jax.evals.corruptions.blurs import ByteImage, FloatImage, Plane, line_blur, magnify
 from vit_jax.types import UserError
 
 GREY = np.array([0.299, 0.587, 0.114])
-SMALL = 64  # images of a side below are corrupted as CIFAR-10's
+SMALL = 64  # images with a shorter side get CIFAR-10-C's corruptions
 
 
-def _grey(image: Picture) -> Float[np.ndarray, "h w 1"]:
+def _grey(image: FloatImage) -> Float[np.ndarray, "h w 1"]:
     return image if image.shape[2] == 1 else (image @ GREY)[:, :, None]
 
 
-def snow(image: Picture, rng: np.random.Generator, *level: float) -> Picture:
-    """The image whitened, and under blown flakes and the same ones turned by 180 degrees."""
-    mean, scale, zoom, least, radius, sigma, kept = level
-    flakes = zoomed(rng.normal(mean, scale, (*image.shape[:2], 1)), zoom)
-    flakes = np.clip(np.where(flakes < least, 0, flakes), 0, 1)
-    flakes = moved(flakes, int(radius), sigma, rng.uniform(-135, -45))
+def snow(image: FloatImage, rng: np.random.Generator, *level: float) -> FloatImage:
+    """Whiten the image and add motion-blurred flakes and the same flakes rotated by 180 degrees."""
+    mean, scale, zoom, threshold, radius, sigma, kept = level
+    flakes = magnify(rng.normal(mean, scale, (*image.shape[:2], 1)), zoom)
+    flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
+    flakes = line_blur(flakes, int(radius), sigma, rng.uniform(-135, -45))
     whiter = np.maximum(image, _grey(image) * 1.5 + 0.5)
     return kept * image + (1 - kept) * whiter + flakes + flakes[::-1, ::-1]
 
 
 @functools.cache
-def frost_pictures() -> tuple[Bytes, ...]:
-    """The photographs of frost that ImageNet-C was made with, which the PyPI package imagecorruptions carries."""
-    spec = importlib.util.find_spec("imagecorruptions")  # found without importing it: it fails with today's setuptools
+def frost_pictures() -> tuple[ByteImage, ...]:
+    """Load ImageNet-C's photographs of frost from the PyPI package imagecorruptions."""
+    spec = importlib.util.find_spec("imagecorruptions")  # importing it fails with current setuptools
     folders = [Path(place) / "frost" for place in (spec and spec.submodule_search_locations) or ()]
-    # The sixth photograph is never drawn by the benchmark's code.
+    # The benchmark's code never draws the sixth photograph.
     names = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
     files = [folder / name for folder in folders[:1] for name in names]
     if not files or not all(file.exists() for file in files):
         raise UserError(
-            "Found no photographs of frost, expected those in the package imagecorruptions: run "
-            "`pip install --no-deps imagecorruptions==1.1.2`, or leave frost out."
+            "The photographs of frost are missing; run `pip install --no-deps imagecorruptions==1.1.2`, or leave out frost."
         )
     return tuple(np.asarray(Image.open(file).convert("RGB")) for file in files)
 
 
-def frosted(
-    image: Picture, photograph: UInt8[np.ndarray, "h2 w2 3"], rng: np.random.Generator, of_image: float, of_frost: float
-) -> Picture:
-    """The weighted sum of an image and a random window of a photograph, enlarged where it is smaller than the image."""
+def blend_frost(
+    image: FloatImage,
+    photograph: UInt8[np.ndarray, "h2 w2 3"],
+    rng: np.random.Generator,
+    of_image: float,
+    of_frost: float,
+) -> FloatImage:
+    """Return the weighted sum of an image and a random crop of a photograph, enlarged if it is smaller than the image."""
     height, width = image.shape[:2]
     if min(height, width) < SMALL:
-        photograph = photograph[2::5, 2::5]  # what bilinear interpolation reads at a fifth of the size
+        photograph = photograph[2::5, 2::5]  # equals bilinear downsampling by 5
     scale = max(height / photograph.shape[0], width / photograph.shape[1])
     if scale > 1:
         size = math.ceil(photograph.shape[1] * scale), math.ceil(photograph.shape[0] * scale)
@@ -63,19 +66,19 @@ def frosted(
     return of_image * image + of_frost * (_grey(window) if image.shape[2] == 1 else window)
 
 
-def frost(image: Picture, rng: np.random.Generator, of_image: float, of_frost: float) -> Picture:
-    """See frosted, with one of the photographs; raises UserError where they are missing."""
+def frost(image: FloatImage, rng: np.random.Generator, of_image: float, of_frost: float) -> FloatImage:
+    """Blend with a random photograph of frost; raise UserError if the photographs are missing."""
     pictures = frost_pictures()
-    return frosted(image, pictures[rng.integers(len(pictures))], rng, of_image, of_frost)
+    return blend_frost(image, pictures[rng.integers(len(pictures))], rng, of_image, of_frost)
 
 
 def _plasma(side: int, decay: float, rng: np.random.Generator) -> Plane:
-    """A random field on a torus in [0, 1] by the diamond-square algorithm; `side` is a power of two."""
+    """Return a random periodic field in [0, 1] by the diamond-square algorithm; `side` is a power of two."""
     field = np.zeros((side, side))
     step, wobble = side, 100.0
 
     def mean(a: Plane, along: int, b: Plane, across: int) -> Plane:
-        """The mean of four neighbours with a random part."""
+        """Return the mean of four neighbours plus noise."""
         four = a + np.roll(a, 1, along) + b + np.roll(b, -1, across)
         return four / 4 + wobble * rng.uniform(-wobble, wobble, a.shape)
 
@@ -92,8 +95,8 @@ def _plasma(side: int, decay: float, rng: np.random.Generator) -> Plane:
     return field / field.max()
 
 
-def fog(image: Picture, rng: np.random.Generator, amount: float, decay: float) -> Picture:
-    """A cloud added, and the sum darkened so that its brightest point is no brighter than the image's."""
+def fog(image: FloatImage, rng: np.random.Generator, amount: float, decay: float) -> FloatImage:
+    """Add a cloud and rescale the sum to the maximum of the image."""
     height, width, brightest = *image.shape[:2], image.max()
     plasma = _plasma(2 ** max((max(height, width) - 1).bit_length(), 1), decay, rng)[:height, :width, None]
     return (image + amount * plasma) * brightest / (brightest + amount)
