@@ -183,7 +183,7 @@ def test_orientation_out_of_range_is_upright(orientation):
 
 
 def test_big_endian_orientation_is_read():
-    entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    entry = struct.pack(">HHIHHI", 0x0112, 3, 1, 6, 0, 0)
     assert exif_orientation(b"MM\0*" + struct.pack(">IH", 8, 1) + entry) == 6
 
 

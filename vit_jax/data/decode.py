@@ -1,13 +1,13 @@
 """Decode image files to the uint8 pixels that a viewer shows."""
 
 import io
-import struct
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from vit_jax.data.source import Draw, UnreadableImage, cut
 from vit_jax.types import UserError
@@ -80,21 +80,36 @@ def _plain_frame(data: bytes) -> int | None:
 
     Such a file is upright and has one frame of 8-bit gray or YCbCr samples, Huffman coded in a single scan.
     """
-    frame, at = None, 2
-    while data[:2] == b"\xff\xd8" and at + 11 <= len(data) and data[at] == 0xFF:
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    frame = None
+    for marker, at, segment in _jpeg_segments(data) if data[:2] == b"\xff\xd8" else ():
         if marker in (0xC0, 0xC1):
-            frame = at
+            frame = at if len(segment) >= 6 else None
         elif marker == 0xDA:
-            whole = frame is not None and data[frame + 9] in (1, 3) and data[at + 4] == data[frame + 9]
-            return frame + 5 if frame is not None and whole and any(data[frame + 5 : frame + 7]) else None
-        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            if exif_orientation(data[at + 10 : at + 2 + size]) != 1:
+            has_one_scan = (
+                frame is not None and data[frame + 9] in (1, 3) and segment[:1] == data[frame + 9 : frame + 10]
+            )
+            return frame + 5 if frame is not None and has_one_scan and any(data[frame + 5 : frame + 7]) else None
+        elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            if exif_orientation(segment[6:]) != 1:
                 return None
         elif marker not in PLAIN_SEGMENTS:
             return None
-        at += 2 + size
     return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield marker, offset and content of a JPEG file's segments up to the start of the scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield marker, at, data[at + 4 : end]
+        if marker == 0xDA:
+            return
+        at = end
 
 
 def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
@@ -117,7 +132,9 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     """Decode with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     _check_size(height, width)
-    exif, adobe = _jpeg_segments(data)
+    segments = [(marker, segment) for marker, _, segment in _jpeg_segments(data)]
+    exif = next((s[6:] for marker, s in segments if marker == 0xE1 and s.startswith(b"Exif\0\0")), b"")
+    adobe = any(marker == 0xEE and s.startswith(b"Adobe") for marker, s in segments)
     inks = colorspace in ("CMYK", "YCCK")
     target = "CMYK" if inks else "RGB" if channels == 3 else "GRAY"
     try:
@@ -130,24 +147,6 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
         image = Image.fromarray(255 - pixels if adobe else pixels, "CMYK")  # Adobe stores inks inverted
         pixels = _from_pillow(image, channels)
     return pixels, exif
-
-
-def _jpeg_segments(data: bytes) -> tuple[bytes, bool]:
-    """Return the Exif payload, empty if absent, and whether there is an Adobe marker before the scan."""
-    exif, adobe, at = b"", False, 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker == 0xDA:  # start of scan
-            break
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = exif or data[at + 10 : at + 2 + size]
-        adobe = adobe or (marker == 0xEE and data[at + 4 : at + 9] == b"Adobe")
-        at += 2 + size
-    return exif, adobe
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
@@ -185,22 +184,14 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation tag (1..8) of an EXIF block, 1 if it is absent or damaged.
-
-    Parses only the first directory (TIFF 6.0, section 2): Pillow's reader parses everything and warns about damage.
-    """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None or len(exif) < 8:
+    """Return the orientation tag (1..8) of an EXIF block, 1 if it is absent or damaged."""
+    try:
+        block = Image.Exif()
+        block.load(exif)
+        orientation = int(block[ExifTags.Base.Orientation])
+    except Exception:  # absent, or a damaged block, for which Pillow raises many types
         return 1
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    if start + 2 > len(exif):
-        return 1
-    (entries,) = struct.unpack_from(order + "H", exif, start)
-    for at in range(start + 2, min(start + 2 + 12 * entries, len(exif) - 11), 12):
-        tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, at)
-        if tag == 0x0112 and kind == 3:
-            return value if 1 <= value <= 8 else 1
-    return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

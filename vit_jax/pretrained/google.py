@@ -14,17 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.pretrained import specs
 from vit_jax.pretrained.links import Link, same, shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
-from vit_jax.pretrained.specs import (
-    complete,
-    int_or_pair,
-    pair,
-    pixels_per_patch,
-    prefix_tokens,
-    square_side,
-    with_posemb_table,
-)
 from vit_jax.pretrained.tensors import check_new
 from vit_jax.types import UserError
 
@@ -73,7 +65,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     is_mixer = any(re.match(_MIXER_BLOCK, name) for name in theirs)
     model, patches = (_mixer_spec if is_mixer else _vit_spec)(theirs, origin)
     first = theirs["stem/kernel"] if is_mixer else theirs.get("conv_root/kernel", theirs["embedding/kernel"])
-    params = to_ours(links(complete(model, FORMAT)), theirs, origin)
+    params = to_ours(links(specs.complete(model, FORMAT)), theirs, origin)
 
     notes = [
         "The file contains only arrays: assumed GELU's tanh approximation and LayerNorm epsilon 1e-6, as in its code."
@@ -106,8 +98,8 @@ def _preprocessing(
     (siglip_lit_coco.py). For classification big_vision crops the center (configs/vit_i1k.py and mlp_mixer_i1k.py:
     resize_small(256)|central_crop(224), with area interpolation).
     """
-    side = square_side(patches) if patches else None
-    rows, cols = pixels_per_patch(model)
+    side = specs.square_side(patches) if patches else None
+    rows, cols = specs.pixels_per_patch(model)
     size = (side * rows, side * cols) if side else (224, 224)
     half = (0.5,) * channels
     if is_original or not model["num_classes"] or model.get("pool") == "map":
@@ -132,7 +124,7 @@ def _vit_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | No
         "depth": _count(theirs, _BLOCK),
         "mlp_dim": shape_of(theirs, "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2, origin)[1],
         "num_heads": heads,
-        "patch_size": int_or_pair(height, across),
+        "patch_size": specs.int_or_pair(height, across),
         "pool": pool,
         "posemb": "learn" if "pos_embedding" in theirs else "sincos2d",
         **CODE,
@@ -147,11 +139,11 @@ def _vit_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | No
     if model["posemb"] == "sincos2d":
         return model, None
     n = shape_of(theirs, "pos_embedding", 3, origin)[1]
-    has_slot = pool == "tok" and square_side(n - 1) is not None
+    has_slot = pool == "tok" and specs.square_side(n - 1) is not None
     if pool == "tok" and not has_slot:
         model["posemb_prefix"] = False
     patches = n - has_slot
-    if square_side(patches) is None:
+    if specs.square_side(patches) is None:
         raise UserError(f"{origin} has {n} position embeddings; expected a square grid of patches.")
     return model, patches
 
@@ -160,7 +152,7 @@ def _mixer_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | 
     """Return the spec and the number of patches."""
     height, across, _, width = shape_of(theirs, "stem/kernel", 4, origin)
     patches, tokens_mlp_dim = shape_of(theirs, "MixerBlock_0/token_mixing/Dense_0/kernel", 2, origin)
-    if square_side(patches) is None:
+    if specs.square_side(patches) is None:
         raise UserError(f"{origin} mixes {patches} patches; expected a square grid of patches.")
     return {
         "type": "mixer.Mixer",
@@ -169,7 +161,7 @@ def _mixer_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | 
         "depth": _count(theirs, _MIXER_BLOCK),
         "tokens_mlp_dim": tokens_mlp_dim,
         "channels_mlp_dim": shape_of(theirs, "MixerBlock_0/channel_mixing/Dense_0/kernel", 2, origin)[1],
-        "patch_size": int_or_pair(height, across),
+        "patch_size": specs.int_or_pair(height, across),
         **CODE,
     }, patches
 
@@ -332,7 +324,7 @@ def write(
     Fixed and absent position embeddings are written as a learned table with the same values. Returns notes on what the
     file cannot express. Raises UserError, before writing, for a model that the format does not support.
     """
-    full = complete(model, FORMAT)
+    full = specs.complete(model, FORMAT)
     _check(full)
     check_new(path)
     notes = _notes(full, preprocessing, class_names)
@@ -342,9 +334,9 @@ def write(
                 f"model.posemb={full['posemb']!r} is written as a table, which depends on the image size; evaluate with a "
                 'preprocess such as "resize(224)".'
             )
-        full, params = with_posemb_table(full, params, preprocessing.size if preprocessing else (0, 0))
+        full, params = specs.with_posemb_table(full, params, preprocessing.size if preprocessing else (0, 0))
         if not full["posemb_prefix"]:  # the original adds its table to all tokens
-            params["posemb/table"] = np.pad(params["posemb/table"], ((0, 0), (prefix_tokens(full), 0), (0, 0)))
+            params["posemb/table"] = np.pad(params["posemb/table"], ((0, 0), (specs.prefix_tokens(full), 0), (0, 0)))
     arrays = to_theirs(links(full), params)
     is_map = full.get("pool") == "map"
     _save(path, {f"params/{name}": array for name, array in arrays.items()} if is_map else to_original(arrays))
@@ -369,7 +361,7 @@ def _check(model: Mapping[str, Any]) -> None:
     if model["stem"] and model["pool"] == "map":
         refuse("stem", "pool='tok' or pool='gap' with it")
     workdir = "--to=workdir supports it"
-    if model["stride"] is not None and pair(model["stride"]) != pair(model["patch_size"]):
+    if model["stride"] is not None and specs.pair(model["stride"]) != specs.pair(model["patch_size"]):
         refuse("stride", "patches that do not overlap", workdir)
     if model["padding"] != "valid":
         refuse("padding", "'valid'", workdir)

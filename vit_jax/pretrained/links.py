@@ -4,8 +4,9 @@ Throughout this package `theirs` is a name in the other library's file and `ours
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+import einops
 import numpy as np
 
 from vit_jax.pretrained.pretrained import FlatParams
@@ -16,33 +17,39 @@ MAX_LINES = 15  # arrays listed in an error message
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """One array of a file, the parameters it contains, and the conversions between them."""
+    """One array of a file and the parameters it contains.
+
+    `pattern` is the einops pattern from the array to the parameters stacked along a first axis `n`, "" for the same array;
+    `sizes` are the axis sizes it needs besides n.
+    """
 
     theirs: str
     ours: tuple[str, ...]
-    read: Callable[[np.ndarray], Sequence[np.ndarray]]
-    write: Callable[[Sequence[np.ndarray]], np.ndarray]
+    pattern: str = ""
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def read(self, array: np.ndarray) -> list[np.ndarray]:
+        """Return the parameters in an array; raise EinopsError if its shape does not match."""
+        if not self.pattern:
+            return [array]
+        return list(einops.rearrange(array, self.pattern, n=len(self.ours), **self.sizes))
+
+    def write(self, params: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the array that contains the parameters."""
+        if not self.pattern:
+            return np.asarray(params[self.ours[0]])
+        theirs, ours = self.pattern.split(" -> ")
+        return einops.rearrange(np.stack([params[name] for name in self.ours]), f"{ours} -> {theirs}")
 
 
 def same(theirs: str, ours: str) -> Link:
     """Rename an array."""
-    return Link(theirs, (ours,), lambda x: [x], lambda xs: xs[0])
-
-
-def transposed(theirs: str, ours: str, axes: Sequence[int]) -> Link:
-    """Rename and transpose an array: ours = theirs.transpose(axes)."""
-    inverse = np.argsort(axes)
-    return Link(theirs, (ours,), lambda x: [x.transpose(axes)], lambda xs: xs[0].transpose(inverse))
+    return Link(theirs, (ours,))
 
 
 def conv(theirs: str, ours: str) -> Link:
-    """Link a PyTorch convolution weight (out, in, h, w) to a kernel (h, w, in, out)."""
-    return transposed(theirs, ours, (2, 3, 1, 0))
-
-
-def dense(theirs: str, ours: str) -> list[Link]:
-    """Link a PyTorch linear layer, weight (out, in), to a dense layer, kernel (in, out)."""
-    return [transposed(f"{theirs}.weight", f"{ours}/kernel", (1, 0)), same(f"{theirs}.bias", f"{ours}/bias")]
+    """Link a PyTorch convolution weight to a kernel."""
+    return Link(theirs, (ours,), "(n o) i h w -> n h w i o")
 
 
 def norm(theirs: str, ours: str) -> list[Link]:
@@ -50,51 +57,26 @@ def norm(theirs: str, ours: str) -> list[Link]:
     return [same(f"{theirs}.weight", f"{ours}/scale"), same(f"{theirs}.bias", f"{ours}/bias")]
 
 
-def split_dense(theirs: str, ours: Sequence[str]) -> list[Link]:
-    """Link a PyTorch linear layer to several dense layers, concatenated along its outputs."""
-    kernels, biases = tuple(f"{name}/kernel" for name in ours), tuple(f"{name}/bias" for name in ours)
-    return [
-        Link(
-            f"{theirs}.weight",
-            kernels,
-            lambda x: [part.transpose(1, 0) for part in np.split(x, len(ours))],
-            lambda xs: np.concatenate([x.transpose(1, 0) for x in xs]),
-        ),
-        Link(f"{theirs}.bias", biases, lambda x: np.split(x, len(ours)), np.concatenate),
-    ]
+def dense(theirs: str, *ours: str) -> list[Link]:
+    """Link a PyTorch linear layer to dense layers, concatenated along its outputs."""
+    return _layer(theirs, ours, "(n o) i -> n i o", "(n o) -> n o")
 
 
 def to_heads(theirs: str, ours: Sequence[str], num_heads: int, bias: bool = True) -> list[Link]:
     """Link a PyTorch linear layer to projections to heads: kernels (d, k, h) and biases (k, h)."""
-
-    def read_kernel(x: np.ndarray) -> list[np.ndarray]:
-        return [part.transpose(1, 0).reshape(x.shape[1], num_heads, -1) for part in np.split(x, len(ours))]
-
-    def write_kernel(xs: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([x.reshape(x.shape[0], -1).transpose(1, 0) for x in xs])
-
-    def read_bias(x: np.ndarray) -> list[np.ndarray]:
-        return [part.reshape(num_heads, -1) for part in np.split(x, len(ours))]
-
-    def write_bias(xs: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([x.reshape(-1) for x in xs])
-
-    links = [Link(f"{theirs}.weight", tuple(f"{name}/kernel" for name in ours), read_kernel, write_kernel)]
-    if bias:
-        links.append(Link(f"{theirs}.bias", tuple(f"{name}/bias" for name in ours), read_bias, write_bias))
-    return links
+    links = _layer(theirs, ours, "(n k h) d -> n d k h", "(n k h) -> n k h", k=num_heads)
+    return links if bias else links[:1]
 
 
 def from_heads(theirs: str, ours: str, num_heads: int) -> list[Link]:
     """Link a PyTorch linear layer to the projection from heads, kernel (k, h, d)."""
+    return _layer(theirs, [ours], "(n d) (k h) -> n k h d", "(n d) -> n d", k=num_heads)
+
+
+def _layer(theirs: str, ours: Sequence[str], kernel: str, bias: str, **sizes: int) -> list[Link]:
     return [
-        Link(
-            f"{theirs}.weight",
-            (f"{ours}/kernel",),
-            lambda x: [x.transpose(1, 0).reshape(num_heads, -1, x.shape[0])],
-            lambda xs: xs[0].reshape(-1, xs[0].shape[2]).transpose(1, 0),
-        ),
-        same(f"{theirs}.bias", f"{ours}/bias"),
+        Link(f"{theirs}.weight", tuple(f"{name}/kernel" for name in ours), kernel, sizes),
+        Link(f"{theirs}.bias", tuple(f"{name}/bias" for name in ours), bias, sizes if "k" in bias else {}),
     ]
 
 
@@ -121,7 +103,7 @@ def to_ours(links: Sequence[Link], arrays: Mapping[str, np.ndarray], origin: str
     for link in links:
         try:
             params |= zip(link.ours, map(np.ascontiguousarray, link.read(arrays[link.theirs])), strict=True)
-        except (ValueError, IndexError):
+        except einops.EinopsError:
             raise UserError(
                 f"{origin} has {link.theirs} of shape {arrays[link.theirs].shape}, which does not fit {', '.join(link.ours)}."
             ) from None
@@ -132,7 +114,4 @@ def to_theirs(links: Sequence[Link], params: Mapping[str, np.ndarray]) -> FlatPa
     """Convert parameters to the arrays of a file; the links must cover every parameter."""
     unknown = set(params) - {name for link in links for name in link.ours}
     assert not unknown, unknown
-    return {
-        link.theirs: np.ascontiguousarray(link.write([np.asarray(params[name]) for name in link.ours]))
-        for link in links
-    }
+    return {link.theirs: np.ascontiguousarray(link.write(params)) for link in links}

@@ -14,7 +14,6 @@ from vit_jax.pretrained.links import (
     norm,
     same,
     shape_of,
-    split_dense,
     to_heads,
     to_ours,
     to_theirs,
@@ -335,7 +334,7 @@ def _block_links(theirs: str, ours: str, model: Mapping[str, Any], packed: bool)
         return table + _mlp_links(f"{theirs}.mlp", f"{ours}/mlp")
     table += dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/down")
     if packed:
-        return table + split_dense(f"{theirs}.mlp.fc1", [f"{ours}/mlp/gate", f"{ours}/mlp/up"])
+        return table + dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/gate", f"{ours}/mlp/up")
     return table + dense(f"{theirs}.mlp.fc1_g", f"{ours}/mlp/gate") + dense(f"{theirs}.mlp.fc1_x", f"{ours}/mlp/up")
 
 

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import re
+import typing
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from vit_jax.config.kinds import fits
 from vit_jax.pretrained import specs
@@ -39,14 +40,14 @@ class TimmArgs:
 
     architecture: str | None
     tag: str | None
-    act_layer: str | None
-    norm_eps: float
-    num_heads: int | None
-    global_pool: str | None
-    no_embed_class: bool | None
-    init_values: float | None
-    pos_embed: str
     image_size: tuple[int, int] | None
+    act_layer: str | None = None
+    norm_eps: float = 1e-6
+    num_heads: int | None = None
+    global_pool: str | None = None
+    no_embed_class: bool | None = None
+    init_values: float | None = None
+    pos_embed: str = "learn"
 
 
 def read_args(config: Mapping[str, Any], origin: str) -> TimmArgs:
@@ -71,18 +72,10 @@ def read_args(config: Mapping[str, Any], origin: str) -> TimmArgs:
     size = size and specs.pair(size)
     if size and min(size) < 1:
         raise UserError(f"{origin}: its config.json has an image size of {size}; expected at least 1 pixel.")
-    return TimmArgs(
-        architecture=name,
-        tag=config_value(pretrained, "tag", str, None, origin),
-        act_layer=config_value(args, "act_layer", str, None, origin),
-        norm_eps=args.get("norm_eps", 1e-6),
-        num_heads=config_value(args, "num_heads", int, None, origin),
-        global_pool=config_value(args, "global_pool", str, None, origin),
-        no_embed_class=config_value(args, "no_embed_class", bool, None, origin),
-        init_values=config_value(args, "init_values", float, None, origin),
-        pos_embed=config_value(args, "pos_embed", str, "learn", origin),
-        image_size=size,
-    )
+    tag = config_value(pretrained, "tag", str, None, origin)
+    hints = typing.get_type_hints(TimmArgs)
+    given = {key: value for key, value in args.items() if key in hints and value is not None}
+    return TimmArgs(name, tag, size, **{key: config_value(given, key, hints[key], None, origin) for key in given})
 
 
 def _pretrained_cfg(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
@@ -117,7 +110,7 @@ def read_preprocessing(
             f"Its source does not state the normalization: assumed timm's defaults, mean={mean}, std={std} and "
             f"crop_pct={crop:g}."
         )
-    if method not in get_args(Interpolation):
+    if method not in typing.get_args(Interpolation):
         notes.append(f"Its config.json has interpolation={method!r}; bicubic is used instead.")
         method = "bicubic"
     short_side = None
