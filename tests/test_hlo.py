@@ -39,7 +39,7 @@ ENTRY %main (x: f32[4,8], k: bf16[16]) -> f32[4,8] {
 """
 
 
-def test_exchanges_in_a_loop_count_as_often_as_it_runs():
+def test_collectives_in_a_loop_count_once_per_iteration():
     reduced, gathered = HloModule(TEXT).collectives(8)
     assert (reduced.kind, reduced.count, reduced.size) == ("all-reduce", 12, 12 * 128)
     assert reduced.sent == 12 * 128 * 2 * 3 / 4  # in groups of four
@@ -47,7 +47,7 @@ def test_exchanges_in_a_loop_count_as_often_as_it_runs():
     assert gathered.sent == 256 * 7 / 8
 
 
-def test_a_loop_that_counts_to_a_constant_runs_so_often():
+def test_the_trip_count_is_inferred_from_the_condition():
     condition = """%condition (arg: (s32[], f32[4,8])) -> pred[] {
   %arg.1 = (s32[], f32[4,8]) parameter(0)
   %count = s32[] get-tuple-element(%arg.1), index=0
@@ -63,7 +63,7 @@ def test_a_loop_that_counts_to_a_constant_runs_so_often():
     assert HloModule(unknown).collectives(8)[0].count == 1
 
 
-def test_memory_near_the_processor_does_not_count():
+def test_other_memory_spaces_do_not_count():
     # The all-reduce reads and writes 128 bytes each time; negate reads 128 and writes none; the gathered 256 arrive.
     program = HloModule(TEXT)
     assert program.memory_traffic() == 12 * 256 + 128 + 256
@@ -71,7 +71,7 @@ def test_memory_near_the_processor_does_not_count():
 
 
 @pytest.mark.parametrize("length", [1, 7])
-def test_the_body_of_a_real_scan_moves_its_slices(length):
+def test_the_body_of_a_real_scan_accesses_its_slices(length):
     def function(stacked, x):
         return jax.lax.scan(lambda x, w: (x @ w, None), x, stacked)[0]
 
@@ -81,7 +81,7 @@ def test_the_body_of_a_real_scan_moves_its_slices(length):
     assert 3 * length * size <= moved <= 3 * length * size + 6 * length * size
 
 
-def test_in_memory_arrays_take_whole_tiles_of_their_last_dimensions_in_the_order_of_the_layout():
+def test_arrays_in_memory_are_padded_to_tiles_of_their_minor_dimensions():
     assert size_of("bf16[3,196,64]{2,1,0:T(8,128)(2,1)}") == (3 * 196 * 64 * 2, 3 * 200 * 128 * 2)
     assert size_of("f32[64,3]{0,1:T(8,128)}") == (64 * 3 * 4, 8 * 128 * 4)
     assert size_of("(f32[5]{0:T(128)S(1)}, s8[2,130]{1,0})") == (20 + 260, 260)
@@ -106,12 +106,12 @@ ENTRY %main (x: f32[10,64,64], y: f32[10,64,64], i: s32[]) -> f32[10,64,64] {
 """
 
 
-def test_a_fusion_that_copies_a_slice_into_an_array_in_place_moves_the_slice_twice():
+def test_a_fused_in_place_update_accesses_its_slice_twice():
     assert HloModule(FUSED).memory_traffic() == 2 * 4 * 64 * 64 + 4  # and the index
 
 
 def nested(root, text=FUSED):
-    """The program whose fusion is within another one, which ends with `root`."""
+    """A program whose fusion is nested in another fusion that ends with `root`."""
     outer = f"""%outer (a: f32[10,64,64], b: f32[10,64,64], c: s32[]) -> f32[10,64,64] {{
   %a = f32[10,64,64]{{2,1,0}} parameter(0)
   %b = f32[10,64,64]{{2,1,0}} parameter(1)
@@ -127,11 +127,11 @@ def nested(root, text=FUSED):
 WHOLE, PART = 4 * 10 * 64 * 64, 4 * 64 * 64
 
 
-def test_a_fusion_within_a_fusion_moves_what_it_would_by_itself():
+def test_a_nested_fusion_counts_like_the_fusion_alone():
     assert nested("bitcast(%inner)").memory_traffic() == HloModule(FUSED).memory_traffic()
 
 
-def test_an_array_whose_update_is_used_whole_is_read_and_written_whole():
+def test_an_update_used_elsewhere_accesses_the_whole_array():
     assert nested("negate(%inner)").memory_traffic() == 2 * WHOLE + PART + 4
 
 
@@ -147,11 +147,11 @@ def test_one_of_several_outputs_may_be_updated_in_place():
     assert HloModule(text).memory_traffic() == 2 * PART + 8
 
 
-def test_one_of_several_outputs_of_a_fusion_within_a_fusion_may_be_updated_in_place():
+def test_one_of_several_outputs_of_a_nested_fusion_may_be_updated_in_place():
     assert nested("get-tuple-element(%inner), index=0", SEVERAL).memory_traffic() == HloModule(FUSED).memory_traffic()
 
 
-def test_a_slice_of_what_a_fusion_pads_moves_the_slice():
+def test_a_slice_of_a_padded_array_counts_as_a_slice():
     padded = FUSED.replace("bitcast(%p1)", "pad(%p1, %p2), padding=0_0x0_1x0_0")
     assert HloModule(padded).memory_traffic() == HloModule(FUSED).memory_traffic()
 
@@ -172,10 +172,10 @@ def test_a_slice_that_is_converted_is_read_in_its_own_dtype():
     assert HloModule(half).memory_traffic() == PART / 2 + PART + 4
 
 
-def test_parts_of_bytes_are_read():
+def test_dtypes_below_one_byte_are_parsed():
     assert HloModule("ENTRY %m () -> s4[8] {\n  ROOT %x = s4[8]{0} iota(), iota_dimension=0\n}").memory_traffic() == 4
 
 
-def test_data_parallel_gradients_are_reduced_once():
+def test_a_program_for_one_device_has_no_collectives():
     program = HloModule(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text())
     assert program.collectives(1) == []

@@ -1,4 +1,4 @@
-"""What a user names as a model, and what is said of it."""
+"""Model references and what is reported about them."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ NAMES = ("blue", "red")
 
 
 def write(path: Path, *, names_known: bool = True, trained_head: bool = True) -> Path:
-    """A workdir of a small ViT of random parameters."""
+    """Write a workdir of a small ViT with random parameters."""
     task = config.build({"type": "classify.Classify"}, "task", model=config.build(SPEC | {"num_classes": 2}, "model"))
     shapes = trees.flatten(jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 3))))
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_a_folder_may_be_named_as_one_with_a_step(tmp_path):
+def test_a_folder_may_be_named_like_one_with_a_step(tmp_path):
     other = write(tmp_path / "other")
     assert inference.load(write(tmp_path / "run@3")).class_names == NAMES
     assert inference.load(f"{tmp_path / 'run@3'}@0:raw").class_names == NAMES
@@ -53,18 +53,18 @@ def test_a_folder_may_be_named_as_one_with_a_step(tmp_path):
         inference.load(f"{other}@3:raw")
 
 
-def test_the_home_of_an_unknown_user_is_told(capsys):
+def test_the_home_of_an_unknown_user_is_reported(capsys):
     assert vit(["predict", "--model=~nobody-here/run", __file__]) == 2
     assert "No model at" in capsys.readouterr().err
 
 
-def test_a_run_into_which_it_was_converted_stays_a_run(tmp_path, capsys):
+def test_a_run_that_contains_a_converted_model_stays_a_run(tmp_path, capsys):
     run = write(tmp_path / "run")
     assert vit(["convert", f"--model={run}", f"--out={run / 'model.npz'}", "--to=npz"]) == 0
     assert inference.load(run).class_names == NAMES
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path, capsys):
+def test_a_path_that_cannot_be_written_is_reported(tmp_path, capsys):
     run = write(tmp_path / "run")
     (tmp_path / "file").touch()
     for to in ("workdir", "npz", "timm", "hf"):
@@ -73,7 +73,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, capsys):
             assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_network_below_an_untrained_head_is_compared_by_its_features(tmp_path, capsys):
+def test_features_are_compared_if_the_head_is_untrained(tmp_path, capsys):
     run = write(tmp_path / "run", trained_head=False)
     assert vit(["convert", f"--model={run}", f"--out={tmp_path / 'timm'}", "--to=timm"]) == 0
     assert "OK: vit_jax gives the same features (max difference " in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_a_copy_that_the_other_library_cannot_load_fails(tmp_path, capsys, monke
     assert "timm cannot load it: RuntimeError: Error(s) in loading state_dict" in capsys.readouterr().out
 
 
-def test_as_many_classes_as_a_model_has_without_names_are_taken_in_order(tmp_path, photos, capsys):
+def test_classes_of_a_model_without_names_are_matched_in_order(tmp_path, photos, capsys):
     named, unnamed = write(tmp_path / "named"), write(tmp_path / "unnamed", names_known=False)
     results = []
     for model in (named, unnamed):
@@ -100,7 +100,7 @@ def test_as_many_classes_as_a_model_has_without_names_are_taken_in_order(tmp_pat
     assert "does not name its classes" in captured.err
 
 
-def test_what_was_assumed_of_a_model_is_said_with_its_predictions(tmp_path, photos, capsys):
+def test_assumptions_about_a_model_are_printed_with_its_predictions(tmp_path, photos, capsys):
     assert vit(["convert", f"--model={write(tmp_path / 'run')}", f"--out={tmp_path / 'm.npz'}", "--to=npz"]) == 0
     for command in (["predict", str(photos)], ["evaluate", f"--data=folder:{photos}"]):
         assert vit([*command, f"--model={tmp_path / 'm.npz'}"]) == 0

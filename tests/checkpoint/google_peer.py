@@ -1,7 +1,7 @@
-"""Runs models of google-research/vision_transformer or big_vision, one of which must be on PYTHONPATH, for test_google_peers.py.
+"""Run models of google-research/vision_transformer or big_vision, on PYTHONPATH, for test_google_peers.py.
 
-python google_peer.py FOLDER: for each case of FOLDER/cases.json their loader reads CASE/ours.npz, and a model of theirs is
-saved as CASE/theirs.npz; the logits of both for CASE/images.npy are saved beside them.
+python google_peer.py FOLDER: for each case of FOLDER/cases.json, load CASE/ours.npz by their loader, save a model of theirs
+as CASE/theirs.npz, and save the logits of both for CASE/images.npy.
 """
 
 import importlib
@@ -10,13 +10,13 @@ import sys
 import types
 from pathlib import Path
 
-import flax.training.checkpoints  # before the stand-ins, for it looks for the real tensorflow
+import flax.training.checkpoints  # before the stubs, since it imports the real tensorflow
 import jax
 import numpy as np
 
 
-def stand_in(name: str, **attributes) -> None:
-    """A module of this name where it is not installed; their networks do not need it."""
+def stub(name: str, **attributes) -> None:
+    """Replace a module by a stub if it is not installed; their networks do not need it."""
     try:
         importlib.import_module(name)
     except ImportError:
@@ -26,12 +26,12 @@ def stand_in(name: str, **attributes) -> None:
             setattr(sys.modules[parent], child, sys.modules[name])
 
 
-stand_in("tensorflow", Tensor=(), Variable=())  # einops asks whether an array is one of these
-stand_in("tensorflow.io")
-stand_in("tensorflow.io.gfile", GFile=open)
+stub("tensorflow", Tensor=(), Variable=())  # einops checks for these types
+stub("tensorflow.io")
+stub("tensorflow.io.gfile", GFile=open)
 sys.modules["tensorflow.io"].gfile = sys.modules["tensorflow.io.gfile"]
-stand_in("pandas")
-stand_in("tqdm")
+stub("pandas")
+stub("tqdm")
 
 
 def original(case: dict, init, path: str):

@@ -54,7 +54,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_written_reads_as_the_same_model(name, tmp_path):
+def test_a_written_model_reads_back_the_same(name, tmp_path):
     spec, params = MODELS[name], random_params(MODELS[name])
     arrays = written(tmp_path / "a.npz", spec, params)
     assert google.matches(arrays, {})
@@ -65,7 +65,7 @@ def test_what_is_written_reads_as_the_same_model(name, tmp_path):
     assert read.preprocessing.size == (32, 32)
 
 
-# The layouts of their files
+# Layouts
 
 PRE_LINEN = {
     "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
@@ -75,7 +75,7 @@ PRE_LINEN = {
 
 
 def big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The names of today for those of the original."""
+    """Rename the original's arrays to big_vision's current names."""
 
     def rename(name: str) -> str:
         name = name.removeprefix("params/").replace("Transformer/posembed_input/pos_embedding", "pos_embedding")
@@ -185,7 +185,7 @@ def test_without_positions_they_are_sincos2d_for_224_pixels(tmp_path):
     assert read.preprocessing.spec == "resize_small(256, 'box')|central_crop(224)"
 
 
-def test_images_are_prepared_as_the_authors_do(tmp_path):
+def test_preprocessing_equals_the_authors(tmp_path):
     arrays = written(tmp_path / "a.npz", VIT)
     assert google.read(arrays, {}, "a.npz").preprocessing.spec == "resize(32)"
     assert google.read(under("params/", big_vision(arrays)), {}, "a.npz").preprocessing.short_side == 37
@@ -208,7 +208,7 @@ def test_images_are_prepared_as_the_authors_do(tmp_path):
     ],
     ids=["missing", "no images", "unknown", "flat patches", "no square"],
 )
-def test_a_file_that_is_no_such_model_is_refused(change, message, tmp_path):
+def test_other_files_are_refused(change, message, tmp_path):
     arrays = written(tmp_path / "a.npz", VIT)
     change(arrays)
     with pytest.raises(UserError, match=message):
@@ -232,13 +232,13 @@ def test_a_file_that_is_no_such_model_is_refused(change, message, tmp_path):
         *(("qkv_bias", False), ("embed_bias", False), ("norm_after_pool", True), ("stride", 4), ("padding", "same")),
     ],
 )
-def test_what_the_format_lacks_is_refused_by_name(field, value, tmp_path):
+def test_unsupported_fields_are_refused_by_name(field, value, tmp_path):
     with pytest.raises(UserError, match=rf"model\.{field}=.*--to="):
         google.write(tmp_path / "a.npz", VIT | {field: value}, {}, SQUARE, None)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fixed_table_needs_the_size_of_the_images(tmp_path):
+def test_a_fixed_table_needs_the_image_size(tmp_path):
     with pytest.raises(UserError, match=r"model\.posemb='sincos2d'"):
         google.write(tmp_path / "a.npz", VIT | {"posemb": "sincos2d"}, {}, None, None)
 

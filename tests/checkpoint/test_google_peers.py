@@ -1,7 +1,7 @@
-"""Against the networks and loaders of google-research/vision_transformer and big_vision themselves.
+"""Compare with the networks and loaders of google-research/vision_transformer and big_vision.
 
-They run where VIT_ORIGINAL and BIG_VISION are the folders of checkouts, in a process of their own, for one of them is called
-vit_jax too.
+These tests run if VIT_ORIGINAL and BIG_VISION are folders of checkouts, in another process since one of them is also called
+vit_jax.
 """
 
 import json
@@ -26,7 +26,7 @@ VITS, MIXING, BIG_VIT, BIG_MIXING = (
     *("vit_jax.models_vit VisionTransformer", "vit_jax.models_mixer MlpMixer"),
     *("big_vision.models.vit Model", "big_vision.models.mlp_mixer Model"),
 )
-# name: our spec, their class, its arguments, and the branch of the file under which they save
+# name: our spec, their class, its arguments, and the branch of their file
 CASES: dict[str, tuple[dict, str, dict, str]] = {
     "tok and rep": (REP, VITS, ORIGINAL | {"representation_size": 20}, ""),
     "gap": (GAP, VITS, ORIGINAL | {"classifier": "gap"}, ""),
@@ -50,7 +50,7 @@ def peer_of(name: str) -> str:
 
 @pytest.fixture(scope="module", params=PEERS)
 def results(request, tmp_path_factory) -> tuple[str, Path]:
-    """A peer and the folder of what its process found, a folder for each case."""
+    """A peer and the folder of its results, with one folder per case."""
     checkout = os.environ.get(PEERS[request.param])
     if not checkout:
         pytest.skip(f"{PEERS[request.param]} is not set to a checkout of {request.param}")
@@ -71,7 +71,7 @@ def results(request, tmp_path_factory) -> tuple[str, Path]:
     return request.param, root
 
 
-def test_their_loader_gives_our_logits(results):
+def test_their_loader_gives_the_same_logits(results):
     peer, root = results
     for name in filter(lambda name: peer_of(name) == peer, CASES):
         spec = CASES[name][0]
@@ -81,7 +81,7 @@ def test_their_loader_gives_our_logits(results):
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=name)
 
 
-def test_what_they_save_gives_their_logits(results):
+def test_their_files_give_the_same_logits(results):
     peer, root = results
     for name in filter(lambda name: peer_of(name) == peer, CASES):
         arrays, config = read_arrays(root / name / "theirs.npz")

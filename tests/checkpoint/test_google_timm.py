@@ -1,4 +1,4 @@
-"""timm reads Google's files too, by code of its own."""
+"""Compare with timm's reader of Google's files."""
 
 import functools
 
@@ -35,9 +35,9 @@ def timm_logits(model, path, images: np.ndarray) -> np.ndarray:
         (VIT | {"posemb": "none"}, {}),
         (VIT | {"norm_eps": 1e-3}, {"norm_layer": functools.partial(torch.nn.LayerNorm, eps=1e-3)}),
     ],
-    ids=["tok", "gap", "map", "no slot", "sincos2d", "none", "told eps"],
+    ids=["tok", "gap", "map", "no slot", "sincos2d", "none", "given eps"],
 )
-def test_timm_reads_a_vit_with_our_logits(spec, args, tmp_path):
+def test_timm_reads_a_vit_with_the_same_logits(spec, args, tmp_path):
     params, images = random_params(spec), random_images()
     written(tmp_path / "a.npz", spec, params)
     found = timm_logits(timm.models.VisionTransformer(**TIMM_VIT | args), tmp_path / "a.npz", images)
@@ -45,10 +45,10 @@ def test_timm_reads_a_vit_with_our_logits(spec, args, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_r_s16_p8_224", "stages"])
-def test_timm_reads_a_hybrid_with_our_logits(name, tmp_path):
+def test_timm_reads_a_hybrid_with_the_same_logits(name, tmp_path):
     from timm.models.vision_transformer_hybrid import HybridEmbed, _resnetv2
 
-    # timm standardises by the variance and takes other epsilons
+    # timm standardizes by the variance, with other epsilons
     stem = STEM | {"width": 64, "norm_eps": 1e-5, "weight_norm": "var", "weight_eps": 1e-8}
     stages, patch, size = ([2, 1], 1, 32) if name == "stages" else ([], 8, 64)
     spec = VIT | {"patch_size": patch, "stem": stem | {"stages": stages}}
@@ -65,7 +65,7 @@ def test_timm_reads_a_hybrid_with_our_logits(name, tmp_path):
     np.testing.assert_allclose(found, logits(spec, params, images), atol=1e-4)
 
 
-def test_a_mixer_under_the_names_of_the_original_gives_our_logits_in_timm(tmp_path):
+def test_a_mixer_with_the_originals_names_gives_the_same_logits_in_timm(tmp_path):
     params, images = random_params(MIXER), random_images()
     arrays = written(tmp_path / "a.npz", MIXER, params)
     args = {

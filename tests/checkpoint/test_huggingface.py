@@ -20,7 +20,7 @@ from vit_jax.types import UserError
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 77}
 SMALL |= {"image_size": 32, "patch_size": 8, "num_labels": 5}
 CASES = {
-    "defaults": ("ViTForImageClassification", {"num_hidden_layers": 2, "num_labels": 10}),
+    "defaults": ("ViTForImageClassification", {"num_hidden_layers": 1, "num_labels": 10}),
     "small": ("ViTForImageClassification", SMALL),
     "gelu_new": ("ViTForImageClassification", SMALL | {"hidden_act": "gelu_new", "qkv_bias": False}),
     "quick_gelu": ("ViTForImageClassification", SMALL | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-3}),
@@ -33,9 +33,9 @@ IMAGES = Preprocessing((32, 32), None, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.
 
 
 def perturbed(kind, fields):
-    """A model of transformers with no parameter at its default, whose logits are of unit scale."""
+    """A transformers model with random parameters and logits of unit scale."""
     config = {"V": transformers.ViTConfig, "D": transformers.DeiTConfig}[kind[0]](**fields)
-    with torch.device("meta"):  # its own initialisation takes seconds
+    with torch.device("meta"):  # initialization takes seconds
         model = getattr(transformers, kind)(config)
     model = model.to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def logits_of(model, images):
 
 
 def ours(spec, params, images):
-    """The outputs of our model with these weights."""
+    """The outputs of this library's model with these weights."""
     model = configs.build(spec, "model")
     return np.asarray(jax.jit(model.apply)({"params": unflatten_dict(params, sep="/")}, images))
 
@@ -80,7 +80,7 @@ def images_of(source):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """A model of transformers, its state dict as read, images, and what it and we compute for them."""
+    """A transformers model, its state dict as read, images, and the outputs of both libraries."""
     kind, fields = CASES[request.param]
     model = perturbed(kind, fields)
     config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
@@ -92,13 +92,13 @@ def case(request):
     return model, source, images, logits_of(model, images), ours(source.model, source.params, images)
 
 
-def test_logits_are_those_of_transformers(case):
+def test_logits_equal_transformers(case):
     _, _, _, expected, found = case
     assert 0.2 < expected.std() < 5
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
-def test_names_in_memory_and_on_disk_are_the_same_model(case, tmp_path):
+def test_names_in_memory_and_on_disk_read_as_the_same_model(case, tmp_path):
     model, source, *_ = case
     model.save_pretrained(tmp_path)
     again = read(tmp_path)
@@ -109,11 +109,11 @@ def test_names_in_memory_and_on_disk_are_the_same_model(case, tmp_path):
 
 
 def load(folder):
-    """What transformers makes of a folder, without a word of missing or unexpected arrays."""
+    """Load a folder by transformers and check that no arrays are missing or unexpected."""
     (kind,) = json.loads((folder / "config.json").read_text())["architectures"]
     auto = transformers.AutoModel if kind == "ViTModel" else transformers.AutoModelForImageClassification
-    model, report = auto.from_pretrained(folder, output_loading_info=True)
-    assert not any(report.values()), report
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
     return model.eval()
 
 
@@ -146,7 +146,7 @@ def random_params(spec):
 
 
 @pytest.mark.parametrize("fields", [{"posemb": "sincos2d"}, {"embed_bias": False}, {"distilled": True}])
-def test_models_of_ours_are_exported(fields, tmp_path):
+def test_models_of_this_library_are_exported(fields, tmp_path):
     spec = VIT | fields
     params = random_params(spec)
     assert huggingface.write(tmp_path / "out", spec, params, IMAGES, ("cat", "dog")) == []
@@ -174,14 +174,14 @@ def test_models_of_ours_are_exported(fields, tmp_path):
     ],
     ids=str,
 )
-def test_what_transformers_does_not_have_is_refused_before_anything_is_written(fields, tmp_path):
+def test_models_that_transformers_cannot_represent_are_refused_before_writing(fields, tmp_path):
     with pytest.raises(UserError, match=rf"model\.{next(iter(fields))}="):
         huggingface.write(tmp_path / "out", VIT | fields, {}, IMAGES, None)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("short_side", [None, 40])
-def test_images_are_prepared_alike(short_side, tmp_path):
+def test_preprocessing_equals_transformers(short_side, tmp_path):
     images = Preprocessing((32, 32), short_side, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     huggingface.write(tmp_path / "out", VIT, random_params(VIT), images, None)
     assert read(tmp_path / "out").preprocessing == images
@@ -191,7 +191,7 @@ def test_images_are_prepared_alike(short_side, tmp_path):
     found = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     prepared = parse(images.spec)(picture, np.random.default_rng(0)) / 255
     expected = (prepared - np.reshape(images.mean, (1, 1, 3))) / np.reshape(images.std, (1, 1, 3))
-    assert np.abs(found - expected).max() < 0.02  # their resize rounds otherwise, by some 255ths
+    assert np.abs(found - expected).max() < 0.02  # their resize rounds differently
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_images_are_prepared_alike(short_side, tmp_path):
         ),
     ],
 )
-def test_images_are_prepared_as_the_preprocessor_config_says(stated, prepared):
+def test_preprocessing_follows_the_preprocessor_config(stated, prepared):
     model = perturbed("ViTForImageClassification", SMALL)
     arrays = {name: x.numpy() for name, x in model.state_dict().items()}
     config = SMALL | {"model_type": "vit", "preprocessor": stated}
@@ -215,7 +215,7 @@ def test_images_are_prepared_as_the_preprocessor_config_says(stated, prepared):
     assert bool(found.notes) == (not stated)
 
 
-def test_names_of_classes_are_read_but_not_their_placeholders():
+def test_class_names_are_read_but_not_placeholders():
     model = perturbed("ViTForImageClassification", SMALL | {"num_labels": 2})
     arrays = {name: x.numpy() for name, x in model.state_dict().items()}
     config = SMALL | {"model_type": "vit"}
@@ -235,14 +235,14 @@ def test_names_of_classes_are_read_but_not_their_placeholders():
         ({"preprocessor": {"image_mean": [0.5]}}, "image_mean=\\(0.5,\\)"),
     ],
 )
-def test_a_config_that_cannot_be_right_is_named(part, message):
+def test_an_invalid_config_is_reported(part, message):
     model = perturbed("ViTForImageClassification", SMALL)
     arrays = {name: x.numpy() for name, x in model.state_dict().items()}
     with pytest.raises(UserError, match=message):
         huggingface.read(arrays, SMALL | {"model_type": "vit"} | part, "it")
 
 
-def test_without_a_config_what_is_assumed_is_noted():
+def test_assumptions_without_a_config_are_noted():
     model = perturbed("ViTForImageClassification", SMALL | {"hidden_size": 64, "num_attention_heads": 2})
     found = huggingface.read({name: x.numpy() for name, x in model.state_dict().items()}, {}, "it")
     assert "num_heads=1, mlp='gelu', norm_eps=1e-12" in found.notes[0]

@@ -10,7 +10,7 @@ from vit_jax.types import UserError
 
 
 def unnamed(name, **arguments):
-    """The state dict of a model of timm as zeros that take little memory."""
+    """A timm model without memory, and its state dict as broadcast zeros."""
     with torch.device("meta"):
         model = timm.create_model(name, **arguments)
     return model, {key: np.broadcast_to(np.int8(0), x.shape) for key, x in model.state_dict().items()}
@@ -18,7 +18,7 @@ def unnamed(name, **arguments):
 
 OTHERS = "aimv2|beit3|radio|intern|18x2|_xp_|rpn|dlittle|_p?d?p?wee_p|mci|resnet|gmixer|gmlp|resmlp|test_vit[34]"
 MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid", "mlp_mixer")
-# One of those that differ in the size of the image alone.
+# One name of those that differ only in image size.
 NAMES = {re.sub(r"_\d{3}$", "", name): name for module in MODULES for name in timm.list_models(module=module)}.values()
 
 
@@ -59,7 +59,7 @@ def test_every_architecture_is_read_as_timm_builds_it_or_refused():
         ("vit_small_patch16_dinov3", "rotary"),
     ],
 )
-def test_other_networks_are_refused_by_what_they_are(name, looks):
+def test_other_networks_are_refused_by_their_kind(name, looks):
     arrays = unnamed(name)[1]
     for config in ({"architecture": name}, {}):
         assert theirs.matches(arrays, config)
@@ -67,7 +67,7 @@ def test_other_networks_are_refused_by_what_they_are(name, looks):
             theirs.read(arrays, config, "it")
 
 
-def test_without_a_config_what_is_assumed_is_noted():
+def test_assumptions_without_a_config_are_noted():
     arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
     found = theirs.read(arrays, {}, "it")
     assert "num_heads=3, mlp='gelu', norm_eps=1e-06, pool='tok'" in found.notes[0]
@@ -84,7 +84,7 @@ def test_without_a_config_what_is_assumed_is_noted():
         ({"crop_pct": 1.0, "crop_mode": "squash"}, (None, "bicubic")),
     ],
 )
-def test_images_are_prepared_as_the_config_says(stated, prepared):
+def test_preprocessing_follows_the_config(stated, prepared):
     arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
     colours = {"mean": [0.5] * 3, "std": [0.25] * 3}
     names = [f"class {i}" for i in range(1000)]
@@ -108,20 +108,20 @@ def test_images_are_prepared_as_the_config_says(stated, prepared):
         ({"pretrained_cfg": {"mean": [0.5, 0.5]}}, "3 channels"),
     ],
 )
-def test_a_config_that_cannot_be_right_is_named(part, message):
+def test_an_invalid_config_is_reported(part, message):
     arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
     with pytest.raises(UserError, match=message):
         theirs.read(arrays, {"architecture": "vit_tiny_patch16_224"} | part, "it")
 
 
-def test_model_args_win_over_the_name():
+def test_model_args_take_precedence_over_the_name():
     arrays = unnamed("vit_base_patch16_clip_quickgelu_224", depth=1)[1]
     args = {"num_heads": 6, "act_layer": "gelu_tanh", "norm_layer": "layernorm", "init_values": 0.1}
     model = theirs.read(arrays, {"architecture": "vit_base_patch16_clip_quickgelu_224", "model_args": args}, "it").model
     assert (model["num_heads"], model["mlp"], model["norm_eps"]) == (6, "gelu_tanh", 1e-6)
 
 
-def test_the_original_deit_iii_is_read_by_its_own_names():
+def test_the_original_deit_iii_is_read():
     arrays = unnamed("deit3_small_patch16_224", depth=1)[1]
     original = {re.sub(r"ls([12])\.gamma", r"gamma_\1", name): x for name, x in arrays.items()}
     assert original.keys() != arrays.keys()

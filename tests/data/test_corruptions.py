@@ -14,7 +14,7 @@ BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_tran
 
 @pytest.fixture(autouse=True)
 def frost(monkeypatch):
-    """A bright photograph, so that nothing has to be installed."""
+    """Replace the photographs of frost by a bright image, so that the package is not needed."""
     monkeypatch.setattr(weather, "frost_pictures", lambda: (smooth(300, 400, 3, 9) // 2 + 128,))
 
 
@@ -24,7 +24,7 @@ def smooth(height, width, channels, seed=0):
 
 
 def structured(height, width, channels):
-    """Smooth, with fine texture and sharp edges, neither dark nor bright."""
+    """A smooth image of medium brightness with fine texture and sharp edges."""
     texture = np.random.default_rng(1).integers(0, 50, (height, width, 1), np.uint8)
     picture = smooth(height, width, channels) // 3 + texture + 30
     picture[height // 4 : height // 2, width // 3 :] += 60
@@ -37,7 +37,7 @@ def seeded(*numbers):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_shape_and_type_stay(kind, shape):
+def test_shape_and_dtype_are_kept(kind, shape):
     image = structured(*shape)
     before = image.copy()
     result = corrupt(image, kind, 3, seeded(0))
@@ -46,20 +46,20 @@ def test_shape_and_type_stay(kind, shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_seed_alone_decides(kind):
+def test_the_result_depends_only_on_the_seed(kind):
     image = structured(64, 64, 3)
     first, again, other = (corrupt(image, kind, 2, seeded(seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert np.array_equal(first, other) == (kind in SAME_FOR_ALL)
 
 
-# The benchmark's elastic_transform shifts whole images by the more the milder it is, and by 2 % from severity 3 on at 64 pixels.
+# The benchmark's elastic_transform shifts whole images, by more at lower severities.
 @pytest.mark.parametrize(
     ("kind", "size", "mild"),
     [(kind, size, 1) for kind in KINDS for size in (32, 96) if kind != "elastic_transform"]
     + [("elastic_transform", 96, 3)],
 )
-def test_the_image_moves_away_with_severity(kind, size, mild):
+def test_the_distance_grows_with_severity(kind, size, mild):
     image = structured(size, size, 3)
 
     def distance(severity):
@@ -71,7 +71,7 @@ def test_the_image_moves_away_with_severity(kind, size, mild):
 
 @pytest.mark.parametrize("kind", BLURS)
 @pytest.mark.parametrize("size", [8, 96])
-def test_what_is_of_one_colour_stays_so(kind, size):
+def test_an_image_of_one_colour_is_unchanged_by_blurs(kind, size):
     image = np.broadcast_to(np.array([0, 100, 201], np.uint8), (size, size, 3)).copy()
     for severity in SEVERITIES:
         # The disks of ImageNet-C's two strongest defocus blurs sum to 1.01.
@@ -79,7 +79,7 @@ def test_what_is_of_one_colour_stays_so(kind, size):
         assert np.abs(corrupt(image, kind, severity, seeded(0)).astype(int) - image).max() <= allowed
 
 
-def test_pixels_are_copied_one_after_the_other():
+def test_copy_sources_equal_sequential_copies():
     rng = seeded(0)
     places, origins = rng.permutation(60)[:50], rng.integers(0, 60, 50)
     looped = np.arange(60)
@@ -89,12 +89,12 @@ def test_pixels_are_copied_one_after_the_other():
 
 
 @pytest.mark.parametrize("size", [32, 96, 500])
-def test_frost_is_a_weighted_sum_with_a_window_of_a_photograph(size):
+def test_frost_is_a_weighted_sum_with_a_crop_of_a_photograph(size):
     image, photograph = np.full((size, size, 3), 0.5), np.full((300, 400, 3), 204, np.uint8)
     assert np.allclose(weather.blend_frost(image, photograph, seeded(0), 0.6, 0.75), 0.6 * 0.5 + 0.75 * 0.8)
 
 
-def test_missing_photographs_of_frost_are_named(monkeypatch):
+def test_missing_photographs_of_frost_are_reported(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     weather.frost_pictures.cache_clear()
@@ -110,6 +110,6 @@ def test_missing_photographs_of_frost_are_named(monkeypatch):
         ("fog", 6, "Unknown severity 6; choose from 1 "),
     ],
 )
-def test_unknown_corruptions_are_named(kind, severity, message):
+def test_unknown_corruptions_are_reported(kind, severity, message):
     with pytest.raises(UserError, match=message):
         corrupt(structured(8, 8, 3), kind, severity, seeded(0))

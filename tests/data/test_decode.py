@@ -13,7 +13,7 @@ from vit_jax.types import UserError
 
 
 def picture(height=24, width=36, channels=3):
-    """Smooth, so that lossy formats stay close, and different under every turn and mirror."""
+    """A smooth image, so that lossy formats stay close, without symmetries."""
     y, x = np.mgrid[:height, :width]
     planes = [4 * x + 3 * y, 255 - 5 * x, 2 * x + 6 * y, 200 - 3 * y][:channels]
     return np.stack(planes, axis=-1).clip(0, 255).astype(np.uint8)
@@ -48,7 +48,7 @@ TRUNCATED = {
 
 
 def png(width, height, depth, color, raw, *extra):
-    """A PNG file by hand, for what Pillow does not write."""
+    """Build a PNG file of a kind that Pillow does not write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -59,13 +59,13 @@ def png(width, height, depth, color, raw, *extra):
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_give_the_exact_pixels(kind):
+def test_lossless_formats_decode_to_the_exact_pixels(kind):
     name, options = LOSSLESS[kind]
     np.testing.assert_array_equal(decode(encode(RGB, name, **options)), picture())
 
 
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
-def test_jpeg_gives_the_pixels_of_pillow(options):
+def test_jpeg_decodes_as_in_pillow(options):
     data = encode(RGB, "JPEG", **options)
     np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
 
@@ -240,7 +240,7 @@ def test_jpeg_that_claims_a_huge_size_raises():
 
 
 def with_flipped_bytes():
-    """Files of every kind, 60 times each, in which three bytes are others."""
+    """Files of every kind, 60 times each, with three random bytes."""
     rng = np.random.default_rng(0)
     for data in TRUNCATED.values():
         for _ in range(60):
@@ -250,7 +250,7 @@ def with_flipped_bytes():
             yield bytes(damaged)
 
 
-def test_flipped_bytes_never_raise_anything_else():
+def test_flipped_bytes_raise_only_unreadable_image():
     for damaged in with_flipped_bytes():
         with contextlib.suppress(UnreadableImage):
             assert decode(damaged).dtype == np.uint8
@@ -262,7 +262,7 @@ def test_other_channel_counts_are_an_error():
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "I;16", "CMYK"])
-def test_an_opened_picture_gives_the_pixels_of_its_file(mode):
+def test_an_opened_image_equals_its_decoded_file(mode):
     rng = np.random.default_rng(0)
     samples = (
         rng.integers(0, 65536, (6, 9)).astype(np.uint16)
@@ -279,7 +279,7 @@ def test_an_opened_picture_gives_the_pixels_of_its_file(mode):
 
 
 def photo(height, width, mode="RGB"):
-    """Noise over shades, so that every block has coefficients of all kinds."""
+    """Noise over gradients, so that every block has coefficients of all kinds."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 90, (height, width, 3))
     shades = np.stack([x % 160, (2 * y) % 160, (x + y) % 160], axis=-1)
@@ -312,7 +312,7 @@ PARTS = {
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (7, 33), (50, 61), (64, 48)])
 @pytest.mark.parametrize("kind", PARTS)
-def test_a_part_has_the_pixels_of_the_whole(kind, size, channels):
+def test_a_crop_equals_the_crop_of_the_whole_image(kind, size, channels):
     mode, options = PARTS[kind]
     data = encode(photo(*size, mode), "JPEG", **options)
     whole, rng = decode(data, channels), np.random.default_rng(1)
@@ -326,24 +326,24 @@ def test_a_part_has_the_pixels_of_the_whole(kind, size, channels):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_part_of_other_files_has_the_pixels_of_the_whole(kind):
+def test_a_crop_of_other_formats_equals_the_crop_of_the_whole_image(kind):
     data = encode(RGB, kind)
     np.testing.assert_array_equal(decode_part(data, 3, lambda *_: (3, 2, 9, 11)), decode(data)[2:11, 3:9])
 
 
-def test_a_part_of_a_jpeg_with_harmless_extra_bytes_has_the_pixels_of_the_whole():
+def test_a_crop_of_a_jpeg_with_harmless_extra_bytes_equals_the_crop_of_the_whole_image():
     data = encode(RGB, "JPEG")
     extra = data[:-2] + b"\0\1\2\3" + data[-2:]
     np.testing.assert_array_equal(decode_part(extra, 3, lambda *_: (0, 0, 9, 7)), decode(data)[:7, :9])
 
 
-def test_a_part_needs_no_more_than_the_rows_down_to_it():
+def test_a_crop_needs_only_the_rows_down_to_it():
     data = encode(photo(256, 64), "JPEG")
     got = decode_part(data[: len(data) // 2], 3, lambda *_: (5, 3, 50, 40))
     np.testing.assert_array_equal(got, decode(data)[3:40, 5:50])
 
 
-def test_flipped_bytes_of_a_part_never_raise_anything_else():
+def test_flipped_bytes_of_a_crop_raise_only_unreadable_image():
     for damaged in with_flipped_bytes():
         with contextlib.suppress(UnreadableImage):
             assert decode_part(damaged, 3, lambda h, w: (0, 0, w, max(1, h // 2))).dtype == np.uint8

@@ -31,7 +31,7 @@ def run(*flags):
 
 
 def picture(height, width, channels=3, seed=0):
-    """Waves of brightness and broader ones of colour, as in a photograph."""
+    """Waves of brightness and broader waves of colour, as in a photograph."""
     rows, columns = np.mgrid[:height, :width] / max(height, width)
     brightness = 80 * np.sin(9 * rows + 6 * columns + seed)
     colour = [30 * np.sin(3 * rows * c - 2 * columns + seed) for c in range(channels)]
@@ -45,7 +45,7 @@ def save(path, image, **options):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Photographs of all kinds, small ones among large ones."""
+    """Photographs of all formats, small and large."""
     for split, names in (("train", ("cat", "dog of mine")), ("val", ("cat", "dog of mine"))):
         for name in names:
             folder = tmp_path / "Photos" / split / name
@@ -62,7 +62,7 @@ def examples(source):
 
 
 def stored_examples(name, split, data_dir):
-    """The features of every example as TFDS reads them, the images in their files' bytes."""
+    """The features of every example as read by TFDS, with images as encoded bytes."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -74,7 +74,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_folder_is_read_back_the_same(photos, tmp_path):
+def test_folder_reads_back_the_same(photos, tmp_path):
     assert run(f"--data=folder:{photos}", f"--out={tmp_path}/out", "--name=pets") == 0
     for split in ("train", "val"):
         before, after = Folder(str(photos), split), Tfds("pets", split, str(tmp_path / "out"))
@@ -93,7 +93,7 @@ def test_folder_keeps_every_byte_and_the_names_of_the_files(photos, tmp_path):
         assert records[i]["file_name"].decode() == os.path.relpath(source.name(i), photos)
 
 
-def test_holdout_is_that_of_the_folder(tmp_path, capsys):
+def test_holdout_equals_the_folders(tmp_path, capsys):
     root = classes(tmp_path / "x", 20)
     run(f"--data=folder:{root}", f"--out={tmp_path}/out")
     assert "the split test is the tenth of each class" in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_gray_stays_gray():
     assert simplejpeg.decode_jpeg_header(data)[2] == "Gray"
 
 
-def test_orientation_is_applied_to_what_is_made_smaller():
+def test_orientation_is_applied_to_shrunk_images():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.fromarray(picture(40, 80))
@@ -212,7 +212,7 @@ def test_more_unreadable_images_than_allowed_stop(photos, tmp_path, capsys):
     assert not (tmp_path / "out/photos/1.0.0").exists()
 
 
-def test_what_is_there_is_refused(photos, tmp_path, capsys):
+def test_an_existing_folder_is_refused(photos, tmp_path, capsys):
     assert run(f"--data=folder:{photos}", f"--out={tmp_path}/out") == 0
     before = files(tmp_path / "out")
     assert run(f"--data=folder:{photos}", f"--out={tmp_path}/out", "--min_side=16") == 2
@@ -248,7 +248,7 @@ def test_second_run_at_the_same_time_is_refused(photos, tmp_path):
     assert len(Tfds("photos", "val", str(tmp_path / "out"))) == 10
 
 
-def test_full_disk_is_one_message(photos, tmp_path):
+def test_a_full_disk_is_one_message(photos, tmp_path):
     code = (
         "import resource, sys; from vit_jax.__main__ import main; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "sys.exit(main(['prepare', *sys.argv[1:]]))"
@@ -275,7 +275,7 @@ def test_name_of_tfds_itself_is_refused(tmp_path, capsys):
 
 
 def write_tfrecord(data_dir, name="tiny", encode=png):
-    """The data set of test_tfds as TFDS writes it by default, with the container written by tensorboardX."""
+    """Write the dataset of test_tfds as TFRecord, TFDS's default, by tensorboardX."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     write_dataset(data_dir, name, "tfrecord")
@@ -326,7 +326,7 @@ def test_rewriting_needs_no_tensorflow(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_images_of_tfds_are_shrunk_and_all_else_is_kept(tmp_path, file_format):
+def test_images_of_tfds_are_shrunk_and_other_features_kept(tmp_path, file_format):
     write = write_tfrecord if file_format == "tfrecord" else write_dataset
     flags = ["--data=tfds:tiny", f"--data_dir={write(tmp_path / 'old')}", "--split=test", f"--out={tmp_path}/new"]
     assert run(*flags, "--min_side=2") == 0

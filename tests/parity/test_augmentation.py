@@ -19,7 +19,7 @@ LEVEL = (1 + 1e-9) / 255
 
 
 def image(height=40, width=33, channels=3, seed=0):
-    """Smooth, from black to white but in one channel."""
+    """A smooth image that spans black to white in all channels but one."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 6, channels), np.uint8)
     picture = parse(f"resize(({height}, {width}), 'bicubic')")(noise, np.random.default_rng(0)).copy()
     picture[:, :, 0] = picture[:, :, 0] // 2 + 40
@@ -33,7 +33,7 @@ def applied(name, value, array, fill=GREY, method="NEAREST"):
 
 @pytest.fixture
 def matches(agrees):
-    """agrees() of two images."""
+    """Compare two images with agrees()."""
     return lambda name, reference, ours, theirs, tolerance: agrees(
         f"op: {name}", reference, np.asarray(ours, np.float64) / 255, np.asarray(theirs, np.float64) / 255, tolerance
     )
@@ -56,7 +56,7 @@ FACTORS = (0.0, 0.1, 0.55, 1.0, 1.45, 1.9)
         ("Sharpness", "adjust_sharpness", FACTORS, LEVEL),
     ],
 )
-def test_colours_change_as_in_torchvision(matches, name, function, values, tolerance):
+def test_colours_equal_torchvisions(matches, name, function, values, tolerance):
     array = image()
     tensor = peers.torch.from_numpy(array).permute(2, 0, 1)
     for value in values:
@@ -66,7 +66,7 @@ def test_colours_change_as_in_torchvision(matches, name, function, values, toler
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.2, 0.003, 0.1, 0.5])
-def test_hue_turns_as_in_torchvision(matches, turn):
+def test_hue_equals_torchvisions(matches, turn):
     theirs = torchvision_functional.adjust_hue(Image.fromarray(image()), turn)
     matches("Hue", TORCHVISION, applied("Hue", turn, image()), np.asarray(theirs), 0)
 
@@ -84,7 +84,7 @@ def test_hue_turns_as_in_torchvision(matches, turn):
         ("TranslateYShare", timm_augment.translate_y_rel, (-0.45, 0.2)),
     ],
 )
-def test_pixels_move_as_in_timm(matches, name, function, values, method):
+def test_affine_maps_equal_timms(matches, name, function, values, method):
     for value in values:
         resample = Image.Resampling[method]
         theirs = function(Image.fromarray(image()), value, fillcolor=(1, 2, 3), resample=resample)
@@ -92,13 +92,13 @@ def test_pixels_move_as_in_timm(matches, name, function, values, method):
         matches(name, TIMM, ours, np.asarray(theirs), 0)
 
 
-def test_no_bits_are_black_and_all_are_the_image():
+def test_posterize_with_zero_bits_is_black_and_with_eight_the_identity():
     assert (applied("Posterize", 0, image()) == 0).all()
     assert (applied("Posterize", 8, image()) == image()).all()
 
 
 @pytest.mark.parametrize("addition", [0, 55, 110, 220])
-def test_solarize_add_is_that_of_timm(matches, addition):
+def test_solarize_add_equals_timms(matches, addition):
     theirs = timm_augment.solarize_add(Image.fromarray(image()), addition)
     matches("SolarizeAdd", TIMM, applied("SolarizeAdd", addition, image()), np.asarray(theirs), 0)
 
@@ -126,14 +126,14 @@ def tensorflow_enhanced(name, array, factor):
 
 @pytest.mark.parametrize("name", ["Brightness", "ContrastFromSize", "Color", "Sharpness"])
 @pytest.mark.parametrize("factor", FACTORS)
-def test_blends_are_those_of_big_vision(matches, name, factor):
-    exact = name in ("Brightness", "ContrastFromSize")  # the others blend with a picture that Pillow rounds
+def test_blends_equal_big_visions(matches, name, factor):
+    exact = name in ("Brightness", "ContrastFromSize")  # Pillow rounds the picture that the others blend with
     for array in (image(152, 131), image(260, 256)):
         theirs = tensorflow_enhanced(name, array, factor)
         matches(name, BIG_VISION, applied(name, factor, array), theirs, 0 if exact else LEVEL)
 
 
-def test_equalize_is_that_of_big_vision(matches):
+def test_equalize_equals_big_visions(matches):
     array, theirs = image(), []
     for channel in array.transpose(2, 0, 1):
         histogram = np.bincount(channel.ravel(), minlength=256)
@@ -143,7 +143,7 @@ def test_equalize_is_that_of_big_vision(matches):
     matches("Equalize", BIG_VISION, applied("Equalize", 0, array), np.stack(theirs, 2), 0)
 
 
-def test_autocontrast_is_that_of_big_vision(matches):
+def test_autocontrast_equals_big_visions(matches):
     array = image().astype(np.float32)
     low, high = array.min((0, 1)), array.max((0, 1))
     theirs = np.trunc((array * (255 / (high - low)) - low * (255 / (high - low))).clip(0, 255))
@@ -161,8 +161,8 @@ def test_autocontrast_is_that_of_big_vision(matches):
         ("Rotate", -15.0, lambda h, w: rotation(-np.pi / 12, h, w)),
     ],
 )
-def test_pixels_move_as_in_big_vision(matches, name, value, matrix):
-    """The nearest pixel may be another one only where two are equally near, as Pillow counts in steps of 2^-16."""
+def test_affine_maps_equal_big_visions(matches, name, value, matrix):
+    """The nearest pixel may differ only in ties, as Pillow computes positions in steps of 2^-16."""
     array = image(120, 90)
     (y, x), (a0, a1, a2, b0, b1, b2) = np.indices(array.shape[:2]), matrix(*array.shape[:2])
     column, row = a0 * x + a1 * y + a2, b0 * x + b1 * y + b2
@@ -180,7 +180,7 @@ def rotation(radians, height, width):
     return cos, -sin, (right - cos * right + sin * bottom) / 2, sin, cos, (bottom - sin * right - cos * bottom) / 2
 
 
-# Worked out from the formulas of big_vision's autoaugment.py; thresholds and bits as TensorFlow's overflows make them.
+# Computed from the formulas of big_vision's autoaugment.py, with TensorFlow's overflows of thresholds and bits.
 BIG_VISION_VALUES = {
     0: {"Rotate": 0, "Posterize": 1, "Solarize": 0, "SolarizeAdd": 0, "Color": 0.1, "Contrast": 0.1, "Brightness": 0.1,
         "Sharpness": 0.1, "ShearX": 0, "ShearY": 0, "TranslateX": 0, "TranslateY": 0, "Cutout": 0},
@@ -196,7 +196,7 @@ BIG_VISION_VALUES = {
 
 
 @pytest.mark.parametrize("level", BIG_VISION_VALUES)
-def test_levels_of_randaug_mean_what_they_mean_in_big_vision(agrees, level):
+def test_levels_of_randaug_equal_big_visions(agrees, level):
     table, theirs = levels.tensorflow(translate=100.0), BIG_VISION_VALUES[level]
     assert {"AutoContrast", "Equalize", "Invert", *theirs} == set(policies.RANDAUG) == set(table)
     ours = [table[name][1](float(level), 1) for name in theirs]
@@ -206,13 +206,13 @@ def test_levels_of_randaug_mean_what_they_mean_in_big_vision(agrees, level):
 SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
 
 
-def test_only_moves_have_a_sign_in_randaug():
+def test_only_affine_maps_have_a_sign_in_randaug():
     for name, (_, value) in levels.tensorflow(translate=100.0).items():
         assert value(7.0, -1) == (-value(7.0, 1) if name in SIGNED else value(7.0, 1))
 
 
 @pytest.mark.parametrize(("reach", "centre"), [(3, (5, 9)), (4, (0, 0)), (20, (7, 8)), (0, (3, 3)), (2, (32, 39))])
-def test_cutout_is_that_of_big_vision(matches, reach, centre):
+def test_cutout_equals_big_visions(matches, reach, centre):
     (column, row), theirs = centre, image()
     theirs[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = 128
     ours = np.asarray(pixels.cutout(Image.fromarray(image()), reach, centre, GREY))
@@ -224,7 +224,7 @@ INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharp
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("table", ["increasing", "plain", "original"])
-def test_levels_mean_what_they_mean_in_timm(agrees, monkeypatch, table, sign):
+def test_levels_equal_timms(agrees, monkeypatch, table, sign):
     monkeypatch.setattr(random, "random", lambda: 0.9 if sign < 0 else 0.1)  # timm negates above 1/2
     ours = levels.original() if table == "original" else levels.timm(table == "increasing")
     for name, (_, value) in ours.items():
@@ -237,7 +237,7 @@ def test_levels_mean_what_they_mean_in_timm(agrees, monkeypatch, table, sign):
 
 
 @pytest.mark.parametrize("increasing", [True, False])
-def test_rand_augment_has_the_operations_of_timm(increasing):
+def test_operations_of_rand_augment_equal_timms(increasing):
     theirs = timm_augment.rand_augment_transform(f"rand-m9-mstd0.5-inc{int(increasing)}", {})
     names = [op.name.replace("Increasing", "").replace("Rel", "") for op in theirs.ops]
     assert sorted(names) == sorted(levels.timm(increasing))
@@ -248,8 +248,8 @@ def test_rand_augment_has_the_operations_of_timm(increasing):
 @pytest.mark.parametrize(
     "spec", ["rand_augment()", "rand_augment(10, 0, increasing=False, layers=3, method='bicubic')"]
 )
-def test_rand_augment_gives_images_of_timm(matches, monkeypatch, spec):
-    """Each operation that is drawn, applied by timm with the level and the sign that were drawn."""
+def test_images_of_rand_augment_equal_timms(matches, monkeypatch, spec):
+    """Apply each drawn operation by timm with the drawn level and sign."""
     calls, array = [], image()
     apply = pixels.apply
     monkeypatch.setattr(pixels, "apply", lambda *a: calls.append((a, result := apply(*a))) or result)
@@ -266,7 +266,7 @@ def test_rand_augment_gives_images_of_timm(matches, monkeypatch, spec):
 
 
 def without_levels(pairs):
-    """Theirs, as ours: where an operation has no level there is none to compare."""
+    """Convert a policy to this library's form, with level 0 for operations without one."""
     unlevelled = ("AutoContrast", "Equalize", "Invert")
     return tuple(
         tuple((name, prob, 0 if name in unlevelled else level) for name, prob, level in pair) for pair in pairs
@@ -274,7 +274,7 @@ def without_levels(pairs):
 
 
 @pytest.mark.parametrize(("name", "pairs"), [("v0", subpolicies.V0), ("original", subpolicies.ORIGINAL)])
-def test_policies_of_autoaugment_are_those_of_timm(name, pairs):
+def test_policies_of_autoaugment_equal_timms(name, pairs):
     theirs = [
         [(op.name.removesuffix("Rel").removesuffix("Original"), op.prob, op.magnitude) for op in pair]
         for pair in timm_augment.auto_augment_policy(name)
@@ -283,13 +283,13 @@ def test_policies_of_autoaugment_are_those_of_timm(name, pairs):
 
 
 @pytest.mark.parametrize(("name", "pairs"), [("CIFAR10", subpolicies.CIFAR10), ("IMAGENET", subpolicies.ORIGINAL)])
-def test_policies_of_autoaugment_are_those_of_torchvision(name, pairs):
+def test_policies_of_autoaugment_equal_torchvisions(name, pairs):
     policy = getattr(peers.torchvision.transforms.AutoAugmentPolicy, name)
     assert pairs == without_levels(peers.torchvision.transforms.AutoAugment(policy).policies)
 
 
-def test_levels_of_cifar10_are_those_of_its_code(agrees):
-    """Worked out from the formulas of tensorflow/models, research/autoaugment."""
+def test_levels_of_cifar10_equal_its_codes(agrees):
+    """Computed from the formulas of tensorflow/models, research/autoaugment."""
     table = levels.cifar10()
     assert {name for pair in subpolicies.CIFAR10 for name, _, _ in pair} <= set(table)
     for level, expected in {
@@ -300,14 +300,14 @@ def test_levels_of_cifar10_are_those_of_its_code(agrees):
         agrees("autoaugment('cifar10'): levels", "tensorflow/models", ours, list(expected.values()), 1e-12)
 
 
-def test_grayscale_is_that_of_torchvision(matches):
+def test_grayscale_equals_torchvisions(matches):
     theirs = torchvision_functional.rgb_to_grayscale(Image.fromarray(image()), 3)
     matches("grayscale", TORCHVISION, pixels.grayscale(Image.fromarray(image())), theirs, 0)
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.7, 2.0])
-def test_gaussian_blur_is_that_of_torchvision(matches, radius):
-    """Pillow's, that of 3-Augment, approximates the bell by boxes."""
+def test_gaussian_blur_is_close_to_torchvisions(matches, radius):
+    """Pillow's blur, which 3-Augment uses, approximates a Gaussian by boxes."""
     tensor = peers.torch.from_numpy(image()).permute(2, 0, 1)
     theirs = torchvision_functional.gaussian_blur(tensor, [17, 17], [radius, radius]).permute(1, 2, 0).numpy()
     ours = applied("GaussianBlur", radius, image())
@@ -315,8 +315,8 @@ def test_gaussian_blur_is_that_of_torchvision(matches, radius):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_simple_crop_is_a_crop_of_the_padded_resize_of_torchvision(channels):
-    """The window is found by its place; torchvision rounds the longer side down, here it is a whole number."""
+def test_simple_crop_is_a_crop_of_torchvisions_padded_resize(channels):
+    """torchvision rounds the longer side down; here it is an integer."""
     array = image(60, 40, channels)
     mode = "L" if channels == 1 else "RGB"
     picture = torchvision_functional.resize(

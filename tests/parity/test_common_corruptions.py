@@ -1,8 +1,8 @@
-"""Corruptions against other ways to the same images, in shares of the 255 grey levels.
+"""Corruptions compared with other implementations.
 
-They were also compared by hand, with the same random numbers, with the code that made ImageNet-C and CIFAR-10-C: in the mean,
-every kind is within 0.1 grey levels of it. Its motion blur and snow need ImageMagick; of the package imagecorruptions 1.1.2,
-which does without, motion_blur is within 0.01 levels and snow, whose flakes are rounded there, within 0.4.
+They were also compared manually, with the same random numbers, with the code of ImageNet-C and CIFAR-10-C: every kind is
+within 0.1 grey levels on average. That code's motion blur and snow need ImageMagick; compared with the package
+imagecorruptions 1.1.2, which does not, motion_blur is within 0.01 levels and snow, whose flakes it rounds, within 0.4.
 """
 
 import colorsys
@@ -24,7 +24,7 @@ def corrupted(kind, severity):
 
 
 @pytest.mark.parametrize("severity", [1, 5])
-def test_defocus_is_a_convolution_as_in_torch(agrees, severity):
+def test_defocus_equals_torchs_convolution(agrees, severity):
     kernel = peers.torch.from_numpy(blurs.disk(*KINDS["defocus_blur"][1][severity - 1]))
     planes = peers.torch.from_numpy(IMAGE / 255).permute(2, 0, 1)[:, None]
     reach = len(kernel) // 2
@@ -34,7 +34,7 @@ def test_defocus_is_a_convolution_as_in_torch(agrees, severity):
 
 
 @pytest.mark.parametrize("severity", [1, 5])
-def test_brightness_is_of_hsv(agrees, severity):
+def test_brightness_equals_colorsys(agrees, severity):
     amount = KINDS["brightness"][1][severity - 1]
 
     def brighter(pixel):
@@ -46,7 +46,7 @@ def test_brightness_is_of_hsv(agrees, severity):
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01, 1.13, 1.3, 2.5, 4.5])
-def test_zooming_is_scipys(agrees, factor):
+def test_magnification_equals_scipys_zoom(agrees, factor):
     parts = [slice((side - (seen := int(np.ceil(side / factor)))) // 2, (side - seen) // 2 + seen) for side in (65, 72)]
     theirs = ndimage.zoom(IMAGE[tuple(parts)] / 255, (factor, factor, 1), order=1)
     top, left = (theirs.shape[0] - 65) // 2, (theirs.shape[1] - 72) // 2
@@ -55,7 +55,7 @@ def test_zooming_is_scipys(agrees, factor):
 
 
 @pytest.mark.parametrize("sigma", [0.5, 7.0, 60.0])
-def test_elastic_shifts_are_smoothed_as_by_scipy(agrees, sigma):
+def test_elastic_smoothing_equals_scipys_gaussian_filter(agrees, sigma):
     plane = IMAGE[:, :, 0] / 255
     ours = _smoothing_matrix(65, sigma) @ plane @ _smoothing_matrix(72, sigma).T
     theirs = ndimage.gaussian_filter(plane, sigma, mode="reflect", truncate=3)

@@ -16,7 +16,7 @@ from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.optim.layer_decay import layer_factors
 from vit_jax.pretrained import timm as published
 
-timm_optim = importlib.import_module("timm.optim")  # once tests.peers is there
+timm_optim = importlib.import_module("timm.optim")  # after tests.peers
 TIMM, TORCH = f"timm {timm.__version__}", f"torch {torch.__version__.partition('+')[0]}"
 STEPS, LR, DECAY = 20, 0.1, 0.3
 SHAPES = {
@@ -34,7 +34,7 @@ GRADS = [
 
 
 def after(rule, state_of=lambda state: state, weight_decay=DECAY, **optim):
-    """The parameters after all steps of a rule of ours, in float32."""
+    """The parameters after all steps of an optimizer of this library, in float32."""
     tx, _ = make_optimizer(rule, schedules.constant(STEPS), lr=LR, weight_decay=weight_decay, **optim)
     params, *grads = (trees.nest({k: jnp.asarray(v, jnp.float32) for k, v in tree.items()}) for tree in (START, *GRADS))
     state, update = state_of(tx.init(params)), jax.jit(tx.update)
@@ -45,7 +45,7 @@ def after(rule, state_of=lambda state: state, weight_decay=DECAY, **optim):
 
 
 def after_theirs(make, names=tuple(SHAPES)):
-    """The same of an optimiser of torch, in float64; make(groups) makes it of the decayed parameters and the others."""
+    """The parameters after all steps of a torch optimizer in float64; make(groups) builds it for the decayed and other parameters."""
     params = {name: torch.nn.Parameter(torch.tensor(START[name])) for name in names}
     kernels = [name for name in names if name.endswith("kernel")]
     groups = [(kernels, DECAY), ([name for name in names if name not in kernels], 0.0)]
@@ -98,19 +98,19 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_twenty_steps_are_those_of_the_other_library(name, agrees):
+def test_twenty_steps_equal_the_other_librarys(name, agrees):
     ours, make, reference = CASES[name]
     ours, theirs = ours(), after_theirs(make)
     for leaf in SHAPES:
-        assert np.abs(theirs[leaf] - START[leaf]).max() > 0.1, leaf  # what is compared has moved
+        assert np.abs(theirs[leaf] - START[leaf]).max() > 0.1, leaf  # the parameters have changed
         agrees(
             f"optimiser: {name}, 20 steps", reference, ours[leaf], theirs[leaf], 2e-2 if "bfloat16" in name else 2e-5
         )
 
 
 @pytest.mark.parametrize("rule", ["adam", "lion", "sgd"])
-def test_a_bfloat16_moment_is_rounded_only_where_it_is_kept(rule, agrees):
-    """Next to float64, in which only the moment, and by optax its decay rate, is rounded to bfloat16."""
+def test_a_bfloat16_moment_is_rounded_only_in_storage(rule, agrees):
+    """Compared with float64 in which only the moment and, as in optax, its decay rate are rounded to bfloat16."""
 
     def rounded(x):
         return np.asarray(x, ml_dtypes.bfloat16).astype(np.float64)
@@ -136,8 +136,8 @@ def test_a_bfloat16_moment_is_rounded_only_where_it_is_kept(rule, agrees):
     agrees(f"optimiser: {rule}, bfloat16 moment, 20 steps", "its equations in float64", ours, leaf, 5e-3)
 
 
-def test_muon_is_timms_once_the_bias_of_its_average_is_gone(agrees, monkeypatch):
-    """Optax corrects average and gradient for their bias before it mixes them, timm neither: ours begins at step 10,000."""
+def test_muon_equals_timms_without_bias_correction(agrees, monkeypatch):
+    """Optax corrects the bias of average and gradient before mixing them, timm does not: start at step 10,000."""
     module = importlib.import_module("timm.optim.muon")  # iterates in bfloat16
     iterate = functools.partial(module.zeropower_via_newtonschulz, dtype=torch.float64)
     monkeypatch.setattr(module, "zeropower_via_newtonschulz", iterate)
@@ -150,8 +150,8 @@ def test_muon_is_timms_once_the_bias_of_its_average_is_gone(agrees, monkeypatch)
         agrees("optimiser: Muon, 20 steps", TIMM, ours[name], theirs[name], 2e-5)
 
 
-def test_layer_decay_is_timms_but_for_the_last_norm(agrees):
-    """timm counts the norm after the blocks to the last of them; here, as in the code of arXiv:2111.06377, it has the full rate."""
+def test_layer_decay_equals_timms_except_for_the_last_norm(agrees):
+    """timm assigns the final norm to the last block; here it has the full rate, as in the code of arXiv:2111.06377."""
     size = {"img_size": 32, "embed_dim": 64, "depth": 3, "num_heads": 1, "num_classes": 5}
     model = timm.create_model("vit_tiny_patch16_224", reg_tokens=2, init_values=0.1, **size)
     for group in timm_optim.param_groups_layer_decay(model, layer_decay=0.7):

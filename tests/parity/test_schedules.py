@@ -52,15 +52,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fifty_steps_are_those_of_the_formula(name, agrees):
+def test_fifty_steps_equal_the_formula(name, agrees):
     make, arguments, reference, theirs = CASES[name]
     agrees(f"schedule: {name}", reference, make(STEPS, WARMUP, **arguments)(AT), theirs, 1e-6)
 
 
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("warmup", [0, WARMUP])
-def test_cosine_is_timms(warmup, prefix, agrees):
-    """DeiT's settings, whose warm-up is no prefix; as a prefix it is put before the t_initial steps of the cosine."""
+def test_cosine_equals_timms(warmup, prefix, agrees):
+    """DeiT's warm-up is not a prefix; as a prefix it precedes the t_initial steps of the cosine."""
     param = torch.nn.Parameter(torch.zeros(1))
     scheduler = importlib.import_module("timm.scheduler").CosineLRScheduler(
         torch.optim.SGD([param], PEAK),
