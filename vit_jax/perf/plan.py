@@ -42,7 +42,7 @@ class Plan:
 
     temporaries are activations, gradients and what else is there only during the step; peak is the most that is there at once.
     accessed are the bytes of all inputs and outputs as XLA counts them, wherever they lie, and moved those in main memory (see
-    HloModule.memory_traffic); kernels are opaque calls. model_flops are those of the plain model, without what is
+    Program.moved); kernels are calls whose inside neither sees. model_flops are those of the plain model, without what is
     computed again. A step that the compiler refuses for its memory has a peak, and None for what is moved. The times are what
     the chip's paper figures allow at best, and None where the chip is not known.
     """
