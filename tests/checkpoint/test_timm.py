@@ -110,6 +110,7 @@ def test_logits_equal_timms(case):
 
 # The larger plain ViTs are written like the tiny one.
 EXPORTED = [name for name in CASES if name != "vit_base_patch32_384"]
+EXPORTED += [pytest.param(f"{n}, whole", marks=pytest.mark.torture) for n in ("vit_base_r50_s16_224", "mixer_b16_224")]
 
 
 @pytest.mark.parametrize("case", EXPORTED, indirect=True)

@@ -51,8 +51,6 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{reference} has no revision {revision!r}; omit it for the newest.") from None
-    except errors.HFValidationError as error:
-        raise UserError(f"{reference} is not a valid name on the hub ({error}).") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         reason = "HF_HUB_OFFLINE is set" if is_offline else f"{endpoint} cannot be reached"
