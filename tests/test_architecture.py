@@ -126,7 +126,7 @@ import vit_jax.models.vit, vit_jax.train.step, vit_jax.tasks.classify, vit_jax.g
 def test_other_libraries_formats_are_imported_when_a_reference_needs_them():
     code = """
 import sys
-import vit_jax.main, vit_jax.inference, vit_jax.train.run, vit_jax.__main__
+import vit_jax.main, vit_jax.__main__, vit_jax.inference, vit_jax.train.step
 loaded = {name for name in sys.modules if name.startswith("vit_jax.pretrained.")}
 assert loaded <= {f"vit_jax.pretrained.{name}" for name in ("pretrained", "reference")}, loaded
 """
