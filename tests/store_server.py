@@ -47,8 +47,8 @@ class Server(ThreadingHTTPServer):
             "TENSORSTORE_GCS_HTTP_URL": address,
         }
 
-    def told(self) -> None:
-        """Called whenever a request has been carried out."""
+    def on_request(self) -> None:
+        """Called after every request."""
 
     def put(self, name: str, content: bytes) -> None:
         with self.lock:
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         return plain
 
     def reply(self, code: int, content: bytes = b"", kind: str = "application/xml", **headers: str) -> None:
-        self.server.told()
+        self.server.on_request()
         self.send_response(code)
         self.send_header("Content-Type", kind)
         for name, value in headers.items():

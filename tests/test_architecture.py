@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "compilation", "chips", "flops", "stores"},
+    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores"},
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -27,7 +27,6 @@ GROUND = {
     "trees": set(),
     "sharding": {"types", "trees"},
     "distributed": {"types"},
-    "compilation": set(),
     "chips": set(),
     "flops": set(),
     "stores": {"types"},
@@ -120,3 +119,8 @@ sys.meta_path.insert(0, Refuse())
 import vit_jax.models.vit, vit_jax.train.step, vit_jax.tasks.classify, vit_jax.grads.accumulate
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_imports_every_command_without_jax():
+    code = "import sys; from vit_jax.__main__ import main; main(['--help']); sys.exit(bool({'jax', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import ROOT
 from vit_jax.config import factory as configs
 from vit_jax.config import load as config_file
-from vit_jax.runs.sweeps import check
-from vit_jax.runs.sweeps.names import run_names
+from vit_jax.runs.sweeps import sweep_file
+from vit_jax.runs.sweeps.space import run_names
 from vit_jax.types import UserError
 
 TABLES = sorted(path.parent for path in (ROOT / "experiments").glob("*/paper.json"))
@@ -44,9 +44,9 @@ def at_the_root(monkeypatch):
 def runs_of(folder, argument=""):
     """The config of each run of a sweep, flat."""
     file = f"experiments/{folder.name}/sweep.py"
-    sweep = check.read_sweep(f"{file}:{argument}" if argument else file, ())
+    sweep = sweep_file.load_sweep(f"{file}:{argument}" if argument else file, ())
     configs_of_runs = [
-        config_file.load(check.config_of(sweep, run), check.flags_of(run)).to_dict() for run in sweep.runs
+        config_file.load(sweep_file.config_of(sweep, run), sweep_file.config_flags(run)).to_dict() for run in sweep.runs
     ]
     return sweep, [configs.flatten(config) for config in configs_of_runs]
 

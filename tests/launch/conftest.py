@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vit_jax.__main__ import main
-from vit_jax.runs.launch import tpu
+from vit_jax.runs.launch import tpu, tpu_job
 
 FAKE = Path(__file__).parent / "fake_gcloud.py"
 PLACE = ["--name=pod", "--zone=us-west4-a", "--type=v5litepod-16"]
@@ -28,7 +29,7 @@ step = int(state.read_text()) if state.exists() else 0
 print(f"from step {step}", flush=True)
 while step < 8:
     step += 1
-    time.sleep(0.1)
+    time.sleep(0.02)
     state.write_text(str(step))
     print(f"step {step} of {worker}", flush=True)
     while step == 4 and (workdir / "hold").exists():
@@ -62,25 +63,22 @@ def git(folder, *words):
 class Cloud:
     """The fake gcloud on PATH, a repository to launch from, and a workdir that outlives slices, as a bucket does."""
 
-    def __init__(self, tmp_path, monkeypatch):
+    def __init__(self, tmp_path, monkeypatch, template):
         self.root, self.bucket = tmp_path / "cloud", tmp_path / "bucket"
         self.repository = tmp_path / "repository with blanks"
         self.home = tmp_path / "home"
-        for folder in (self.root, self.bucket, self.repository, self.home):
+        shutil.copytree(template, self.repository)
+        for folder in (self.root, self.bucket, self.home):
             folder.mkdir()
         (self.root / "workers").write_text("2")
         executable(self.root / "bin" / "gcloud", f'#!/bin/bash\nexec {sys.executable} -S -E {FAKE} "$@"\n')
         executable(self.root / "remote_bin" / "uv", UV)
-        (self.repository / "train.py").write_text(TRAIN)
-        (self.repository / "requirements.txt").write_text("")
-        git(self.repository, "init", "--quiet")
-        git(self.repository, "add", ".")
-        git(self.repository, "commit", "--quiet", "-m", "code")
         self.commit = git(self.repository, "rev-parse", "HEAD")
         monkeypatch.setenv("FAKE_GCLOUD", str(self.root))
         monkeypatch.setenv("PATH", f"{self.root / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setenv("HOME", str(self.home))
-        monkeypatch.setattr(tpu, "POLL", 0.2)
+        for module in (tpu, tpu_job):
+            monkeypatch.setattr(module, "POLL", 0.2)
         monkeypatch.chdir(self.repository)
 
     def launch(self, *flags, words=()):
@@ -132,9 +130,21 @@ class Cloud:
         return sorted(path.stem for path in (self.root / "nodes").glob("*.json"))
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A repository with one commit, to copy."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "requirements.txt").write_text("")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "code")
+    return folder
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
-    cloud = Cloud(tmp_path, monkeypatch)
+def cloud(tmp_path, monkeypatch, template):
+    cloud = Cloud(tmp_path, monkeypatch, template)
     yield cloud
     if cloud.nodes():
         subprocess.run(

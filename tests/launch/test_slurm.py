@@ -166,7 +166,7 @@ def test_another_script_of_the_name_is_not_overwritten(cluster, capfd):
     assert cluster.launch() == 0
     script = (cluster.here / "out" / "vit_jax.sbatch").read_text()
     assert cluster.launch("--nodes=2") == 2
-    assert "is there already with other contents" in capfd.readouterr().err
+    assert "vit_jax.sbatch already exists" in capfd.readouterr().err
     assert (cluster.here / "out" / "vit_jax.sbatch").read_text() == script
 
 
@@ -177,7 +177,7 @@ def test_another_script_of_the_name_is_not_overwritten(cluster, capfd):
         (["--nodes=0"], "--nodes=0"),
         (["--time=soon"], "--time=soon"),
         (["--sbatch=qos"], "--sbatch=qos"),
-        (["--partition="], "expected one line"),
+        (["--partition="], "non-empty line"),
         (["--partitoin=gpu"], "--partition"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -194,4 +194,4 @@ def test_a_missing_sbatch_and_what_it_says_are_told(cluster, capfd):
     assert "invalid partition" in capfd.readouterr().err
     (cluster.folder / "bin" / "sbatch").unlink()
     assert cluster.launch() == 2
-    assert "Found no sbatch on PATH" in capfd.readouterr().err
+    assert "sbatch was not found on PATH" in capfd.readouterr().err

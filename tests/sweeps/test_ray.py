@@ -12,14 +12,14 @@ import pytest
 
 from tests.conftest import ROOT, losses, rows
 from vit_jax.__main__ import main
-from vit_jax.runs.sweeps import node
-from vit_jax.runs.sweeps.ray import Needs
+from vit_jax.runs.sweeps.devices import ray_variables
+from vit_jax.runs.sweeps.ray import Needs, job_on_node
 
 from .ray_nodes import Nodes
 from .test_sweep import TINY, begins, finish, start, states
 
 SWEEP = """
-from vit_jax.sweeps.space import Sweep, seeds
+from vit_jax.runs.sweeps.space import Sweep, seeds
 def get_sweep(arg=""):
     return Sweep("configs/digits.py", seeds(int(arg)), "test/accuracy")
 """
@@ -54,6 +54,7 @@ def resumable(folder):
     return sum(any(path.name.isdecimal() for path in folder.glob(f"{name}/checkpoints/*")) for name in running)
 
 
+@pytest.mark.torture
 def test_the_runs_of_a_node_that_is_lost_are_taken_up_on_another(tmp_path, file, nodes):
     out = tmp_path / "out"
     flags = [*TINY, "--config.steps=300", "--executor=ray", f"--address={nodes.address}"]
@@ -134,9 +135,9 @@ def test_flags_of_a_cluster_without_one_and_needs_without_sense_are_refused(tmp_
 
 
 def test_a_node_takes_as_many_runs_as_its_scarcest_resource_allows():
-    assert Needs(cpus=2.0).room({"CPU": 7.0}) == 3
-    assert Needs(cpus=2.0, gpus=0.5).room({"CPU": 64.0, "GPU": 2.0}) == 4
-    assert Needs(tpus=4).room({"CPU": 8.0}) == 0
+    assert Needs(cpus=2.0).capacity({"CPU": 7.0}) == 3
+    assert Needs(cpus=2.0, gpus=0.5).capacity({"CPU": 64.0, "GPU": 2.0}) == 4
+    assert Needs(tpus=4).capacity({"CPU": 8.0}) == 0
 
 
 @pytest.mark.parametrize(
@@ -152,22 +153,22 @@ def test_a_node_takes_as_many_runs_as_its_scarcest_resource_allows():
     ],
 )
 def test_a_run_sees_the_devices_that_it_was_given(needs, chosen, expected):
-    assert node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 0} | needs, chosen) == expected
+    assert ray_variables({}, {"cpus": 1, "gpus": 0, "tpus": 0} | needs, chosen) == expected
 
 
 def test_a_run_on_virtual_devices_keeps_the_threads_that_they_need():
     given = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    assert "NPROC" not in node.devices(given, {"cpus": 1, "gpus": 0, "tpus": 0}, {})
+    assert "NPROC" not in ray_variables(given, {"cpus": 1, "gpus": 0, "tpus": 0}, {})
 
 
 def test_a_folder_that_a_node_does_not_see_is_told(tmp_path):
     fields = {"name": "a", "command": ("python",), "folder": str(tmp_path), "environment": {}}
     with pytest.raises(FileNotFoundError, match="all nodes must share --out"):
-        node.prepared(fields | {"log": f"{tmp_path}/none/a.log", "lock": f"{tmp_path}/none/a"}, {"cpus": 1})
+        job_on_node(fields | {"log": f"{tmp_path}/none/a.log", "lock": f"{tmp_path}/none/a"}, {"cpus": 1})
 
 
 def test_a_run_on_one_chip_of_a_tpu_is_a_world_of_its_own():
-    found = node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 1}, {"TPU_VISIBLE_CHIPS": "2"})
+    found = ray_variables({}, {"cpus": 1, "gpus": 0, "tpus": 1}, {"TPU_VISIBLE_CHIPS": "2"})
     assert found["TPU_VISIBLE_CHIPS"] == "2"
     assert found["TPU_PROCESS_BOUNDS"] == "1,1,1"
     assert found["JAX_NUM_PROCESSES"] == "1"

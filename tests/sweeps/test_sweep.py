@@ -15,11 +15,11 @@ from tests.conftest import ROOT, TINY_FLAGS, environment, losses, rows
 from vit_jax import __main__ as vit
 
 SWEEP = f"""
-from vit_jax.sweeps.space import Sweep, product, seeds
+from vit_jax.runs.sweeps.space import Sweep, product, seeds
 def get_sweep(arg=""):
     return Sweep({str(ROOT / "configs" / "digits.py")!r}, product({{"optim.lr": [1e-3, 3e-3]}}, seeds(int(arg or 1))), "test/accuracy")
 """
-TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=60"]  # the config is that of the sweep
+TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=40"]  # the config is that of the sweep
 
 
 @pytest.fixture
@@ -64,22 +64,21 @@ def same(one, other, names):
         assert taken == [str(row["step"]) for row in rows(one / name) if "loss" in row], name
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, file):
-    flags = [file, *TINY, "--jobs=2"]
-    table = finish(*flags, f"--out={tmp_path / 'undisturbed'}")
-    names = ["lr=0.001", "lr=0.003"]
-    out = tmp_path / "disturbed"
-    first = start(*flags, f"--out={out}")
-    while not any(
-        (out / name / "checkpoints").is_dir() and any((out / name / "checkpoints").iterdir()) for name in names
-    ):
+def test_a_killed_sweep_resumes_and_ends_as_a_run_that_was_not_killed(tmp_path, file, train):
+    file.write_text(SWEEP.replace("[1e-3, 3e-3]", "[1e-3]"))
+    out, name = tmp_path / "out", "lr=0.001,seed=0"
+    flags = [file, *TINY, f"--out={out}"]
+    first = start(*flags)
+    while not any((out / name / "checkpoints").glob("*")):
+        assert first.poll() is None, first.communicate()[0]
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert finish(*flags, f"--out={out}") == table
-    assert states(out) == ["finished"] * 2
-    same(tmp_path / "undisturbed", out, names)
-    assert any(begins(out, name) for name in names)
+    assert re.search(rf"{name} +finished +40/40", finish(*flags))
+    assert states(out) == ["finished"]
+    assert begins(out, name)
+    assert train(TINY_FLAGS[0], *TINY, "--config.optim.lr=1e-3", f"--workdir={tmp_path / 'whole' / name}") == 0
+    same(tmp_path / "whole", out, [name])
 
 
 def test_mistakes_end_with_exit_code_2_and_start_nothing(tmp_path, file, capsys):

@@ -2,16 +2,16 @@ import pytest
 
 from tests.sweeps.test_controller import attempts, controller
 from vit_jax.runs.sweeps import record as records
-from vit_jax.runs.sweeps.local import Local
-from vit_jax.runs.sweeps.search import Halving
+from vit_jax.runs.sweeps.executor import LocalExecutor
+from vit_jax.runs.sweeps.halving import SuccessiveHalving
 
 pytest.importorskip("optuna")
 
 
 def judged(values, mode="max"):
     """Which of the runs that come to the first evaluation with these values, one after the other, are stopped there."""
-    halving = Halving(mode)
-    return [halving.behind(str(number), [(10, value)]) for number, value in enumerate(values)]
+    halving = SuccessiveHalving(mode)
+    return [halving.should_stop(str(number), [(10, value)]) for number, value in enumerate(values)]
 
 
 def test_the_best_so_far_is_never_stopped():
@@ -21,30 +21,30 @@ def test_the_best_so_far_is_never_stopped():
 
 
 def test_runs_are_judged_at_the_first_evaluation_and_at_four_times_its_step_alone():
-    halving = Halving("max")
-    assert not halving.behind("best", [(step, 0.9) for step in range(10, 100, 10)])
-    assert not halving.behind("better", [(10, 1.0), (20, 0.1), (30, 0.1)])
-    assert halving.behind("better", [(10, 1.0), (20, 0.1), (30, 0.1), (40, 0.1)])
+    halving = SuccessiveHalving("max")
+    assert not halving.should_stop("best", [(step, 0.9) for step in range(10, 100, 10)])
+    assert not halving.should_stop("better", [(10, 1.0), (20, 0.1), (30, 0.1)])
+    assert halving.should_stop("better", [(10, 1.0), (20, 0.1), (30, 0.1), (40, 0.1)])
 
 
 def test_what_a_resumed_run_measures_again_is_not_judged_again():
-    halving = Halving("max")
-    assert not halving.behind("a", [(10, 0.9)])
-    assert not halving.behind("a", [(10, 0.1)])
-    assert halving.behind("b", [(10, 0.5)])
+    halving = SuccessiveHalving("max")
+    assert not halving.should_stop("a", [(10, 0.9)])
+    assert not halving.should_stop("a", [(10, 0.1)])
+    assert halving.should_stop("b", [(10, 0.5)])
 
 
 def test_runs_that_fall_behind_are_stopped_and_stay_so_while_the_search_goes_on(tmp_path):
     ends = {name: ["slow", "finish"] for name in ("good", "poor", "poor_too")}
 
     def sweep(search):
-        return controller(tmp_path, ends, executor=Local(1), search=search, steps=16)
+        return controller(tmp_path, ends, executor=LocalExecutor(1), search=search, steps=16)
 
-    assert sweep(Halving("max")).run() == 0
-    assert [run.state for run in records.read(tmp_path).runs] == ["finished", "stopped", "stopped"]
-    assert sweep(Halving("max")).run() == 0
+    assert sweep(SuccessiveHalving("max")).run() == 0
+    assert [run.state for run in records.load_record(tmp_path).runs] == ["finished", "stopped", "stopped"]
+    assert sweep(SuccessiveHalving("max")).run() == 0
     assert [len(attempts(tmp_path, name)) for name in ends] == [1, 1, 1]
     assert sweep(None).run() == 0
-    assert [run.state for run in records.read(tmp_path).runs] == ["finished"] * 3
+    assert [run.state for run in records.load_record(tmp_path).runs] == ["finished"] * 3
     # They went on from where they had been saved.
     assert [int(attempts(tmp_path, name)[-1].split()[-1]) > 0 for name in ends] == [False, True, True]
