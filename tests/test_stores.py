@@ -45,7 +45,7 @@ def place(request, server):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """The same run in a folder."""
+    """Return the folder of the same run, on the local disk."""
     folder, handler = tmp_path_factory.mktemp("local") / "run", signal.getsignal(signal.SIGTERM)
     assert main.main([*TINY_FLAGS, *FLAGS, f"--workdir={folder}"]) == 0
     signal.signal(signal.SIGTERM, handler)
@@ -102,7 +102,7 @@ def test_a_run_killed_on_a_store_ends_as_one_in_a_folder(server, place, local, t
     assert not any("half" in name for name in server.objects)
     assert any(name.startswith("some/where/events") for name in server.objects)
     assert "some/where/report/curves.png" in server.objects
-    # Nothing that was written or said holds a secret.
+    # No output or file contains a secret.
     kept = [path.read_bytes() for path in stores.cache_folder().rglob("*") if path.is_file()]
     for written in (*server.objects.values(), *kept, resumed.encode(), errors.encode(), "".join(output).encode()):
         assert SECRET.encode() not in written
@@ -180,7 +180,7 @@ def test_other_files_are_no_run(server, place, train, capsys):
 
 
 def test_a_checkpoint_is_replaced_only_once_the_next_is_complete(server, tmp_path):
-    """The last complete checkpoint of a store outlives every moment of a push."""
+    """At every moment of an upload there is a complete checkpoint."""
     server.objects.clear()
     complete = []
     server.on_request = lambda: complete.append(
@@ -200,8 +200,8 @@ def test_a_checkpoint_is_replaced_only_once_the_next_is_complete(server, tmp_pat
                 workdir.push()
     finally:
         del server.on_request
-    begun = complete.index([1])
-    assert all(complete[begun:]), complete
+    start = complete.index([1])
+    assert all(complete[start:]), complete
     assert sorted(server.objects) == [
         "run/checkpoints/4/a",
         "run/checkpoints/4/b",
@@ -249,12 +249,12 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, train, capsys, s
     assert f'needs {library}, which is not installed: pip install "vit_jax[{extra}]"' in capsys.readouterr().err
 
 
-def test_a_missing_bucket_is_told(place):
+def test_a_missing_bucket_is_reported(place):
     with pytest.raises(UserError, match=f"{place[:5]}another does not exist; create it"):
         stores.entries(place.replace(BUCKET, "another"))
 
 
-def test_wrong_credentials_are_told_and_not_shown(server, place):
+def test_wrong_credentials_are_reported_and_not_shown(server, place):
     server.key_id = "AKIAOTHER00000000000"
     try:
         with pytest.raises(UserError, match=f"^{place[:11]}: no credentials, or no permission") as caught:
@@ -264,7 +264,7 @@ def test_wrong_credentials_are_told_and_not_shown(server, place):
     assert "AKIA" not in str(caught.value)
 
 
-def test_missing_credentials_are_told(server, monkeypatch, tmp_path):
+def test_missing_credentials_are_reported(server, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -275,7 +275,7 @@ def test_missing_credentials_are_told(server, monkeypatch, tmp_path):
     stores._file_system.cache_clear()
 
 
-def test_a_store_that_cannot_be_reached_is_told(monkeypatch):
+def test_a_store_that_cannot_be_reached_is_reported(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
@@ -288,7 +288,7 @@ def test_a_store_that_cannot_be_reached_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["gs://", "s3:///x", "gs://UPPER/x", "s3://key:secret@bucket/x"])
-def test_a_place_without_a_bucket_is_told(place):
+def test_a_place_without_a_bucket_is_reported(place):
     with pytest.raises(UserError, match=r"expected (gs|s3)://BUCKET/PATH") as caught:
         stores.entries(place)
     assert "secret" not in str(caught.value)

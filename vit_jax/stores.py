@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,16 +159,6 @@ class Copy:
         if size > LOG_BYTES:
             print(f"copying {len(missing)} files ({size / 1e9:.1f} GB) of {self.url} to {self.path}", flush=True)
         fetch(self.url, missing, self.path)
-
-
-@contextlib.contextmanager
-def copied(url: str, names: Iterable[str]) -> Iterator[Path]:
-    """Download objects below a path into a temporary folder; the name "" is the path itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / os.path.basename(url)
-        with replace_path(path, url):
-            fetch(url, names, path)
-            yield path
 
 
 @contextlib.contextmanager

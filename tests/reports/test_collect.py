@@ -32,7 +32,7 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     assert broken == []
 
 
-def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path):
+def test_runs_of_one_name_in_two_folders_are_distinguished(tmp_path):
     for folder in ("one", "two"):
         finished(tmp_path / folder / "seed_0", 0.9)
     runs, _ = collect_runs([tmp_path / "one", tmp_path / "two"])
@@ -93,7 +93,7 @@ def test_runs_from_before_hardware_and_seconds_were_kept_are_reported(tmp_path):
     assert (run.finished, run.hours, run.hardware, run.commit) == (True, None, "", "")
 
 
-def test_what_changed_between_attempts_is_told(tmp_path):
+def test_what_changed_between_attempts_is_reported(tmp_path):
     changes = [{"keys": [], "hardware": "1 x NVIDIA H200", "git_commit": COMMIT}, {"keys": []}]
     run = read_run(finished(tmp_path / "run", 0.9, changes=changes), "run")
     assert (run.hardware, run.commit) == ("8 x TPU v5 lite, then 1 x NVIDIA H200", COMMIT)
@@ -142,7 +142,7 @@ def test_the_metric_is_the_most_telling_one(tmp_path):
     assert [mode_of(name) for name in ("test/loss", "test/mean_absolute_error", "test/r2")] == ["min", "min", "max"]
 
 
-def test_mistakes_are_told_with_what_to_do(tmp_path):
+def test_mistakes_are_reported_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="missing is not a folder; expected workdirs"):
         collect_runs([tmp_path / "missing"])
     with pytest.raises(UserError, match=r"No runs in .*config\.json and metrics\.jsonl"):
@@ -157,7 +157,8 @@ def test_a_sweep_says_what_its_runs_are_compared_by_and_which_were_given_up(tmp_
     for state in states[1:]:
         workdir(tmp_path / state, {}, [{"step": 50, "loss": 1.0, "test/accuracy": 0.5}])
     finished(tmp_path / "finished", 0.9)
-    record = {"metric": "loss", "mode": "min", "runs": [{"name": state, "state": state} for state in states]}
+    record = {"file": "sweep.py", "arg": "", "config": "c.py", "overrides": [], "metric": "loss", "mode": "min"}
+    record["runs"] = [{"name": state, "settings": {}, "state": state} for state in states]
     (tmp_path / "sweep.json").write_text(json.dumps(record))
     report = compare_runs([tmp_path])
     assert (report.metric, report.mode) == ("loss", "min")

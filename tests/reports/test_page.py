@@ -1,4 +1,4 @@
-"""The page of a report: what is in it, and what it does in Chromium, where that is installed.
+"""The HTML page of a report: its contents, and its behavior in Chromium, if installed.
 
 To look at it: VIT_JAX_PICTURES=DIR python -m pytest tests/reports/test_page.py leaves screenshots there.
 """
@@ -56,10 +56,10 @@ def test_a_curve_is_thinned_to_its_ends_and_its_peaks():
 
 
 def test_curves_share_the_points_that_a_page_may_have(monkeypatch):
-    monkeypatch.setattr(page, "TOTAL_POINTS", 1000)
-    assert points_per_curve([10] * 50 + [400] * 5) == 100  # what the short ones leave
-    assert points_per_curve([5]) == page.MAX_POINTS
-    assert points_per_curve([400] * 500) == page.MIN_POINTS
+    monkeypatch.setattr(page, "TOTAL_POINTS", 10_000)
+    assert points_per_curve(100) == 100
+    assert points_per_curve(0) == points_per_curve(1) == page.MAX_POINTS
+    assert points_per_curve(5000) == page.MIN_POINTS
 
 
 def test_an_encoded_curve_holds_differences_of_steps():
@@ -69,7 +69,7 @@ def test_an_encoded_curve_holds_differences_of_steps():
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens the page of a report in Chromium; at the end nothing may have been complained of or asked for."""
+    """Open the page of a report in Chromium; at the end, assert that there were no errors and no requests."""
     browsers = []
 
     def start(report, name, **options):
@@ -102,14 +102,14 @@ def head(name, table="runs"):
 
 
 def drawn(browser):
-    """The names of the curves in each panel."""
+    """Return the names of the curves in each panel."""
     return browser.run(
         "Object.fromEntries([...panels].map(([metric, panel]) => [metric, panel.series.map(one => one.name)]))"
     )
 
 
 def colors(browser, metric):
-    """How many pixels of a panel have a colour, so are no text, line or ground."""
+    """Return the number of pixels of a panel that are colored, unlike text, grid and background."""
     script = (
         "(c => {const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
         "copy.drawImage(c, 0, 0); const p = copy.getImageData(0, 0, c.width, c.height).data; let n = 0;"

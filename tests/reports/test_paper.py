@@ -65,6 +65,6 @@ def test_a_malformed_paper_is_refused(tmp_path, changes, word):
         read_paper(study(tmp_path, **changes))
 
 
-def test_a_missing_paper_is_told(tmp_path):
+def test_a_missing_paper_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"--paper=.*paper\.json"):
         read_paper(tmp_path)

@@ -40,7 +40,7 @@ def test_every_cell_of_the_markdown_stays_in_its_place(tmp_path):
     assert table[3][2].strip() == r"one \| two &lt;script>"
 
 
-def test_the_terminal_shows_names_as_they_are_and_tells_once_what_is_alike(tmp_path, capsys):
+def test_the_terminal_shows_names_as_they_are_and_constant_columns_once(tmp_path, capsys):
     finished(tmp_path / "runs" / "[red]a[/]", 0.25, {"seed": 0})
     finished(tmp_path / "runs" / "b", 0.75, {"seed": 1})
     print_tables(compare_runs([tmp_path / "runs"], study(tmp_path)), Console(width=120))
@@ -101,7 +101,7 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("flag", "expected"), [("--watch=7", 7.0), ("--watch 7", 7.0), ("--watch", 30.0)])
-def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
+def test_watching_waits_for_runs_and_shows_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
     (tmp_path / "runs").mkdir()
     turns = []
 

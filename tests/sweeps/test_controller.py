@@ -1,4 +1,4 @@
-"""The controller, with runs that only pretend to train."""
+"""The controller, with runs that do not train."""
 
 import io
 import json
@@ -25,7 +25,7 @@ PRETEND = Path(__file__).with_name("pretend.py")
 
 
 def controller(folder, ends, retries=1, executor=None, search=None, steps=6):
-    """A controller of runs by name that end in these ways, with what is on the record already."""
+    """Return a controller for runs, by name, that end in these ways; an existing record is continued."""
     folder.mkdir(exist_ok=True)
     runs = [SweepRun(name, {"seed": number}) for number, name in enumerate(ends)]
     known = records.load_record(folder) or SweepRecord("sweep.py", "", "c.py", [], "test/accuracy", "max", runs)
@@ -50,7 +50,7 @@ def attempts(folder, name):
         (["crash"], "failed", 2, "RuntimeError: RESOURCE_EXHAUSTED: out of memory"),
         (["diverge"], "failed", 1, "Stopped: the loss of step 3 is nan; no checkpoint was saved before."),
         (["mistake"], "failed", 1, "error: --config.optim.lr: unknown key; expected one of these:"),
-        # Preempted: it comes further each time, so that this is no failure.
+        # Preempted, but each attempt makes progress, so this is no failure.
         (["half", "half", "half", "finish"], "finished", 4, ""),
         (["at_once"], "failed", 2, "it was terminated"),
     ],
@@ -79,7 +79,7 @@ def test_a_log_holds_every_attempt_with_its_command(tmp_path):
     assert log.count("RuntimeError: RESOURCE_EXHAUSTED") == 1
 
 
-def test_sigterm_has_the_runs_saved_and_the_next_sweep_takes_them_up(tmp_path):
+def test_sigterm_saves_the_runs_and_the_next_sweep_resumes_them(tmp_path):
     ends = {name: ["slow", "finish"] for name in "abc"}
     sweep = controller(tmp_path, ends)
     timer = threading.Timer(0.0, end_when_under_way, [tmp_path, "ab"])
@@ -102,7 +102,7 @@ def end_when_under_way(folder, names):
 
 
 class Losing(Executor):
-    """Loses the machine of the first attempt at each job."""
+    """Loses the machine of the first attempt of each job."""
 
     slots = 1
 
@@ -171,11 +171,11 @@ def test_a_killed_sweep_leaves_no_run_unattended_and_its_successor_waits_for_it(
     while not (ended := local.poll()):
         time.sleep(0.02)
     assert ended == [JobEnd("a", 0)]
-    begun = attempts(tmp_path, "a")
-    assert begun[0] == "slow from 0"
-    # The second began where the first one, told to end by the system, had saved.
-    assert begun[1].startswith("finish from ")
-    assert begun[1] != "finish from 0"
+    started = attempts(tmp_path, "a")
+    assert started[0] == "slow from 0"
+    # The second started from the checkpoint of the first, which received SIGTERM from the kernel.
+    assert started[1].startswith("finish from ")
+    assert started[1] != "finish from 0"
 
 
 def test_two_sweeps_cannot_share_a_folder(tmp_path):

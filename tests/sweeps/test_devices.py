@@ -6,7 +6,7 @@ from vit_jax.types import UserError
 
 @pytest.fixture
 def installed(monkeypatch):
-    """As if JAX's plugins for GPUs and TPUs were installed."""
+    """Pretend that JAX's plugins for GPUs and TPUs are installed."""
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object())
 
 
@@ -46,7 +46,7 @@ def test_jobs_have_gpus_of_their_own_or_equal_parts_of_one(monkeypatch):
     assert devices.split_devices(1, {})[0].environment == {}
 
 
-def test_jobs_have_a_tpu_chip_each_and_are_worlds_of_their_own(monkeypatch):
+def test_jobs_have_a_tpu_chip_each_and_are_clusters_of_their_own(monkeypatch):
     monkeypatch.setattr(devices, "tpu_chips", lambda environment: ["0", "1", "2", "3"])
     shares = devices.split_devices(None, {})
     assert [share.environment["TPU_VISIBLE_CHIPS"] for share in shares] == [*"0123"]

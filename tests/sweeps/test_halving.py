@@ -9,7 +9,7 @@ pytest.importorskip("optuna")
 
 
 def judged(values, mode="max"):
-    """Which of the runs that come to the first evaluation with these values, one after the other, are stopped there."""
+    """Return which runs are stopped when they reach the first evaluation, in this order, with these values."""
     halving = SuccessiveHalving(mode)
     return [halving.should_stop(str(number), [(10, value)]) for number, value in enumerate(values)]
 
@@ -46,5 +46,5 @@ def test_runs_that_fall_behind_are_stopped_and_stay_so_while_the_search_goes_on(
     assert [len(attempts(tmp_path, name)) for name in ends] == [1, 1, 1]
     assert sweep(None).run() == 0
     assert [run.state for run in records.load_record(tmp_path).runs] == ["finished"] * 3
-    # They went on from where they had been saved.
+    # They resumed from their checkpoints.
     assert [int(attempts(tmp_path, name)[-1].split()[-1]) > 0 for name in ends] == [False, True, True]

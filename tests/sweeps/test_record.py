@@ -9,7 +9,7 @@ def sweep(*widths, config="configs/digits.py", **more):
     return Sweep(config, product({"model.width": list(widths)} | more))
 
 
-def begun(folder, of, overrides=()):
+def started(folder, of, overrides=()):
     record = records.update_record(folder, "sweep.py:small", of, overrides)
     for run in record.runs:
         run.state, run.attempts = "finished", 1
@@ -18,22 +18,22 @@ def begun(folder, of, overrides=()):
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    record = begun(tmp_path, sweep(1, 2), [("steps", "9")])
+    record = started(tmp_path, sweep(1, 2), [("steps", "9")])
     assert records.load_record(tmp_path) == record
     assert (record.file, record.arg) == ("sweep.py", "small")
 
 
 def test_runs_may_be_added_and_removed_and_the_others_keep_name_and_state(tmp_path, capsys):
-    begun(tmp_path, sweep(1, 2))
+    started(tmp_path, sweep(1, 2))
     record = records.update_record(tmp_path, "sweep.py", sweep(2, 3), ())
     assert [(run.name, run.state) for run in record.runs] == [("width=2", "finished"), ("width=3", "waiting")]
-    told = capsys.readouterr().out.splitlines()
-    assert "1 runs were added since this sweep started: width=3" in told[0]
-    assert "width=1" in told[1]
+    output = capsys.readouterr().out.splitlines()
+    assert "1 runs were added since this sweep started: width=3" in output[0]
+    assert "width=1" in output[1]
 
 
 def test_a_run_keeps_its_name_when_more_varies(tmp_path):
-    begun(tmp_path, Sweep("c.py", product({"model.width": [1, 2]}, seeds(1))))
+    started(tmp_path, Sweep("c.py", product({"model.width": [1, 2]}, seeds(1))))
     record = records.update_record(tmp_path, "sweep.py", Sweep("c.py", product({"model.width": [1, 2]}, seeds(2))), ())
     assert [run.name for run in record.runs] == ["width=1", "width=1,seed=1", "width=2", "width=2,seed=1"]
 
@@ -47,13 +47,13 @@ def test_a_run_keeps_its_name_when_more_varies(tmp_path):
     ],
 )
 def test_another_sweep_is_refused_with_what_differs(tmp_path, other, overrides, message):
-    begun(tmp_path, sweep(1, 2))
+    started(tmp_path, sweep(1, 2))
     with pytest.raises(UserError, match=message):
         records.update_record(tmp_path, "sweep.py", other, overrides)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"runs": 3}', '{"runs": [{"name": 1}]}', "\x00"])
-def test_a_damaged_record_is_told(tmp_path, text):
+def test_a_damaged_record_is_reported(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=r"sweep\.json is not the record of a sweep .*new --out"):
         records.load_record(tmp_path)

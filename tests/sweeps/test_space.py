@@ -47,7 +47,7 @@ def test_a_sample_is_the_same_every_time_and_keeps_its_draws_when_it_grows():
     more = sample(50, space | {"more": uniform(0.0, 1.0)}, seed=3)
     assert [{key: run[key] for key in space} for run in more[:5]] == few
     assert sample(5, space, seed=4) != few
-    # Other versions of Python and of this code must draw the same, or a sweep would not find its runs again.
+    # Draws must not depend on the version of Python or of this code, or a sweep would not find its runs again.
     assert sample(2, {"optim.lr": log_uniform(1e-4, 1e-2)}) == [{"optim.lr": 0.009983}, {"optim.lr": 0.001585}]
 
 
@@ -84,17 +84,17 @@ def test_numbers_of_numpy_become_plain():
         (lambda: Sweep(config="configs/digits.py", runs=seeds(1), mode="best"), "expected 'max' or 'min'"),
     ],
 )
-def test_mistakes_are_told(make, message):
+def test_mistakes_are_reported(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
-def test_names_tell_what_varies_by_the_shortest_tails():
+def test_names_show_what_varies_by_the_shortest_suffixes():
     runs = product({"optim.lr": [1e-3, 3e-5], "model.width": [64], "steps": [10]}, seeds(2))
     assert run_names(runs) == ["lr=0.001,seed=0", "lr=0.001,seed=1", "lr=3e-05,seed=0", "lr=3e-05,seed=1"]
 
 
-def test_keys_of_one_tail_are_told_apart():
+def test_keys_with_the_same_suffix_are_distinguished():
     names = run_names(
         product({"data.source.path": ["a"], "evals.test.source.path": ["a", "b"], "evals.val.source.path": ["c", "d"]})
     )

@@ -19,7 +19,7 @@ from vit_jax.runs.sweeps.space import Sweep, product, seeds
 def get_sweep(arg=""):
     return Sweep({str(ROOT / "configs" / "digits.py")!r}, product({{"optim.lr": [1e-3, 3e-3]}}, seeds(int(arg or 1))), "test/accuracy")
 """
-TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=40"]  # the config is that of the sweep
+TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=40"]  # without --config
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def start(*words, env=None):
 
 
 def finish(*words, env=None):
-    """Runs a sweep to its end, and gives its table."""
+    """Run a sweep to its end and return its table."""
     process = start(*words, env=env)
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -48,7 +48,7 @@ def states(folder):
 
 
 def begins(folder, name):
-    """The steps at which attempts at a run were resumed."""
+    """Return the steps at which a run was resumed."""
     return [int(step) for step in re.findall(r"^resuming at step (\d+)", log(folder, name), re.MULTILINE)]
 
 
@@ -57,7 +57,7 @@ def log(folder, name):
 
 
 def same(one, other, names):
-    """Asserts that the runs of two sweeps took the same steps, each of them once over all attempts."""
+    """Assert that two runs have the same losses, and that each step was taken once over all attempts."""
     for name in names:
         assert losses(one / name) == losses(other / name), name
         taken = re.findall(r"^step +(\d+)/\d+  loss", log(other, name), re.MULTILINE)
@@ -110,7 +110,7 @@ def test_a_dry_run_prints_commands_and_starts_nothing(tmp_path, file, capsys):
 
 @pytest.mark.torture
 def test_twelve_runs_killed_twice_end_as_an_undisturbed_sweep(tmp_path):
-    """The sweep of experiments/digits_sweep_202611, whole; the table and the attempts are printed."""
+    """Run the whole sweep of experiments/digits_sweep_202611 and print the table and the attempts."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # with code as fast as a user's
     table = finish(*TWELVE, f"--out={tmp_path / 'undisturbed'}", env=env)
     killed_twice(tmp_path / "disturbed", env)
@@ -128,7 +128,7 @@ TWELVE = ["experiments/digits_sweep_202611/sweep.py", "--jobs=2"]
 
 
 def killed_twice(out, env):
-    """Kills the sweep once two runs are finished and again once six are, both a while later."""
+    """Kill the sweep a while after two runs are finished, and again after six."""
     moments = random.Random(0)
     for count in (2, 6):
         process = start(*TWELVE, f"--out={out}", env=env)

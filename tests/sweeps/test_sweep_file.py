@@ -44,13 +44,13 @@ def file(tmp_path, runs):
         ('product({"steps": [1], "batch_size": [2]})', "--config.steps: the sweep also sets steps"),
     ],
 )
-def test_every_mistake_is_told_before_anything_starts(tmp_path, runs, message):
+def test_every_mistake_is_reported_before_anything_starts(tmp_path, runs, message):
     with pytest.raises(UserError, match="nothing was started") as caught:
         load_sweep(file(tmp_path, runs), [("steps", "9")] if "steps" in runs else [])
     assert message in str(caught.value)
 
 
-def test_a_mistake_of_all_runs_is_told_once_and_all_mistakes_are_told(tmp_path):
+def test_a_mistake_of_all_runs_is_reported_once_and_all_mistakes_are_reported(tmp_path):
     with pytest.raises(UserError) as caught:
         load_sweep(file(tmp_path, 'chain(product({"optim.lrr": [1, 2]}), [{"stepss": 1}])'), [])
     assert str(caught.value).count("unknown key") == 2
@@ -64,7 +64,7 @@ def test_a_whole_part_that_is_right_is_taken(tmp_path):
     assert sweep.runs[0]["evals.test"] == part
 
 
-def test_an_error_in_the_file_is_told_with_its_line(tmp_path):
+def test_an_error_in_the_file_is_reported_with_its_line(tmp_path):
     (tmp_path / "sweep.py").write_text("def get_sweep():\n    return 1 / 0\n")
     with pytest.raises(UserError, match=r"sweep: .*sweep.py:2: ZeroDivisionError"):
         load_sweep(str(tmp_path / "sweep.py"), [])

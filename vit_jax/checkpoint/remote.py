@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -91,7 +92,7 @@ class RemoteWorkdir(Workdir):
         if not processes.is_first():
             return
         with self._lock:
-            # Checkpoints come last, so that metrics.jsonl has all rows up to them.
+            # Listed before the files are uploaded, so that metrics.jsonl has all rows up to each checkpoint.
             here = [] if self._is_native else steps_in(self.path / "checkpoints")
             files = self._files()
             for name in files:
@@ -182,10 +183,13 @@ def fetched(url: str | Path, step: int | None = None) -> Iterator[Path]:
         names = [name for name in names if name == "config.json" or name.startswith(f"checkpoints/{chosen}/")]
     else:
         names = [n for n in names if "/" not in n and (not n or n.endswith((".json", ".bin", *SUFFIXES)))]
-    with stores.copied(url, names) as path:
-        for known in steps:
-            (path / "checkpoints" / str(known)).mkdir(parents=True, exist_ok=True)
-        yield path
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / os.path.basename(url)
+        with stores.replace_path(path, url):
+            stores.fetch(url, names, path)
+            for known in steps:
+                (path / "checkpoints" / str(known)).mkdir(parents=True, exist_ok=True)
+            yield path
 
 
 class RunFiles:
@@ -199,7 +203,7 @@ class RunFiles:
             self.path = stores.own_folder(self.url, "records") / os.path.basename(self.url.rstrip("/"))
 
     def sync(self) -> None:
-        """Download new and changed files; local folders are used in url."""
+        """Download new and changed files; local folders are used in place."""
         if not self._is_remote:
             return
         found = {n: entry for n, entry in stores.entries(self.url).items() if os.path.basename(n) in REPORT_FILES}

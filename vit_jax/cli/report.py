@@ -1,5 +1,6 @@
 """Compare runs: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
 
+import itertools
 import os
 import re
 import time
@@ -70,8 +71,7 @@ def main(argv: Sequence[str]) -> int:
 def with_watch_value(argv: Sequence[str]) -> list[str]:
     """Return the arguments with a value for a --watch without one, which would otherwise consume the following DIR."""
     number = re.compile(r"-?\d*\.?\d+$")
-    following = [*argv[1:], ""]
-    bare = [word == "--watch" and not number.match(after) for word, after in zip(argv, following, strict=True)]
+    bare = [word == "--watch" and not number.match(after) for word, after in itertools.pairwise([*argv, ""])]
     return [f"{word}={WATCH_SECONDS:g}" if alone else word for word, alone in zip(argv, bare, strict=True)]
 
 

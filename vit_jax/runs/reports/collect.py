@@ -12,12 +12,14 @@ from typing import Any, Literal
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.config.factory import flatten, steps_of
 from vit_jax.config.kinds import fits
+from vit_jax.runs.sweeps.record import SweepRecord, load_record
 from vit_jax.train.metrics import read_rows, seconds_of
 from vit_jax.types import UserError
 
-MetricMode = Literal["max", "min"]
 # States of sweep.json for runs that will not continue.
 FINAL_STATES = ("failed", "stopped")
+
+MetricMode = Literal["max", "min"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,6 @@ class RunResult:
 
     @property
     def finished(self) -> bool:
-        """Return whether the last step is done."""
         return self.step >= self.steps
 
     @property
@@ -50,11 +51,9 @@ class RunResult:
 
     @property
     def hours(self) -> float | None:
-        """Return the hours of training, evaluation and compilation, if they were logged."""
         return None if self.seconds is None else self.seconds / 3600
 
     def last(self, metric: str) -> float | None:
-        """Return the last value of a metric."""
         return self.curves[metric][-1][1] if metric in self.curves else None
 
     def best(self, metric: str, mode: MetricMode) -> tuple[int, float] | None:
@@ -89,12 +88,12 @@ def collect_runs(folders: Sequence[str | Path], cache: RunCache | None = None) -
         for path in find_workdirs(root, broken):
             found.setdefault(path.resolve(), (root, path))
     names = run_labels(list(found.values()))
-    sweeps = {path.parent: read_sweep_json(path.parent) for _, path in found.values()}
+    sweeps = {folder: find_sweep(folder) for folder in {path.parent for _, path in found.values()}}
+    states = {folder / run.name: run.state for folder, sweep in sweeps.items() if sweep for run in sweep.runs}
     runs = []
     for name, (_, path) in zip(names, found.values(), strict=True):
         try:
-            state = sweeps[path.parent].get("runs", {}).get(path.name, "")
-            runs.append(dataclasses.replace(_read_cached(path, cache), name=name, sweep_state=state))
+            runs.append(dataclasses.replace(_read_cached(path, cache), name=name, sweep_state=states.get(path, "")))
         except UserError as error:
             broken.append(str(error))
     if not runs:
@@ -132,16 +131,12 @@ def run_labels(places: Sequence[tuple[Path, Path]]) -> list[str]:
     return [str(path) for _, path in places]
 
 
-def read_sweep_json(folder: Path) -> dict[str, Any]:
-    """Return the metric, the mode and the run states of a sweep folder; empty if it is none."""
+def find_sweep(folder: Path) -> SweepRecord | None:
+    """Return the record of a sweep folder, if there is a valid one."""
     try:
-        record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-        metric, mode = record["metric"], record["mode"]
-        states = {str(run["name"]): str(run["state"]) for run in record["runs"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    ranking = {"metric": metric, "mode": mode} if isinstance(metric, str) and mode in ("max", "min") else {}
-    return {"runs": states, **ranking}
+        return load_record(folder)
+    except UserError:
+        return None
 
 
 def _read_cached(path: Path, cache: RunCache) -> RunResult:

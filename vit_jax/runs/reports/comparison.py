@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_jax.config.factory import near
-from vit_jax.runs.reports.collect import MetricMode, RunCache, RunResult, collect_runs, distinct_keys, read_sweep_json
+from vit_jax.runs.reports.collect import MetricMode, RunCache, RunResult, collect_runs, distinct_keys, find_sweep
 from vit_jax.runs.reports.paper import Paper, RowComparison, compare_with_paper, read_paper
 from vit_jax.runs.reports.seed_groups import SeedGroup, group_by_seed
 from vit_jax.types import UserError
@@ -35,12 +35,10 @@ class RunComparison:
 
     @property
     def title(self) -> str:
-        """Return the number of runs and of finished runs."""
         return f"{len(self.runs):,} runs, {sum(run.finished for run in self.runs):,} finished"
 
     @property
     def better(self) -> str:
-        """Return whether higher or lower values of the metric are better."""
         return "higher is better" if self.mode == "max" else "lower is better"
 
 
@@ -56,16 +54,13 @@ def compare_runs(
     """
     table = None if paper is None else read_paper(paper)
     runs, broken = collect_runs(folders, cache)
-    sweep = next((found for folder in folders if "metric" in (found := read_sweep_json(Path(folder)))), None)
-    if metric is None and table is not None:
-        metric, mode = table.metric, table.mode
-    elif metric is None and sweep is not None:
-        metric, mode = sweep["metric"], sweep["mode"]
-    else:
-        metric = choose_metric(runs, metric)
-        mode = mode_of(metric)
+    sweeps = [sweep for folder in folders if (sweep := find_sweep(Path(folder))) is not None and sweep.metric]
+    chosen = choose_metric(runs, metric)
+    mode = mode_of(chosen)
+    if metric is None and (source := table or next(iter(sweeps), None)):
+        chosen, mode = str(source.metric), "min" if source.mode == "min" else "max"
     return RunComparison(
-        metric=metric,
+        metric=chosen,
         mode=mode,
         runs=runs,
         keys=[key for key in distinct_keys(runs) if key != "seed"],

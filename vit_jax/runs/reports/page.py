@@ -43,7 +43,7 @@ def page_data(report: RunComparison, refresh: float | None) -> dict[str, Any]:
     group_of = {run.name: position for position, group in enumerate(report.groups) for run in group.runs}
     metrics = varying_metrics(report.runs)
     curves = [[run.curves.get(metric, ()) for metric in metrics] for run in report.runs]
-    limit = points_per_curve([len(curve) for run_curves in curves for curve in run_curves])
+    limit = points_per_curve(sum(bool(curve) for run_curves in curves for curve in run_curves))
     names = short_names(report.keys)
     return {
         "title": report.title,
@@ -62,7 +62,7 @@ def page_data(report: RunComparison, refresh: float | None) -> dict[str, Any]:
             | (dataclasses.asdict(stats) if (stats := group.statistics(report.metric)) else NO_STATISTICS)
             for group in report.groups
         ],
-        "paper": paper_data(report),
+        "paper": dict(zip(("title", "head", "lines"), paper_table(report), strict=True)) if report.paper else None,
         "metrics": metrics,
         "panels": [metric for metric in report.panels if metric in metrics],
         "curves": [[encode(thin(curve, limit)) for curve in run_curves] for run_curves in curves],
@@ -96,14 +96,6 @@ def run_data(report: RunComparison, run: RunResult, group: int) -> dict[str, Any
     }
 
 
-def paper_data(report: RunComparison) -> dict[str, Any] | None:
-    """Return the table of the paper, if there is one."""
-    if report.paper is None:
-        return None
-    title, head, lines = paper_table(report)
-    return {"title": title, "head": head, "lines": lines}
-
-
 def varying_metrics(runs: Sequence[RunResult]) -> list[str]:
     """Return the metrics with more than one value, unlike the number of test images."""
     seen: dict[str, set[float]] = {}
@@ -115,16 +107,9 @@ def varying_metrics(runs: Sequence[RunResult]) -> list[str]:
     return sorted(metric for metric, values in seen.items() if len(values) > 1)
 
 
-def points_per_curve(lengths: Sequence[int]) -> int:
-    """Return the limit of points per curve at which curves of these lengths have at most TOTAL_POINTS in total."""
-    low, high = MIN_POINTS, MAX_POINTS
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(min(length, middle) for length in lengths) <= TOTAL_POINTS:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def points_per_curve(curves: int) -> int:
+    """Return the limit of points per curve at which all curves have at most TOTAL_POINTS, within the bounds."""
+    return max(MIN_POINTS, min(MAX_POINTS, TOTAL_POINTS // max(1, curves)))
 
 
 def thin(curve: Curve, limit: int) -> Curve:

@@ -43,7 +43,6 @@ class Paper:
 
     @property
     def scale(self) -> float:
-        """Return the factor from logged values to the table's unit."""
         return 100.0 if self.unit == "%" else 1.0
 
 
@@ -63,7 +62,6 @@ class RowComparison:
 
     @property
     def difference(self) -> float | None:
-        """Return ours minus published."""
         return None if self.ours is None or self.row.published is None else self.ours.mean - self.row.published
 
 

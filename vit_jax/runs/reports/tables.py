@@ -95,17 +95,8 @@ def paper_table(report: RunComparison) -> TextTable:
     """Return the table of published numbers beside ours."""
     assert report.paper is not None
     unit = f", {report.paper.unit}" if report.paper.unit else ""
-    head = [
-        "name",
-        f"published{unit}",
-        f"ours{unit}",
-        "runs",
-        "difference",
-        "state",
-        "hardware",
-        "time a run",
-        "commit",
-    ]
+    head = ["name", f"published{unit}", f"ours{unit}", "runs", "difference", "state"]
+    head += ["hardware", "time a run", "commit"]
     lines = [paper_line(row) for row in report.paper_rows]
     if any(comparison.row.note for comparison in report.paper_rows):
         head.append("note")
@@ -158,14 +149,9 @@ def print_tables(report: RunComparison, console: Console) -> None:
 
 def keys_in_names(report: RunComparison) -> set[str]:
     """Return the keys whose values appear in the names of all runs, as in a sweep."""
-    names = short_names([*report.keys, "seed"])
-    return {
-        key
-        for key, name in names.items()
-        if all(
-            f"{name}={format_value(run.config.get(key))}" in run.name.split("/")[-1].split(",") for run in report.runs
-        )
-    }
+    parts = [(run, run.name.split("/")[-1].split(",")) for run in report.runs]
+    names = short_names([*report.keys, "seed"]).items()
+    return {key for key, name in names if all(f"{name}={format_value(run.config.get(key))}" in p for run, p in parts)}
 
 
 def drop_constant_columns(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]], str]:

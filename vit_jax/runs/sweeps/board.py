@@ -27,7 +27,6 @@ class Pace:
         self._seconds_per_step: dict[str, float] = {}
 
     def update(self, name: str, step: int, now: float) -> None:
-        """Record the current step of a run."""
         begin, first = self._begin.setdefault(name, (now, step))
         if step > first:
             self._seconds_per_step[name] = (now - begin) / (step - first)
@@ -97,7 +96,6 @@ class Board:
         self._live.update(self._live_table(runs, progress, slots), refresh=True)
 
     def close(self) -> None:
-        """Remove the live table."""
         if self._live is not None:
             self._live.stop()
             self._live = None

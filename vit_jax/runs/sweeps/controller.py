@@ -92,7 +92,6 @@ class Controller:
         return deque(run.name for run in sorted(waiting, key=lambda run: not run.attempts))
 
     def running(self) -> list[str]:
-        """Return the names of the running runs."""
         return [run.name for run in self.record.runs if run.state == "running"]
 
     def start(self, name: str) -> None:

@@ -61,12 +61,10 @@ class RunProgress:
 
     @property
     def last(self) -> float | None:
-        """Return the last value of the metric."""
         return self.measured[-1][1] if self.measured else None
 
     @property
     def best(self) -> float | None:
-        """Return the best value of the metric so far."""
         return (max if self.mode == "max" else min)((value for _, value in self.measured), default=None)
 
     def saved_step(self) -> int:
@@ -74,7 +72,6 @@ class RunProgress:
         return max(steps_in(self.workdir / "checkpoints"), default=0)
 
     def is_complete(self) -> bool:
-        """Return whether the last step was saved."""
         self.refresh()
         return self.steps is not None and self.saved_step() >= self.steps
 

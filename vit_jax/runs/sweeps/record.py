@@ -40,7 +40,6 @@ class SweepRecord:
     runs: list[SweepRun]
 
     def write(self, folder: Path) -> None:
-        """Replace the file atomically."""
         write_text(folder / "sweep.json", json.dumps(dataclasses.asdict(self), indent=1))
 
 
@@ -51,6 +50,8 @@ def load_record(folder: Path) -> SweepRecord | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["runs"] = [SweepRun(**run) for run in content["runs"]]
         record = SweepRecord(**content)
+        if record.mode not in ("max", "min"):
+            raise ValueError(f"mode is {record.mode!r}")
         if not all(run.state in get_args(RunState) and isinstance(run.settings, dict) for run in record.runs):
             raise ValueError("a run has an unknown state or no settings")
     except FileNotFoundError:
