@@ -29,7 +29,7 @@ step = int(state.read_text()) if state.exists() else 0
 print(f"from step {step}", flush=True)
 while step < 8:
     step += 1
-    time.sleep(0.02)
+    time.sleep(0.05)
     state.write_text(str(step))
     print(f"step {step} of {worker}", flush=True)
     while step == 4 and (workdir / "hold").exists():

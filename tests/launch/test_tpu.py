@@ -95,7 +95,7 @@ def test_a_variable_reaches_all_workers_and_is_seen_nowhere(cloud, capfd, monkey
 
 
 def test_ctrl_c_detaches_and_the_same_command_attaches_again(cloud, capfd):
-    cloud.when(2, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
+    cloud.when(4, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
     assert cloud.launch() == 130
     output = capfd.readouterr().err
     for words in ("Detached", "To attach again", "-- python train.py", "tpu-vm delete pod"):
@@ -145,6 +145,7 @@ def test_a_run_that_its_machine_ended_is_started_again(cloud, capfd):
 
 def test_a_worker_that_fails_since_another_was_lost_does_not_fail_the_run(cloud, capfd):
     cloud.set_workers(2)
+
     def lose():
         sessions = [cloud.session_of(n) for n in range(2)]
         os.killpg(sessions[1], signal.SIGKILL)
@@ -178,7 +179,7 @@ def test_a_stopped_run_is_not_started_again(cloud, capfd):
 
 
 def test_another_command_does_not_disturb_a_run(cloud, capfd):
-    cloud.when(2, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
+    cloud.when(4, lambda: os.kill(os.getpid(), signal.SIGINT), release=False)
     assert cloud.launch() == 130
     assert cloud.launch(words=["other"]) == 2
     assert "is running another command" in capfd.readouterr().err

@@ -38,8 +38,8 @@ class LogTail:
         )
         assert process.stdout is not None
         ended = False
+        reader = threading.Thread(target=self._print, args=(process.stdout, self.printed), daemon=True)
         try:
-            reader = threading.Thread(target=self._print, args=(process.stdout, self.printed), daemon=True)
             reader.start()
             while not ended and keep_going():
                 reader.join(seconds)
@@ -48,7 +48,8 @@ class LogTail:
             if not ended:
                 os.killpg(process.pid, signal.SIGTERM)
             code = process.wait()
-            reader.join(DRAIN_SECONDS)
+            if reader.is_alive():  # not after Ctrl-C during its start
+                reader.join(DRAIN_SECONDS)
             if not reader.is_alive():
                 process.stdout.close()
         return code == 0
