@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of the protocols of S3 and of Google Cloud Storage as their clients ask here."""
+"""A loopback server that implements the parts of the S3 and Google Cloud Storage protocols that the tests need."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ BUCKET, KEY_ID, SECRET = "bucket", "AKIALOOPBACK00000000", "loopback+secret/of+f
 
 
 class Server(ThreadingHTTPServer):
-    """objects: what lies in the one bucket, by name. The requests are listed in `asked`."""
+    """A server with one bucket; `objects` are its contents by name and `asked` lists the requests."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -32,11 +32,11 @@ class Server(ThreadingHTTPServer):
         self.count = 1
 
     def handle_error(self, request, client_address):
-        """A client that was killed has hung up."""
+        """Ignore clients that were killed."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which the clients find the server."""
+        """Return the variables that direct clients to the server."""
         address = f"http://127.0.0.1:{self.server_port}"
         return {
             "AWS_ENDPOINT_URL": address,
@@ -47,8 +47,8 @@ class Server(ThreadingHTTPServer):
             "TENSORSTORE_GCS_HTTP_URL": address,
         }
 
-    def told(self) -> None:
-        """Called whenever a request has been carried out."""
+    def on_request(self) -> None:
+        """Do nothing; tests replace this to observe every request."""
 
     def put(self, name: str, content: bytes) -> None:
         with self.lock:
@@ -56,7 +56,7 @@ class Server(ThreadingHTTPServer):
             self.objects[name], self.generation[name] = content, self.count
 
     def below(self, query: dict[str, str]) -> tuple[list[str], list[str], str]:
-        """The names and folders of one page of a listing, and the token of the next page."""
+        """Return the names and folders of one page of a listing, and the token of the next page."""
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         after = query.get("continuation-token") or query.get("pageToken") or ""
         size = int(query.get("max-keys") or query.get("maxResults") or 1000)
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         return plain
 
     def reply(self, code: int, content: bytes = b"", kind: str = "application/xml", **headers: str) -> None:
-        self.server.told()
+        self.server.on_request()
         self.send_response(code)
         self.send_header("Content-Type", kind)
         for name, value in headers.items():
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def send(self, name: str) -> None:
-        """An object, or the part of it that is asked for."""
+        """Send an object, or a range of it."""
         content = self.server.objects[name]
         headers = {
             "ETag": f'"{hashlib.md5(content).hexdigest()}"',
@@ -286,7 +286,7 @@ class Handler(BaseHTTPRequestHandler):
         self.json(self.about(name))
 
     def google_batch(self, body: bytes) -> None:
-        """Only removals come in batches."""
+        """Handle a batch, which contains only removals."""
         message = BytesParser(policy=HTTP).parsebytes(
             f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body
         )
@@ -304,5 +304,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serving() -> contextlib.AbstractContextManager[Server]:
-    """A running server."""
+    """Run a server."""
     return running(Server())

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "compilation", "chips", "flops", "stores"},
+    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores"},
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -27,7 +27,6 @@ GROUND = {
     "trees": set(),
     "sharding": {"types", "trees"},
     "distributed": {"types"},
-    "compilation": set(),
     "chips": set(),
     "flops": set(),
     "stores": {"types"},
@@ -39,7 +38,6 @@ HOMES = {
     "simplejpeg": {"data"},
     "cykooz_resizer": {"data"},
     "array_record": {"data"},
-    "google_crc32c": {"data"},
     "sklearn": {"data", "evals"},
     "orbax": {"checkpoint"},
     "etils": {"checkpoint"},
@@ -104,7 +102,7 @@ def test_configs_import_ml_collections_and_configs_alone():
 def test_files_and_functions_are_short():
     for path in FILES:
         tree = ast.parse(path.read_text())
-        assert len(path.read_text().splitlines()) <= 500, path
+        assert len(path.read_text().splitlines()) <= 300, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 70, f"{path}:{node.name}"
@@ -123,11 +121,6 @@ import vit_jax.models.vit, vit_jax.train.step, vit_jax.tasks.classify, vit_jax.g
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_other_libraries_formats_are_imported_when_a_reference_needs_them():
-    code = """
-import sys
-import vit_jax.main, vit_jax.__main__, vit_jax.inference, vit_jax.train.step
-loaded = {name for name in sys.modules if name.startswith("vit_jax.pretrained.")}
-assert loaded <= {f"vit_jax.pretrained.{name}" for name in ("pretrained", "reference")}, loaded
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_help_imports_every_command_without_jax():
+    code = "import sys; from vit_jax.__main__ import main; main(['--help']); sys.exit(bool({'jax', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Several processes that train together: one for each host of a TPU pod, for each GPU or for each node of a cluster."""
+"""Processes that train together: one per host of a TPU pod, per GPU or per node of a cluster."""
 
 import importlib.util
 import os
@@ -10,46 +10,48 @@ from jax.experimental import multihost_utils
 
 from vit_jax.types import UserError
 
-# What a launcher of one's own sets in each process.
+# Set in each process by a custom launcher.
 OWN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# What Slurm's srun and Open MPI's mpirun set in each of the processes that they start.
+# Set in each process by Slurm's srun and Open MPI's mpirun.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 OPEN_MPI = "OMPI_COMM_WORLD_SIZE"
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
-def join() -> None:
-    """Joins the processes that were started together with this one, if any; to be called before anything else of JAX.
+def initialize() -> None:
+    """Initialize jax.distributed if this process is one of several; call it before any other use of JAX.
 
-    On a TPU pod and under srun or mpirun everything is found out; other launchers set the variables of OWN. Only the first
-    process writes to the terminal and to files. Raises UserError where those variables are incomplete.
+    TPU pods, srun and mpirun are detected; other launchers set the variables in OWN. Only the first process writes to stdout
+    and to files. Raises UserError if those variables are incomplete.
     """
-    given = {name: os.environ[name] for name in OWN if os.environ.get(name)}
-    if given:
-        if len(given) < len(OWN) or not all(given[name].isdecimal() for name in OWN[1:]):
+    found = {name: os.environ[name] for name in OWN if os.environ.get(name)}
+    if found:
+        if len(found) < len(OWN) or not all(found[name].isdecimal() for name in OWN[1:]):
             raise UserError(
-                f"Found {', '.join(f'{name}={value}' for name, value in given.items())}; processes that train together need "
-                f"all of {', '.join(OWN)}: HOST:PORT of the first process, their number, and this one's from 0."
+                f"Found {', '.join(f'{name}={value}' for name, value in found.items())}. Processes that train together need "
+                f"all of {', '.join(OWN)}: HOST:PORT of the first process, the number of processes, and the index of this one."
             )
-        address, count, index = (given[name] for name in OWN)
+        address, count, index = (found[name] for name in OWN)
         if int(index) >= int(count):
-            raise UserError(f"Found JAX_PROCESS_ID={index} of JAX_NUM_PROCESSES={count}; they count from 0.")
+            raise UserError(
+                f"JAX_PROCESS_ID={index} must be less than JAX_NUM_PROCESSES={count}; process ids start at 0."
+            )
         jax.distributed.initialize(address, int(count), int(index), cluster_detection_method="deactivate")
     elif _in_slurm() or int(os.environ.get(OPEN_MPI, 1)) > 1 or _on_tpu():
         jax.distributed.initialize()
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Return whether this is the process that writes logs and files."""
     return jax.process_index() == 0
 
 
-def wait(what: str) -> None:
-    """Waits until every process has come to the same place, which has a name."""
+def wait(barrier: str) -> None:
+    """Block until all processes have reached the barrier of this name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(barrier)
 
 
 def _in_slurm() -> bool:
@@ -57,6 +59,6 @@ def _in_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-    wanted = os.environ.get("JAX_PLATFORMS", "tpu")
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
     present = any(Path(device).exists() for device in TPU_DEVICES)
-    return "tpu" in wanted and present and importlib.util.find_spec("libtpu") is not None
+    return "tpu" in platforms and present and importlib.util.find_spec("libtpu") is not None

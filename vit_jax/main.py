@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 
 from vit_jax.cli import command
-from vit_jax.xla_env import restart_tuned
+from vit_jax.xla_env import restart_tuned, use_compilation_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake of the user's."""
     # Until fit takes over there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    code = command.run(train, sys.argv[1:] if argv is None else argv)
+    code = command.run_cli(train, sys.argv[1:] if argv is None else argv)
     # Everything is on the disk; only the interpreter's own end is left, which must not change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code
@@ -21,11 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str]) -> int:
     """See main."""
     config_argument, workdir, overrides = command.parse_run(argv, __doc__)
-    from vit_jax import compilation
     from vit_jax import distributed as processes
 
-    processes.join()
-    compilation.use_cache()
+    processes.initialize()
+    use_compilation_cache()
     from vit_jax.config.load import load
     from vit_jax.train.loop import fit
     from vit_jax.train.metrics import NonFiniteLossError

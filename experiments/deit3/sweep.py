@@ -1,7 +1,6 @@
 """DeiT-III: `:pretrain` makes 12 models, of which two S/16 need nothing more at 224 px; the rest of the table is fine-tuned."""
 
-from vit_jax.runs.sweeps.names import run_names
-from vit_jax.runs.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product, run_names
 
 # (variant, data, epochs) of pretraining, and the image sizes of fine-tuning after it.
 MODELS = {

@@ -1,7 +1,6 @@
 """What the ingredients give on CIFAR-10: the three tables of the README, one sweep each."""
 
-from vit_jax.runs.sweeps.names import run_names
-from vit_jax.runs.sweeps.space import Sweep, chain, product, seeds
+from vit_jax.runs.sweeps.space import Sweep, chain, product, run_names, seeds
 
 # The network of 0.15 M parameters, and its optimiser.
 NETWORK = {

@@ -1,7 +1,6 @@
 """The fine-tuning of the original ViT at 384 px: 25 runs from its published weights, 20 from weights that :pretrain makes."""
 
-from vit_jax.runs.sweeps.names import run_names
-from vit_jax.runs.sweeps.space import Sweep, product
+from vit_jax.runs.sweeps.space import Sweep, product, run_names
 
 DATA = ["cifar10", "cifar100", "pets", "flowers", "imagenet"]
 # Those of ImageNet-21k, by the authors.

@@ -11,15 +11,15 @@ import pytest
 from tests.conftest import ROOT
 from vit_jax.config import factory as configs
 from vit_jax.config import load as config_file
-from vit_jax.runs.sweeps import check
-from vit_jax.runs.sweeps.names import run_names
+from vit_jax.runs.sweeps import sweep_file
+from vit_jax.runs.sweeps.space import run_names
 from vit_jax.types import UserError
 
 TABLES = sorted(path.parent for path in (ROOT / "experiments").glob("*/paper.json"))
-# What sweeps make before others begin from it; not all of these runs stand in a table.
+# Stages whose runs others start from; not all of these runs are in a table.
 STAGES = {"deit3": ["pretrain"], "vit_table5": ["pretrain"]}
-# What the sweeps of our own studies are told, where they have to be.
-TOLD = [
+# Arguments of the sweeps of our own studies.
+ARGUMENTS = [
     ("cifar10_patches_202611", ""),
     ("cifar10_patches_202611", "folder:DATA"),
     ("pretraining_pays_202611", "DATA"),
@@ -42,11 +42,11 @@ def at_the_root(monkeypatch):
 
 
 def runs_of(folder, argument=""):
-    """The config of each run of a sweep, flat."""
+    """Return the sweep and the flattened config of each run."""
     file = f"experiments/{folder.name}/sweep.py"
-    sweep = check.read_sweep(f"{file}:{argument}" if argument else file, ())
+    sweep = sweep_file.load_sweep(f"{file}:{argument}" if argument else file, ())
     configs_of_runs = [
-        config_file.load(check.config_of(sweep, run), check.flags_of(run)).to_dict() for run in sweep.runs
+        config_file.load(sweep_file.config_of(sweep, run), sweep_file.config_flags(run)).to_dict() for run in sweep.runs
     ]
     return sweep, [configs.flatten(config) for config in configs_of_runs]
 
@@ -106,7 +106,7 @@ def test_every_published_number_is_one_that_its_config_states(folder):
 
 
 @pytest.mark.parametrize("folder", named(TABLES))
-def test_a_table_tells_its_source_and_what_was_not_run(folder):
+def test_a_readme_names_its_source_and_what_was_not_run(folder):
     readme = (folder / "README.md").read_text()
     assert readme.partition("\n")[0].endswith("?"), "the question comes first"
     for paper in re.findall(r"arXiv:\d+\.\d+", table_of(folder)["source"]):
@@ -116,21 +116,21 @@ def test_a_table_tells_its_source_and_what_was_not_run(folder):
     assert "not run" in readme.lower() or "ours" in readme
 
 
-@pytest.mark.parametrize(("name", "told"), TOLD)
-def test_the_runs_of_our_own_studies_are_valid(name, told):
-    sweep, _ = runs_of(ROOT / "experiments" / name, told)
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_the_runs_of_our_own_studies_are_valid(name, argument):
+    sweep, _ = runs_of(ROOT / "experiments" / name, argument)
     assert sweep.metric == "test/accuracy"
-    table = told.partition(",")[0] if "," in told else ""
+    table = argument.partition(",")[0] if "," in argument else ""
     assert (
         f"sweep experiments/{name}/sweep.py{table and ':'}{table}"
         in (ROOT / "experiments" / name / "README.md").read_text()
     )
 
 
-@pytest.mark.parametrize("told", ["", "folder:DATA", "both,folder:DATA", "recipe,tfds:cifar10"])
-def test_a_study_says_what_it_has_to_be_told(told):
+@pytest.mark.parametrize("argument", ["", "folder:DATA", "both,folder:DATA", "recipe,tfds:cifar10"])
+def test_a_study_lists_its_arguments(argument):
     with pytest.raises(UserError, match="expected TABLE,folder:PATH, where TABLE is recipe, strong, teacher"):
-        runs_of(ROOT / "experiments" / "recipes_202611", told)
+        runs_of(ROOT / "experiments" / "recipes_202611", argument)
 
 
 def test_the_teacher_is_a_run_of_the_sweep_before():

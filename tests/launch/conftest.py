@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from vit_jax.__main__ import main
-from vit_jax.runs.launch import tpu
+from vit_jax.runs.launch import tpu, tpu_job
 
 FAKE = Path(__file__).parent / "fake_gcloud.py"
 PLACE = ["--name=pod", "--zone=us-west4-a", "--type=v5litepod-16"]
-# A run of eight steps: it goes on from what its workdir has, is held at the fourth by a file, and every worker tells what it was given.
+# A run of eight steps that resumes from its workdir and pauses at the fourth while a file exists; workers record their arguments.
 TRAIN = """
 import json, os, pathlib, sys, time
 workdir, words = pathlib.Path(sys.argv[1]), sys.argv[2:]
@@ -28,7 +29,7 @@ step = int(state.read_text()) if state.exists() else 0
 print(f"from step {step}", flush=True)
 while step < 8:
     step += 1
-    time.sleep(0.1)
+    time.sleep(0.05)
     state.write_text(str(step))
     print(f"step {step} of {worker}", flush=True)
     while step == 4 and (workdir / "hold").exists():
@@ -36,7 +37,7 @@ while step < 8:
 pathlib.Path("result.txt").write_text(f"step {step}")
 sys.exit(int(os.environ.get("FAKE_CODE", 0)) if "fail" not in words else 3)
 """
-# Stands for the uv of a worker, which has no network in tests: "installs" the Python that runs the tests.
+# Replaces the uv of a worker, which has no network in tests: "installs" the Python that runs the tests.
 UV = f"""#!/bin/bash
 echo "$@" >> ~/uv.log
 [ "$1" = venv ] || exit 0
@@ -60,35 +61,35 @@ def git(folder, *words):
 
 
 class Cloud:
-    """The fake gcloud on PATH, a repository to launch from, and a workdir that outlives slices, as a bucket does."""
+    """A fake gcloud on PATH, a repository to launch from, and a workdir that outlives slices, like a bucket."""
 
-    def __init__(self, tmp_path, monkeypatch):
+    def __init__(self, tmp_path, monkeypatch, template):
         self.root, self.bucket = tmp_path / "cloud", tmp_path / "bucket"
         self.repository = tmp_path / "repository with blanks"
         self.home = tmp_path / "home"
-        for folder in (self.root, self.bucket, self.repository, self.home):
+        shutil.copytree(template, self.repository)
+        for folder in (self.root, self.bucket, self.home):
             folder.mkdir()
-        (self.root / "workers").write_text("2")
+        self.set_workers(1)
         executable(self.root / "bin" / "gcloud", f'#!/bin/bash\nexec {sys.executable} -S -E {FAKE} "$@"\n')
         executable(self.root / "remote_bin" / "uv", UV)
-        (self.repository / "train.py").write_text(TRAIN)
-        (self.repository / "requirements.txt").write_text("")
-        git(self.repository, "init", "--quiet")
-        git(self.repository, "add", ".")
-        git(self.repository, "commit", "--quiet", "-m", "code")
         self.commit = git(self.repository, "rev-parse", "HEAD")
         monkeypatch.setenv("FAKE_GCLOUD", str(self.root))
         monkeypatch.setenv("PATH", f"{self.root / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setenv("HOME", str(self.home))
-        monkeypatch.setattr(tpu, "POLL", 0.2)
+        for module in (tpu, tpu_job):
+            monkeypatch.setattr(module, "POLL", 0.2)
         monkeypatch.chdir(self.repository)
 
+    def set_workers(self, count):
+        (self.root / "workers").write_text(str(count))
+
     def launch(self, *flags, words=()):
-        """The exit code of `launch tpu` of the run."""
+        """Return the exit code of `launch tpu`."""
         return main(["launch", "tpu", *PLACE, *flags, "--", "python", "train.py", str(self.bucket), *words])
 
     def calls(self):
-        """What gcloud was asked: (group, verb), without questions."""
+        """Return the calls of gcloud, except describe."""
         path = self.root / "calls.jsonl"
         calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [call for call in calls if call[3] != "describe"]
@@ -100,14 +101,14 @@ class Cloud:
         return self.root / "workers.d" / f"pod-{worker}"
 
     def session_of(self, worker):
-        """The process group of its run, once that is written."""
+        """Block until the run has started and return its process group."""
         path = self.home_of(worker) / "vit_jax_launch" / "pid"
         while not (path.exists() and path.read_text().endswith("\n")):
             time.sleep(0.02)
         return int(path.read_text())
 
     def when(self, step, act, release=True):
-        """Acts once worker 0 has made so many steps, at most four; the run waits at the fourth until then, or on."""
+        """Call `act` once worker 0 has reached a step, at most the fourth, where the run pauses until `release`."""
         hold = self.bucket / "hold"
         hold.touch()
 
@@ -132,9 +133,21 @@ class Cloud:
         return sorted(path.stem for path in (self.root / "nodes").glob("*.json"))
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A repository with one commit, to copy."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "requirements.txt").write_text("")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "code")
+    return folder
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
-    cloud = Cloud(tmp_path, monkeypatch)
+def cloud(tmp_path, monkeypatch, template):
+    cloud = Cloud(tmp_path, monkeypatch, template)
     yield cloud
     if cloud.nodes():
         subprocess.run(

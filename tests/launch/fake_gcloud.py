@@ -1,4 +1,4 @@
-"""A gcloud for tests: records its arguments, keeps slices in a folder, and runs remote commands in a folder for each worker.
+"""A fake gcloud: records its arguments, stores slices in a folder, and runs remote commands in a folder per worker.
 
 The folder is $FAKE_GCLOUD: calls.jsonl, nodes/NAME.json, requests/NAME.json, workers/NAME-N/ (the home of worker N). `workers`
 in it says how many a slice has. A remote command runs in bash as ssh would run it: with a fresh environment, in the home.
@@ -72,7 +72,7 @@ def make_node(name, kind):
 
 
 def refuse(verb):
-    """Fails once with the words that a test has left."""
+    """Fail once with the text that a test has written."""
     words = ROOT / f"refuse.{verb}"
     if words.exists():
         text = words.read_text()
@@ -120,7 +120,7 @@ def ssh(flags, name):
 
     signal.signal(signal.SIGTERM, end)
     for home in homes(name, flags.worker):
-        # As ssh does: the login shell gets one string, which gcloud has split at blanks and ssh has joined again.
+        # Like ssh: gcloud splits the command at spaces and ssh joins it again into one string.
         text = " ".join(flags.command.split(" "))
         environment = {"HOME": str(home), "PATH": f"{ROOT / 'remote_bin'}:/usr/bin:/bin", "LANG": "C.UTF-8"}
         process = subprocess.Popen(["bash", "-c", text], cwd=home, env=environment, start_new_session=True)
@@ -148,7 +148,7 @@ def scp(flags, *paths):
 
 
 def end_all(name):
-    """Ends all that runs on the workers, as the loss of their machines does."""
+    """Kill all processes of the workers, as if their machines were lost."""
     for home in (ROOT / "workers.d").glob(f"{name}-*"):
         groups = [int(path.name.split(".")[1]) for path in home.glob("ssh.*")]
         pid = home / "vit_jax_launch" / "pid"

@@ -12,8 +12,8 @@ from vit_jax.__main__ import main
 from .conftest import executable
 from .test_tpu import WORDS
 
-# Slurm on one machine. srun starts --ntasks-per-node tasks; scancel signals them; sbatch runs the script, and again while
-# scontrol asks for it; all end with their files in $FAKE_SLURM.
+# A fake Slurm. srun starts --ntasks-per-node tasks; scancel signals them; sbatch runs the script, and again if scontrol requeues
+# it. Their files are in $FAKE_SLURM.
 SBATCH = """#!/bin/bash
 cd "$FAKE_SLURM"
 echo "Submitted batch job 7"
@@ -46,7 +46,7 @@ SCONTROL = """#!/bin/bash
 [ "$*" = "requeue 7" ] || exit 9
 touch "$FAKE_SLURM/requeue"
 """
-# Counts to 20; upon SIGTERM it saves and ends with 0, as a run does.
+# Counts to 20; on SIGTERM it saves and exits with 0, like a run.
 TRAIN = """
 import json, os, pathlib, signal, sys, time
 place = pathlib.Path(sys.argv[1], os.environ["SLURM_PROCID"])
@@ -88,7 +88,7 @@ class Cluster:
         return main(["launch", "slurm", *flags, "--", sys.executable, "train.py", str(self.workdir), *words])
 
     def submit(self, *flags):
-        """Submits in another process, as the fake sbatch waits for the end, and waits for the third step."""
+        """Submit in another process, because the fake sbatch blocks, and wait for the third step."""
         command = [sys.executable, "-m", "vit_jax", "launch", "slurm", "--gpus=2", "--out=out", *flags]
         environment = os.environ | {"PYTHONPATH": str(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))}
         process = subprocess.Popen([*command, "--", sys.executable, "train.py", str(self.workdir)], env=environment)
@@ -106,9 +106,9 @@ def cluster(tmp_path, monkeypatch):
 
 def test_a_script_is_submitted_and_runs_the_command_once_for_each_gpu(cluster, capfd):
     assert cluster.launch("--nodes=1", words=WORDS) == 0
-    said = capfd.readouterr().out
-    assert "Submitted batch job 7" in said
-    assert f"log: {cluster.here}/out/vit_jax-7.log" in said
+    output = capfd.readouterr().out
+    assert "Submitted batch job 7" in output
+    assert f"log: {cluster.here}/out/vit_jax-7.log" in output
     for task in "01":
         assert cluster.step(task) == 20
         assert json.loads((cluster.workdir / task / "words.json").read_text()) == WORDS
@@ -145,7 +145,7 @@ def test_a_failure_is_the_jobs(cluster):
 def test_a_dry_run_prints_the_script_and_writes_nothing(cluster, capfd):
     flags = ["--nodes=2", "--time=1-00:00:00", "--partition=gpu", "--account=me", "--mem=10G", "--cpus=4"]
     assert cluster.launch(*flags, "--name=x", "--sbatch=--constraint=a100&ib", "--dry-run") == 0
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     for line in (
         "--job-name=x",
         "--nodes=2",
@@ -154,10 +154,10 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(cluster, capfd):
         "--cpus-per-task=4",
         "--requeue",
     ):
-        assert f"#SBATCH {line}\n" in said
+        assert f"#SBATCH {line}\n" in output
     for line in ("--time=1-00:00:00", "--partition=gpu", "--account=me", "--mem=10G", "--constraint='a100&ib'"):
-        assert f"#SBATCH {line}\n" in said
-    subprocess.run(["bash", "-n", "-c", said], check=True)
+        assert f"#SBATCH {line}\n" in output
+    subprocess.run(["bash", "-n", "-c", output], check=True)
     assert not (cluster.here / "out").exists()
     assert not (cluster.folder / "codes").exists()
 
@@ -166,7 +166,7 @@ def test_another_script_of_the_name_is_not_overwritten(cluster, capfd):
     assert cluster.launch() == 0
     script = (cluster.here / "out" / "vit_jax.sbatch").read_text()
     assert cluster.launch("--nodes=2") == 2
-    assert "is there already with other contents" in capfd.readouterr().err
+    assert "vit_jax.sbatch already exists" in capfd.readouterr().err
     assert (cluster.here / "out" / "vit_jax.sbatch").read_text() == script
 
 
@@ -177,7 +177,7 @@ def test_another_script_of_the_name_is_not_overwritten(cluster, capfd):
         (["--nodes=0"], "--nodes=0"),
         (["--time=soon"], "--time=soon"),
         (["--sbatch=qos"], "--sbatch=qos"),
-        (["--partition="], "expected one line"),
+        (["--partition="], "non-empty line"),
         (["--partitoin=gpu"], "--partition"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -188,10 +188,10 @@ def test_a_mistake_is_found_before_anything_is_submitted(cluster, capfd, flags, 
     assert not (cluster.here / "out").exists()
 
 
-def test_a_missing_sbatch_and_what_it_says_are_told(cluster, capfd):
+def test_a_missing_sbatch_and_its_errors_are_reported(cluster, capfd):
     executable(cluster.folder / "bin" / "sbatch", "#!/bin/bash\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
     assert cluster.launch() == 2
     assert "invalid partition" in capfd.readouterr().err
     (cluster.folder / "bin" / "sbatch").unlink()
     assert cluster.launch() == 2
-    assert "Found no sbatch on PATH" in capfd.readouterr().err
+    assert "sbatch was not found on PATH" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Chromium without a screen, told what to do over two pipes (the DevTools protocol), as a user's mouse and keyboard would."""
+"""Headless Chromium, controlled through two pipes with the DevTools protocol, with real mouse and keyboard events."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 
 
 class Browser:
-    """One tab; `errors` are what its console, its exceptions and its network complained of, `requests` what it asked for."""
+    """A tab; `errors` are those of its console, scripts and network, `requests` are the URLs that it requested."""
 
     def __init__(self, profile: Path, width: int = 1400, height: int = 1000, dark: bool = False):
         here, its_output = os.pipe()
@@ -24,7 +24,7 @@ class Browser:
         self.requests: list[str] = []
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         flags += ["--no-first-run", "--disable-extensions", "--disable-background-networking", "about:blank"]
-        # The browser reads its file 3 and writes to its file 4.
+        # The browser reads from file descriptor 3 and writes to 4.
         script = f'exec "$@" 3<&{its_input} 4>&{its_output}'
         self._process = subprocess.Popen(
             ["bash", "-c", script, "bash", str(CHROMIUM), *flags],
@@ -45,7 +45,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def call(self, method: str, seconds: float = 60, **parameters: Any) -> dict[str, Any]:
-        """The answer to a command."""
+        """Return the answer to a command."""
         self._count += 1
         number = self._count
         message = {"id": number, "method": method, "params": parameters}
@@ -80,7 +80,7 @@ class Browser:
         return message
 
     def open(self, page: Path) -> float:
-        """Opens a page and gives the seconds until its script has run and it is drawn."""
+        """Open a page and return the seconds until its script has run and it is drawn."""
         begin = time.monotonic()
         self.run("window.left = true")
         self.call("Page.navigate", url=page.absolute().as_uri())
@@ -90,30 +90,30 @@ class Browser:
         return time.monotonic() - begin
 
     def drawn(self) -> None:
-        """Waits until what was changed is on the screen."""
+        """Block until changes are drawn."""
         wait = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
         self.call("Runtime.evaluate", expression=wait, awaitPromise=True)
 
     def run(self, expression: str) -> Any:
-        """The value of an expression of JavaScript."""
+        """Return the value of a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def place(self, element: str) -> tuple[float, float]:
-        """Brings an element, given by an expression, into view, and gives its middle."""
+        """Scroll an element, given by an expression, into view and return its center."""
         self.run(f"{element}.scrollIntoView({{block: 'center'}})")
         self.drawn()
         box = self.run(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())")
         return box[0], box[1]
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """An event of the mouse."""
+        """Send a mouse event."""
         button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def click(self, element: str) -> float:
-        """Clicks on the middle of an element, and gives the seconds until all is drawn."""
+        """Click on the center of an element and return the seconds until changes are drawn."""
         x, y = self.place(element)
         begin = time.monotonic()
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
@@ -122,13 +122,13 @@ class Browser:
         return time.monotonic() - begin
 
     def type(self, element: str, text: str) -> None:
-        """Types into an element."""
+        """Type into an element."""
         self.click(element)
         self.call("Input.insertText", text=text)
         self.drawn()
 
     def picture(self, path: Path, whole: bool = False) -> None:
-        """A PNG of what is seen, or of the whole page."""
+        """Save a PNG of the viewport, or of the whole page."""
         shot = self.call(
             "Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(self._whole() if whole else {})
         )
@@ -139,7 +139,7 @@ class Browser:
         return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 4000), "scale": 1}}
 
     def close(self) -> None:
-        """Ends the browser."""
+        """Close the browser."""
         self._session = None
         self.call("Browser.close")
         self._process.wait(20)

@@ -1,4 +1,4 @@
-"""Workdirs as runs leave them, made without training."""
+"""Create workdirs of runs without training."""
 
 import json
 import math
@@ -9,7 +9,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def workdir(path: Path, config: dict, rows: list[dict], **record) -> Path:
-    """A workdir with such a config, beside what every config has, and such rows."""
+    """Create a workdir with these rows, and with this config added to the defaults."""
     config = {"seed": 0, "steps": 100, "epochs": None, "batch_size": 10} | config
     record = {"data": {"num_examples": 1000}, "versions": {}, "changes": [], "git_commit": COMMIT} | record
     path.mkdir(parents=True)
@@ -19,7 +19,7 @@ def workdir(path: Path, config: dict, rows: list[dict], **record) -> Path:
 
 
 def finished(path: Path, accuracy: float, config: dict | None = None, **record) -> Path:
-    """A finished run of 100 steps that took an hour, with this accuracy at its end and a better one before."""
+    """Create a finished run of 100 steps and one hour, with this final accuracy and a better one before."""
     rows = [
         {"step": 50, "loss": 1.0, "test/accuracy": accuracy + 0.01, "seconds": 1800.0},
         {"step": 100, "loss": 0.5, "test/accuracy": accuracy, "seconds": 3600.0},
@@ -28,7 +28,7 @@ def finished(path: Path, accuracy: float, config: dict | None = None, **record) 
 
 
 def many(folder: Path, count: int, points: int) -> None:
-    """A sweep of learning rate, width and seed: so many runs of so many rows with eleven metrics, a tenth of them unfinished."""
+    """Create a sweep of learning rate, width and seed: `count` runs of `points` rows with eleven metrics, a tenth unfinished."""
     draw = random.Random(0)
     for index in range(count):
         lr, width, seed = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)[index % 5], 32 * (1 + index // 5 % 10), index // 50

@@ -1,4 +1,4 @@
-"""The page of a report: what is in it, and what it does in Chromium, where that is installed.
+"""The HTML page of a report: its contents, and its behavior in Chromium, if installed.
 
 To look at it: VIT_JAX_PICTURES=DIR python -m pytest tests/reports/test_page.py leaves screenshots there.
 """
@@ -15,8 +15,8 @@ from tests.reports.browser import CHROMIUM, Browser
 from tests.reports.made import finished, many
 from tests.reports.test_paper import study
 from vit_jax.runs.reports import page
-from vit_jax.runs.reports.page import as_page, encoded, fitting, thinned
-from vit_jax.runs.reports.report import make_report
+from vit_jax.runs.reports.comparison import compare_runs
+from vit_jax.runs.reports.page import as_page, encode, points_per_curve, thin
 
 NASTY = "</script><script>document.body.remove()</script><b onclick=\"x\">&amp;'{{data}}'"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -29,7 +29,7 @@ def data_of(text):
 def test_names_and_values_cannot_become_html(tmp_path):
     finished(tmp_path / "a", 0.5, {"note": NASTY})
     finished(tmp_path / "b", 0.5, {"note": "\u2028"}, hardware=NASTY)
-    text = as_page(make_report([tmp_path]))
+    text = as_page(compare_runs([tmp_path]))
     assert text.count("</script>") == 2
     assert "document.body.remove()</script>" not in text
     assert data_of(text)["runs"][0]["settings"] == [NASTY]
@@ -38,7 +38,7 @@ def test_names_and_values_cannot_become_html(tmp_path):
 
 def test_the_page_asks_for_nothing_outside_it(tmp_path):
     finished(tmp_path / "a", 0.5)
-    text = as_page(make_report([tmp_path]))
+    text = as_page(compare_runs([tmp_path]))
     assert not re.search(r"(src|href)=|url\(|@import|fetch\(|https?://", text)
     assert "default-src 'none'" in text
 
@@ -47,29 +47,29 @@ def test_a_curve_is_thinned_to_its_ends_and_its_peaks():
     curve = [(step, float(step % 7)) for step in range(1, 1001)]
     curve[500] = (501, 99.0)
     curve[700] = (701, -99.0)
-    few = thinned(curve, 50)
+    few = thin(curve, 50)
     assert len(few) <= 50
     assert (few[0], few[-1]) == (curve[0], curve[-1])
     assert {(501, 99.0), (701, -99.0)} <= set(few)
     assert list(few) == sorted(few)
-    assert thinned(curve, 1000) == curve
+    assert thin(curve, 1000) == curve
 
 
 def test_curves_share_the_points_that_a_page_may_have(monkeypatch):
-    monkeypatch.setattr(page, "POINTS", 1000)
-    assert fitting([10] * 50 + [400] * 5) == 100  # what the short ones leave
-    assert fitting([5]) == page.MOST
-    assert fitting([400] * 500) == page.LEAST
+    monkeypatch.setattr(page, "TOTAL_POINTS", 10_000)
+    assert points_per_curve(100) == 100
+    assert points_per_curve(0) == points_per_curve(1) == page.MAX_POINTS
+    assert points_per_curve(5000) == page.MIN_POINTS
 
 
 def test_an_encoded_curve_holds_differences_of_steps():
-    assert encoded([(50, 1 / 3), (100, 2.0), (200, -1e-9)]) == ([50, 50, 100], [0.33333, 2.0, -1e-9])
-    assert encoded([]) is None
+    assert encode([(50, 1 / 3), (100, 2.0), (200, -1e-9)]) == ([50, 50, 100], [0.33333, 2.0, -1e-9])
+    assert encode([]) is None
 
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens the page of a report in Chromium; at the end nothing may have been complained of or asked for."""
+    """Open the page of a report in Chromium; at the end, assert that there were no errors and no requests."""
     browsers = []
 
     def start(report, name, **options):
@@ -102,14 +102,14 @@ def head(name, table="runs"):
 
 
 def drawn(browser):
-    """The names of the curves in each panel."""
+    """Return the names of the curves in each panel."""
     return browser.run(
         "Object.fromEntries([...panels].map(([metric, panel]) => [metric, panel.series.map(one => one.name)]))"
     )
 
 
 def colors(browser, metric):
-    """How many pixels of a panel have a colour, so are no text, line or ground."""
+    """Return the number of pixels of a panel that are colored, unlike text, grid and background."""
     script = (
         "(c => {const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});"
         "copy.drawImage(c, 0, 0); const p = copy.getImageData(0, 0, c.width, c.height).data; let n = 0;"
@@ -124,7 +124,7 @@ def test_runs_are_sorted_filtered_and_chosen_by_click(tmp_path, opened):
     for lr in (0.1, 0.02):
         for seed in range(3):
             finished(tmp_path / "runs" / f"lr={lr},seed={seed}", lr + seed / 10, {"seed": seed, "optim": {"lr": lr}})
-    browser = opened(make_report([tmp_path / "runs"], study(tmp_path)), "small")
+    browser = opened(compare_runs([tmp_path / "runs"], study(tmp_path)), "small")
     assert cells(browser, 0)[:2] == ["lr=0.1,seed=2", "lr=0.02,seed=2"]  # the best first
     browser.click(head("seed"))
     assert cells(browser, 3) == ["0", "0", "1", "1", "2"]
@@ -162,7 +162,7 @@ def test_runs_are_sorted_filtered_and_chosen_by_click(tmp_path, opened):
 @needs_chromium
 def test_a_page_of_500_runs_is_quick_enough_to_use(tmp_path, opened):
     many(tmp_path / "runs", 500, 200)
-    report = make_report([tmp_path / "runs"])
+    report = compare_runs([tmp_path / "runs"])
     assert len(as_page(report)) < 8e6
     browser = opened(report, "many", dark=True)
     assert len(cells(browser, 0, count=1000)) == 500
@@ -185,7 +185,7 @@ def test_nasty_names_are_shown_as_they_are(tmp_path, opened):
     (tmp_path / "runs" / "<b>broken").mkdir()
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / "runs" / "<b>broken" / name).write_text("")
-    browser = opened(make_report([tmp_path / "runs"]), "nasty")
+    browser = opened(compare_runs([tmp_path / "runs"]), "nasty")
     assert cells(browser, 0) == ["b", "<img src=x onerror=alert(1)>"]
     assert NASTY in cells(browser, 2)
     assert browser.run("document.querySelectorAll('main b[onclick], img, header b').length") == 0

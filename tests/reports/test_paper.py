@@ -3,8 +3,8 @@ import json
 import pytest
 
 from tests.reports.made import COMMIT, finished, workdir
-from vit_jax.runs.reports.paper import read
-from vit_jax.runs.reports.report import make_report
+from vit_jax.runs.reports.comparison import compare_runs
+from vit_jax.runs.reports.paper import read_paper
 from vit_jax.types import UserError
 
 ROWS = [
@@ -26,7 +26,7 @@ def test_ours_stand_beside_the_published(tmp_path):
         finished(tmp_path / "runs" / f"ti_{seed}", accuracy, {"seed": seed, "model": {"variant": "Ti/16"}})
     finished(tmp_path / "runs" / "averaged", 0.9, {"model": {"variant": "Ti/16"}, "ema_decay": 0.99})
     workdir(tmp_path / "runs" / "s", {"model": {"variant": "S/16"}}, [{"step": 40, "test/accuracy": 0.1}])
-    tiny, small, base = make_report([tmp_path / "runs"], study(tmp_path)).comparisons
+    tiny, small, base = compare_runs([tmp_path / "runs"], study(tmp_path)).paper_rows
     assert (tiny.ours.mean, tiny.ours.spread, tiny.ours.n) == (pytest.approx(72.0), pytest.approx(2.0), 3)
     assert tiny.difference == pytest.approx(-0.2)
     assert (tiny.hardware, tiny.hours, tiny.commit) == ("8 x TPU v5 lite", 1.0, COMMIT)
@@ -39,14 +39,14 @@ def test_of_several_settings_of_a_line_the_best_mean_counts_and_is_named(tmp_pat
         for seed, accuracy in enumerate(accuracies):
             config = {"seed": seed, "optim": {"lr": lr}, "model": {"variant": "B/16"}}
             finished(tmp_path / "runs" / f"{lr}_{seed}", accuracy, config)
-    *_, base = make_report([tmp_path / "runs"], study(tmp_path)).comparisons
+    *_, base = compare_runs([tmp_path / "runs"], study(tmp_path)).paper_rows
     assert base.ours.mean == pytest.approx(75.0)
     assert base.state == "finished; the best of 2 settings: lr=0.1"
 
 
 def test_the_paper_says_what_runs_are_compared_by(tmp_path):
     finished(tmp_path / "runs" / "a", 0.9)
-    report = make_report([tmp_path / "runs"], study(tmp_path, metric="loss", mode="min"))
+    report = compare_runs([tmp_path / "runs"], study(tmp_path, metric="loss", mode="min"))
     assert (report.metric, report.mode) == ("loss", "min")
 
 
@@ -62,9 +62,9 @@ def test_the_paper_says_what_runs_are_compared_by(tmp_path):
 )
 def test_a_malformed_paper_is_refused(tmp_path, changes, word):
     with pytest.raises(UserError, match=word):
-        read(study(tmp_path, **changes))
+        read_paper(study(tmp_path, **changes))
 
 
-def test_a_missing_paper_is_told(tmp_path):
+def test_a_missing_paper_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"--paper=.*paper\.json"):
-        read(tmp_path)
+        read_paper(tmp_path)

@@ -9,16 +9,17 @@ from rich.console import Console
 from tests.reports.made import COMMIT, finished, workdir
 from tests.reports.test_paper import study
 from vit_jax.__main__ import main as vit
-from vit_jax.runs.reports import runs
-from vit_jax.runs.reports.report import make_report
-from vit_jax.runs.reports.tables import as_csv, as_markdown, duration, number, print_tables
+from vit_jax.runs.reports import collect
+from vit_jax.runs.reports.comparison import compare_runs
+from vit_jax.runs.reports.tables import as_csv, as_markdown, format_hours, print_tables
+from vit_jax.runs.sweeps.board import format_metric
 
 
 def test_csv_gives_back_what_the_runs_hold(tmp_path):
     settings = {"text": 'a, "b"\nc|<d>', "list": [1, None, "x"], "flag": True, "lr": 0.1 + 0.2}
     finished(tmp_path / "a", 1 / 3, {"optim": settings})
     finished(tmp_path / "b", 2 / 3)
-    first, second = csv.DictReader(io.StringIO(as_csv(make_report([tmp_path]))))
+    first, second = csv.DictReader(io.StringIO(as_csv(compare_runs([tmp_path]))))
     assert first["optim.text"] == settings["text"]
     assert {key: json.loads(first[f"optim.{key}"]) for key in ("list", "flag", "lr")} == {
         key: settings[key] for key in ("list", "flag", "lr")
@@ -32,17 +33,17 @@ def test_csv_gives_back_what_the_runs_hold(tmp_path):
 def test_every_cell_of_the_markdown_stays_in_its_place(tmp_path):
     finished(tmp_path / "a", 0.25, {"note": "one | two\n<script>"})
     finished(tmp_path / "b", 0.75, {"note": "plain"})
-    lines = as_markdown(make_report([tmp_path])).splitlines()
+    lines = as_markdown(compare_runs([tmp_path])).splitlines()
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     assert {len(line) for line in table} == {len(table[0])}
     assert [line[0].strip() for line in table[2:]] == ["b", "a"]  # the best first
     assert table[3][2].strip() == r"one \| two &lt;script>"
 
 
-def test_the_terminal_shows_names_as_they_are_and_tells_once_what_is_alike(tmp_path, capsys):
+def test_the_terminal_shows_names_as_they_are_and_constant_columns_once(tmp_path, capsys):
     finished(tmp_path / "runs" / "[red]a[/]", 0.25, {"seed": 0})
     finished(tmp_path / "runs" / "b", 0.75, {"seed": 1})
-    print_tables(make_report([tmp_path / "runs"], study(tmp_path)), Console(width=120))
+    print_tables(compare_runs([tmp_path / "runs"], study(tmp_path)), Console(width=120))
     out = capsys.readouterr().out
     assert "[red]a[/]" in out
     assert out.count("8 x TPU v5 lite") == 1
@@ -54,15 +55,15 @@ def test_the_terminal_shows_names_as_they_are_and_tells_once_what_is_alike(tmp_p
 def test_long_tables_are_cut_off_in_the_terminal_alone(tmp_path, capsys):
     for index in range(50):
         finished(tmp_path / f"run{index}", index / 50, {"lr": index})
-    report = make_report([tmp_path])
+    report = compare_runs([tmp_path])
     print_tables(report, Console(width=120))
     assert "... and 10 more" in capsys.readouterr().out
     assert as_markdown(report).count("\n| run") == 50 + 1
 
 
 def test_times_and_numbers_read_well():
-    assert [duration(hours) for hours in (None, 12 / 3600, 0.3, 40.0)] == ["", "12 s", "18 min", "40.0 h"]
-    assert [number(value) for value in (None, 0.0, 0.5, 12.34567, 1.234567e-5)] == [
+    assert [format_hours(hours) for hours in (None, 12 / 3600, 0.3, 40.0)] == ["", "12 s", "18 min", "40.0 h"]
+    assert [format_metric(value) for value in (None, 0.0, 0.5, 12.34567, 1.234567e-5)] == [
         "",
         "0.0000",
         "0.5000",
@@ -90,7 +91,7 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
     finished(tmp_path / "run", 0.25)
     for flags, word in (
         ([], "DIR"),
-        ([str(tmp_path / "none")], "no folder"),
+        ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path), "--metric=test/acuracy"], "did you mean test/accuracy"),
         ([str(tmp_path), "--watch=-1"], "expected a number of seconds"),
         ([str(tmp_path), f"--out={tmp_path / 'run' / 'config.json'}"], "cannot be written"),
@@ -100,7 +101,7 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("flag", "expected"), [("--watch=7", 7.0), ("--watch 7", 7.0), ("--watch", 30.0)])
-def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
+def test_watching_waits_for_runs_and_shows_new_ones(tmp_path, capsys, monkeypatch, flag, expected):
     (tmp_path / "runs").mkdir()
     turns = []
 
@@ -121,13 +122,13 @@ def test_watching_waits_for_runs_and_tells_of_new_ones(tmp_path, capsys, monkeyp
 def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     for name in ("a", "b"):
         finished(tmp_path / name, 0.25)
-    known, seen = {}, []
-    original = runs.read
-    monkeypatch.setattr(runs, "read", lambda path, name: seen.append(name) or original(path, name))
-    first, _ = runs.collect([tmp_path], known)
+    cache, seen = {}, []
+    original = collect.read_run
+    monkeypatch.setattr(collect, "read_run", lambda path, name: seen.append(name) or original(path, name))
+    first, _ = collect.collect_runs([tmp_path], cache)
     with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 101, "test/accuracy": 0.75}) + "\n")
-    second, _ = runs.collect([tmp_path], known)
+    second, _ = collect.collect_runs([tmp_path], cache)
     assert seen == ["a", "b", "b"]
     assert second[0] == first[0]
     assert second[1].last("test/accuracy") == 0.75

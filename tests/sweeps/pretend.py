@@ -1,6 +1,6 @@
-"""A run without training: pretend.py WORKDIR STEPS END..., which ends its first attempt by the first END, and so on.
+"""A run without training: pretend.py WORKDIR STEPS END..., whose first attempt ends as the first END says, and so on.
 
-It writes what a run writes: config.json, a row of metrics for each step, and a checkpoint where it ends well or is told to end.
+It writes config.json, a row of metrics per step, and a checkpoint if it finishes or receives SIGTERM.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 
 def main() -> None:
     workdir, steps, ends = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    told = []
-    signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    terminated = []
+    signal.signal(signal.SIGTERM, lambda *_: terminated.append(1))
     workdir.mkdir(exist_ok=True)
     record = {"config": {"steps": steps}, "data": {"num_examples": 9}, "versions": {}, "changes": []}
     (workdir / "config.json").write_text(json.dumps(record))
@@ -34,9 +34,9 @@ def main() -> None:
         row = {"step": step, "loss": 1 / step, "test/accuracy": step / (100 if workdir.name.startswith("poor") else 10)}
         with (workdir / "metrics.jsonl").open("a") as file:
             print(json.dumps(row), file=file, flush=True)
-        if end == "slow" and not told:
+        if end == "slow" and not terminated:
             time.sleep(0.1)
-        if told:
+        if terminated:
             save(workdir, step)
             sys.exit(0)
         if end == "half" and step == saved + (steps - saved) // 2:

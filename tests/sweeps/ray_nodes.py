@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: nodes of one core each, which can be lost with all that runs on them.
+"""A real Ray cluster on this machine: nodes of one core each, which can be killed with all their processes.
 
 As a program (python ray_nodes.py) it holds the cluster: it prints its address, and for each line of stdin it adds a node and
 prints the number of the process that all others of the node descend from. The nodes end with it.
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-# A lost node is noticed within seconds, where Ray's own settings take half a minute.
+# Detect a lost node within seconds; with the defaults, this takes half a minute.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_health_check_initial_delay_ms": "1000",
@@ -28,11 +28,11 @@ SETTINGS = {
 
 
 class Nodes:
-    """The cluster; its first node is the head, and has no core for runs."""
+    """A cluster; its first node is the head and has no cores for runs."""
 
     def __init__(self):
         command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute())]
-        # Not where a cluster of the user's would be found; sockets have short paths.
+        # A separate folder, so that no other cluster is found; short, because socket paths are limited.
         self._folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
         environment = os.environ | SETTINGS | {"RAY_TMPDIR": self._folder}
         self._holder = subprocess.Popen(
@@ -42,16 +42,16 @@ class Nodes:
         self._nodes = []
 
     def start(self):
-        """Adds a node."""
+        """Add a node."""
         print("node", file=self._holder.stdin, flush=True)
         self._nodes.append(int(self._answer()))
 
     def lose(self, number):
-        """Kills a node and everything that runs on it."""
+        """Kill a node with all its processes."""
         kill(self._nodes[number])
 
     def close(self):
-        """Ends the cluster with all its processes."""
+        """Stop the cluster with all its processes."""
         kill(self._holder.pid)
         self._holder.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -65,7 +65,7 @@ class Nodes:
 
 
 def kill(number):
-    """Kills a process with all its descendants."""
+    """Kill a process with all its descendants."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(number)
         for each in [*process.children(recursive=True), process]:
@@ -74,7 +74,7 @@ def kill(number):
 
 
 def hold():
-    """The program; see the module's docstring."""
+    """Run the cluster; see the module docstring."""
     from ray.cluster_utils import Cluster
 
     answers = os.fdopen(os.dup(1), "w")

@@ -4,8 +4,8 @@ import json
 from rich.console import Console
 
 from vit_jax.runs.sweeps.board import Board, Pace
-from vit_jax.runs.sweeps.progress import Progress
-from vit_jax.runs.sweeps.record import Run
+from vit_jax.runs.sweeps.progress import RunProgress
+from vit_jax.runs.sweeps.record import SweepRun
 
 
 def followed(tmp_path, name, rows, steps=10, mode="max"):
@@ -14,7 +14,7 @@ def followed(tmp_path, name, rows, steps=10, mode="max"):
     record = {"config": {"steps": steps}, "data": {"num_examples": 9}, "versions": {}, "changes": []}
     (workdir / "config.json").write_text(json.dumps(record))
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    progress = Progress(workdir, "test/accuracy", mode)
+    progress = RunProgress(workdir, "test/accuracy", mode)
     progress.refresh()
     return progress
 
@@ -58,10 +58,10 @@ def board(**console):
 
 
 def test_a_low_terminal_shows_what_runs_first_and_how_much_is_hidden(tmp_path):
-    runs = [Run(f"lr={n}", {}, state="finished" if n < 18 else "running") for n in range(20)]
+    runs = [SweepRun(f"lr={n}", {}, state="finished" if n < 18 else "running") for n in range(20)]
     progress = {run.name: followed(tmp_path, run.name, [row(5, 0.5)]) for run in runs}
     shown = board(force_terminal=True, width=100, height=10)
-    shown.show(runs, progress, 2)
+    shown.refresh(runs, progress, 2)
     shown.close()
     text = shown.console.file.getvalue()
     assert "lr=18" in text
@@ -72,24 +72,24 @@ def test_a_low_terminal_shows_what_runs_first_and_how_much_is_hidden(tmp_path):
 
 def test_the_time_left_is_that_of_the_steps_left_at_the_pace_seen():
     pace = Pace()
-    pace.see("a", 10, now=100.0)
-    pace.see("a", 20, now=105.0)
-    assert pace.left("a", 20, 100) == 40.0
-    assert pace.left("not seen", 0, 100) == 50.0
-    assert pace.left("a", 20, None) is None
+    pace.update("a", 10, now=100.0)
+    pace.update("a", 20, now=105.0)
+    assert pace.remaining("a", 20, 100) == 40.0
+    assert pace.remaining("not seen", 0, 100) == 50.0
+    assert pace.remaining("a", 20, None) is None
 
 
-def test_a_pipe_is_told_each_change_in_a_line(tmp_path):
-    run = Run("lr=1", {}, state="failed", reason="killed by SIGKILL")
+def test_a_pipe_gets_a_line_for_each_change(tmp_path):
+    run = SweepRun("lr=1", {}, state="failed", reason="killed by SIGKILL")
     piped = board()
-    piped.changed(run, [run], followed(tmp_path, "a", [row(5, 0.5)]))
+    piped.run_changed(run, [run], followed(tmp_path, "a", [row(5, 0.5)]))
     assert piped.console.file.getvalue() == ("[1/1] lr=1: failed at step 5, test/accuracy 0.5000: killed by SIGKILL\n")
 
 
 def test_the_summary_ranks_runs_and_names_the_setting_that_is_best_over_its_seeds(tmp_path):
     values = {"lr=1,seed=0": 0.99, "lr=1,seed=1": 0.80, "lr=2,seed=0": 0.95, "lr=2,seed=1": 0.94}
-    runs = [Run(name, {"optim.lr": int(name[3]), "seed": int(name[-1])}, state="finished") for name in values]
-    runs.append(Run("lr=3", {"optim.lr": 3}, state="failed", reason="Stopped: the loss"))
+    runs = [SweepRun(name, {"optim.lr": int(name[3]), "seed": int(name[-1])}, state="finished") for name in values]
+    runs.append(SweepRun("lr=3", {"optim.lr": 3}, state="failed", reason="Stopped: the loss"))
     progress = {name: followed(tmp_path, name, [row(10, value)]) for name, value in values.items()}
     progress["lr=3"] = followed(tmp_path, "lr=3", [])
     piped = board()

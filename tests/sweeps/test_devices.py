@@ -6,7 +6,7 @@ from vit_jax.types import UserError
 
 @pytest.fixture
 def installed(monkeypatch):
-    """As if JAX's plugins for GPUs and TPUs were installed."""
+    """Pretend that JAX's plugins for GPUs and TPUs are installed."""
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object())
 
 
@@ -35,29 +35,29 @@ def test_tpu_chips_are_those_that_jax_would_use(installed, tmp_path):
 def test_jobs_have_gpus_of_their_own_or_equal_parts_of_one(monkeypatch):
     monkeypatch.setattr(devices, "tpu_chips", lambda environment: [])
     monkeypatch.setattr(devices, "gpus", lambda environment: ["0", "1", "2", "3"])
-    shares = devices.divide(2, {})
+    shares = devices.split_devices(2, {})
     assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0,1", "2,3"]
-    assert len(devices.divide(None, {})) == 4
-    shares = devices.divide(8, {})
+    assert len(devices.split_devices(None, {})) == 4
+    shares = devices.split_devices(8, {})
     assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares] == [*"01230123"]
     assert {share.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for share in shares} == {"0.450"}
-    own = devices.divide(8, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})[0].environment
+    own = devices.split_devices(8, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})[0].environment
     assert own == {"CUDA_VISIBLE_DEVICES": "0"}
-    assert devices.divide(1, {})[0].environment == {}
+    assert devices.split_devices(1, {})[0].environment == {}
 
 
-def test_jobs_have_a_tpu_chip_each_and_are_worlds_of_their_own(monkeypatch):
+def test_jobs_have_a_tpu_chip_each_and_are_clusters_of_their_own(monkeypatch):
     monkeypatch.setattr(devices, "tpu_chips", lambda environment: ["0", "1", "2", "3"])
-    shares = devices.divide(None, {})
+    shares = devices.split_devices(None, {})
     assert [share.environment["TPU_VISIBLE_CHIPS"] for share in shares] == [*"0123"]
     assert len({share.environment["JAX_COORDINATOR_ADDRESS"] for share in shares}) == 4
     assert {share.environment["JAX_NUM_PROCESSES"] for share in shares} == {"1"}
-    with pytest.raises(UserError, match="--jobs=3 on 4 TPU chips; expected 4, a chip for each, or 1"):
-        devices.divide(3, {})
+    with pytest.raises(UserError, match="--jobs=3 on 4 TPU chips; expected 4, one per chip, or 1"):
+        devices.split_devices(3, {})
 
 
 def test_all_jobs_have_equally_many_cores(monkeypatch):
     monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: {2, 3, 5, 7, 8})
-    assert devices.core_shares(2) == [(2, 3), (5, 7)]
-    assert devices.core_shares(1) == [(2, 3, 5, 7, 8)]
-    assert devices.core_shares(7) == [(2,), (3,), (5,), (7,), (8,), (2,), (3,)]
+    assert devices.split_cores(2) == [(2, 3), (5, 7)]
+    assert devices.split_cores(1) == [(2, 3, 5, 7, 8)]
+    assert devices.split_cores(7) == [(2,), (3,), (5,), (7,), (8,), (2,), (3,)]

@@ -12,14 +12,14 @@ import pytest
 
 from tests.conftest import ROOT, losses, rows
 from vit_jax.__main__ import main
-from vit_jax.runs.sweeps import node
-from vit_jax.runs.sweeps.ray import Needs
+from vit_jax.runs.sweeps.devices import ray_variables
+from vit_jax.runs.sweeps.ray import Needs, job_on_node
 
 from .ray_nodes import Nodes
 from .test_sweep import TINY, begins, finish, start, states
 
 SWEEP = """
-from vit_jax.sweeps.space import Sweep, seeds
+from vit_jax.runs.sweeps.space import Sweep, seeds
 def get_sweep(arg=""):
     return Sweep("configs/digits.py", seeds(int(arg)), "test/accuracy")
 """
@@ -44,17 +44,18 @@ def file(tmp_path):
 
 
 def resumable(folder):
-    """How many runs are under way that have saved."""
+    """Return the number of running runs with a checkpoint."""
     try:
         runs = json.loads((folder / "sweep.json").read_text())["runs"]
     except FileNotFoundError:
         return 0
     running = [run["name"] for run in runs if run["state"] == "running"]
-    # What is still being written has a longer name.
+    # Unfinished checkpoints have longer names.
     return sum(any(path.name.isdecimal() for path in folder.glob(f"{name}/checkpoints/*")) for name in running)
 
 
-def test_the_runs_of_a_node_that_is_lost_are_taken_up_on_another(tmp_path, file, nodes):
+@pytest.mark.torture
+def test_the_runs_of_a_lost_node_resume_on_another(tmp_path, file, nodes):
     out = tmp_path / "out"
     flags = [*TINY, "--config.steps=300", "--executor=ray", f"--address={nodes.address}"]
     process = start(f"{file}:2", *flags, f"--out={out}")
@@ -74,7 +75,7 @@ def test_the_runs_of_a_node_that_is_lost_are_taken_up_on_another(tmp_path, file,
 
 @pytest.mark.torture
 def test_twelve_runs_lose_a_node_half_way_and_end_as_on_one_machine(tmp_path, nodes):
-    """The sweep of experiments/digits_sweep_202611, whole; its table is printed."""
+    """Run the whole sweep of experiments/digits_sweep_202611 and print its table."""
     out = tmp_path / "out"
     flags = ["experiments/digits_sweep_202611/sweep.py", "--executor=ray", f"--address={nodes.address}"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -94,7 +95,7 @@ def test_twelve_runs_lose_a_node_half_way_and_end_as_on_one_machine(tmp_path, no
 
 
 @pytest.mark.torture
-def test_a_sweep_on_a_cluster_that_is_told_to_end_saves_its_runs_and_goes_on(tmp_path, file, nodes):
+def test_a_sweep_on_a_cluster_that_receives_sigterm_saves_its_runs_and_resumes(tmp_path, file, nodes):
     out = tmp_path / "out"
     flags = [f"{file}:2", *TINY, "--config.steps=300", "--executor=ray", f"--address={nodes.address}", f"--out={out}"]
     for end in (signal.SIGTERM, signal.SIGKILL):
@@ -112,12 +113,12 @@ def test_a_sweep_on_a_cluster_that_is_told_to_end_saves_its_runs_and_goes_on(tmp
         assert [row["step"] for row in rows(out / f"seed={seed}")] == list(range(1, 301))
 
 
-def test_a_missing_library_and_a_missing_cluster_are_told(tmp_path, file, monkeypatch, capfd):
+def test_a_missing_library_and_a_missing_cluster_are_reported(tmp_path, file, monkeypatch, capfd):
     flags = ["sweep", f"{file}:1", f"--out={tmp_path / 'out'}", "--executor=ray"]
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(flags) == 2
     assert "pip install 'vit_jax[ray]'" in capfd.readouterr().err
-    # Not imported here: its warnings would be errors.
+    # In another process, because warnings of Ray would be errors here.
     command = [sys.executable, "-m", "vit_jax", *flags, "--address=127.0.0.1:9"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
@@ -134,9 +135,9 @@ def test_flags_of_a_cluster_without_one_and_needs_without_sense_are_refused(tmp_
 
 
 def test_a_node_takes_as_many_runs_as_its_scarcest_resource_allows():
-    assert Needs(cpus=2.0).room({"CPU": 7.0}) == 3
-    assert Needs(cpus=2.0, gpus=0.5).room({"CPU": 64.0, "GPU": 2.0}) == 4
-    assert Needs(tpus=4).room({"CPU": 8.0}) == 0
+    assert Needs(cpus=2.0).capacity({"CPU": 7.0}) == 3
+    assert Needs(cpus=2.0, gpus=0.5).capacity({"CPU": 64.0, "GPU": 2.0}) == 4
+    assert Needs(tpus=4).capacity({"CPU": 8.0}) == 0
 
 
 @pytest.mark.parametrize(
@@ -152,22 +153,22 @@ def test_a_node_takes_as_many_runs_as_its_scarcest_resource_allows():
     ],
 )
 def test_a_run_sees_the_devices_that_it_was_given(needs, chosen, expected):
-    assert node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 0} | needs, chosen) == expected
+    assert ray_variables({}, {"cpus": 1, "gpus": 0, "tpus": 0} | needs, chosen) == expected
 
 
 def test_a_run_on_virtual_devices_keeps_the_threads_that_they_need():
     given = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    assert "NPROC" not in node.devices(given, {"cpus": 1, "gpus": 0, "tpus": 0}, {})
+    assert "NPROC" not in ray_variables(given, {"cpus": 1, "gpus": 0, "tpus": 0}, {})
 
 
-def test_a_folder_that_a_node_does_not_see_is_told(tmp_path):
+def test_a_folder_that_a_node_does_not_see_is_reported(tmp_path):
     fields = {"name": "a", "command": ("python",), "folder": str(tmp_path), "environment": {}}
     with pytest.raises(FileNotFoundError, match="all nodes must share --out"):
-        node.prepared(fields | {"log": f"{tmp_path}/none/a.log", "lock": f"{tmp_path}/none/a"}, {"cpus": 1})
+        job_on_node(fields | {"log": f"{tmp_path}/none/a.log", "lock": f"{tmp_path}/none/a"}, {"cpus": 1})
 
 
-def test_a_run_on_one_chip_of_a_tpu_is_a_world_of_its_own():
-    found = node.devices({}, {"cpus": 1, "gpus": 0, "tpus": 1}, {"TPU_VISIBLE_CHIPS": "2"})
+def test_a_run_on_one_chip_of_a_tpu_is_a_cluster_of_its_own():
+    found = ray_variables({}, {"cpus": 1, "gpus": 0, "tpus": 1}, {"TPU_VISIBLE_CHIPS": "2"})
     assert found["TPU_VISIBLE_CHIPS"] == "2"
     assert found["TPU_PROCESS_BOUNDS"] == "1,1,1"
     assert found["JAX_NUM_PROCESSES"] == "1"

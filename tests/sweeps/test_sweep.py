@@ -15,11 +15,11 @@ from tests.conftest import ROOT, TINY_FLAGS, environment, losses, rows
 from vit_jax import __main__ as vit
 
 SWEEP = f"""
-from vit_jax.sweeps.space import Sweep, product, seeds
+from vit_jax.runs.sweeps.space import Sweep, product, seeds
 def get_sweep(arg=""):
     return Sweep({str(ROOT / "configs" / "digits.py")!r}, product({{"optim.lr": [1e-3, 3e-3]}}, seeds(int(arg or 1))), "test/accuracy")
 """
-TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=60"]  # the config is that of the sweep
+TINY = [*TINY_FLAGS[1:], "--config.checkpoint.every=5", "--config.steps=40"]  # without --config
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def start(*words, env=None):
 
 
 def finish(*words, env=None):
-    """Runs a sweep to its end, and gives its table."""
+    """Run a sweep to its end and return its table."""
     process = start(*words, env=env)
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -48,7 +48,7 @@ def states(folder):
 
 
 def begins(folder, name):
-    """The steps at which attempts at a run were resumed."""
+    """Return the steps at which a run was resumed."""
     return [int(step) for step in re.findall(r"^resuming at step (\d+)", log(folder, name), re.MULTILINE)]
 
 
@@ -57,29 +57,28 @@ def log(folder, name):
 
 
 def same(one, other, names):
-    """Asserts that the runs of two sweeps took the same steps, each of them once over all attempts."""
+    """Assert that two runs have the same losses, and that each step was taken once over all attempts."""
     for name in names:
         assert losses(one / name) == losses(other / name), name
         taken = re.findall(r"^step +(\d+)/\d+  loss", log(other, name), re.MULTILINE)
         assert taken == [str(row["step"]) for row in rows(one / name) if "loss" in row], name
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, file):
-    flags = [file, *TINY, "--jobs=2"]
-    table = finish(*flags, f"--out={tmp_path / 'undisturbed'}")
-    names = ["lr=0.001", "lr=0.003"]
-    out = tmp_path / "disturbed"
-    first = start(*flags, f"--out={out}")
-    while not any(
-        (out / name / "checkpoints").is_dir() and any((out / name / "checkpoints").iterdir()) for name in names
-    ):
+def test_a_killed_sweep_resumes_and_ends_as_a_run_that_was_not_killed(tmp_path, file, train):
+    file.write_text(SWEEP.replace("[1e-3, 3e-3]", "[1e-3]"))
+    out, name = tmp_path / "out", "lr=0.001,seed=0"
+    flags = [file, *TINY, f"--out={out}"]
+    first = start(*flags)
+    while not any((out / name / "checkpoints").glob("*")):
+        assert first.poll() is None, first.communicate()[0]
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert finish(*flags, f"--out={out}") == table
-    assert states(out) == ["finished"] * 2
-    same(tmp_path / "undisturbed", out, names)
-    assert any(begins(out, name) for name in names)
+    assert re.search(rf"{name} +finished +40/40", finish(*flags))
+    assert states(out) == ["finished"]
+    assert begins(out, name)
+    assert train(TINY_FLAGS[0], *TINY, "--config.optim.lr=1e-3", f"--workdir={tmp_path / 'whole' / name}") == 0
+    same(tmp_path / "whole", out, [name])
 
 
 def test_mistakes_end_with_exit_code_2_and_start_nothing(tmp_path, file, capsys):
@@ -111,7 +110,7 @@ def test_a_dry_run_prints_commands_and_starts_nothing(tmp_path, file, capsys):
 
 @pytest.mark.torture
 def test_twelve_runs_killed_twice_end_as_an_undisturbed_sweep(tmp_path):
-    """The sweep of experiments/digits_sweep_202611, whole; the table and the attempts are printed."""
+    """Run the whole sweep of experiments/digits_sweep_202611 and print the table and the attempts."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # with code as fast as a user's
     table = finish(*TWELVE, f"--out={tmp_path / 'undisturbed'}", env=env)
     killed_twice(tmp_path / "disturbed", env)
@@ -129,7 +128,7 @@ TWELVE = ["experiments/digits_sweep_202611/sweep.py", "--jobs=2"]
 
 
 def killed_twice(out, env):
-    """Kills the sweep once two runs are finished and again once six are, both a while later."""
+    """Kill the sweep a while after two runs are finished, and again after six."""
     moments = random.Random(0)
     for count in (2, 6):
         process = start(*TWELVE, f"--out={out}", env=env)

@@ -90,7 +90,7 @@ def _absolute(directory: Place) -> os.PathLike[str]:
 
 def _telling(directory: Place) -> contextlib.AbstractContextManager[None]:
     """On a store: what keeps it from being used becomes a UserError."""
-    return stores.telling(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
+    return stores.readable_errors(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
 
 
 def steps_in(directory: Place) -> list[int]:

@@ -1,4 +1,4 @@
-"""What all commands share: reading their flags, and turning a user's mistake into one message and exit code 2."""
+"""Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The values of the flags; raises UserError for an unknown one."""
+        """Return the parsed flags; raise UserError for an unknown flag."""
         values, unknown = self.parse_known_args(argv)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
@@ -24,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
-def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Calls a command; a UserError becomes its message on stderr and exit code 2, an interrupt exit code 130."""
+def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
     try:
         return function(argv)
     except UserError as error:
@@ -33,13 +33,13 @@ def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `... | head`
+    except BrokenPipeError:  # the reading end of a pipe was closed, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[list[tuple[str, str]], list[str]]:
-    """The --config.KEY=VALUE of a command line as (key, value text), and its other words; `prefix` may be another."""
+    """Split a command line into its --config.KEY=VALUE, as (key, value text), and the remaining arguments."""
     overrides: list[tuple[str, str]] = []
     rest: list[str] = []
     words = iter(argv)
@@ -57,16 +57,14 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
 
 
 def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
-    """The --config, --workdir and --config.KEY=VALUE of a command line, as (file[:arg], workdir, [(key, value text)])."""
+    """Return --config, --workdir and --config.KEY=VALUE as (file[:arg], workdir, [(key, value text)])."""
     overrides, rest = split_overrides(argv)
     parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="a new folder, here or on gs://, s3://, or a run to resume"
+        "--workdir", required=True, metavar="DIR", help="a new folder, local or on gs:// or s3://, or a run to resume"
     )
-    parser.add_argument(
-        "--config.KEY", metavar="VALUE", help="another value for a key of the config, as often as needed"
-    )
+    parser.add_argument("--config.KEY", metavar="VALUE", help="override a key of the config; may be repeated")
     values = parser.parse(rest)
     if not values.workdir:
         raise UserError("--workdir is empty; expected the path of a folder.")

@@ -84,7 +84,7 @@ def find_images(places: Sequence[str]) -> Iterator[Path | str]:
             names = [name for name in stores.entries(place) if not name or is_image(os.path.basename(name))]
             if not names:
                 raise UserError(f"Found no images in {place}; expected files such as .jpg, .png or .webp.")
-            yield from (stores.join(place, name) if name else place for name in names)
+            yield from (stores.join_url(place, name) if name else place for name in names)
         elif os.path.isdir(path):
             found = sorted(path for path in path.rglob("*") if is_image(path.name) and path.is_file())
             if not found:

@@ -1,59 +1,60 @@
-"""What runs have reached: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
+"""Compare runs: vit report DIR... [--paper=experiments/STUDY] [--metric=NAME] [--out=DIR] [--watch[=SECONDS]]."""
 
+import itertools
 import os
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
-EVERY = 30.0  # seconds between reports of --watch
+if TYPE_CHECKING:
+    from vit_jax.runs.reports.comparison import RunComparison
+
+WATCH_SECONDS = 30.0  # default of --watch
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the runs in and under folders as tables, and writes them as report.csv, report.md, report.html and curves.png."""
+    """Print the runs in and below folders as tables, and write report.csv, report.md, report.html and curves.png."""
     parser = Parser(prog="vit report", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "folders", nargs="+", metavar="DIR", help="a workdir, or a folder that contains some; also on gs:// or s3://"
+    add = parser.add_argument
+    add(
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="a workdir, or a folder that contains workdirs; may be on gs:// or s3://",
     )
-    parser.add_argument("--paper", metavar="FOLDER", help="a study with paper.json, whose numbers stand beside ours")
-    parser.add_argument("--metric", help="what runs are compared by; default: the paper's, or test/accuracy")
-    parser.add_argument(
-        "--out", metavar="DIR", help="where the files go; default: the first DIR, where it is not on a store"
-    )
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=EVERY,
-        metavar="SECONDS",
-        help=f"again and again, by default every {EVERY:g} s",
-    )
-    flags = parser.parse(watched(argv))
+    add("--paper", metavar="FOLDER", help="a study with paper.json, whose published numbers are shown beside ours")
+    add("--metric", help="metric to compare by; default: the paper's, or test/accuracy")
+    add("--out", metavar="DIR", help="folder for the files; default: the first DIR, unless it is on an object store")
+    watch_help = f"repeat every SECONDS; default {WATCH_SECONDS:g}"
+    add("--watch", nargs="?", type=float, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
+    flags = parser.parse(with_watch_value(argv))
     if flags.watch is not None and not 0 < flags.watch < float("inf"):
         raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
 
     from rich.console import Console
 
     from vit_jax import stores
-    from vit_jax.checkpoint.remote import Records
-    from vit_jax.runs.reports.report import make_report
-    from vit_jax.runs.reports.runs import Known, NoRunsError
+    from vit_jax.checkpoint.remote import RunFiles
+    from vit_jax.runs.reports.collect import NoRunsError, RunCache
+    from vit_jax.runs.reports.comparison import compare_runs
     from vit_jax.runs.reports.tables import print_tables
 
-    out, console = Path(flags.out or flags.folders[0]), Console()
-    if stores.is_remote(flags.out or flags.folders[0]):
-        raise UserError("A report is not written to an object store; say with --out=DIR where it goes here.")
-    places, known = [Records(folder) for folder in flags.folders], Known()
+    out, console = flags.out or flags.folders[0], Console()
+    if stores.is_remote(out):
+        raise UserError(f"The report cannot be written to {out}; choose a local folder with --out=DIR.")
+    places = [RunFiles(folder) for folder in flags.folders]
+    cache: RunCache = {}
     while True:
         try:
             for place in places:
-                place.look()
-            report = make_report([place.path for place in places], flags.paper, flags.metric, known)
-            files = write(report, out, flags.watch)
+                place.sync()
+            report = compare_runs([place.path for place in places], flags.paper, flags.metric, cache)
+            files = write_files(report, Path(out), flags.watch)
             if flags.watch is not None:
                 console.clear()
             print_tables(report, console)
@@ -67,38 +68,36 @@ def main(argv: Sequence[str]) -> int:
         time.sleep(flags.watch)
 
 
-def watched(argv: Sequence[str]) -> list[str]:
-    """The same words, but that a --watch does not take the DIR after it for its seconds."""
+def with_watch_value(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with a value for a --watch without one, which would otherwise consume the following DIR."""
     number = re.compile(r"-?\d*\.?\d+$")
-    alone = [
-        word == "--watch" and not number.match(after) for word, after in zip(argv, [*argv[1:], "DIR"], strict=False)
-    ]
-    return [f"{word}={EVERY:g}" if bare else word for word, bare in zip(argv, alone, strict=True)]
+    bare = [word == "--watch" and not number.match(after) for word, after in itertools.pairwise([*argv, ""])]
+    return [f"{word}={WATCH_SECONDS:g}" if alone else word for word, alone in zip(argv, bare, strict=True)]
 
 
-def write(report: Any, out: Path, refresh: float | None) -> list[Path]:
-    """Writes the files of a report, each replaced at once; the page is loaded anew after `refresh` seconds."""
+def write_files(report: "RunComparison", out: Path, refresh: float | None) -> list[Path]:
+    """Write the files of a report, each atomically; the page reloads itself every `refresh` seconds."""
     from vit_jax.checkpoint.workdir import write_text
     from vit_jax.runs.reports.page import as_page
     from vit_jax.runs.reports.tables import as_csv, as_markdown, ranked_groups
-    from vit_jax.viz.groups import draw_groups
+    from vit_jax.viz.curves import draw_group_curves
 
     texts = {
         "report.csv": as_csv(report),
         "report.md": as_markdown(report),
         "report.html": as_page(report, refresh),
     }
-    curves = {
+    panels = {
         metric: {group.name: [run.curves.get(metric, ()) for run in group.runs] for group in ranked_groups(report)}
         for metric in report.panels
     }
-    files = [*texts, "curves.png"] if curves else [*texts]
+    files = [*texts, "curves.png"] if panels else [*texts]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_text(out / name, text)
-        if curves:
-            draw_groups(curves, out / "curves.partial.png")
+        if panels:
+            draw_group_curves(panels, out / "curves.partial.png")
             os.replace(out / "curves.partial.png", out / "curves.png")
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}.") from None

@@ -1,7 +1,7 @@
 """Run many settings: vit sweep experiments/X/sweep.py[:ARG] --out=DIR [--jobs=N] [--config.KEY=VALUE ...] [--dry-run].
 
-The file has get_sweep(), which says as data what to vary; see vit_jax/runs/sweeps/space.py. DIR/NAME is the workdir of a run,
-and DIR/NAME.log what it printed. The same command again, after whatever end, takes up what is not finished.
+get_sweep() in the file returns the runs as data; see vit_jax/runs/sweeps/space.py. DIR/NAME is the workdir of a run and
+DIR/NAME.log its output. The same command again resumes unfinished runs, however the sweep ended.
 """
 
 import argparse
@@ -12,113 +12,111 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_jax.cli.command import Parser, split_overrides
-from vit_jax.runs.sweeps.executor import Executor
 from vit_jax.types import UserError
 
 if TYPE_CHECKING:
-    from vit_jax.runs.sweeps.record import Record
+    from vit_jax.runs.sweeps.executor import Executor
+    from vit_jax.runs.sweeps.record import SweepRecord
 
 
 def main(argv: Sequence[str]) -> int:
-    """0 when every run is finished, 1 when some failed; 130 or 143 when it was told to end before."""
+    """Run the sweep; return 0 if every run is finished, 1 if some failed, 130 or 143 after Ctrl-C or SIGTERM."""
     overrides, rest = split_overrides(argv)
     flags = make_parser().parse(rest)
     if (flags.jobs is not None and flags.jobs < 1) or flags.retries < 0:
-        raise UserError(f"--jobs must be at least 1 and --retries at least 0; found {flags.jobs} and {flags.retries}.")
-    alone = [name for name in ("address", "cpus", "gpus", "tpus") if getattr(flags, name) is not None]
-    if flags.executor != "ray" and alone:
-        raise UserError(f"--{alone[0]} is for a cluster; add --executor=ray, or see --jobs for this machine.")
+        raise UserError(f"--jobs={flags.jobs} --retries={flags.retries}: expected jobs >= 1 and retries >= 0.")
+    ray_flags = [name for name in ("address", "cpus", "gpus", "tpus") if getattr(flags, name) is not None]
+    if flags.executor != "ray" and ray_flags:
+        raise UserError(f"--{ray_flags[0]} is for a cluster; add --executor=ray, or use --jobs for this machine.")
     if not flags.out or "://" in flags.out:
-        raise UserError(f"--out={flags.out}; expected a folder of this machine, or one that all machines share.")
+        raise UserError(f"--out={flags.out}: expected a local folder, or one that all machines share.")
 
-    from vit_jax.runs.sweeps import check, record
+    from vit_jax.runs.sweeps.record import locked_folder, update_record
+    from vit_jax.runs.sweeps.sweep_file import load_sweep
 
     folder = Path(flags.out)
-    sweep = check.read_sweep(flags.file, overrides)
+    sweep = load_sweep(flags.file, overrides)
     if flags.dry_run:
-        planned = record.begin(folder, flags.file, sweep, overrides)
-        for name, command in commands_of(planned, folder).items():
+        record = update_record(folder, flags.file, sweep, overrides)
+        for name, command in make_commands(record, folder).items():
             print(f"# {name}\n{shlex.join(command)}")
         return 0
-    with record.alone(folder):
-        code = carry_out(record.begin(folder, flags.file, sweep, overrides), folder, flags)
+    with locked_folder(folder):
+        code = run_sweep(update_record(folder, flags.file, sweep, overrides), folder, flags)
     if code > 1:
-        print(f"Stopped, every run saved. To go on: python -m vit_jax sweep {shlex.join(argv)}", file=sys.stderr)
+        print(f"Stopped after saving every run. To resume: python -m vit_jax sweep {shlex.join(argv)}", file=sys.stderr)
     return code
 
 
-def carry_out(planned: "Record", folder: Path, flags: argparse.Namespace) -> int:
-    """Runs what is not finished, then prints the table; gives the exit code."""
+def run_sweep(record: "SweepRecord", folder: Path, flags: argparse.Namespace) -> int:
+    """Run all unfinished runs, print the summary and return the exit code."""
     from vit_jax.runs.sweeps.board import Board
     from vit_jax.runs.sweeps.controller import Controller
-    from vit_jax.runs.sweeps.search import Halving
+    from vit_jax.runs.sweeps.halving import SuccessiveHalving
 
-    if flags.search and not planned.metric:
+    if flags.search and not record.metric:
         raise UserError(
-            f"--search={flags.search}: the sweep has no metric; give it one, as in Sweep(metric='test/accuracy')."
+            f"--search={flags.search} needs a metric; set it in the file, as Sweep(metric='test/accuracy')."
         )
-    search = Halving(planned.mode) if flags.search else None
-    board = Board(planned.metric, planned.mode)
-    commands = commands_of(planned, folder)
-    controller = Controller(planned, folder, commands, make_executor(flags), board, flags.retries, search)
+    search = SuccessiveHalving(record.mode) if flags.search else None
+    board = Board(record.metric, record.mode)
+    commands = make_commands(record, folder)
+    controller = Controller(record, folder, commands, make_executor(flags), board, flags.retries, search)
     try:
         code = controller.run()
     finally:
         board.close()
-    board.summary(planned.runs, controller.progress)
-    if any(run.state == "failed" for run in planned.runs):
-        print(f"What the runs printed is in {folder}/NAME.log; the same command tries failed ones again.")
+    board.summary(record.runs, controller.progress)
+    if any(run.state == "failed" for run in record.runs):
+        print(f"The output of each run is in {folder}/NAME.log; the same command retries failed runs.")
     return code
 
 
-def commands_of(planned: "Record", folder: Path) -> dict[str, list[str]]:
-    """The command of each run by its name, which is that of any training run."""
-    from vit_jax.runs.sweeps.check import flags_of
+def make_commands(record: "SweepRecord", folder: Path) -> dict[str, list[str]]:
+    """Return the training command of each run by name."""
+    from vit_jax.runs.sweeps.sweep_file import config_flags
 
     commands = {}
-    for run in planned.runs:
-        config = run.settings.get("config", planned.config)
+    for run in record.runs:
+        config = run.settings.get("config", record.config)
         words = [sys.executable, "-m", "vit_jax.main", f"--config={config}", f"--workdir={folder / run.name}"]
-        flags = [*planned.overrides, *flags_of(run.settings)]
-        commands[run.name] = [*words, *(f"--config.{key}={text}" for key, text in flags)]
+        overrides = [*record.overrides, *config_flags(run.settings)]
+        commands[run.name] = [*words, *(f"--config.{key}={text}" for key, text in overrides)]
     return commands
 
 
-def make_executor(flags: argparse.Namespace) -> Executor:
-    """What runs the jobs."""
+def make_executor(flags: argparse.Namespace) -> "Executor":
+    """Return the executor that the flags select."""
     if flags.executor == "ray":
-        from vit_jax.runs.sweeps.ray import Needs, Ray
+        from vit_jax.runs.sweeps.ray import Needs, RayExecutor
 
         needs = Needs(1.0 if flags.cpus is None else flags.cpus, flags.gpus or 0.0, flags.tpus or 0)
-        return Ray(flags.address or "auto", needs, flags.jobs)
-    from vit_jax.runs.sweeps.local import Local
+        return RayExecutor(flags.address or "auto", needs, flags.jobs)
+    from vit_jax.runs.sweeps.executor import LocalExecutor
 
-    return Local(flags.jobs)
+    return LocalExecutor(flags.jobs)
 
 
 def make_parser() -> Parser:
-    """The flags."""
+    """Return the parser of the command."""
     parser = Parser(
         prog="vit sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder, or that of a sweep to go on with")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at once; default one for each accelerator, or 1 without any"
-    )
-    parser.add_argument(
-        "--retries", type=int, default=2, metavar="K", help="how often a run that crashed is tried again; default 2"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
+    add("--out", required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")
+    add("--jobs", type=int, metavar="N", help="concurrent runs; default: one per accelerator, or 1")
+    add("--retries", type=int, default=2, metavar="K", help="retries of a crashed run; default 2")
+    add(
         "--search",
         choices=("asha",),
-        help="stop runs early whose metric is behind that of others; for random settings, the file's runs are sample(...)",
+        help="stop runs early whose metric falls behind; for random settings, use sample(...) in the file",
     )
-    parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of every run's config")
-    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--address", help="of the cluster, HOST:PORT; default that which this machine belongs to")
-    parser.add_argument("--cpus", type=float, metavar="N", help="cores for each run on a cluster; default 1")
-    parser.add_argument("--gpus", type=float, metavar="N", help="GPUs for each, such as 1 or 0.5; default 0")
-    parser.add_argument("--tpus", type=int, metavar="N", help="TPU chips for each; default 0")
-    parser.add_argument("--dry-run", action="store_true", help="print the runs and their commands, start nothing")
+    add("--config.KEY", metavar="VALUE", help="override a key of every run's config")
+    add("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    add("--address", help="HOST:PORT of the cluster; default: the cluster that this machine belongs to")
+    add("--cpus", type=float, metavar="N", help="cores per run on a cluster; default 1")
+    add("--gpus", type=float, metavar="N", help="GPUs per run, such as 1 or 0.5; default 0")
+    add("--tpus", type=int, metavar="N", help="TPU chips per run; default 0")
+    add("--dry-run", action="store_true", help="print the runs with their commands and exit")
     return parser

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.types import UserError
-from vit_jax.xla_env import given
+from vit_jax.xla_env import user_environment
 
 TIMM = {
     "timm": "vit_jax.perf.timm_peer:eager",
@@ -74,7 +74,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env={"OMP_WAIT_POLICY": WAITING} | given(os.environ) | {"PYTHONPATH": path},
+            env={"OMP_WAIT_POLICY": WAITING} | user_environment(os.environ) | {"PYTHONPATH": path},
         )
         try:
             facts = self._ask(json.dumps({"make": make, "arguments": arguments | {"threads": cores()}}))

@@ -1,1 +1,1 @@
-"""Pictures of runs and models."""
+"""Figures of runs and models."""

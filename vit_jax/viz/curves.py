@@ -1,15 +1,20 @@
-"""Learning curves of a run as a picture."""
+"""Learning curves as PNG files: of one run, or of groups of runs with their mean and spread."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+
+MAX_COLORED = 10  # further groups are drawn in grey, without a label
+MAX_POINTS = 300
+Curve = Sequence[tuple[int, float]]
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss, accuracy, learning rate and speed against the step, from the rows of metrics.jsonl, into a PNG file."""
+    """Plot loss, accuracy, learning rate and speed against the step, given the rows of metrics.jsonl."""
     names = {key for row in rows for key in row}
     evals = sorted(name.removesuffix("/loss") for name in names if name.endswith("/loss"))
     accuracies = sorted(name for name in names if re.search(r"/(accuracy|mean_accuracy|shot\d+)$", name))
@@ -20,21 +25,57 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for label, key in series.items():
             points = [(row["step"], scale * row[key]) for row in rows if row.get(key) is not None]
             if points:
-                axis.plot(
-                    *zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else None, markersize=3
-                )
+                marker = "o" if len(points) < 30 else None
+                axis.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
         axis.set(title=title, xlabel="step", yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
         if axis.lines and len(series) > 1:
             axis.legend()
 
     plot(axes[0, 0], "loss", {"train (augmented)": "loss"} | {name: f"{name}/loss" for name in evals}, log=True)
-    plot(
-        axes[0, 1],
-        "accuracy, %",
-        {"train (augmented)": "accuracy"} | {n.removesuffix("/accuracy"): n for n in accuracies},
-        scale=100.0,
-    )
+    accuracy = {"train (augmented)": "accuracy"} | {name.removesuffix("/accuracy"): name for name in accuracies}
+    plot(axes[0, 1], "accuracy, %", accuracy, scale=100.0)
     plot(axes[1, 0], "learning rate", {"lr": "lr"})
     plot(axes[1, 1], "images per second", {"speed": "images_per_second"})
     figure.savefig(path, dpi=110)
+
+
+def draw_group_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> None:
+    """Plot the mean curve of each group with a band of one sample standard deviation, in one panel per metric.
+
+    panels: metric -> group name, the most important groups first -> curves of its runs. Means are over the steps that all runs
+    of a group have in common.
+    """
+    figure = Figure(figsize=(6.5 * len(panels), 5), layout="constrained")
+    first_names = list(next(iter(panels.values())))[:MAX_COLORED]
+    colors = {name: f"C{index}" for index, name in enumerate(first_names)}
+    for axis, (metric, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, curves in reversed(list(groups.items())):  # the first ones on top
+            steps, mean, spread = mean_curve([curve for curve in curves if curve])
+            colored, color = name in colors, colors.get(name, "0.75")
+            single = len(steps) == 1
+            label, width = (name, 1.5) if colored else (None, 0.7)
+            axis.plot(steps, mean, marker="o" if single else None, color=color, label=label, linewidth=width)
+            if single and colored:
+                axis.errorbar(steps, mean, spread, fmt="none", ecolor=color, capsize=3)
+            elif colored:
+                axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+        axis.set(title=metric, xlabel="step")
+        axis.grid(alpha=0.3)
+    handles, labels = axis.get_legend_handles_labels()
+    total = max(map(len, panels.values()))
+    title = f"the first {MAX_COLORED} of {total} groups" if total > MAX_COLORED else None
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, fontsize="small", title=title)
+    figure.savefig(path, dpi=110)
+
+
+def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return steps, mean and sample standard deviation [n] over the common range of steps, interpolating where needed."""
+    if not curves:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    steps = np.unique([step for curve in curves for step, _ in curve if first <= step <= last])
+    if len(steps) > MAX_POINTS:
+        steps = steps[np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)]
+    values = np.array([np.interp(steps, *np.transpose(curve)) for curve in curves])
+    return steps, values.mean(axis=0), values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(steps))

@@ -1,4 +1,4 @@
-"""Predictions of a classifier as a sheet of images."""
+"""Predictions of a classifier as a grid of images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SIDE = 1.4  # the longer side of an image
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """An image [h, w, c] with its true and predicted class and the probability of the latter."""
+    """An image with its true class, its predicted class and the probability of the prediction."""
 
     image: UInt8[np.ndarray, "h w c"]
     truth: str
@@ -23,12 +23,12 @@ class Prediction:
 
 
 def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, columns: int = 8) -> None:
-    """A sheet of images, each under its predicted (and, where that is wrong, its true) label, into a PNG file."""
+    """Draw images into a PNG file, each with its predicted label and, if that is wrong, its true label."""
     rows = max(1, -(-len(predictions) // columns))
     width, height = CELL[0] * columns, CELL[1] * rows + 0.6
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=1 - 0.15 / height, va="top")
-    # One for all images, in inches: one for each would take most of the time of a short run.
+    # A single axes in inches: one axes per image would take most of the time of a short run.
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(0, height))
     axis.set_axis_off()

@@ -48,7 +48,7 @@ class Table(Encoded):
         file = self._files[index]
         if stores.is_remote(file):
             return file
-        return stores.join(self._root, file) if stores.is_remote(self._root) else str(Path(self._root) / file)
+        return stores.join_url(self._root, file) if stores.is_remote(self._root) else str(Path(self._root) / file)
 
     def label(self, index: int) -> Float[np.ndarray, "n"]:
         return self._numbers[index]

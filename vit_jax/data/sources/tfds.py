@@ -42,7 +42,7 @@ class Tfds(Encoded):
             self._open(name, split, data_dir, None, image_key, label_key)
         else:
             copy = stores.Copy(data_dir, re.split("[/:]", name)[0])
-            with stores.told_as(copy.path, data_dir):
+            with stores.replace_path(copy.path, data_dir):
                 copy.want([file for file in copy.found if file.endswith((".json", ".txt"))])
                 self._open(name, split, str(copy.path), copy, image_key, label_key)
         self.channels = channels

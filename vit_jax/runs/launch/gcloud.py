@@ -1,6 +1,6 @@
-"""The gcloud commands of one TPU slice, as argument lists.
+"""gcloud commands for one TPU slice, as argument lists.
 
-Flags as in `gcloud compute tpus tpu-vm|queued-resources ... --help` of Google Cloud SDK 528; software versions as in
+Flags follow `gcloud compute tpus tpu-vm|queued-resources ... --help` of Google Cloud SDK 528; software versions follow
 cloud.google.com/tpu/docs/runtimes.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from vit_jax.types import UserError
 
-# By generation, as --type names it.
-VERSIONS = {
+# Default software version of each generation, as --type names it.
+SOFTWARE_VERSIONS = {
     "v2": "tpu-ubuntu2204-base",
     "v3": "tpu-ubuntu2204-base",
     "v4": "tpu-ubuntu2204-base",
@@ -22,8 +22,8 @@ VERSIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """One TPU slice: its name, place and kind; `queued` asks for it through a queued resource of the same name."""
+class TpuSlice:
+    """A TPU slice; `queued` requests it through a queued resource of the same name."""
 
     name: str
     zone: str
@@ -36,20 +36,22 @@ class Slice:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", self.name):
             raise UserError(
-                f"--name={self.name}; expected at most 63 of a-z, 0-9 and -, first a letter and not - at the end."
+                f"--name={self.name}: expected at most 63 characters of a-z, 0-9 and -, starting with a letter and not "
+                "ending with -."
             )
         if not re.fullmatch(r"[a-z]+(-[a-z]+)*-[a-z]+\d+-[a-z]", self.zone):
-            raise UserError(f"--zone={self.zone}; expected a zone such as us-west4-a.")
+            raise UserError(f"--zone={self.zone}: expected a zone such as us-west4-a.")
         generation, _, size = self.type.rpartition("-")
-        if generation not in VERSIONS or not re.fullmatch(r"[1-9]\d*", size):
+        if generation not in SOFTWARE_VERSIONS or not re.fullmatch(r"[1-9]\d*", size):
             raise UserError(
-                f"--type={self.type}; expected {', '.join(VERSIONS)} with a size, as v5litepod-64 for a v5e."
+                f"--type={self.type}: expected {', '.join(SOFTWARE_VERSIONS)} followed by a size, such as v5litepod-64 "
+                "for a v5e."
             )
         if not self.version:
-            object.__setattr__(self, "version", VERSIONS[generation])
+            object.__setattr__(self, "version", SOFTWARE_VERSIONS[generation])
 
     def create(self) -> list[str]:
-        """Asks for the slice; without a queue this waits until it is there."""
+        """Create the slice; unless queued, this blocks until it exists."""
         group, version = ("queued-resources", "--runtime-version") if self.queued else ("tpu-vm", "--version")
         flags = [f"--accelerator-type={self.type}", f"{version}={self.version}"]
         flags += ["--spot"] if self.spot else []
@@ -57,34 +59,34 @@ class Slice:
         return self._gcloud(group, "create", *flags)
 
     def describe(self, queue: bool = False) -> list[str]:
-        """Tells all about the slice, or about its queued resource, as JSON."""
+        """Print the state of the slice, or of its queued resource, as JSON."""
         return self._gcloud("queued-resources" if queue else "tpu-vm", "describe", "--format=json")
 
     def delete(self) -> list[str]:
-        """Gives the slice back, with the queued resource that it came by."""
-        return (
-            self._gcloud("queued-resources", "delete", "--force") if self.queued else self._gcloud("tpu-vm", "delete")
-        )
+        """Delete the slice together with its queued resource."""
+        if self.queued:
+            return self._gcloud("queued-resources", "delete", "--force")
+        return self._gcloud("tpu-vm", "delete")
 
     def ssh(self, script: str, worker: str = "all") -> list[str]:
-        """Runs a script in the login shell of workers. gcloud runs it again where the connection is lost before its end."""
+        """Run a script in the login shell of workers; gcloud repeats it if the connection breaks."""
         return self._gcloud(
             "tpu-vm", "ssh", f"--worker={worker}", "--ssh-flag=-oServerAliveInterval=30", f"--command={script}"
         )
 
-    def send(self, files: Sequence[str], folder: str) -> list[str]:
-        """Copies files into a folder of every worker."""
+    def upload(self, files: Sequence[str], folder: str) -> list[str]:
+        """Copy files into a folder of every worker."""
         return [*self._scp(), "--worker=all", *files, f"{self.name}:{folder}/"]
 
-    def fetch(self, remote: str, local: str) -> list[str]:
-        """Copies a file or folder from worker 0."""
+    def download(self, remote: str, local: str) -> list[str]:
+        """Copy a file or folder from worker 0."""
         return [*self._scp(), "--worker=0", "--recurse", f"{self.name}:{remote}", local]
 
     def _gcloud(self, group: str, verb: str, *flags: str) -> list[str]:
-        return ["gcloud", "compute", "tpus", group, verb, self.name, *self._place(), *flags]
+        return ["gcloud", "compute", "tpus", group, verb, self.name, *self._location(), *flags]
 
     def _scp(self) -> list[str]:
-        return ["gcloud", "compute", "tpus", "tpu-vm", "scp", *self._place()]
+        return ["gcloud", "compute", "tpus", "tpu-vm", "scp", *self._location()]
 
-    def _place(self) -> list[str]:
+    def _location(self) -> list[str]:
         return [f"--zone={self.zone}", *([f"--project={self.project}"] if self.project else []), "--quiet"]

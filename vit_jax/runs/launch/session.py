@@ -1,8 +1,8 @@
-"""What the workers of a TPU slice do, as scripts for their shells: set up a commit, start a run, tell of it, stop it.
+"""Shell scripts for the workers of a TPU slice: install a commit, start a run, report its status, stop it.
 
-The run is a session of its own, which a lost connection does not end. Everything lies in one folder of the home: the code,
-`log`, `pid`, and `exit` with the exit code once the run has ended by itself. gcloud repeats a script whose connection was
-lost, so each of them can be run twice.
+The run is a session of its own, which survives a broken connection. Its files are in one folder of the home directory: the
+code, `log`, `pid`, and `exit` with the exit code once the run has ended by itself. gcloud repeats a script when the connection
+breaks, so every script is idempotent.
 """
 
 import hashlib
@@ -13,33 +13,33 @@ from collections.abc import Sequence
 
 FOLDER = "vit_jax_launch"
 BUNDLE, VARIABLES = "code.bundle", "env"
-PYTHON = "3.11"  # of the versions in requirements.txt
-MARK = b"\x01vit_jax_launch\n"  # begins what each connection tells of the log
-SAID = re.compile(r"^vit_jax_launch (\S+) (\S+) (\S+)$", re.MULTILINE)
-# gcloud may repeat a script whose connection was lost while the first one still works.
-ALONE = "exec 9> lock && flock 9"
-# After a restart of the machine another process may have the number.
+PYTHON = "3.11"  # the version that requirements.txt pins for
+CONNECTED = b"\x01vit_jax_launch\n"  # printed first on every connection that reads the log
+STATUS = re.compile(r"^vit_jax_launch (\S+) (\S+) (\S+)$", re.MULTILINE)
+# gcloud may repeat a script while the first one is still running.
+LOCKED = "exec 9> lock && flock 9"
+# After a reboot another process may have the same pid.
 ALIVE = (
     'alive() { [ -s pid ] && [ "$(cat boot)" = "$(cat /proc/sys/kernel/random/boot_id)" ] && '
     'kill -0 -- "-$(cat pid)" 2>/dev/null; }'
 )
 
 
-def identity(commit: str, command: Sequence[str]) -> str:
-    """Names a run: the same commit and command have the same name."""
+def run_id(commit: str, command: Sequence[str]) -> str:
+    """Return an id that depends only on the commit and the command."""
     return hashlib.sha256(json.dumps([commit, *command]).encode()).hexdigest()[:12]
 
 
-def folder() -> str:
-    """Makes the folder, which only its owner reads."""
+def folder_script() -> str:
+    """Create the folder, readable only by its owner."""
     return f"mkdir -p -m 700 ~/{FOLDER} && rm -f ~/{FOLDER}/{VARIABLES}"
 
 
-def set_up(commit: str, extras: Sequence[str]) -> str:
-    """Unpacks the bundle and installs it with its pinned libraries. uv brings the Python that the image may lack."""
+def install_script(commit: str, extras: Sequence[str]) -> str:
+    """Unpack the bundle and install it with pinned dependencies; uv provides Python where the image has another version."""
     return f"""set -eu
 cd ~/{FOLDER}
-{ALONE}
+{LOCKED}
 [ "$(cat installed 2>/dev/null)" != {commit} ] || exit 0
 rm -rf code installed
 git clone --quiet {BUNDLE} code
@@ -52,14 +52,14 @@ uv pip install --quiet --python .venv/bin/python -c requirements.txt -e '.[{",".
 echo {commit} > ../installed"""
 
 
-def start(run: str, command: Sequence[str]) -> str:
-    """Starts the command in the folder of the code, in a session of its own, where it does not run already.
+def start_script(run: str, command: Sequence[str]) -> str:
+    """Start the command in the code folder, in a new session, unless it is already running.
 
-    A run that was told to end by SIGTERM leaves no exit code: the machine goes down, and the run says 0 for having saved.
+    A run that receives SIGTERM leaves no exit code: the machine is shutting down, and the run exits with 0 after saving.
     """
     return f"""set -eu
 cd ~/{FOLDER}
-{ALONE}
+{LOCKED}
 {ALIVE}
 if alive; then
   [ "$(cat run)" != {run} ] || exit 0
@@ -82,8 +82,8 @@ setsid bash run.sh >> log 2>&1 < /dev/null 9>&- &
 echo $! > pid"""
 
 
-def tell() -> str:
-    """Prints one line for `told`."""
+def status_script() -> str:
+    """Print the worker's status in one line, for `parse_status`."""
     return f"""say() {{ echo "vit_jax_launch $(hostname) $1 $2"; }}
 cd ~/{FOLDER} 2>/dev/null && [ -s run ] || {{ say none none; exit 0; }}
 {ALIVE}
@@ -94,25 +94,25 @@ else state=lost; fi
 say "$(cat run)" "$state\""""
 
 
-def told(said: str) -> list[tuple[str, str, str]]:
-    """(host, run, state) of every worker; a state is none, running, lost, stopped or an exit code."""
-    return SAID.findall(said)
+def parse_status(output: str) -> list[tuple[str, str, str]]:
+    """Return (host, run id, state) of every worker; a state is none, running, lost, stopped or an exit code."""
+    return STATUS.findall(output)
 
 
-def log(position: int) -> str:
-    """Prints the log from a position in bytes on until the run ends, after MARK."""
+def log_script(position: int) -> str:
+    """Print CONNECTED, then the log from a byte position until the run ends."""
     return f"""cd ~/{FOLDER}
 printf '\\001vit_jax_launch\\n'
 exec tail -c +{position + 1} -F --pid="$(cat pid)" log"""
 
 
-def last_lines(count: int) -> str:
-    """Prints the end of the log, each line after the name of its worker."""
+def last_lines_script(count: int) -> str:
+    """Print the end of the log, each line prefixed with the worker's name."""
     return f'tail -n {count} ~/{FOLDER}/log | sed "s/^/$(hostname): /"'
 
 
-def stop() -> str:
-    """Ends the run by SIGTERM, at which it saves."""
+def stop_script() -> str:
+    """Send SIGTERM to the run, which then saves and exits."""
     return f"""cd ~/{FOLDER}
 {ALIVE}
 ! alive || {{ touch stopped; kill -TERM -- "-$(cat pid)"; }}"""

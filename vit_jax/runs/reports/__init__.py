@@ -1,1 +1,1 @@
-"""What many runs have reached: collected from workdirs, grouped over seeds, beside a paper's numbers, as tables and a page."""
+"""Reports: compare runs with each other, over seeds, and with a paper."""

@@ -1,9 +1,9 @@
 "use strict";
-// Learning curves on a canvas: `Panel` draws series of one metric and finds the point under the mouse.
+// Learning curves on a canvas: a `Panel` draws the series of one metric and shows a tooltip for the nearest point.
 
 const MARGIN = {left: 58, right: 26, top: 10, bottom: 30};
 
-// Exponential moving average in which the first values count fully from the start.
+// Bias-corrected exponential moving average.
 function smoothed(values, weight) {
   let total = 0, mass = 0;
   return values.map(value => {
@@ -13,7 +13,7 @@ function smoothed(values, weight) {
   });
 }
 
-// The value of a curve at any step between its first and its last.
+// Interpolates a curve at a step between its first and last.
 function interpolated(curve, step) {
   const {steps, values} = curve;
   let low = 0, high = steps.length - 1;
@@ -25,7 +25,7 @@ function interpolated(curve, step) {
   return values[low] + share * (values[high] - values[low]);
 }
 
-// The mean of several curves over the steps that all of them have, with their lowest and highest values.
+// The mean, minimum and maximum of curves over their common range of steps.
 function averaged(curves, points = 200) {
   const first = Math.max(...curves.map(c => c.steps[0])), last = Math.min(...curves.map(c => c.steps.at(-1)));
   const count = last > first ? points : last === first ? 1 : 0;
@@ -88,7 +88,7 @@ class Panel {
       const at = log ? value => value > 0 ? Math.log10(value) : NaN : value => value;
       return {...one, ys: one.values.map(at), faints: one.faint?.map(at), lows: one.low?.map(at), highs: one.high?.map(at)};
     });
-    this.canvas.setAttribute("aria-label", `${this.metric} against the step, ${series.length} curves; the runs' values are in the table`);
+    this.canvas.setAttribute("aria-label", `${this.metric} against the step, ${series.length} curves; values are in the table`);
     this.draw();
   }
 
@@ -118,7 +118,7 @@ class Panel {
     const scale = this.scale = this.scales(width, height);
     if (!scale) {
       pen.fillStyle = style.getPropertyValue("--faint");
-      pen.fillText(this.series.length ? "Nothing to draw on this scale" : "No run chosen has this metric", MARGIN.left, height / 2);
+      pen.fillText(this.series.length ? "Nothing to draw on this scale" : "No selected run has this metric", MARGIN.left, height / 2);
       return;
     }
     this.axes(pen, scale, width, height, style);
@@ -160,7 +160,7 @@ class Panel {
     pen.globalAlpha = alpha;
     pen.strokeStyle = pen.fillStyle = one.color;
     pen.lineWidth = width;
-    pen.setLineDash(this.series.length > 40 ? [] : one.dash);  // dashes of many make a pattern of their own
+    pen.setLineDash(this.series.length > 40 ? [] : one.dash);  // dashes are unreadable with many curves
     pen.beginPath();
     ys.forEach((y, i) => { if (!Number.isNaN(y)) pen.lineTo(scale.x(one.steps[i]), scale.y(y)); });
     pen.stroke();

@@ -1,4 +1,4 @@
-// The tables, what is chosen in them, and the curves of it. Text from the runs is only ever set as text.
+// The tables, the selection of runs, and their curves. Text from runs is only ever set as textContent.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
@@ -9,13 +9,13 @@ const KEY = "vit_jax report " + location.pathname;
 const grouped = data.groups.length < data.runs.length;
 const state = {chosen: null, metrics: data.panels, smoothing: 0, log: false, means: false, filter: "", sort: {}};
 try {
-  Object.assign(state, JSON.parse(sessionStorage.getItem(KEY) ?? "{}"));  // a page that is watched is loaded anew
-} catch { /* without storage the page begins as it is */ }
+  Object.assign(state, JSON.parse(sessionStorage.getItem(KEY) ?? "{}"));  // survives the reload of --watch
+} catch { /* no storage: start with the defaults */ }
 const byName = new Map(data.runs.map((run, index) => [run.name, index]));
 const best = data.best.slice(0, 10);
 const chosen = new Set(state.chosen?.filter(name => byName.has(name)).map(name => byName.get(name)) ?? (data.runs.length <= 24 ? data.best : best));
 const panels = new Map(), boxes = [], rows = [];
-// What is drawn has a place in the order of colours for as long as it is; runs that differ in their seeds alone share one.
+// Drawn runs keep their index in the colour cycle while they are selected; runs that differ only in seeds share one.
 const places = new Map(), swatches = [];
 const styleOf = index => grouped ? data.runs[index].group : index;
 
@@ -36,14 +36,14 @@ function text(value) {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-// Missing values come last in either direction.
+// Missing values are sorted last in both directions.
 function compare(a, b, sign) {
   if (a === null || b === null || a === undefined || b === undefined) return (a ?? null) === (b ?? null) ? 0 : (a ?? null) === null ? 1 : -1;
   if (typeof a === "number" && typeof b === "number") return sign * (a - b);
   return sign * text(a).localeCompare(text(b), "en", {numeric: true});
 }
 
-// A table whose columns are {name, of: line => value, show?: line => text or element, wide?}; a click on a head sorts by it.
+// Fills a table with columns {name, of: line => value, show?: line => text or element, wide?}; a click on a header sorts by it.
 function fill(table, id, columns, lines, first, row = () => make("tr")) {
   const body = make("tbody"), head = make("tr"), order = lines.map((line, index) => ({line, index}));
   const made = lines.map(line => {
@@ -107,7 +107,7 @@ function swatch(key) {
   return element;
 }
 
-// A swatch in a table, which follows what is chosen.
+// A swatch in a table, updated with the selection.
 function keptSwatch(key) {
   const element = swatch(key);
   swatches.push([key, element]);
@@ -168,7 +168,7 @@ function decoded(curve) {
   return curve.decoded;
 }
 
-// What a panel draws of the chosen runs, with colours as in the tables.
+// The curves of the selected runs in a panel, with the colours of the tables.
 function seriesOf(metric) {
   const found = [], at = data.metrics.indexOf(metric);
   const groups = new Map();
@@ -205,7 +205,7 @@ function refresh() {
   const lines = new Map([...chosen].sort((a, b) => a - b).map(index => [styleOf(index), grouped ? data.groups[data.runs[index].group].name : data.runs[index].name]));
   const items = [...lines].slice(0, 16).map(([index, name]) => make("li", {}, swatch(index), name));
   if (lines.size > 16) items.push(make("li", {className: "note", textContent: `and ${lines.size - 16} more`}));
-  $("legend").replaceChildren(...items, make("li", {className: "note", textContent: `${chosen.size} of ${data.runs.length} runs are drawn; choose them in the table below`}));
+  $("legend").replaceChildren(...items, make("li", {className: "note", textContent: `${chosen.size} of ${data.runs.length} runs are drawn; select them in the table below`}));
   remember();
 }
 
@@ -231,9 +231,9 @@ function showGroups() {
     {name: "± 95 % of the mean", of: group => group.confidence, show: group => fixed(group.confidence)},
     {name: "finished", of: group => group.n},
     {name: "runs", of: group => group.runs.length},
-    {name: "mean ± deviation, drawn", of: group => group.mean, show: picture},
+    {name: "mean ± deviation, plot", of: group => group.mean, show: picture},
   ];
-  const made = fill($("groups").querySelector("table"), "groups", columns, data.groups, [`mean ${data.metric}`, data.mode === "max"], () => make("tr", {className: "pick", title: "draw these runs, or no longer"}));
+  const made = fill($("groups").querySelector("table"), "groups", columns, data.groups, [`mean ${data.metric}`, data.mode === "max"], () => make("tr", {className: "pick", title: "show or hide these runs"}));
   made.forEach((row, index) => row.addEventListener("click", () => {
     const {runs} = data.groups[index], on = !runs.every(run => chosen.has(run));
     for (const run of runs) if (on) chosen.add(run); else chosen.delete(run);
@@ -245,7 +245,7 @@ function showPaper() {
   if (!data.paper) return;
   $("paper").hidden = false;
   $("paper").querySelector("h2").textContent = data.paper.title;
-  // A number, also with a spread after it, is sorted and set as one.
+  // Numbers, including those with a spread, are sorted and aligned as numbers.
   const value = cell => cell === "" ? null : /^[+-]?\d+(\.\d+)?( ± .*)?$/.test(cell) ? parseFloat(cell) : cell;
   const columns = data.paper.head.map((name, at) => ({name, of: cells => value(cells[at]), show: cells => cells[at], wide: true}));
   fill($("paper").querySelector("table"), "paper", columns, data.paper.lines, ["", false]);

@@ -1,5 +1,6 @@
-"""A report as one HTML file that opens offline: tables to sort and filter, and learning curves of the runs chosen in them."""
+"""A report as one self-contained HTML file: sortable, filterable tables, and learning curves of the selected runs."""
 
+import dataclasses
 import importlib.resources
 import json
 import time
@@ -7,43 +8,42 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.config.factory import short_names
-from vit_jax.runs.reports.report import Report
-from vit_jax.runs.reports.runs import Run
-from vit_jax.runs.reports.tables import duration, paper_cells, ranked, short_commit
+from vit_jax.runs.reports.collect import RunResult
+from vit_jax.runs.reports.comparison import RunComparison
+from vit_jax.runs.reports.tables import format_hours, paper_table, ranked_runs, short_commit
+from vit_jax.viz.curves import Curve
 
-# Points of curves in a page: some 10 bytes each.
-POINTS = 400_000
-# A curve has no more than a screen can show, and no fewer than show its shape.
-MOST, LEAST = 1000, 24
-Curve = Sequence[tuple[int, float]]
+TOTAL_POINTS = 400_000  # of all curves in a page, about 10 bytes each
+# Points per curve: what a screen can show, and what the shape needs.
+MAX_POINTS, MIN_POINTS = 1000, 24
+NO_STATISTICS = {"mean": None, "spread": None, "confidence": None, "n": 0}
 
 
-def as_page(report: Report, refresh: float | None = None) -> str:
-    """The page, which loads itself anew after `refresh` seconds if they are given."""
+def as_page(report: RunComparison, refresh: float | None = None) -> str:
+    """Return the page, which reloads itself every `refresh` seconds, if given."""
     folder = importlib.resources.files("vit_jax.runs.reports")
     parts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "curves.js", "page.js")}
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
     page = page.replace("{{style}}", parts["page.css"]).replace("{{script}}", parts["curves.js"] + parts["page.js"])
-    return page.replace(
-        "{{data}}", embedded(page_data(report, refresh))
-    )  # last, as what runs are called may be anything
+    # Last, because names of runs may contain anything.
+    return page.replace("{{data}}", html_safe_json(page_data(report, refresh)))
 
 
-def embedded(values: Any) -> str:
-    """JSON that no name or value in it can turn into HTML."""
+def html_safe_json(values: Any) -> str:
+    """Return JSON in which <, > and & are escaped."""
     text = json.dumps(values, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-def page_data(report: Report, refresh: float | None) -> dict[str, Any]:
-    """What the page shows, as page.js reads it."""
+def page_data(report: RunComparison, refresh: float | None) -> dict[str, Any]:
+    """Return the data that page.js displays."""
     index = {run.name: position for position, run in enumerate(report.runs)}
-    of_group = {run.name: position for position, group in enumerate(report.groups) for run in group.runs}
-    metrics = varying(report.runs)
+    group_of = {run.name: position for position, group in enumerate(report.groups) for run in group.runs}
+    metrics = varying_metrics(report.runs)
     curves = [[run.curves.get(metric, ()) for metric in metrics] for run in report.runs]
-    most = fitting([len(curve) for several in curves for curve in several])
+    limit = points_per_curve(sum(bool(curve) for run_curves in curves for curve in run_curves))
     names = short_names(report.keys)
     return {
         "title": report.title,
@@ -55,26 +55,26 @@ def page_data(report: Report, refresh: float | None) -> dict[str, Any]:
         "broken": list(report.broken),
         "keys": list(report.keys),
         "short": [names[key] for key in report.keys],
-        "runs": [run_data(report, run, of_group[run.name]) for run in report.runs],
-        "best": [index[run.name] for run in ranked(report)],
+        "runs": [run_data(report, run, group_of[run.name]) for run in report.runs],
+        "best": [index[run.name] for run in ranked_runs(report)],
         "groups": [
             {"name": group.name, "runs": [index[run.name] for run in group.runs]}
-            | statistics_data(group.statistics(report.metric))
+            | (dataclasses.asdict(stats) if (stats := group.statistics(report.metric)) else NO_STATISTICS)
             for group in report.groups
         ],
-        "paper": paper_data(report),
+        "paper": dict(zip(("title", "head", "lines"), paper_table(report), strict=True)) if report.paper else None,
         "metrics": metrics,
         "panels": [metric for metric in report.panels if metric in metrics],
-        "curves": [[encoded(thinned(curve, most)) for curve in several] for several in curves],
-        "thinned": f"Curves of more than {most} points are thinned: to their ends, and the lowest and highest point of each of "
-        f"{(most - 2) // 2} stretches; metrics.jsonl has all."
-        if any(len(curve) > most for several in curves for curve in several)
+        "curves": [[encode(thin(curve, limit)) for curve in run_curves] for run_curves in curves],
+        "thinned": f"Curves of more than {limit} points show their ends and the lowest and highest point of each of "
+        f"{(limit - 2) // 2} intervals; metrics.jsonl has all points."
+        if any(len(curve) > limit for run_curves in curves for curve in run_curves)
         else "",
     }
 
 
-def run_data(report: Report, run: Run, group: int) -> dict[str, Any]:
-    """A line of the table of runs."""
+def run_data(report: RunComparison, run: RunResult, group: int) -> dict[str, Any]:
+    """Return a row of the table of runs."""
     step, best = run.best(report.metric, report.mode) or (None, None)
     return {
         "name": run.name,
@@ -90,29 +90,14 @@ def run_data(report: Report, run: Run, group: int) -> dict[str, Any]:
         "best": best,
         "best_step": step,
         "hours": run.hours,
-        "time": duration(run.hours),
+        "time": format_hours(run.hours),
         "hardware": run.hardware,
         "commit": short_commit(run.commit),
     }
 
 
-def statistics_data(stats: Any) -> dict[str, Any]:
-    """The statistics of a group, or that there are none yet."""
-    if stats is None:
-        return {"mean": None, "spread": None, "confidence": None, "n": 0}
-    return {"mean": stats.mean, "spread": stats.spread, "confidence": stats.confidence, "n": stats.n}
-
-
-def paper_data(report: Report) -> dict[str, Any] | None:
-    """The table beside the paper."""
-    if report.paper is None:
-        return None
-    title, head, lines = paper_cells(report)
-    return {"title": title, "head": head, "lines": lines}
-
-
-def varying(runs: Sequence[Run]) -> list[str]:
-    """The metrics that have more than one value, as the number of test images has not."""
+def varying_metrics(runs: Sequence[RunResult]) -> list[str]:
+    """Return the metrics with more than one value, unlike the number of test images."""
     seen: dict[str, set[float]] = {}
     for run in runs:
         for metric, curve in run.curves.items():
@@ -122,32 +107,25 @@ def varying(runs: Sequence[Run]) -> list[str]:
     return sorted(metric for metric, values in seen.items() if len(values) > 1)
 
 
-def fitting(lengths: Sequence[int]) -> int:
-    """How many points a curve may have, so that curves of these lengths have POINTS together."""
-    low, high = LEAST, MOST
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(min(length, middle) for length in lengths) <= POINTS:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def points_per_curve(curves: int) -> int:
+    """Return the limit of points per curve at which all curves have at most TOTAL_POINTS, within the bounds."""
+    return max(MIN_POINTS, min(MAX_POINTS, TOTAL_POINTS // max(1, curves)))
 
 
-def thinned(curve: Curve, most: int) -> Curve:
-    """A curve of at most so many points: its ends, and of equal stretches between them the lowest and the highest point."""
-    if len(curve) <= most:
+def thin(curve: Curve, limit: int) -> Curve:
+    """Reduce a curve to at most `limit` points: its ends, and the lowest and highest point of equal intervals between them."""
+    if len(curve) <= limit:
         return curve
-    inner, stretches = curve[1:-1], (most - 2) // 2
+    inner, intervals = curve[1:-1], (limit - 2) // 2
     kept = [curve[0]]
-    for position in range(stretches):
-        part = inner[position * len(inner) // stretches : (position + 1) * len(inner) // stretches]
+    for position in range(intervals):
+        part = inner[position * len(inner) // intervals : (position + 1) * len(inner) // intervals]
         kept += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
     return [*kept, curve[-1]]
 
 
-def encoded(curve: Curve) -> tuple[list[int], list[float]] | None:
-    """A curve as page.js reads it: each step as the difference from the one before, and values to five digits."""
+def encode(curve: Curve) -> tuple[list[int], list[float]] | None:
+    """Encode a curve for page.js: differences of steps, and values with five significant digits."""
     if not curve:
         return None
     steps = [step for step, _ in curve]

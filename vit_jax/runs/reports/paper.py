@@ -1,4 +1,4 @@
-"""The published numbers of a paper's table, and ours beside them."""
+"""Compare runs with the published numbers of a paper's table."""
 
 import dataclasses
 import json
@@ -8,16 +8,16 @@ from typing import Any
 
 from vit_jax.config.factory import flatten, near
 from vit_jax.config.kinds import fits, hint_name
-from vit_jax.runs.reports.groups import Statistics, group
-from vit_jax.runs.reports.runs import Mode, Run, same, told
+from vit_jax.runs.reports.collect import MetricMode, RunResult, equal_values, join_distinct
+from vit_jax.runs.reports.seed_groups import SeedStatistics, group_by_seed
 from vit_jax.types import UserError
 
 FILE = "paper.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table: `where` are dotted config keys with the values that runs of it hold, None where they hold none."""
+class PaperRow:
+    """A row of the table; `where` maps dotted config keys to the values of matching runs, None for unset keys."""
 
     name: str
     where: Mapping[str, Any]
@@ -26,36 +26,35 @@ class Row:
     note: str = ""
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a run with such values of dotted keys, those that are unset left out, is of this line."""
-        return all(same(config.get(key), value) for key, value in flatten(self.where).items())
+        """Return whether a run's flattened config, without unset keys, belongs to this row."""
+        return all(equal_values(config.get(key), value) for key, value in flatten(self.where).items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """A table: published numbers of a metric, in per cent where the unit is "%", and where they stand."""
+    """A table of published values of a metric, in percent if the unit is "%"."""
 
     title: str
     source: str
     metric: str
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
     unit: str = ""
-    mode: Mode = "max"
+    mode: MetricMode = "max"
 
     @property
     def scale(self) -> float:
-        """What a logged value is multiplied by to be in the table's unit."""
         return 100.0 if self.unit == "%" else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A line of a paper's table with our runs of it, if any; ours is in the table's unit.
+class RowComparison:
+    """A row with our result, in the table's unit, if there is one.
 
-    state: `finished`, how far the unfinished runs are, or `not run`. Hours are the mean of a run's.
+    state: "finished", the progress of unfinished runs, or "not run". hours: the mean over runs.
     """
 
-    row: Row
-    ours: Statistics | None
+    row: PaperRow
+    ours: SeedStatistics | None
     state: str
     hardware: str
     hours: float | None
@@ -63,70 +62,59 @@ class Comparison:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the published."""
         return None if self.ours is None or self.row.published is None else self.ours.mean - self.row.published
 
 
-def read(place: str | Path) -> Paper:
-    """The table of a study's folder, or of a file; raises UserError where there is none, or where it is malformed."""
-    path = Path(place) / FILE if Path(place).is_dir() else Path(place)
+def read_paper(path: str | Path) -> Paper:
+    """Read the table from a study's folder or a file; raise UserError if it is missing or malformed."""
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"--paper={place}: no {path}; expected a folder with {FILE}, such as those in experiments/."
+            f"--paper={path}: {file} does not exist; expected a folder with {FILE}, such as those in experiments/."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--paper={place}: {path} cannot be read ({error}); expected JSON.") from None
-    values = checked(Paper, given, str(path))
-    rows = tuple(Row(**checked(Row, row, f"{path}, rows[{index}]")) for index, row in enumerate(values["rows"]))
-    return Paper(**(values | {"rows": rows}))
+        raise UserError(f"--paper={path}: {file} cannot be read ({error}); expected JSON.") from None
+    fields = _check_fields(Paper, content, str(file))
+    rows = [PaperRow(**_check_fields(PaperRow, row, f"{file}, rows[{i}]")) for i, row in enumerate(fields["rows"])]
+    return Paper(**(fields | {"rows": tuple(rows)}))
 
 
-def checked(kind: type, given: Any, where: str) -> dict[str, Any]:
-    """The fields of a dataclass in an object of JSON; raises UserError where they are others or of other kinds."""
+def _check_fields(kind: type, content: Any, where: str) -> dict[str, Any]:
+    """Return a JSON object whose keys and values match the fields of a dataclass; raise UserError otherwise."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    if not isinstance(given, dict) or not needed <= set(given):
-        raise UserError(f"{where}: expected an object with {', '.join(sorted(needed))}.")
-    for key, value in given.items():
+    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if not isinstance(content, dict) or not required <= set(content):
+        raise UserError(f"{where}: expected an object with {', '.join(sorted(required))}.")
+    for key, value in content.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key {key!r}{near(key, fields)}")
         hint: Any = {"rows": list, "where": dict}.get(key, fields[key].type)
         if not fits(value, hint):
             raise UserError(f"{where}: {key} is {value!r}; expected {hint_name(hint)}.")
-    return given
+    return content
 
 
-def compare(paper: Paper, runs: Sequence[Run]) -> list[Comparison]:
-    """Ours beside each line of the table; where our runs of a line differ in more than seeds, those with the best mean."""
-    return [compare_row(paper, row, [run for run in runs if row.matches(run.config)]) for row in paper.rows]
+def compare_with_paper(paper: Paper, runs: Sequence[RunResult]) -> list[RowComparison]:
+    """Return a comparison for each row; if its runs differ in more than seeds, the settings with the best mean count."""
+    return [_compare_row(paper, row, [run for run in runs if row.matches(run.config)]) for row in paper.rows]
 
 
-def compare_row(paper: Paper, row: Row, runs: Sequence[Run]) -> Comparison:
-    """See compare; the runs are those of the line."""
-    measured = [(stats, one) for one in group(runs) if (stats := one.statistics(paper.metric)) is not None]
-    if not measured:
+def _compare_row(paper: Paper, row: PaperRow, runs: Sequence[RunResult]) -> RowComparison:
+    groups = [(stats, group) for group in group_by_seed(runs) if (stats := group.statistics(paper.metric)) is not None]
+    if not groups:
         states = dict.fromkeys(f"without {paper.metric}" if run.finished else run.state for run in runs)
-        return Comparison(row, None, "; ".join(states) or "not run", *cost(runs))
-    stats, best = max(measured, key=lambda pair: pair[0].mean if paper.mode == "max" else -pair[0].mean)
-    remarks = [f"the best of {len(measured)} settings: {best.name}"] if len(measured) > 1 else []
-    remarks += [f"{missing} more unfinished"] if (missing := sum(not run.finished for run in best.runs)) else []
-    return Comparison(row, scaled(stats, paper.scale), "; ".join(["finished", *remarks]), *cost(best.runs))
+        return RowComparison(row, None, "; ".join(states) or "not run", *_cost(runs))
+    stats, best = max(groups, key=lambda pair: pair[0].mean if paper.mode == "max" else -pair[0].mean)
+    remarks = [f"the best of {len(groups)} settings: {best.name}"] if len(groups) > 1 else []
+    unfinished = sum(not run.finished for run in best.runs)
+    remarks += [f"{unfinished} more unfinished"] if unfinished else []
+    return RowComparison(row, stats.scaled(paper.scale), "; ".join(["finished", *remarks]), *_cost(best.runs))
 
 
-def scaled(stats: Statistics, factor: float) -> Statistics:
-    """Statistics of numbers that are all multiplied by a factor."""
-    spread = None if stats.spread is None else factor * stats.spread
-    confidence = None if stats.confidence is None else factor * stats.confidence
-    return Statistics(factor * stats.mean, spread, confidence, stats.n)
-
-
-def cost(runs: Sequence[Run]) -> tuple[str, float | None, str]:
-    """The hardware, the mean hours and the commit of runs."""
+def _cost(runs: Sequence[RunResult]) -> tuple[str, float | None, str]:
+    """Return the hardware, the mean hours and the commit of runs."""
     hours = [run.hours for run in runs if run.hours is not None]
-    return (
-        told(run.hardware for run in runs),
-        sum(hours) / len(hours) if hours else None,
-        told(run.commit for run in runs),
-    )
+    hardware, commit = join_distinct(run.hardware for run in runs), join_distinct(run.commit for run in runs)
+    return hardware, sum(hours) / len(hours) if hours else None, commit

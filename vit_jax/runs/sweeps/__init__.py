@@ -1,1 +1,1 @@
-"""Many runs from one file: which there are, where they run, what became of each."""
+"""Sweeps: many runs from one file, on this machine or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table in a terminal, a line for each change elsewhere; and its end."""
+"""Display a running sweep: a live table in a terminal, one line per change elsewhere, and a summary at the end."""
 
 import statistics
 import time
@@ -10,181 +10,174 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vit_jax.runs.sweeps.progress import Progress
-from vit_jax.runs.sweeps.record import Run
+from vit_jax.runs.sweeps.progress import RunProgress
+from vit_jax.runs.sweeps.record import SweepRun
 
 REFRESH = 1.0  # seconds
-WIDE = 200  # columns where there is no terminal
+PIPE_WIDTH = 200  # columns if there is no terminal
 STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim", "stopped": "blue"}
-ORDER = ("running", "failed", "waiting", "finished", "stopped")  # what a low terminal shows first
+PRIORITY = ("running", "failed", "waiting", "finished", "stopped")  # which rows a small terminal shows
 
 
 class Pace:
-    """The seconds that runs take for a step, as seen since they were started here."""
+    """Estimates the remaining time of runs from their steps per second since this sweep started them."""
 
     def __init__(self) -> None:
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._seconds: dict[str, float] = {}
+        self._begin: dict[str, tuple[float, int]] = {}
+        self._seconds_per_step: dict[str, float] = {}
 
-    def see(self, name: str, step: int, now: float) -> None:
-        """Takes where a run is now."""
-        begin, first = self._begun.setdefault(name, (now, step))
+    def update(self, name: str, step: int, now: float) -> None:
+        begin, first = self._begin.setdefault(name, (now, step))
         if step > first:
-            self._seconds[name] = (now - begin) / (step - first)
+            self._seconds_per_step[name] = (now - begin) / (step - first)
 
-    def end(self, name: str) -> None:
-        """Forgets from where a run is clocked, as it was begun anew or ended."""
-        self._begun.pop(name, None)
+    def reset(self, name: str) -> None:
+        """Forget the starting point of a run that was restarted or has ended."""
+        self._begin.pop(name, None)
 
-    def left(self, name: str, step: int, steps: int | None) -> float | None:
-        """The seconds that a run needs yet; of one not seen, at the mean pace of the others."""
-        if not self._seconds or steps is None:
+    def remaining(self, name: str, step: int, steps: int | None) -> float | None:
+        """Return the remaining seconds of a run, at the mean pace of all runs if its own is not known yet."""
+        if not self._seconds_per_step or steps is None:
             return None
-        pace = self._seconds.get(name) or statistics.mean(self._seconds.values())
+        pace = self._seconds_per_step.get(name) or statistics.mean(self._seconds_per_step.values())
         return max(0, steps - step) * pace
 
 
 class Board:
-    """Shows the runs of a sweep as they are; metric and mode are the sweep's."""
+    """Displays the runs of a sweep; `metric` and `mode` are those of the sweep."""
 
     def __init__(self, metric: str | None, mode: str, console: Console | None = None):
         self.console = console or Console()
         if not self.console.is_terminal:
-            self.console = Console(file=self.console.file, width=WIDE, highlight=False, soft_wrap=True)
+            self.console = Console(file=self.console.file, width=PIPE_WIDTH, highlight=False, soft_wrap=True)
         self.metric, self.mode, self.pace = metric, mode, Pace()
         self._live: Live | None = None
-        self._shown, self._note = 0.0, ""
+        self._last_refresh, self._note = 0.0, ""
 
-    def begin(self, runs: Sequence[Run], slots: int) -> None:
-        """Says what is about to run."""
-        counts = dict.fromkeys(("finished", "stopped", "to resume", "to begin"), 0)
+    def begin(self, runs: Sequence[SweepRun], slots: int) -> None:
+        """Print how many runs there are in which state."""
+        counts = dict.fromkeys(("finished", "stopped", "to resume", "to start"), 0)
         for run in runs:
-            counts[run.state if run.state in counts else "to resume" if run.attempts else "to begin"] += 1
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        self.console.print(f"{len(runs)} in all: {told}; {slots} at once", markup=False)
+            counts[run.state if run.state in counts else "to resume" if run.attempts else "to start"] += 1
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        self.console.print(f"{len(runs)} runs: {text}; {slots} at once", markup=False)
 
-    def changed(self, run: Run, runs: Sequence[Run], progress: Progress) -> None:
-        """A run has another state: a line where there is no terminal."""
-        self.pace.end(run.name)
-        self._shown = 0.0
+    def run_changed(self, run: SweepRun, runs: Sequence[SweepRun], progress: RunProgress) -> None:
+        """Print the new state of a run, if there is no terminal."""
+        self.pace.reset(run.name)
+        self._last_refresh = 0.0
         if self.console.is_terminal:
             return
         ended = sum(other.state in ("finished", "failed", "stopped") for other in runs)
         at = f" at step {progress.step}" if progress.step and run.state != "finished" else ""
-        value = f", {self.metric} {number(progress.last)}" if progress.last is not None and self.metric else ""
-        why = f": {run.reason}" if run.reason else ""
-        state = "to be taken up again" if run.state == "waiting" else run.state
-        self.console.print(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{why}", markup=False)
+        value = f", {self.metric} {format_metric(progress.last)}" if progress.last is not None and self.metric else ""
+        reason = f": {run.reason}" if run.reason else ""
+        state = "waiting to resume" if run.state == "waiting" else run.state
+        self.console.print(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{reason}", markup=False)
 
-    def say(self, note: str) -> None:
-        """Tells something, which in a terminal stays below the table."""
-        self._note, self._shown = note, 0.0
+    def notify(self, note: str) -> None:
+        """Print a note; in a terminal, it stays below the table."""
+        self._note, self._last_refresh = note, 0.0
         if not self.console.is_terminal:
             self.console.print(note, markup=False)
 
-    def show(self, runs: Sequence[Run], progress: Mapping[str, Progress], slots: int) -> None:
-        """Brings the live table up to date, once a second."""
+    def refresh(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress], slots: int) -> None:
+        """Update the live table, at most once a second."""
         now = time.monotonic()
         for run in runs:
             if run.state == "running" and progress[run.name].step:
-                self.pace.see(run.name, progress[run.name].step, now)
-        if not self.console.is_terminal or now - self._shown < REFRESH:
+                self.pace.update(run.name, progress[run.name].step, now)
+        if not self.console.is_terminal or now - self._last_refresh < REFRESH:
             return
-        self._shown = now
+        self._last_refresh = now
         if self._live is None:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(self.table(runs, progress, slots), refresh=True)
+        self._live.update(self._live_table(runs, progress, slots), refresh=True)
 
     def close(self) -> None:
-        """Takes the live table away."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def table(self, runs: Sequence[Run], progress: Mapping[str, Progress], slots: int) -> Table:
-        """The live table: as many runs as the terminal has lines, and what they sum up to."""
-        space = max(3, self.console.height - 6)
-        chosen = set(sorted(range(len(runs)), key=lambda i: ORDER.index(runs[i].state))[:space])
+    def _live_table(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress], slots: int) -> Table:
+        """Return a table with as many runs as fit on the terminal, and a caption with totals."""
+        height = max(3, self.console.height - 6)
+        visible = set(sorted(range(len(runs)), key=lambda i: PRIORITY.index(runs[i].state))[:height])
         known = [p.steps for p in progress.values() if p.steps is not None]
-        usual = round(statistics.mean(known)) if known else None
-        left = {
-            run.name: self.pace.left(run.name, progress[run.name].step, progress[run.name].steps or usual)
+        typical = round(statistics.mean(known)) if known else None
+        remaining = {
+            run.name: self.pace.remaining(run.name, progress[run.name].step, progress[run.name].steps or typical)
             for run in runs
             if run.state in ("running", "waiting")
         }
-        table = self._columns("state", "step", "loss", *([f"best {self.metric}"] if self.metric else []), "ETA")
-        for index, run in enumerate(runs):
-            if index in chosen:
-                p = progress[run.name]
-                state = "to resume" if run.state == "waiting" and run.attempts else run.state
-                best = [number(p.best)] if self.metric else []
-                eta = clock(left[run.name]) if run.state == "running" else ""
-                style = STYLES[run.state]
-                table.add_row(run.name, Text(state, style), f"{p.step}/{p.steps or '?'}", number(p.loss), *best, eta)
+        table = self._table("state", "step", "loss", *([f"best {self.metric}"] if self.metric else []), "ETA")
+        for index in sorted(visible):
+            run = runs[index]
+            p = progress[run.name]
+            state = "to resume" if run.state == "waiting" and run.attempts else run.state
+            eta = format_seconds(remaining[run.name]) if run.state == "running" else ""
+            table.add_row(*self._cells(run, state, p, p.best), eta)
         counts = ", ".join(f"{n} {state}" for state in STYLES if (n := sum(run.state == state for run in runs)))
-        hidden = f"; {len(runs) - len(chosen)} runs not shown" if len(chosen) < len(runs) else ""
-        whole = max([max(values, default=0), sum(values) / max(1, slots)]) if (values := known_of(left)) else None
-        table.caption = f"{counts}; all in {clock(whole)}{hidden}" + (f"\n{self._note}" if self._note else "")
+        hidden = f"; {len(runs) - len(visible)} runs not shown" if len(visible) < len(runs) else ""
+        seconds = [value for value in remaining.values() if value is not None]
+        total = max(max(seconds), sum(seconds) / max(1, slots)) if seconds else None
+        table.caption = f"{counts}; all in {format_seconds(total)}{hidden}" + (f"\n{self._note}" if self._note else "")
         return table
 
-    def summary(self, runs: Sequence[Run], progress: Mapping[str, Progress]) -> None:
-        """Prints the runs by what they reached, the best setting, and what failed."""
+    def summary(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress]) -> None:
+        """Print the runs, best first, the best setting, and why runs failed."""
         self.close()
         sign = -1 if self.mode == "max" else 1
 
-        def rank(run: Run) -> tuple[bool, float]:
+        def rank(run: SweepRun) -> tuple[bool, float]:
             value = progress[run.name].last
             return (value is None, 0.0 if value is None else sign * value)
 
-        table = self._columns("state", "step", "loss", *([self.metric] if self.metric else []))
+        table = self._table("state", "step", "loss", *([self.metric] if self.metric else []))
         for run in sorted(runs, key=rank):
             p = progress[run.name]
-            last = [number(p.last)] if self.metric else []
-            table.add_row(
-                run.name, Text(run.state, STYLES[run.state]), f"{p.step}/{p.steps or '?'}", number(p.loss), *last
-            )
+            table.add_row(*self._cells(run, run.state, p, p.last))
         self.console.print(table)
-        if best := self.best(runs, progress):
+        if best := self._best_setting(runs, progress):
             self.console.print(best, markup=False, highlight=False)
         for run in runs:
             if run.state == "failed":
                 self.console.print(f"failed: {run.name}: {run.reason}", markup=False)
 
-    def best(self, runs: Sequence[Run], progress: Mapping[str, Progress]) -> str | None:
-        """The setting, seeds aside, whose finished runs have the best mean of the metric."""
-        groups: dict[str, list[float]] = {}
+    def _best_setting(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress]) -> str | None:
+        """Return the setting, ignoring seeds, whose finished runs have the best mean of the metric."""
+        values_by_setting: dict[str, list[float]] = {}
         for run in runs:
-            value = progress[run.name].last
-            if run.state == "finished" and value is not None:
+            last = progress[run.name].last
+            if run.state == "finished" and last is not None:
                 setting = ", ".join(f"{key}={value}" for key, value in run.settings.items() if key != "seed")
-                groups.setdefault(setting or "the config as it is", []).append(value)
-        if not groups:
+                values_by_setting.setdefault(setting or "the unchanged config", []).append(last)
+        if not values_by_setting:
             return None
-        means = {setting: statistics.mean(values) for setting, values in groups.items()}
-        setting = (max if self.mode == "max" else min)(means, key=lambda key: means[key])
-        count = len(groups[setting])
-        several = f", mean of {count} seeds" if count > 1 else ""
-        return f"best: {setting}: {self.metric} {number(means[setting])}{several}"
+        means = {setting: statistics.mean(values) for setting, values in values_by_setting.items()}
+        best = (max if self.mode == "max" else min)(means, key=lambda setting: means[setting])
+        count = len(values_by_setting[best])
+        seeds = f", mean of {count} seeds" if count > 1 else ""
+        return f"best: {best}: {self.metric} {format_metric(means[best])}{seeds}"
 
-    def _columns(self, *names: str) -> Table:
+    def _table(self, *columns: str) -> Table:
         table = Table("run", box=None, header_style="bold", caption_justify="left")
         table.columns[0].overflow = "fold"
-        for name in names:
+        for name in columns:
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
         return table
 
+    def _cells(self, run: SweepRun, state: str, p: RunProgress, value: float | None) -> list[str | Text]:
+        metric = [format_metric(value)] if self.metric else []
+        return [run.name, Text(state, STYLES[run.state]), f"{p.step}/{p.steps or '?'}", format_metric(p.loss), *metric]
 
-def known_of(seconds: Mapping[str, float | None]) -> list[float]:
-    """The numbers among them."""
-    return [value for value in seconds.values() if value is not None]
 
-
-def number(value: float | None) -> str:
-    """A metric as a table shows it."""
+def format_metric(value: float | None) -> str:
+    """Return a number with four decimals, a small one with four significant digits, and "" for None."""
     return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 and value else f"{value:.4f}"
 
 
-def clock(seconds: float | None) -> str:
-    """Seconds as 1:02:03."""
+def format_seconds(seconds: float | None) -> str:
+    """Return seconds as 1:02:03."""
     return "?" if seconds is None else str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""The controller of a sweep: starts runs, judges how they ended, and keeps the record."""
+"""The controller of a sweep: starts runs, retries or fails them when they end, and updates the record."""
 
 import contextlib
 import os
@@ -11,69 +11,67 @@ from pathlib import Path
 from types import FrameType
 
 from vit_jax.runs.sweeps.board import Board
-from vit_jax.runs.sweeps.executor import Ended, Executor, Job
-from vit_jax.runs.sweeps.progress import Progress
-from vit_jax.runs.sweeps.record import Record, Run, State
-from vit_jax.runs.sweeps.search import Halving
-from vit_jax.xla_env import given
+from vit_jax.runs.sweeps.executor import Executor, Job, JobEnd
+from vit_jax.runs.sweeps.halving import SuccessiveHalving
+from vit_jax.runs.sweeps.progress import RunProgress
+from vit_jax.runs.sweeps.record import RunState, SweepRecord, SweepRun
+from vit_jax.xla_env import user_environment
 
-PAUSE = 0.25  # seconds between two looks at the runs
+POLL_SECONDS = 0.25
 DIVERGED, MISTAKE = 1, 2  # exit codes of vit_jax.main
-# How the message of a run that diverged begins; any other program that ends with 1 has crashed.
+# First words of the message of a diverged run; any other program that exits with 1 has crashed.
 STOPPED = "Stopped: the "
-TAIL = 65536  # bytes of a log that are searched for a reason
+LOG_TAIL = 65536  # bytes of a log that are searched for the reason of a failure
 
 
 class Controller:
-    """Takes every run of a record to its end, through an executor; a run whose process crashed is tried `retries` times more.
+    """Runs all unfinished runs of a record through an executor; a crashed run is retried `retries` times.
 
-    folder: of sweep.json, the workdirs and the logs. commands: by the names of the runs. search: what stops runs early, if any.
+    folder: contains sweep.json, the workdirs and the logs. commands: the command of each run by name. search: stops runs early.
     """
 
     def __init__(
         self,
-        record: Record,
+        record: SweepRecord,
         folder: Path,
         commands: Mapping[str, Sequence[str]],
         executor: Executor,
         board: Board,
         retries: int,
-        search: Halving | None = None,
+        search: SuccessiveHalving | None = None,
     ):
         self.record, self.folder, self.commands = record, folder, commands
         self.executor, self.board, self.retries = executor, board, retries
         self.runs = {run.name: run for run in record.runs}
-        self.progress = {name: Progress(folder / name, record.metric, record.mode) for name in self.runs}
+        self.progress = {name: RunProgress(folder / name, record.metric, record.mode) for name in self.runs}
         self.failures = dict.fromkeys(self.runs, 0)
-        self.began: dict[str, int] = {}  # the saved step from which a running one set out
-        self.search, self.behind = search, set[str]()  # the runs that were told to end for good
+        self.start_step: dict[str, int] = {}  # the saved step at which the current attempt started
+        self.search, self.pruned = search, set[str]()  # runs that the search has stopped
         self.stopping = 0  # the signal that ended the sweep
 
     def run(self) -> int:
-        """Returns when every run has ended: 0 if all are finished, 1 if some failed, 128 + the signal that ended it before."""
+        """Block until every run has ended; return 0 if all are finished, 1 if some failed, or 128 + the signal received."""
         queue = self.prepare()
         self.board.begin(self.record.runs, self.executor.slots)
-        with self.signals():
+        with self.handle_signals():
             try:
-                told = False
+                notified = False
                 while self.running() or (queue and not self.stopping):
-                    if self.stopping and not told:
-                        told = True
-                        self.board.say("stopping: the runs save and end; Ctrl-C again kills them")
+                    if self.stopping and not notified:
+                        notified = True
+                        self.board.notify("stopping: the runs save and exit; Ctrl-C again kills them")
                         for name in self.running():
                             self.executor.stop(name)
-                    for ended in self.executor.poll():
-                        if self.judge(ended):
-                            queue.append(ended.name)
+                    queue.extend(end.name for end in self.executor.poll() if self.handle_end(end))
                     while queue and not self.stopping and len(self.running()) < self.executor.slots:
                         self.start(queue.popleft())
                     for name in self.running():
                         self.progress[name].refresh()
-                        if self.falls_behind(name):
-                            self.behind.add(name)
+                        if self.should_stop(name):
+                            self.pruned.add(name)
                             self.executor.stop(name)
-                    self.board.show(self.record.runs, self.progress, self.executor.slots)
-                    time.sleep(PAUSE)
+                    self.board.refresh(self.record.runs, self.progress, self.executor.slots)
+                    time.sleep(POLL_SECONDS)
             finally:
                 self.executor.close()
         if self.stopping and any(run.state == "waiting" for run in self.record.runs):
@@ -81,12 +79,12 @@ class Controller:
         return 1 if any(run.state == "failed" for run in self.record.runs) else 0
 
     def prepare(self) -> deque[str]:
-        """The runs that are not finished, those first that were begun; what failed in an earlier sweep is tried again."""
+        """Return the unfinished runs, started ones first; runs that failed in an earlier sweep are retried."""
         (self.folder / ".locks").mkdir(exist_ok=True)
         for run in self.record.runs:
             self.progress[run.name].refresh()
-            self.falls_behind(run.name)  # the search sees what it saw before
-            done = run.state == "finished" and self.progress[run.name].complete()
+            self.should_stop(run.name)  # replays earlier measurements to the search
+            done = run.state == "finished" and self.progress[run.name].is_complete()
             if not done and not (run.state == "stopped" and self.search):
                 run.state, run.reason = "waiting", ""
         self.record.write(self.folder)
@@ -94,82 +92,81 @@ class Controller:
         return deque(run.name for run in sorted(waiting, key=lambda run: not run.attempts))
 
     def running(self) -> list[str]:
-        """The names of the runs that are under way."""
         return [run.name for run in self.record.runs if run.state == "running"]
 
     def start(self, name: str) -> None:
-        """Starts an attempt, which the record counts first."""
+        """Start an attempt at a run, after counting it in the record."""
         run = self.runs[name]
         run.attempts += 1
-        self.began[name] = self.progress[name].saved()
-        self.change(run, "running")
+        self.start_step[name] = self.progress[name].saved_step()
+        self.set_state(run, "running")
         log, lock = (self.folder / f"{name}.log").absolute(), (self.folder / ".locks" / name).absolute()
-        self.executor.start(Job(name, tuple(self.commands[name]), Path.cwd(), log, lock, given(os.environ)))
+        self.executor.start(Job(name, tuple(self.commands[name]), Path.cwd(), log, lock, user_environment(os.environ)))
 
-    def falls_behind(self, name: str) -> bool:
-        """Whether the search finds a run behind others by what is new; what it measured at its end no longer counts."""
+    def should_stop(self, name: str) -> bool:
+        """Return whether the search stops a run because of new measurements; those of the last step do not count."""
         progress = self.progress[name]
-        on_the_way = [at for at in progress.measured if at[0] != progress.steps]
-        return self.search is not None and self.search.behind(name, on_the_way)
+        measured = [point for point in progress.measured if point[0] != progress.steps]
+        return self.search is not None and self.search.should_stop(name, measured)
 
-    def judge(self, ended: Ended) -> bool:
-        """Enters how an attempt ended into the record; whether the run is to be taken up again."""
-        run, progress = self.runs[ended.name], self.progress[ended.name]
-        if ended.code == 0 and progress.complete():
-            self.change(run, "finished")
+    def handle_end(self, end: JobEnd) -> bool:
+        """Set the state of a run whose attempt ended, and return whether to start it again."""
+        run, progress = self.runs[end.name], self.progress[end.name]
+        if end.code == 0 and progress.is_complete():
+            self.set_state(run, "finished")
             return False
-        lines = self.last_lines(run.name)
-        diverged = ended.code == DIVERGED and any(line.startswith(STOPPED) for line in lines)
-        told = [line for line in lines if line.startswith((STOPPED, "error: "))] or lines or ["its log is empty"]
-        reason = ended.reason or told[-1]
-        if diverged or ended.code == MISTAKE:
-            self.change(run, "failed", reason)
+        lines = self.log_tail(run.name)
+        diverged = end.code == DIVERGED and any(line.startswith(STOPPED) for line in lines)
+        messages = [line for line in lines if line.startswith((STOPPED, "error: "))] or lines or ["its log is empty"]
+        reason = end.reason or messages[-1]
+        if diverged or end.code == MISTAKE:
+            self.set_state(run, "failed", reason)
             return False
-        if run.name in self.behind and ended.code in (0, -signal.SIGTERM):
-            self.change(run, "stopped")
+        if run.name in self.pruned and end.code in (0, -signal.SIGTERM):
+            self.set_state(run, "stopped")
             return False
         if self.stopping:
-            self.change(run, "waiting", "the sweep was stopped")
+            self.set_state(run, "waiting", "the sweep was stopped")
             return True
-        # Ended from outside: preempted, told to end, or its machine is gone. It goes on as long as it comes further.
-        if ended.code in (0, None, -signal.SIGTERM):
-            reason = ended.reason or ("it was told to end" if ended.code is not None else "its machine was lost")
-            if progress.saved() > self.began[run.name]:
-                self.change(run, "waiting", reason)
+        # Ended from outside: preempted, terminated, or its machine was lost. No failure as long as it makes progress.
+        if end.code in (0, None, -signal.SIGTERM):
+            reason = end.reason or ("it was terminated" if end.code is not None else "its machine was lost")
+            if progress.saved_step() > self.start_step[run.name]:
+                self.set_state(run, "waiting", reason)
                 return True
-        elif ended.code < 0:
-            reason = ended.reason or f"killed by {signal.Signals(-ended.code).name}"
+        elif end.code < 0:
+            reason = end.reason or f"killed by {signal.Signals(-end.code).name}"
         self.failures[run.name] += 1
-        again = self.failures[run.name] <= self.retries
-        self.change(run, "waiting" if again else "failed", reason)
-        return again
+        retry = self.failures[run.name] <= self.retries
+        self.set_state(run, "waiting" if retry else "failed", reason)
+        return retry
 
-    def change(self, run: Run, state: State, reason: str = "") -> None:
-        """Gives a run another state, in the record on the disk too."""
+    def set_state(self, run: SweepRun, state: RunState, reason: str = "") -> None:
+        """Set the state of a run, write the record and update the board."""
         run.state, run.reason = state, reason
         self.record.write(self.folder)
-        self.board.changed(run, self.record.runs, self.progress[run.name])
+        self.board.run_changed(run, self.record.runs, self.progress[run.name])
 
-    def last_lines(self, name: str) -> list[str]:
-        """The end of the log of the last attempt, without empty lines."""
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last non-empty lines of the log of the last attempt."""
         with contextlib.suppress(OSError), open(self.folder / f"{name}.log", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             text = file.read().decode(errors="replace").rpartition("\n$ ")[2]
             return [line.strip() for line in text.splitlines() if line.strip()]
         return []
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Inside, Ctrl-C and SIGTERM have the runs saved before the sweep ends; a second one kills them."""
-        previous = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def handle_signals(self) -> Iterator[None]:
+        """Inside the context, Ctrl-C and SIGTERM save all runs and end the sweep; a second signal kills them."""
+        previous = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """The handler of those signals."""
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Ask the main loop to stop; exit at the second signal."""
         if self.stopping:
             sys.exit(128 + number)
         self.stopping = number

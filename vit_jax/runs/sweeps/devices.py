@@ -1,4 +1,4 @@
-"""The cores, GPUs and TPU chips of this machine, divided among jobs; found without JAX, which would take hold of them."""
+"""Assign cores, GPUs and TPU chips to jobs; detected without JAX, which would claim them."""
 
 import dataclasses
 import importlib.util
@@ -9,77 +9,79 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vit_jax.types import UserError
+from vit_jax.xla_env import VIRTUAL_DEVICES
 
-# The share of a GPU's memory that jobs may take together where several share it; each takes its part when it starts.
+# The fraction of a GPU's memory that jobs sharing it may use together; each preallocates its part.
 SHARED_MEMORY = 0.9
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+# Set by Ray to assign devices to a worker.
+RAY_VARIABLES = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_CHIPS_PER_HOST_BOUNDS", "TPU_HOST_BOUNDS")
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """What one job of several at once has of the machine."""
+class DeviceShare:
+    """The cores of one of several concurrent jobs, and the variables that select its accelerators."""
 
     cores: tuple[int, ...]
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def gpus(environment: Mapping[str, str], folder: Path = Path("/dev")) -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES knows the GPUs that JAX would use; none where it would use another platform."""
-    wanted = environment.get("JAX_PLATFORMS", "")
+    """Return the names, as in CUDA_VISIBLE_DEVICES, of the GPUs that JAX would use."""
+    platforms = environment.get("JAX_PLATFORMS", "")
     installed = any(importlib.util.find_spec(name) for name in CUDA_PLUGINS)
-    if not installed or (wanted and not {"cuda", "gpu"} & set(wanted.split(","))):
+    if not installed or (platforms and not {"cuda", "gpu"} & set(platforms.split(","))):
         return []
     if "CUDA_VISIBLE_DEVICES" in environment:
         return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
     count = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in folder.glob("nvidia*"))
-    return [str(number) for number in range(count)]
+    return [str(index) for index in range(count)]
 
 
 def tpu_chips(environment: Mapping[str, str], folder: Path = Path("/dev")) -> list[str]:
-    """The same for TPU chips and TPU_VISIBLE_CHIPS."""
-    wanted = environment.get("JAX_PLATFORMS", "")
-    if importlib.util.find_spec("libtpu") is None or (wanted and "tpu" not in wanted.split(",")):
+    """Return the names, as in TPU_VISIBLE_CHIPS, of the TPU chips that JAX would use."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if importlib.util.find_spec("libtpu") is None or (platforms and "tpu" not in platforms.split(",")):
         return []
     if "TPU_VISIBLE_CHIPS" in environment:
         return [name for name in environment["TPU_VISIBLE_CHIPS"].split(",") if name.strip()]
     chips = [path for path in folder.glob("accel*") if re.fullmatch(r"accel\d+", path.name)]
     chips = chips or [path for path in folder.glob("vfio/*") if path.name.isdecimal()]
-    return [str(number) for number in range(len(chips))]
+    return [str(index) for index in range(len(chips))]
 
 
-def divide(jobs: int | None, environment: Mapping[str, str]) -> list[Share]:
-    """The shares of `jobs` at once; by default a job for each accelerator, or one where there is none.
+def split_devices(jobs: int | None, environment: Mapping[str, str]) -> list[DeviceShare]:
+    """Return the share of each of `jobs` concurrent jobs; default: one job per accelerator, or 1 without accelerators.
 
-    Raises UserError where the devices cannot be divided so.
+    Raises UserError if the TPU chips cannot be split this way.
     """
     chips, cards = tpu_chips(environment), gpus(environment)
     jobs = jobs or max(1, len(chips or cards))
     if chips and jobs not in (1, len(chips)):
-        raise UserError(f"--jobs={jobs} on {len(chips)} TPU chips; expected {len(chips)}, a chip for each, or 1.")
+        raise UserError(f"--jobs={jobs} on {len(chips)} TPU chips; expected {len(chips)}, one per chip, or 1.")
+    variables: list[dict[str, str]] = [{} for _ in range(jobs)]
     if chips and jobs > 1:
-        given = [one_chip(chip, free_port()) for chip in chips]
+        variables = [one_chip(chip, free_port()) for chip in chips]
     elif cards and jobs > 1:
-        given = [gpu_share(cards, jobs, slot, environment) for slot in range(jobs)]
-    else:
-        given = [{} for _ in range(jobs)]
-    return [Share(cores, extra) for cores, extra in zip(core_shares(jobs), given, strict=True)]
+        variables = [gpu_variables(cards, jobs, slot, environment) for slot in range(jobs)]
+    return [DeviceShare(cores, extra) for cores, extra in zip(split_cores(jobs), variables, strict=True)]
 
 
-def core_shares(jobs: int) -> list[tuple[int, ...]]:
-    """The cores of each of so many jobs: equally many for all, as the rounding of a run depends on how many there are."""
+def split_cores(jobs: int) -> list[tuple[int, ...]]:
+    """Return the cores of each job: the same number for all, because it affects the rounding of XLA on CPU."""
     if not hasattr(os, "sched_getaffinity"):
         return [()] * jobs
     cores = sorted(os.sched_getaffinity(0))
     each = len(cores) // jobs
-    if not each:  # they take turns
+    if not each:  # jobs share cores
         return [(cores[slot % len(cores)],) for slot in range(jobs)]
     return [tuple(cores[slot * each : (slot + 1) * each]) for slot in range(jobs)]
 
 
-def gpu_share(cards: list[str], jobs: int, slot: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of one of several jobs: some GPUs of its own or, where there are more jobs, a part of one's memory.
+def gpu_variables(cards: list[str], jobs: int, slot: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that give a job its own GPUs or, with more jobs than GPUs, a fraction of one's memory.
 
-    What the user says of the memory holds.
+    Memory settings of the user take precedence.
     """
     each = len(cards) // jobs
     if each:
@@ -91,14 +93,35 @@ def gpu_share(cards: list[str], jobs: int, slot: int, environment: Mapping[str, 
 
 
 def one_chip(chip: str, port: int) -> dict[str, str]:
-    """The variables of a process that has one chip of a host, and is a world of its own, unlike a worker of a pod."""
+    """Return variables for a process that uses one chip of a host and, unlike a pod worker, is a cluster of its own."""
     bounds = {name: "1,1,1" for name in ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS")}
-    alone = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
-    return {"TPU_VISIBLE_CHIPS": chip} | bounds | alone
+    single = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    return {"TPU_VISIBLE_CHIPS": chip} | bounds | single
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a local port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def ray_variables(
+    job: Mapping[str, str], needs: Mapping[str, float | int], worker: Mapping[str, str]
+) -> dict[str, str]:
+    """Return variables that limit a job to the resources it requested, given its environment and that of its Ray worker."""
+    if not needs["gpus"] and not needs["tpus"]:
+        # The number of XLA's threads affects rounding, so it is the same on every node. Virtual devices need more threads,
+        # see xla_env.missing_variables.
+        threaded = "NPROC" in job or VIRTUAL_DEVICES.search(job.get("XLA_FLAGS", ""))
+        threads = {} if threaded else {"NPROC": str(max(1, int(needs["cpus"])))}
+        return {"JAX_PLATFORMS": job.get("JAX_PLATFORMS", "cpu")} | threads
+    found = {name: worker[name] for name in RAY_VARIABLES if name in worker}
+    if needs["gpus"] and needs["gpus"] < 1:
+        found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{SHARED_MEMORY * needs['gpus']:.3f}"
+    if needs["tpus"]:
+        single = one_chip(worker.get("TPU_VISIBLE_CHIPS", "0"), free_port())
+        if needs["tpus"] > 1:  # all chips of a host
+            single = {name: value for name, value in single.items() if name.startswith("JAX_")}
+        found |= single
+    return found

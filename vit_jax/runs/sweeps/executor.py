@@ -1,17 +1,22 @@
-"""What runs the jobs of a sweep: the contract between the controller and this machine, or a cluster."""
+"""Executors run the jobs of a sweep: the interface that the controller uses, and its implementation for this machine."""
 
 import abc
+import contextlib
 import dataclasses
+import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vit_jax.runs.sweeps.devices import DeviceShare, split_devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One attempt at a run: a command, started in `folder`, its output appended to `log`, while it alone holds `lock`.
+    """One attempt at a run: a command that starts in `folder`, appends its output to `log` and holds `lock` while it runs.
 
-    `environment` is all that the command finds in its environment, but for what the executor adds to name its devices.
+    environment: the complete environment of the command, to which the executor adds variables that select devices.
     """
 
     name: str
@@ -21,21 +26,18 @@ class Job:
     lock: Path
     environment: Mapping[str, str]
 
-    def attended(self, parent: int, cores: Sequence[int] = ()) -> list[str]:
-        """The words that start the job as a child of the process `parent`, with which it ends; see child.py.
+    def child_command(self, parent: int, cores: Sequence[int] = ()) -> list[str]:
+        """Return the command that starts the job as a child of process `parent` and ends with it; see child.py.
 
-        Started from the main thread of that process: to Linux the thread is the parent.
+        Start it from the main thread: to Linux, the parent is the thread.
         """
         words = [sys.executable, "-m", "vit_jax.runs.sweeps.child", str(self.log), str(self.lock), str(parent)]
         return [*words, ",".join(map(str, cores)), *self.command]
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """A job that ended: its exit code, negative for a signal as in subprocess; None where its machine was lost.
-
-    `reason` says more where the exit code does not.
-    """
+class JobEnd:
+    """The end of a job: its exit code, negative for a signal as in subprocess, or None if its machine was lost."""
 
     name: str
     code: int | None
@@ -43,25 +45,66 @@ class Ended:
 
 
 class Executor(abc.ABC):
-    """Runs jobs. The controller calls it from its main thread alone, and no call waits for a job."""
+    """Runs jobs. The controller calls it only from its main thread, and no call blocks until a job ends."""
 
     @property
     @abc.abstractmethod
     def slots(self) -> int:
-        """How many jobs may run at once now; this may change while a cluster grows and shrinks."""
+        """How many jobs may run at once; this may change while a cluster grows or shrinks."""
 
     @abc.abstractmethod
     def start(self, job: Job) -> None:
-        """Starts a job; called only while fewer than `slots` run, and not twice for a name before its end was told."""
+        """Start a job. Called only while fewer than `slots` jobs run, and with names that are not running."""
 
     @abc.abstractmethod
-    def poll(self) -> list[Ended]:
-        """The jobs that ended since the last call, each once."""
+    def poll(self) -> list[JobEnd]:
+        """Return the jobs that ended since the last call."""
 
     @abc.abstractmethod
     def stop(self, name: str) -> None:
-        """Sends SIGTERM to a job, which saves and ends; its end is told by `poll` as any other. Nothing if it has ended."""
+        """Send SIGTERM to a job, which saves and ends; `poll` returns its end. Does nothing if it has ended."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Kills what still runs and gives everything back."""
+        """Kill running jobs and release all resources."""
+
+
+class LocalExecutor(Executor):
+    """Runs `jobs` at once on this machine, each on its share of the devices; default: one job per accelerator, or 1."""
+
+    def __init__(self, jobs: int | None = None):
+        self._free = split_devices(jobs, os.environ)
+        self._slots = len(self._free)
+        self._running: dict[str, tuple[subprocess.Popen, DeviceShare]] = {}
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def start(self, job: Job) -> None:
+        share = self._free.pop(0)
+        process = subprocess.Popen(
+            job.child_command(os.getpid(), share.cores),
+            cwd=job.folder,
+            env={**job.environment, **share.environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # so that Ctrl-C in the terminal reaches the controller only
+        )
+        self._running[job.name] = process, share
+
+    def poll(self) -> list[JobEnd]:
+        ends = [JobEnd(name, code) for name, (p, _) in self._running.items() if (code := p.poll()) is not None]
+        for end in ends:
+            self._free.append(self._running.pop(end.name)[1])
+        return ends
+
+    def stop(self, name: str) -> None:
+        if name in self._running:
+            self._running[name][0].terminate()
+
+    def close(self) -> None:
+        for process, _ in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+        self._running.clear()

@@ -1,4 +1,4 @@
-"""How far a run has come, read from its workdir while another process writes there."""
+"""Follow the progress of a run through its workdir, while another process writes to it."""
 
 import json
 import math
@@ -11,44 +11,44 @@ from vit_jax.config.factory import steps_of
 from vit_jax.types import UserError
 
 
-class Progress:
-    """Follows the metrics of a workdir, reading only what is new.
+class RunProgress:
+    """Follows metrics.jsonl of a workdir, reading only new rows.
 
-    step and loss: of the last row that has them; 0 and None before. steps: the length of the run, once it is known. measured:
-    the values of the metric, as (step, value).
+    step and loss: their last values; 0 and None before the first row. steps: the length of the run, once known. measured: the
+    values of the metric, as (step, value).
     """
 
     def __init__(self, workdir: Path, metric: str | None, mode: str):
         self.workdir, self.metric, self.mode = workdir, metric, mode
         self.steps: int | None = None
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.step, self.loss = 0, None
         self.measured: list[tuple[int, float]] = []
-        self._read, self._file = 0, 0
+        self._offset, self._inode = 0, 0
 
     def refresh(self) -> None:
-        """Reads what was added; all of it again where a resumed run has replaced the file."""
+        """Read new rows; start over if a resumed run has replaced the file."""
         if self.steps is None:
-            self.steps = length(self.workdir)
+            self.steps = total_steps(self.workdir)
         try:
             with open(self.workdir / "metrics.jsonl", "rb") as file:
                 status = (self.workdir / "metrics.jsonl").stat()
-                if status.st_ino != self._file or status.st_size < self._read:
-                    self._forget()
-                    self._file = status.st_ino
-                file.seek(self._read)
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._reset()
+                    self._inode = status.st_ino
+                file.seek(self._offset)
                 lines = file.read().splitlines(keepends=True)
         except OSError:
             return
         for line in lines:
-            if not line.endswith(b"\n"):  # still being written
+            if not line.endswith(b"\n"):  # incomplete
                 break
-            self._read += len(line)
-            self._take(line)
+            self._offset += len(line)
+            self._add(line)
 
-    def _take(self, line: bytes) -> None:
+    def _add(self, line: bytes) -> None:
         try:
             row: Any = json.loads(line)
             self.step = int(row["step"])
@@ -61,26 +61,23 @@ class Progress:
 
     @property
     def last(self) -> float | None:
-        """The last value of the metric."""
         return self.measured[-1][1] if self.measured else None
 
     @property
     def best(self) -> float | None:
-        """The best value of the metric so far."""
         return (max if self.mode == "max" else min)((value for _, value in self.measured), default=None)
 
-    def saved(self) -> int:
-        """The step of the last complete checkpoint, 0 before there is one."""
+    def saved_step(self) -> int:
+        """Return the step of the last complete checkpoint, or 0."""
         return max(steps_in(self.workdir / "checkpoints"), default=0)
 
-    def complete(self) -> bool:
-        """Whether the last step was saved."""
+    def is_complete(self) -> bool:
         self.refresh()
-        return self.steps is not None and self.saved() >= self.steps
+        return self.steps is not None and self.saved_step() >= self.steps
 
 
-def length(workdir: Path) -> int | None:
-    """The steps of the run in a workdir; None before it has begun."""
+def total_steps(workdir: Path) -> int | None:
+    """Return the number of steps of a run; None before it has started."""
     try:
         record = workdirs.read(workdir)
         return steps_of(record["config"], record["data"]["num_examples"])

@@ -1,4 +1,4 @@
-"""The record of a sweep, DIR/sweep.json: its runs, and what became of each so far."""
+"""The record of a sweep, DIR/sweep.json: its runs and their states."""
 
 import contextlib
 import dataclasses
@@ -10,30 +10,26 @@ from typing import Any, Literal, get_args
 
 from vit_jax.checkpoint.workdir import write_text
 from vit_jax.config.factory import first, shown
-from vit_jax.runs.sweeps.names import run_names
-from vit_jax.runs.sweeps.space import Sweep
+from vit_jax.runs.sweeps.space import Sweep, run_names
 from vit_jax.types import UserError
 
-State = Literal["waiting", "running", "finished", "failed", "stopped"]
+RunState = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 
 @dataclasses.dataclass
-class Run:
-    """A run: what it changes of the config, and how often it was started; `reason` says why it failed.
-
-    "stopped" is one that a search did not take to its end.
-    """
+class SweepRun:
+    """A run with its settings; `attempts` counts its starts, and state "stopped" means that a search stopped it early."""
 
     name: str
     settings: dict[str, Any]
-    state: State = "waiting"
+    state: RunState = "waiting"
     attempts: int = 0
     reason: str = ""
 
 
 @dataclasses.dataclass
-class Record:
-    """A sweep file with its argument, the Sweep that it gave, the --config.KEY=VALUE of the command, and the runs."""
+class SweepRecord:
+    """A sweep file with its argument, the values of its Sweep, the --config.KEY=VALUE of the command, and the runs."""
 
     file: str
     arg: str
@@ -41,91 +37,96 @@ class Record:
     overrides: list[list[str]]
     metric: str | None
     mode: str
-    runs: list[Run]
+    runs: list[SweepRun]
 
     def write(self, folder: Path) -> None:
-        """Replaces the file at once."""
         write_text(folder / "sweep.json", json.dumps(dataclasses.asdict(self), indent=1))
 
 
-def read(folder: Path) -> Record | None:
-    """The record in a folder, if there is one."""
+def load_record(folder: Path) -> SweepRecord | None:
+    """Load the record of a folder; return None if there is none."""
     path = folder / "sweep.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["runs"] = [Run(**run) for run in content["runs"]]
-        record = Record(**content)
-        if not all(run.state in get_args(State) and isinstance(run.settings, dict) for run in record.runs):
-            raise ValueError("its runs are not as they were written")
+        content["runs"] = [SweepRun(**run) for run in content["runs"]]
+        record = SweepRecord(**content)
+        if record.mode not in ("max", "min"):
+            raise ValueError(f"mode is {record.mode!r}")
+        if not all(run.state in get_args(RunState) and isinstance(run.settings, dict) for run in record.runs):
+            raise ValueError("a run has an unknown state or no settings")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} is no record of a sweep ({error}); restore it, or give a new --out.") from None
+        raise UserError(f"{path} is not the record of a sweep ({error}); restore it, or use a new --out.") from None
     return record
 
 
-def begin(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> Record:
-    """The record to go on with in a folder; nothing is written, and what runs came or went is printed.
+def update_record(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> SweepRecord:
+    """Return the record of a sweep, with the states of runs that the folder already contains, and print added and removed runs.
 
-    A run that the folder knows keeps its name. Raises UserError where the folder holds another sweep.
+    Nothing is written. Raises UserError if the folder contains another sweep.
     """
-    old = read(folder)
+    old = load_record(folder)
     known = [] if old is None else old.runs
     if old is not None:
-        check_same(folder, old, sweep, overrides)
-    by_settings = {settings_text(run.settings): run for run in known}
+        _check_same_sweep(folder, old, sweep, overrides)
+    by_settings = {_settings_key(run.settings): run for run in known}
     names = run_names(sweep.runs, taken=[run.name for run in known])
     runs = [
-        by_settings.get(settings_text(settings)) or Run(name, dict(settings))
+        by_settings.get(_settings_key(settings)) or SweepRun(name, dict(settings))
         for name, settings in zip(names, sweep.runs, strict=True)
     ]
     file, _, arg = argument.partition(":")
-    record = Record(file, arg, sweep.config, [list(pair) for pair in overrides], sweep.metric, sweep.mode, runs)
+    record = SweepRecord(file, arg, sweep.config, [list(pair) for pair in overrides], sweep.metric, sweep.mode, runs)
     if known and (new := [run.name for run in runs if run not in known]):
-        print(f"{len(new)} runs were added since this sweep began: {' '.join(first(new, 5))}")
+        print(f"{len(new)} runs were added since this sweep started: {' '.join(first(new, 5))}")
     if gone := [run.name for run in known if run not in runs]:
-        print(f"{len(gone)} runs are no longer in the sweep, their folders stay: {' '.join(first(gone, 5))}")
+        print(f"{len(gone)} runs are no longer in the sweep; their folders remain: {' '.join(first(gone, 5))}")
     return record
 
 
-def check_same(folder: Path, old: Record, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> None:
-    """Raises UserError, which says what differs, where a folder holds another sweep than one with runs more or fewer."""
-    there, here = {key: text for key, text in old.overrides}, dict(overrides)
+def _check_same_sweep(folder: Path, old: SweepRecord, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError listing the differences, unless the sweeps differ only in added or removed runs."""
+    before, now = {key: text for key, text in old.overrides}, dict(overrides)
     differ = [
-        f"\n  --config.{key}: {there.get(key, 'not given')} there, {here.get(key, 'not given')} here"
-        for key in sorted(there | here)
-        if there.get(key) != here.get(key)
+        f"\n  --config.{key}: {before.get(key, 'not set')} in the folder, {now.get(key, 'not set')} now"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
     ]
     if old.config != sweep.config:
-        differ.append(f"\n  config: {old.config} there, {sweep.config} here")
-    ours, theirs = ({settings_text(s) for s in runs} for runs in (sweep.runs, [run.settings for run in old.runs]))
+        differ.append(f"\n  config: {old.config} in the folder, {sweep.config} now")
+    ours, theirs = ({_settings_key(s) for s in runs} for runs in (sweep.runs, [run.settings for run in old.runs]))
     if not ours & theirs:
-        differ.append(f"\n  no run is the same: {shown(old.runs[0].settings)} there, {shown(sweep.runs[0])} here")
+        differ.append(
+            f"\n  no run is the same: {shown(old.runs[0].settings)} in the folder, {shown(sweep.runs[0])} now"
+        )
     if differ:
         raise UserError(
-            f"--out={folder} holds another sweep, of {old.file}; they differ:{''.join(first(differ))}\n"
-            "Give another --out, or the same sweep to go on; runs may be added and removed."
+            f"--out={folder} contains another sweep, of {old.file}, with other values:{''.join(first(differ))}\n"
+            "Use another --out, or the same sweep to resume it; runs may be added and removed."
         )
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings as text that is the same for the same settings."""
+def _settings_key(settings: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal settings."""
     return json.dumps(settings, sort_keys=True)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds it for this process; raises UserError where another sweep does."""
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and lock it for this process; raise UserError if another sweep has locked it."""
     if (folder / "config.json").exists():
-        raise UserError(f"--out={folder} is the workdir of a run; give a new folder, or that of a sweep to go on with.")
+        raise UserError(
+            f"--out={folder} is the workdir of a run; use a new folder, or the folder of a sweep to resume."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "sweep.lock", "w")  # noqa: SIM115 (to the end of the context)
+        lock = open(folder / "sweep.lock", "w")  # noqa: SIM115 (open until the context ends)
     except OSError as error:
         raise UserError(f"--out={folder} cannot be written: {error.strerror}.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"--out={folder}: another sweep runs there; stop it, or give another --out.") from None
+            raise UserError(f"--out={folder}: another sweep is running there; stop it, or use another --out.") from None
         yield

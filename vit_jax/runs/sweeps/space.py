@@ -1,4 +1,4 @@
-"""Sweeps as data: lists of settings, {config key: value}, and what makes and joins them.
+"""Sweeps as data: lists of settings, {config key: value}, and functions that create and combine them.
 
     product({"optim.lr": [1e-3, 3e-3], "model.width": [32, 64]}, seeds(2))      # 8 settings
     zipped({"model.width": [32, 64], "model.depth": [6, 3]})                    # 2
@@ -6,74 +6,81 @@
     sample(20, {"optim.lr": log_uniform(1e-4, 1e-2), "model.pool": choice("tok", "gap")})    # 20
 
 A key is a path in the config, as in --config.KEY=VALUE, or "config" for another config file, FILE.py[:ARG]; a value that is a
-dict replaces a whole part. Where a list of settings is expected a dict of lists is one too.
+dict replaces a whole component. A dict of lists is accepted wherever a list of settings is.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
 import numbers
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from vit_jax.config.factory import check_plain
+from vit_jax.config.factory import check_plain, short_names
 from vit_jax.types import UserError
 
 Setting: TypeAlias = dict[str, Any]
-# What users write: a list of settings, or a dict of lists. It is checked here and not by its type, so that mistakes are told.
+# A list of settings or a dict of lists; checked at run time for readable errors.
 Settings: TypeAlias = Any
+MAX_NAME = 100
+# Characters that are not safe in file names and shells.
+UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 def product(*parts: Settings) -> list[Setting]:
-    """Every combination of one setting of each part, the last part varying fastest; a dict of lists is a grid.
+    """Return all combinations of one setting from each argument, the last varying fastest; a dict of lists is a grid.
 
-    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}), which begins with {"a": 1, "b": 3}.
+    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}), whose first setting is {"a": 1, "b": 3}.
     """
     axes = [axis for part in parts for axis in _axes("product", part)]
     return [_join("product", settings) for settings in itertools.product(*axes)]
 
 
 def zipped(*parts: Settings) -> list[Setting]:
-    """The first settings of all parts joined, then the second ones, and so on; a dict of lists goes in step.
+    """Join the first settings of all arguments, then the second ones, and so on; the lists of a dict are zipped, too.
 
-    zipped({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]. Raises UserError where lengths differ.
+    zipped({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]. Raises UserError if lengths differ.
     """
     axes = [axis for part in parts for axis in _axes("zipped", part)]
     lengths = [len(axis) for axis in axes]
     if len(set(lengths)) > 1:
-        raise UserError(f"zipped: lists of {', '.join(map(str, lengths))} values; expected as many in each.")
+        raise UserError(f"zipped: found lists of {', '.join(map(str, lengths))} values; expected equal lengths.")
     return [_join("zipped", settings) for settings in zip(*axes, strict=True)]
 
 
 def chain(*parts: Settings) -> list[Setting]:
-    """The settings of all parts, one part after the other.
+    """Concatenate the settings of all arguments.
 
-    chain([{"a": 1}], seeds(2)) == [{"a": 1}, {"seed": 0}, {"seed": 1}]. A dict of lists is refused: it does not say how its
-    lists go together.
+    chain([{"a": 1}], seeds(2)) == [{"a": 1}, {"seed": 0}, {"seed": 1}]. Raises UserError for a dict of
+    lists, which could mean a product or a zip.
     """
     if mapping := next((part for part in parts if isinstance(part, Mapping)), None):
-        raise UserError(f"chain: found the dict {mapping!r}; say product({{...}}) or zipped({{...}}).")
+        raise UserError(f"chain: found the dict {mapping!r}; use product({{...}}) or zipped({{...}}) instead.")
     return [setting for part in parts for axis in _axes("chain", part) for setting in axis]
 
 
 def seeds(count: int, first: int = 0) -> list[Setting]:
-    """So many seeds, [{"seed": 0}, {"seed": 1}] for 2."""
+    """Return settings for `count` seeds: [{"seed": 0}, {"seed": 1}] for 2."""
     return [{"seed": first + number} for number in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
-    """What the values of a key are drawn from: numbers of [low, high], with `log` evenly in their logarithm, or choices."""
+class Distribution:
+    """A distribution: uniform over [low, high], log-uniform with `log`, or uniform over `choices`."""
 
     low: float = 0.0
     high: float = 1.0
     log: bool = False
     choices: tuple[Any, ...] = ()
 
-    def value(self, source: random.Random) -> Any:
-        """One value; numbers are rounded to four digits, as they stand in the names of runs."""
-        at = source.random()
+    def draw(self, rng: random.Random) -> Any:
+        """Draw one value; numbers are rounded to four digits because they appear in the names of runs."""
+        at = rng.random()
         if self.choices:
             return self.choices[int(at * len(self.choices))]
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -81,46 +88,50 @@ class Draw:
         return float(f"{math.exp(value) if self.log else value:.4g}")
 
 
-def uniform(low: float, high: float) -> Draw:
-    """Numbers between the two, any as likely as any other."""
+def uniform(low: float, high: float) -> Distribution:
+    """Return the uniform distribution over [low, high]."""
     if not low < high:
-        raise UserError(f"uniform({low}, {high}): expected a lower and a higher number.")
-    return Draw(low, high)
+        raise UserError(f"uniform({low}, {high}): expected low < high.")
+    return Distribution(low, high)
 
 
-def log_uniform(low: float, high: float) -> Draw:
-    """Numbers between the two, any factor as likely as any other, as suits learning rates."""
+def log_uniform(low: float, high: float) -> Distribution:
+    """Return the log-uniform distribution over [low, high], as for learning rates."""
     if not 0 < low < high:
-        raise UserError(f"log_uniform({low}, {high}): expected a lower and a higher number above 0.")
-    return Draw(low, high, log=True)
+        raise UserError(f"log_uniform({low}, {high}): expected 0 < low < high.")
+    return Distribution(low, high, log=True)
 
 
-def choice(*values: Any) -> Draw:
-    """Any of the values."""
+def choice(*values: Any) -> Distribution:
+    """Return the uniform distribution over the values."""
     if not values:
         raise UserError("choice(): expected at least one value.")
-    return Draw(choices=values)
+    return Distribution(choices=values)
 
 
 def sample(count: int, space: Mapping[str, Any], seed: int = 0) -> list[Setting]:
-    """So many settings drawn at random, the same ones every time.
+    """Draw `count` random settings, the same for the same seed.
 
-    sample(20, {"optim.lr": log_uniform(1e-4, 1e-2), "model.pool": choice("tok", "gap")}) is of 20. A larger count keeps the
-    first ones, and another key leaves the values of the others as they are.
+    A larger count keeps the first ones, and adding a key does not change the values of the others.
     """
-    for key, draw in space.items():
-        if not isinstance(draw, Draw):
-            raise UserError(f"sample: {key} is {draw!r}; expected uniform(...), log_uniform(...) or choice(...).")
-    sources = {key: random.Random(f"{seed} {key}") for key in space}
-    return [{key: _plain(key, draw.value(sources[key])) for key, draw in space.items()} for _ in range(count)]
+    for key, distribution in space.items():
+        if not isinstance(distribution, Distribution):
+            raise UserError(
+                f"sample: {key} is {distribution!r}; expected uniform(...), log_uniform(...) or choice(...)."
+            )
+    rngs = {key: random.Random(f"{seed} {key}") for key in space}
+    return [
+        {key: _plain_value(key, distribution.draw(rngs[key])) for key, distribution in space.items()}
+        for _ in range(count)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What get_sweep() of a sweep file returns.
+    """The return value of get_sweep() in a sweep file.
 
-    config: the config of every run, FILE.py[:ARG]. runs: what each changes of it. metric: what tells the best run, such as
-    "test/accuracy", of which the "max" or "min" counts.
+    config: the config of every run, FILE.py[:ARG]. runs: the settings of each run. metric: ranks the runs, such as
+    "test/accuracy". mode: whether the "max" or "min" of the metric is best.
     """
 
     config: str
@@ -133,31 +144,31 @@ class Sweep:
             raise UserError(f"Sweep: mode is {self.mode!r}; expected 'max' or 'min'.")
         for name, value in (("config", self.config), ("metric", self.metric or "")):
             if not isinstance(value, str):
-                raise UserError(f"Sweep: {name} is {value!r}; expected text.")
+                raise UserError(f"Sweep: {name} is {value!r}; expected a string.")
         object.__setattr__(self, "runs", product(self.runs))
         if not self.runs:
-            raise UserError("Sweep: it has no runs; expected a list of settings such as product({...}, seeds(2)).")
+            raise UserError("Sweep: runs is empty; expected a list of settings such as product({...}, seeds(2)).")
 
 
-def _axes(where: str, part: Any) -> list[list[Setting]]:
-    """The lists of settings that a part stands for: itself, or of a dict of lists one for each key."""
-    if isinstance(part, Mapping):
-        for key, values in part.items():
+def _axes(where: str, argument: Any) -> list[list[Setting]]:
+    """Return the axes of an argument: itself, or one axis per key of a dict of lists."""
+    if isinstance(argument, Mapping):
+        for key, values in argument.items():
             if isinstance(values, str | Mapping) or not hasattr(values, "__iter__"):
-                raise UserError(f"{where}: {key} is {values!r}; expected a list of values, also for a single one.")
-        return [[{_key(where, key): _plain(key, value)} for value in values] for key, values in part.items()]
-    if isinstance(part, str) or not hasattr(part, "__iter__"):
-        raise UserError(f"{where}: found {part!r}; expected settings: a list of dicts, or a dict of lists.")
-    settings = list(part)
+                raise UserError(f"{where}: {key} is {values!r}; expected a list, even for a single value.")
+        return [[{_key(where, key): _plain_value(key, value)} for value in values] for key, values in argument.items()]
+    if isinstance(argument, str) or not hasattr(argument, "__iter__"):
+        raise UserError(f"{where}: found {argument!r}; expected settings: a list of dicts, or a dict of lists.")
+    settings = list(argument)
     for setting in settings:
         if not isinstance(setting, Mapping):
             raise UserError(f"{where}: found {setting!r} among the settings; expected {{config key: value}}.")
-    return [[{_key(where, key): _plain(key, value) for key, value in setting.items()} for setting in settings]]
+    return [[{_key(where, key): _plain_value(key, value) for key, value in setting.items()} for setting in settings]]
 
 
 def _key(where: str, key: Any) -> str:
     if not isinstance(key, str) or not all(key.split(".")):
-        raise UserError(f"{where}: {key!r} is no config key; expected a path such as 'optim.lr'.")
+        raise UserError(f"{where}: {key!r} is not a config key; expected a path such as 'optim.lr'.")
     return key
 
 
@@ -171,13 +182,59 @@ def _join(where: str, settings: Sequence[Setting]) -> Setting:
     return joined
 
 
-def _plain(key: str, value: Any) -> Any:
-    """A value as bool, int, float, str, None, list or dict: numbers of NumPy are taken too, and tuples become lists."""
+def _plain_value(key: str, value: Any) -> Any:
+    """Convert a value to bool, int, float, str, None, list or dict; NumPy numbers and tuples are converted, too."""
     if isinstance(value, Mapping):
-        return {name: _plain(f"{key}.{name}", item) for name, item in value.items()}
+        return {name: _plain_value(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(f"{key}[{index}]", item) for index, item in enumerate(value)]
+        return [_plain_value(f"{key}[{index}]", item) for index, item in enumerate(value)]
     if not isinstance(value, bool) and isinstance(value, numbers.Real):
         value = int(value) if isinstance(value, numbers.Integral) else float(value)
     check_plain(value, key)
     return value
+
+
+def run_names(runs: Sequence[Setting], taken: Collection[str] = ()) -> list[str]:
+    """Return a unique name for each run, such as lr=0.001,width=64,seed=0, that is not in `taken`.
+
+    Names list the keys whose values differ, each by the shortest suffix that is unique. A hash is appended to long names and
+    duplicates.
+    """
+    suffixes = short_names(_swept_keys(runs))
+    used = {name.lower() for name in taken}  # some file systems ignore case
+    plain = [
+        ",".join(f"{short}={_name_part(run[key])}" for key, short in suffixes.items() if key in run) for run in runs
+    ]
+    names = []
+    for run, name in zip(runs, plain, strict=True):
+        name = name or "base"
+        unique = sum(other.lower() == name.lower() for other in plain) <= 1 and name.lower() not in used
+        # The log and the lock of a run are files beside its workdir.
+        if not unique or len(name) > MAX_NAME or name.endswith((".log", ".json")):
+            digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
+            name = f"{name[: MAX_NAME - 9]}-{digest}"
+        used.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _swept_keys(runs: Sequence[Setting]) -> list[str]:
+    """Return the keys whose values differ between runs, in order of appearance; all keys of a single run."""
+    keys = list(dict.fromkeys(key for run in runs for key in run))
+    absent = object()
+    return [
+        key for key in keys if len(runs) == 1 or any(run.get(key, absent) != runs[0].get(key, absent) for run in runs)
+    ]
+
+
+def _name_part(value: Any) -> str:
+    """Return a value as part of a file name: a component by its type, a config by its file and argument."""
+    if isinstance(value, dict):
+        return _name_part(value.get("type", "part"))
+    if isinstance(value, list):
+        return "+".join(map(_name_part, value)) or "none"
+    text = str(value)
+    path, _, argument = text.partition(":")
+    if path.endswith(".py"):
+        text = f"{Path(path).stem}_{argument}".rstrip("_")
+    return UNSAFE.sub("_", text).strip("_") or "none"

@@ -1,4 +1,4 @@
-"""Runs that fall behind are stopped early: asynchronous successive halving (ASHA, arXiv:1810.05934), by Optuna."""
+"""Early stopping of runs by asynchronous successive halving (ASHA, arXiv:1810.05934), with Optuna."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from vit_jax.types import UserError
 
 
-class Halving:
-    """Judges runs by what they measured on their way, so that most steps go to the best.
+class SuccessiveHalving:
+    """Decides which runs to stop early, so that most steps are spent on the best runs.
 
-    At the first evaluation, and at 4, 16, ... times its step, a run goes on only if it is in the best quarter of those
-    that came there so far. mode: "max" or "min".
+    At the first evaluation, and at 4, 16, ... times its step, a run continues only if it is in the best quarter of the runs
+    that have reached this step so far. mode: "max" or "min".
     """
 
     def __init__(self, mode: str):
@@ -23,15 +23,15 @@ class Halving:
         self._mode = mode
         self._study: Any = None
         self._trials: dict[str, Any] = {}
-        self._seen: dict[str, int] = {}
+        self._last_step: dict[str, int] = {}
 
-    def behind(self, name: str, measured: Sequence[tuple[int, float]]) -> bool:
-        """Takes what a run measured, as (step, value), and says whether what is new of it is reason to stop the run."""
+    def should_stop(self, name: str, measured: Sequence[tuple[int, float]]) -> bool:
+        """Record a run's measurements, as (step, value), and return whether the new ones are reason to stop it."""
         verdict = False
         for step, value in measured:
-            if step <= self._seen.get(name, 0):  # also what a resumed run measured again
+            if step <= self._last_step.get(name, 0):  # known, or measured again after a resume
                 continue
-            self._seen[name] = step
+            self._last_step[name] = step
             if self._study is None:
                 pruner = self._optuna.pruners.SuccessiveHalvingPruner(min_resource=step)
                 direction = "maximize" if self._mode == "max" else "minimize"
@@ -39,6 +39,6 @@ class Halving:
             if name not in self._trials:
                 self._trials[name] = self._study.ask()
             self._trials[name].report(value, step)
-            # Asked at each value, as it then notes what the run had reached at that place.
+            # Called for every value, because Optuna records the rungs that a trial has passed in this call.
             verdict |= self._trials[name].should_prune()
         return verdict

@@ -1,4 +1,4 @@
-"""A sweep file read, and every one of its runs checked before anything starts."""
+"""Load a sweep file and check every run before anything starts."""
 
 import ast
 import json
@@ -7,53 +7,52 @@ from typing import Any
 
 from vit_jax.config import load as config_file
 from vit_jax.config.factory import check_part, first, near
-from vit_jax.runs.sweeps.names import run_names
-from vit_jax.runs.sweeps.space import Sweep
+from vit_jax.runs.sweeps.space import Sweep, run_names
 from vit_jax.types import UserError
 
 EXAMPLE = "experiments/digits_sweep_202611/sweep.py"
 
 
-def read_sweep(argument: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
-    """The sweep of FILE.py[:ARG]; raises UserError that lists every mistake in its runs, given the command's overrides."""
+def load_sweep(argument: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
+    """Load the sweep of FILE.py[:ARG]; raise UserError listing every mistake in its runs with the given overrides."""
     sweep: Sweep = config_file.run(argument, "get_sweep", Sweep, "sweep", EXAMPLE)
     names = run_names(sweep.runs)
-    wrong: dict[str, str] = {}  # by message, as one mistake is often in every run
+    mistakes: dict[str, str] = {}  # run name by message, because runs often share a mistake
     seen: dict[str, str] = {}
     for name, settings in zip(names, sweep.runs, strict=True):
         try:
             check_overrides(settings, overrides)
-            config = config_file.load(config_of(sweep, settings), [*overrides, *flags_of(settings)]).to_dict()
+            config = config_file.load(config_of(sweep, settings), [*overrides, *config_flags(settings)]).to_dict()
             for key, value in settings.items():
                 check_part(key, value)
             check_metric(sweep.metric, config)
             text = json.dumps(config, sort_keys=True)
             if text in seen:
-                raise UserError(f"the run has the same config as {seen[text]}; give each but once.")
+                raise UserError(f"the run has the same config as {seen[text]}; remove one of them.")
             seen[text] = name
         except UserError as error:
-            wrong.setdefault(str(error), name)
-    if wrong:
-        lines = first([f"\n  {name}: {message}" for message, name in wrong.items()])
-        raise UserError(f"sweep {argument}: nothing was started, as these runs are wrong:{''.join(lines)}")
+            mistakes.setdefault(str(error), name)
+    if mistakes:
+        lines = first([f"\n  {name}: {message}" for message, name in mistakes.items()])
+        raise UserError(f"sweep {argument}: nothing was started, because these runs have mistakes:{''.join(lines)}")
     return sweep
 
 
 def config_of(sweep: Sweep, settings: Mapping[str, Any]) -> str:
-    """The config of a run: its own, or the sweep's."""
+    """Return the config file of a run: its own or the sweep's."""
     config = settings.get("config", sweep.config)
     if not isinstance(config, str):
         raise UserError(f"config is {config!r}; expected FILE.py[:ARG].")
     return config
 
 
-def flags_of(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a run changes of its config, as keys and texts of --config.KEY=VALUE."""
-    return [(key, text_of(value)) for key, value in settings.items() if key != "config"]
+def config_flags(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings of a run as (key, value text) of --config.KEY=VALUE."""
+    return [(key, flag_text(value)) for key, value in settings.items() if key != "config"]
 
 
-def text_of(value: Any) -> str:
-    """The text that the command line reads as a value."""
+def flag_text(value: Any) -> str:
+    """Return the text that the command line parses as the value."""
     if not isinstance(value, str):
         return repr(value)
     try:
@@ -61,18 +60,18 @@ def text_of(value: Any) -> str:
     except (ValueError, SyntaxError):
         if value.lower() not in ("true", "false", "none"):
             return value
-    return repr(value)  # quoted, as it would be taken for another kind
+    return repr(value)  # quoted, because it would be parsed as another type
 
 
 def check_overrides(settings: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> None:
-    """Raises UserError where a run sets what the command line sets too, so that one of them would be without effect."""
+    """Raise UserError if a run and the command line set the same key."""
     for key, _ in overrides:
         if other := next((other for other in settings if f"{key}.".startswith(f"{other}.")), None):
-            raise UserError(f"--config.{key}: the sweep sets {other} itself; leave one of them out.")
+            raise UserError(f"--config.{key}: the sweep also sets {other}; remove one of the two.")
 
 
 def check_metric(metric: str | None, config: Mapping[str, Any]) -> None:
-    """Raises UserError where a metric such as "test/accuracy" is of an evaluator that the config lacks."""
+    """Raise UserError if the evaluator of a metric such as "test/accuracy" is missing from the config."""
     title = (metric or "").rpartition("/")[0]
     if title and title.removesuffix("_raw") not in config["evals"]:
         raise UserError(f"the sweep's metric is {metric!r}, but evals has no {title!r}{near(title, config['evals'])}")
