@@ -27,9 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def tiny() -> ml_collections.ConfigDict:
-    """The digits config with a model that compiles in a second."""
+def tiny_config() -> ml_collections.ConfigDict:
+    """Return the digits config with a model that compiles in a second."""
     config = config_file.load(str(ROOT / "configs" / "digits.py"))
     config.steps, config.batch_size = 12, 16
     config.model = {"type": "vit.ViT", "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4}
@@ -38,6 +37,12 @@ def tiny() -> ml_collections.ConfigDict:
     config.data.preprocess = "pad_crop(8, 1)"
     config.evals.test.preprocess = ""
     return config
+
+
+@pytest.fixture
+def tiny() -> ml_collections.ConfigDict:
+    """See tiny_config."""
+    return tiny_config()
 
 
 TINY_FLAGS = [

@@ -7,7 +7,9 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vit_jax.config import load as config_file
-from vit_jax.train import loop, run
+from vit_jax.config import schema
+from vit_jax.train import fit as training
+from vit_jax.train.build import build
 from vit_jax.types import UserError
 
 # What a config needs to be told, and what makes a run of it small enough for a test.
@@ -40,16 +42,14 @@ def load(name, data, *overrides):
 @pytest.fixture
 def quickly(monkeypatch):
     """Without drawing."""
-    monkeypatch.setattr(loop, "write_report", lambda *_: None)
+    monkeypatch.setattr(training, "write_report", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path, quickly):
-    composed = run.compose(load(name, data).to_dict(), tmp_path / "run")
-    state = jax.eval_shape(composed.init, None)
-    images = jax.ShapeDtypeStruct((composed.data.batch_size, *composed.data.spec.image_shape), "uint8")
-    labels = jax.ShapeDtypeStruct((composed.data.batch_size,), "int32")
-    after, metrics = jax.eval_shape(composed.train_step, state, {"image": images, "label": labels})
+    parts = build(load(name, data).to_dict(), tmp_path / "run").parts
+    state, constants = parts.shapes, {"task": parts.task.constants, "data": {}}
+    after, metrics = jax.eval_shape(parts.make_step(), constants, state, dict(parts.batch))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
@@ -64,16 +64,12 @@ def test_every_config_trains_at_toy_size(name, data, tmp_path, quickly):
         for key, value in {"width": "16", "depth": "1", "mlp_dim": "32", "num_heads": "2"}.items()
         if name != "finetune"
     ]
-    metrics = loop.fit(load(name, data, *toy), tmp_path / "run")
+    metrics = training.fit(load(name, data, *toy), tmp_path / "run")
     assert np.isfinite(metrics["loss"])
 
 
 def test_every_key_of_common_is_a_key_of_training():
-    import inspect
-
-    from vit_jax.train.keys import check_keys
-
-    assert set(config_file.load(str(ROOT / "configs" / "common.py"))) == set(inspect.signature(check_keys).parameters)
+    assert set(config_file.load(str(ROOT / "configs" / "common.py"))) == set(schema.KEYS)
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "pets", "flowers", "imagenet"])

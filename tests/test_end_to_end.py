@@ -16,7 +16,7 @@ from vit_jax.__main__ import main as vit
 from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.digits import Digits
-from vit_jax.train.loop import fit
+from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
 
@@ -32,9 +32,10 @@ def digit_files(tmp_path_factory):
     """Test digits of the classes 3 and 7 as a folder of classes."""
     folder, source = tmp_path_factory.mktemp("digits"), Digits("test")
     for i in range(60):
-        if source.label(i) in (3, 7):
-            (folder / str(source.label(i))).mkdir(exist_ok=True)
-            Image.fromarray(source.image(i)[..., 0]).save(folder / str(source.label(i)) / f"{i}.png")
+        image, label = source[i]["image"], source[i]["label"]
+        if label in (3, 7):
+            (folder / str(label)).mkdir(exist_ok=True)
+            Image.fromarray(image[..., 0]).save(folder / str(label) / f"{i}.png")
     return folder
 
 

@@ -22,7 +22,9 @@ NAMES = ("blue", "red")
 def write(path: Path, *, names_known: bool = True, trained_head: bool = True) -> Path:
     """Write a workdir of a small ViT with random parameters."""
     task = config.build({"type": "classify.Classify"}, "task", model=config.build(SPEC | {"num_classes": 2}, "model"))
-    shapes = trees.flatten(jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 3))))
+    shapes = trees.flatten(
+        jax.eval_shape(lambda: task.init(jax.random.key(0), {"image": jax.ShapeDtypeStruct((8, 8, 3), "uint8")}))
+    )
     rng = np.random.default_rng(0)
     params = {name: rng.normal(0, 0.2, leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
     if not trained_head:

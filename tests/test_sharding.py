@@ -16,6 +16,8 @@ from vit_jax.tasks.classify import Classify
 from vit_jax.train.state import initial_state
 from vit_jax.types import UserError
 
+SPEC = {"image": jax.ShapeDtypeStruct((224, 224, 3), "uint8")}
+
 
 def mesh(**axes):
     """A mesh of devices that are not there."""
@@ -26,7 +28,7 @@ def state(variant, rule=None, ema=True, **fields):
     spec = fill({"type": "vit.ViT", "variant": variant, "num_classes": 1000} | fields)
     task = Classify(ViT(**{key: value for key, value in spec.items() if key != "type"}))
     tx, _ = make_optimizer(rule or rules.adam(), schedules.constant(10), lr=0.1)
-    return jax.eval_shape(lambda: initial_state(task, tx, (224, 224, 3), seed=0, ema=ema))
+    return jax.eval_shape(lambda: initial_state(task, tx, SPEC, seed=0, ema=ema))
 
 
 def numbers(tree, places):

@@ -54,6 +54,19 @@ def wait(barrier: str) -> None:
         multihost_utils.sync_global_devices(barrier)
 
 
+def agree(ready: bool, seconds: int = 30) -> bool:
+    """Return whether every process is ready within this time; one that is not does not wait for the others."""
+    if jax.process_count() == 1 or not ready:
+        return ready
+    from jax._src import distributed  # the public barrier has no limit
+
+    try:
+        distributed.global_state.client.wait_at_barrier("vit_jax_agree", seconds * 1000)  # type: ignore[union-attr]
+    except Exception:
+        return False
+    return True
+
+
 def _in_slurm() -> bool:
     return all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1
 

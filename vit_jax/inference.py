@@ -3,10 +3,10 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,69 +17,84 @@ from PIL import Image
 from vit_jax import sharding, stores, trees
 from vit_jax.checkpoint import remote, saver, workdir
 from vit_jax.checkpoint.transfer.merge import is_untrained_head
-from vit_jax.config import factory as configs
+from vit_jax.config import factory
 from vit_jax.config.kinds import fits, hint_name
+from vit_jax.data import source
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.source import UnreadableImage
-from vit_jax.data.transforms.preprocess import parse
+from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import is_published
 from vit_jax.pretrained.reference import read as read_published
-from vit_jax.tasks.task import Task
+from vit_jax.tasks.task import Task, Weights
 from vit_jax.types import Params, ResizeMethod, UserError
 
 Outputs = dict[str, np.ndarray]
-Predict = Callable[[Params, dict[str, np.ndarray]], Outputs]
 
-# What a workdir must say about its model.
+# What config.json of a workdir must contain about its model.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
-DATA = {"class_names": list[str], "image_shape": tuple[int, int, int], "preprocess": str}
+DATA = {
+    "class_names": list[str],
+    "image_shape": tuple[int, int, int],
+    "num_examples": int,
+    "preprocess": str,
+    "layout": dict[str, tuple[list[int], str]],
+    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "Boxes"]],
+}
 
 
-def make_predict(task: Task, mesh: Mesh) -> Predict:
-    """(params, batch) -> outputs of task.predict as numpy arrays, for any number of rows; compiled once per shape.
+class Predictor:
+    """Runs task.predict on batches of any number of rows, compiled once for each shape and set of outputs."""
 
-    What else than images and labels is in the batch comes back with them: of the rows of all processes.
-    """
+    def __init__(self, task: Task, mesh: Mesh):
+        self._task, self._mesh = task, mesh
+        self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def outputs(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        shown = {key: x for key, x in batch.items() if key in ("image", "label")}
-        return {key: x for key, x in batch.items() if key != "image"} | task.predict(params, shown)
+    def __call__(
+        self, weights: Weights, batch: Mapping[str, np.ndarray], needs: Sequence[str] | None = None,
+        hidden: Collection[str] = (),
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
+        """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
 
-    predict = jax.jit(sharding.on_mesh(outputs, mesh), out_shardings=sharding.everywhere(mesh))
-    shards = sharding.batch_shards(mesh)
+        needs: the outputs to compute, all by default. hidden: keys that predict does not see.
+        """
+        key = None if needs is None else tuple(needs), frozenset(hidden)
+        if key not in self._compiled:
+            unseen = {"mask", "index", *hidden}
 
-    def padded(params: Params, batch: dict[str, np.ndarray]) -> Outputs:
-        if jax.process_count() > 1:  # the rows are divided among them already
-            return jax.device_get(predict(params, sharding.put_batch(batch, mesh)))
-        rows = len(batch["image"])
-        more = -rows % shards
-        filled = {key: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}
-        outputs = jax.device_get(predict(params, sharding.put_batch(filled, mesh)))
-        return {key: x[:rows] for key, x in outputs.items()}
+            def outputs(weights: Weights, batch: dict[str, jax.Array]):
+                seen = {name: x for name, x in batch.items() if name not in unseen}
+                found = self._task.predict(weights, seen)
+                return batch, found if needs is None else {name: found[name] for name in needs}
 
-    return padded
+            whole = sharding.everywhere(self._mesh)
+            self._compiled[key] = jax.jit(sharding.on_mesh(outputs, self._mesh), out_shardings=whole)
+        if jax.process_count() == 1:
+            more = -len(next(iter(batch.values()))) % sharding.batch_shards(self._mesh)
+            batch = {name: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) if more else x for name, x in batch.items()}
+        return self._compiled[key](weights, sharding.put_batch(batch, self._mesh))
 
-
-def output_shapes(task: Task, params: Params, image_shape: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
-    """What task.predict gives for one uint8 image of (h, w, c); the parameters may be shapes too."""
-    return jax.eval_shape(task.predict, params, {"image": jax.ShapeDtypeStruct((1, *image_shape), "uint8")})
+    def outputs(self, weights: Weights, batch: Mapping[str, np.ndarray]) -> Outputs:
+        """Return all outputs for the rows of a batch, on the host."""
+        rows = len(next(iter(batch.values())))
+        _, found = self(weights, batch)
+        return {name: x[:rows] for name, x in jax.device_get(found).items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
-    spec: the spec of the model, its number of classes included. image_shape is (h, w, c) after preprocessing. names_known:
-    the names of the classes are its source's, not numbers. posemb: how its position embeddings are resized. config: that of
-    the training run, empty for others' weights and random ones. notes: what was assumed where the source does not say.
+    spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
+    the class names come from its source and are not numbers. posemb: how its position embeddings are resized. config: the
+    config of the training run, empty for published and random weights. notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
     task: Task
-    params: Params
+    weights: Weights
     preprocess_spec: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -90,12 +105,17 @@ class Loaded:
 
     @property
     def model(self):
-        """The network."""
-        return self.task.model
+        """The image encoder."""
+        return self.task.backbone(self.weights)[0]
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the image encoder."""
+        return self.task.backbone(self.weights)[1]["params"]
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The parameters by name, in float32 on the host."""
+        """The parameters of the image encoder by name, in float32 on the host."""
         flat = trees.flatten(jax.device_get(self.params))
         return {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
 
@@ -103,23 +123,19 @@ class Loaded:
     def has_untrained_head(self) -> bool:
         """Whether there is no head, or one that gives every image the same logits."""
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
-        return not self.spec["num_classes"] or is_untrained_head(jax.device_get(kernels))
-
-    @property
-    def output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """What `predict` gives for one image."""
-        return output_shapes(self.task, self.params, self.image_shape)
+        return not self.class_names or is_untrained_head(jax.device_get(kernels))
 
     @cached_property
-    def _predict(self) -> Predict:
-        return make_predict(self.task, sharding.make_mesh())
+    def predictor(self) -> Predictor:
+        """What runs the model on the devices of this machine."""
+        return Predictor(self.task, sharding.make_mesh())
 
     @cached_property
-    def _operation(self) -> Callable[..., np.ndarray]:
+    def _transforms(self) -> Transforms:
         return parse(self.preprocess_spec)
 
     def predict(self, batch: dict[str, np.ndarray]) -> Outputs:
-        """The outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" where there is a "label"."""
+        """Return the outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" for a "label"."""
         shape, dtype = batch["image"].shape[1:], batch["image"].dtype
         if dtype != np.uint8:
             raise UserError(f"The model takes uint8 images and normalises them itself; found {dtype}.")
@@ -128,14 +144,14 @@ class Loaded:
                 f"The model takes images of shape {self.image_shape}; found {shape}. Give images of that size and number "
                 "of channels, or use loaded.preprocess."
             )
-        return self._predict(self.params, batch)
+        return self.predictor.outputs(self.weights, batch)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> Outputs:
-        """`logits`, `probs` (of a regression `values`) and `features` of preprocessed images."""
+        """Return `logits`, `probs` (for a regression `values`) and `features` of preprocessed images."""
         return self.predict({"image": np.asarray(images)})
 
     def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """A path, a PIL image or a uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             try:
@@ -152,7 +168,7 @@ class Loaded:
             if image.shape[2] != 1:
                 raise UserError(f"The model takes {channels} channels; found an image of shape {image.shape}.")
             image = image.repeat(channels, axis=2)
-        result = self._operation(image, np.random.default_rng(0))
+        result = self._transforms.image(image)
         if result.shape != self.image_shape:
             raise UserError(
                 f"The model takes images of shape {self.image_shape}; found {result.shape} after its preprocessing "
@@ -162,38 +178,38 @@ class Loaded:
 
 
 def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] | None = None) -> Loaded:
-    """The model that a reference names.
+    """Load the model that a reference names.
 
     A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT,
     all of them here or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or
-    a size such as "S/16" with random weights. Of a workdir the running average of the weights is used where there is one;
-    ":raw" at the end asks for the weights themselves. Code from outside vit_jax that a workdir names is imported only with
-    trust=True. `changes` are fields of a published model that its files do not state, such as {"mlp": "gelu"} of a .npz.
+    a size such as "S/16" with random weights. A workdir gives the weights that its task evaluates, or their running average where
+    there is one; a suffix such as ":raw" or ":student" selects others. Code from outside vit_jax that a workdir names is imported
+    only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
-    place, step, raw = _parse(str(reference))
+    place, step, suffix = _parse(str(reference))
     with remote.fetched(place, step) as path:
-        return _loaded(reference if path == Path(place) else path, path, step, raw, trust, changes)
+        return _loaded(reference if path == Path(place) else path, path, step, suffix, trust, changes)
 
 
 def _loaded(
-    reference: str | Path, path: Path, step: int | None, raw: bool, trust: bool, changes: Mapping[str, Any] | None
+    reference: str | Path, path: Path, step: int | None, suffix: str, trust: bool, changes: Mapping[str, Any] | None
 ) -> Loaded:
-    """The model at a path of this machine, or of a name."""
+    """Load the model at a local path, or of a name."""
     is_run = path.is_dir() and not is_published(path)
     is_random = not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES
     if changes and (is_run or is_random):
         raise UserError(
-            f"{reference} states every field of its model; changes={dict(changes)} are for a published model."
+            f"{reference} states every field of its model; changes={dict(changes)} are only for published models."
         )
     if is_run:
-        return _trained(path, step, raw, trust)
+        return _trained(path, step, suffix, trust)
     if is_random:
         return _random(str(path))
     return _published(read_published(str(reference)), changes or {})
 
 
-def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
-    """The model of a workdir."""
+def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
+    """Load the model of a workdir."""
     record = workdir.read(path)
     config, data = record["config"], record["data"]
     for part, hints in (("config", CONFIG), ("data", DATA)):
@@ -206,59 +222,81 @@ def _trained(path: Path, step: int | None, raw: bool, trust: bool) -> Loaded:
     if min(image_shape) < 1:
         raise UserError(f"{path}/config.json has {image_shape} as data.image_shape; expected sizes of at least 1.")
     parse(data["preprocess"])
-    spec = fill(config["model"]) | {"num_classes": len(class_names)}
-    model = configs.build(spec, "model", trust=trust)
-    task = configs.build(config["task"], "task", trust=trust, model=model)
-    params = _restore(path, step, raw, task, image_shape)
-    # A run that began from others' weights keeps how they are resized.
+    network = {key: value for key, value in fill(config["model"]).items() if key != "num_classes"}
+    shapes = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
+    steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
+    kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
+    fields = {
+        key: kind(class_names) if kind in (source.Label, source.Labels, source.Numbers, source.Segments) else kind()
+        for key, kind in kinds.items()
+    }
+    task = factory.build_task(
+        config["task"], network, class_names=class_names, spec=shapes, fields=fields, steps=steps, trust=trust
+    )
+    weights = _restore(path, step, suffix, task, shapes)
+    # A run that began from published weights keeps how they are resized.
     began = data.get("init")
     posemb: ResizeMethod = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
     known = bool(data.get("names_known", True))
-    return Loaded(spec, task, params, data["preprocess"], image_shape, class_names, known, posemb, config)
+    spec = network | {"num_classes": len(task.class_names)}
+    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, config)
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
-    """A model of others."""
-    images, spec = source.preprocessing, {**source.model, **changes}
-    model = configs.build(spec, "model")
-    task = configs.build({"type": "classify.Classify", "mean": images.mean, "std": images.std}, "task", model=model)
+    """Return a model of another library."""
+    images, network = source.preprocessing, {**source.model, **changes}
     image_shape = (*images.size, len(images.mean))
-    like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
+    names = source.class_names or tuple(map(str, range(network["num_classes"])))
+    task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
     different = trees.differences(source.params, trees.flatten(like))
     if different:
         raise UserError(
             f"{source.origin} does not fit the model it describes:"
-            + "".join(configs.first([f"\n  {line}" for line in different]))
+            + "".join(factory.first([f"\n  {line}" for line in different]))
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
     params = jax.device_put(trees.unflatten(like, source.params), everywhere)
-    names = source.class_names or tuple(map(str, range(spec["num_classes"])))
     return Loaded(
-        spec, task, params, images.spec, image_shape, names,
+        network, task, {"params": params}, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, notes=source.notes,
     )  # fmt: skip
 
 
-def _parse(reference: str) -> tuple[str | Path, int | None, bool]:
-    match = re.fullmatch(r"(.*?)(?:@(\d{1,18}))?(:raw)?", reference, flags=re.DOTALL)
+def _classifier(
+    network: Mapping[str, Any], image_shape: tuple[int, int, int], names: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[Task, Params]:
+    """Return the task of a classifier, and the shapes of its parameters."""
+    shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
+    fields = {key: value for key, value in network.items() if key != "num_classes"}
+    task = factory.build_task({"type": "classify.Classify", **options}, fields, class_names=names, spec=shapes)
+    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+
+
+def _parse(reference: str) -> tuple[str | Path, int | None, str]:
+    """Return the path or name of a reference, its step, and its suffix: "DIR@3:raw" is (DIR, 3, "raw")."""
+    match = re.fullmatch(r"(.*?)(?:@(\d{1,18}))?(?::([a-zA-Z_]\w*))?", reference, flags=re.DOTALL)
     assert match is not None
     if not match[1]:
-        raise UserError(f"{reference!r} names no model: expected a workdir (DIR or DIR@STEP).")
-    whole, raw = reference.removesuffix(":raw"), bool(match[3])
-    # A folder may itself be named as DIR@3.
-    readings: list[tuple[str, str | None, bool]] = [
-        (reference, None, False),
-        (whole, None, raw),
-        (match[1], match[2], raw),
+        raise UserError(f"{reference!r} is not a model: expected a workdir (DIR or DIR@STEP).")
+    whole, suffix = reference.removesuffix(f":{match[3]}"), match[3] or ""
+    # A folder may itself be named DIR@3.
+    readings: list[tuple[str, str | None, str]] = [
+        (reference, None, ""),
+        (whole, None, suffix),
+        (match[1], match[2], suffix),
     ]
     if stores.is_remote(reference):
-        place, step, raw = next((r for r in readings if stores.entries(r[0])), readings[-1])
-        return place, int(step) if step else None, raw
-    path, step, raw = next((r for r in readings if os.path.lexists(os.path.expanduser(r[0]))), readings[-1])
-    return Path(os.path.expanduser(path)), int(step) if step else None, raw
+        place, step, suffix = next((r for r in readings if stores.entries(r[0])), readings[-1])
+        return place, int(step) if step else None, suffix
+    found = next((r for r in readings if os.path.lexists(os.path.expanduser(r[0]))), None)
+    if found is None:  # a name of the hub or of a size may have a colon, as hf:NAME
+        found = (match[1], match[2], suffix) if suffix == "raw" or match[2] else (reference, None, "")
+    path, step, suffix = found
+    return Path(os.path.expanduser(path)), int(step) if step else None, suffix
 
 
-def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: tuple[int, int, int]) -> Params:
+def _restore(path: Path, step: int | None, suffix: str, task: Task, spec: Mapping[str, Any]) -> Weights:
+    """Load the weights of a checkpoint that are evaluated under a suffix."""
     steps = saver.steps_in(path / "checkpoints")
     if not steps:
         raise UserError(f"{path} has no checkpoint yet; let its training run to the first one.")
@@ -266,25 +304,37 @@ def _restore(path: Path, step: int | None, raw: bool, task: Task, image_shape: t
         raise UserError(f"{path} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
     step = steps[-1] if step is None else step
     shapes = saver.shapes_of(path / "checkpoints", step)
-    part = "ema/" if not raw and any(name.startswith("ema/") for name in shapes) else "params/"
+    averaged = any(name.startswith("ema/") for name in shapes)
+    raw = suffix == "raw" or suffix.endswith("_raw") or not averaged
+    suffix = re.sub(r"(^|_)raw$", "", suffix)
+    part = "params/" if raw else "ema/"
     frozen = {name.removeprefix("frozen/") for name in shapes if name.startswith("frozen/")}
-    like = jax.eval_shape(lambda: task.init(jax.random.key(0), image_shape))
+    like = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
+    like_state = jax.eval_shape(task.init_state, like)
+    known = jax.eval_shape(task.evaluated, like, like_state)
+    if suffix not in known:
+        raise UserError(
+            f"{path} has no weights named {suffix!r}; it has {', '.join(repr(name) for name in known)}"
+            f"{', and each with raw' if averaged else ''}."
+        )
     everywhere = sharding.everywhere(sharding.make_mesh())
-    leaves = {
-        ("frozen/" if k in frozen else part) + k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere)
-        for k, v in trees.flatten(like).items()
-    }
-    flat = saver.restore(path / "checkpoints", step, leaves, ("frozen/", part))
-    return trees.unflatten(like, {name.partition("/")[2]: leaf for name, leaf in flat.items()})
+    names = {k: ("frozen/" if k in frozen else part) + k for k in trees.flatten(like)}
+    leaves = {names[k]: v for k, v in trees.flatten(like).items()}
+    leaves |= {f"state/{k}": v for k, v in trees.flatten(like_state).items()}
+    wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in leaves.items()}
+    flat = saver.restore(path / "checkpoints", step, wanted, ("frozen/", "state/", part))
+    params = trees.unflatten(like, {k: flat[name] for k, name in names.items()})
+    state = trees.unflatten(like_state, {k: flat[f"state/{k}"] for k in trees.flatten(like_state)})
+    return task.evaluated(params, state)[suffix]
 
 
 def _random(variant: str) -> Loaded:
-    """Random weights for 224 px images and 1000 classes; a size without a patch takes 16."""
+    """Return a network with random weights for 224 px images and 1000 classes; a size without a patch takes 16."""
     name = variant if "/" in variant else f"{variant}/16"
-    spec = fill({"type": "vit.ViT", "variant": name, "num_classes": 1000})
-    model = configs.build(spec, "model")
-    task = configs.build({"type": "classify.Classify"}, "task", model=model)
-    image_shape = (224, 224, 3)
-    params = jax.jit(lambda: task.init(jax.random.key(0), image_shape))()
-    names = tuple(map(str, range(1000)))
-    return Loaded(spec, task, params, "resize_small(256)|central_crop(224)", image_shape, names, names_known=False)
+    network = fill({"type": "vit.ViT", "variant": name, "num_classes": 1000})
+    names, image_shape = tuple(map(str, range(1000))), (224, 224, 3)
+    task, _ = _classifier(network, image_shape, names, {})
+    shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
+    params = jax.jit(lambda: task.init(jax.random.key(0), shapes))()
+    spec = "resize_small(256)|central_crop(224)"
+    return Loaded(network, task, {"params": params}, spec, image_shape, names, names_known=False)

@@ -9,11 +9,11 @@ from vit_jax.xla_env import restart_tuned, use_compilation_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake of the user's."""
+    """Return the exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake that the user can fix."""
     # Until fit takes over there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = command.run_cli(train, sys.argv[1:] if argv is None else argv)
-    # Everything is on the disk; only the interpreter's own end is left, which must not change the exit code.
+    # Everything is on disk; a signal while the interpreter exits must not change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return code
 
@@ -21,12 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: Sequence[str]) -> int:
     """See main."""
     config_argument, workdir, overrides = command.parse_run(argv, __doc__)
-    from vit_jax import distributed as processes
+    from vit_jax import distributed
 
-    processes.initialize()
+    distributed.initialize()
     use_compilation_cache()
     from vit_jax.config.load import load
-    from vit_jax.train.loop import fit
+    from vit_jax.train.fit import fit
     from vit_jax.train.metrics import NonFiniteLossError
 
     try:

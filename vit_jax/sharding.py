@@ -1,4 +1,4 @@
-"""Device meshes, and where each array of the batch and of the state lives on them."""
+"""Device meshes, and the sharding of each array of the batch and of the state."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from vit_jax import trees
 from vit_jax.types import UserError, compile_regex
 
-# The batch is divided over these axes of the mesh, where it has them.
+# The batch is sharded over these axes of the mesh, where it has them.
 BATCH_AXES = ("data", "fsdp")
 # Regex of names -> mesh axis or None for each dimension.
 Rules = Sequence[tuple[str, Sequence[str | None]]]
-# Tensor parallelism (arXiv:1909.08053, section 3): heads and hidden units divided, for two all-reduces of a block each way.
+# Tensor parallelism (arXiv:1909.08053, section 3): heads and hidden units sharded, for two all-reduces per block each way.
 TENSOR_RULES: Rules = (
     (r"attn/(query|key|value)/kernel$", (None, "tensor", None)),
     (r"attn/(query|key|value)/bias$", ("tensor", None)),
@@ -24,16 +24,16 @@ TENSOR_RULES: Rules = (
     (r"(mlp|tokens|channels)/(up|gate)/bias$", ("tensor",)),
     (r"(mlp|tokens|channels)/down/kernel$", ("tensor", None)),
 )
-# Arrays of fewer numbers are copied to every device, as fetching them would cost more than they take.
+# Smaller arrays are replicated, since gathering them would cost more than their memory.
 SMALLEST = 2**12
 Tree = TypeVar("Tree")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Mesh:
-    """A mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for what is left.
+    """Return a mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for the rest.
 
-    `devices` are others than this machine's, such as those of a TPU slice that is only compiled for. Raises UserError where the
-    sizes do not multiply to their number.
+    devices: in place of this machine's, such as a TPU slice that is only compiled for. Raises UserError where the sizes do not
+    multiply to their number.
     """
     count = jax.device_count() if devices is None else len(devices)
     sizes = {name: size for name, size in axes.items() if size is not None} or {"data": -1}
@@ -50,13 +50,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Me
 
 
 def platform() -> str:
-    """What is compiled for: the devices of the mesh at hand, which need not be here, or else those of this machine."""
+    """Return the platform compiled for: of the current mesh, whose devices need not be here, or of this machine."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device is not None else jax.default_backend()
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function, which finds the mesh as that of JAX's context while it is traced."""
+    """Return the function with the mesh as JAX's current mesh while it is traced."""
 
     @functools.wraps(function)
     def with_mesh(*arguments: Any) -> Any:
@@ -66,10 +66,10 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return with_mesh
 
 
-def divided(x: jax.Array) -> jax.Array:
-    """The same array, its leading dimension held to be divided over the batch axes of the mesh at hand, if there is one.
+def batch_sharded(x: jax.Array) -> jax.Array:
+    """Return the array with its leading dimension constrained to be sharded over the batch axes of the current mesh.
 
-    Left alone, the compiler may divide activations as it finds parameters divided, and exchange far more than those are.
+    Otherwise the compiler may shard activations like the parameters, and communicate far more than the parameters' size.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
@@ -77,11 +77,11 @@ def divided(x: jax.Array) -> jax.Array:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, int] | None:
-    """What the compiler is asked for besides, on a mesh.
+    """Return additional compiler options for a mesh.
 
-    On TPUs that divide parameters: to gather each of them whole. By itself it multiplies the activations with one part after
-    another, which hides the exchange but reads them as often as there are parts: 2.7 times the bytes in six blocks of L/16 on
-    8 chips.
+    On TPUs that shard parameters: gather each of them whole. By default the compiler multiplies the activations with one shard
+    after another, which hides the communication but reads them once per shard: 2.7 times the bytes in six blocks of L/16 on 8
+    chips.
     """
     if mesh.devices.flat[0].platform != "tpu" or mesh.shape.get("fsdp", 1) == 1:
         return None
@@ -89,50 +89,50 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Return the sharding with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading dimension divided over the batch axes."""
+    """Return the sharding of the leading dimension over the batch axes."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
     return NamedSharding(mesh, PartitionSpec(axes or None))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is divided."""
+    """Return the number of shards of a batch."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape]))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where the devices cannot share a batch evenly."""
+    """Raise UserError where the batch size is not a multiple of its shards."""
     shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % shards:
         nearest = max(shards, round(batch_size / shards) * shards)
         raise UserError(
-            f"batch_size={batch_size} cannot be shared by {shards} devices; use a multiple, such as {nearest}."
+            f"batch_size={batch_size} cannot be sharded over {shards} devices; use a multiple, such as {nearest}."
         )
 
 
 def shared_size(batch_size: int, mesh: Mesh) -> int:
-    """The next larger batch size that the devices can share evenly."""
+    """Return the next larger batch size that is a multiple of the shards."""
     return -(-batch_size // batch_shards(mesh)) * batch_shards(mesh)
 
 
 def local_shards(mesh: Mesh) -> list[int]:
-    """Which of the parts of a batch this process's devices hold, in order; parts may be held by several processes."""
+    """Return the shards of a batch on this process's devices, in order; several processes may have the same shard."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_shards(mesh),)).values()
     return sorted({index[0].start or 0 for index in indices if index is not None})
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
-    """This process's rows of a global batch whose size the devices can share."""
+    """Return this process's rows of a global batch whose size is a multiple of the shards."""
     size = batch_size // batch_shards(mesh)
     return tuple(shard * size + row for shard in local_shards(mesh) for row in range(size))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, which are those of `local_rows`, onto the devices."""
+    """Put this process's rows of a global batch, see `local_rows`, onto the devices."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return {key: jax.device_put(rows, sharding) for key, rows in batch.items()}
@@ -150,32 +150,32 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: put(rows) for key, rows in batch.items()}
 
 
-def placed(shapes: Tree, places: Any) -> Tree:
-    """Shapes with the place of each, or one place for all."""
-    places = jax.tree.map(lambda _: places, shapes) if isinstance(places, NamedSharding) else places
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+def with_shardings(shapes: Tree, shardings: Any) -> Tree:
+    """Return shapes with the sharding of each, or one sharding for all."""
+    shardings = jax.tree.map(lambda _: shardings, shapes) if isinstance(shardings, NamedSharding) else shardings
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> Tree:
-    """The sharding of each leaf: by the first of `rules` whose regex is found in its name, or else by the axes' meaning.
+    """Return the sharding of each leaf: by the first of `rules` whose regex matches its name, or else by default.
 
-    By the axes' meaning, an array is divided over "tensor" as TENSOR_RULES say, and over "fsdp" (arXiv:1910.02054, stage 3)
-    along the longest dimension that is left and that can be divided. Parameters, optimiser moments and their averages share the
-    end of their names, so that one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh; of
-    moments of another shape than their parameter's it is left out.
+    By default an array is sharded over "tensor" as TENSOR_RULES say, and over "fsdp" (arXiv:1910.02054, stage 3) along its
+    longest remaining dimension that the axis divides. Parameters, optimiser moments, averages and a task's copies share the end
+    of their names, so that one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh; for moments
+    and state of another shape than their parameter's it is ignored.
     """
     given = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
     tensor = [(compile_regex(pattern, ""), axes) for pattern, axes in TENSOR_RULES if mesh.shape.get("tensor", 1) > 1]
 
-    def place(name: str, leaf: Any) -> NamedSharding:
+    def sharding_of(name: str, leaf: Any) -> NamedSharding:
         for table, by_meaning in ((given, False), (tensor, True)):
             pattern, axes = next(((regex.pattern, axes) for regex, axes in table if regex.search(name)), ("", None))
             if axes is None:
                 continue
             if _fits(leaf.shape, axes, mesh):
                 return NamedSharding(mesh, PartitionSpec(*(_with_fsdp(leaf, axes, mesh) if by_meaning else axes)))
-            if name.startswith("opt_state/"):
-                break  # it is refused at the moment's parameter, where it does not fit
+            if name.startswith(("opt_state/", "state/")):
+                break  # it is refused at the parameter, where it does not fit
             if by_meaning:
                 raise UserError(
                     f"mesh.tensor={mesh.shape['tensor']} cannot divide {name} of shape {leaf.shape}; take a size that divides "
@@ -187,7 +187,7 @@ def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> T
             )
         return NamedSharding(mesh, PartitionSpec(*_with_fsdp(leaf, (None,) * leaf.ndim, mesh)))
 
-    return trees.map_named(place, tree)
+    return trees.map_named(sharding_of, tree)
 
 
 def _fits(shape: tuple[int, ...], axes: Sequence[str | None], mesh: Mesh | AbstractMesh) -> bool:
@@ -202,7 +202,7 @@ def _fits(shape: tuple[int, ...], axes: Sequence[str | None], mesh: Mesh | Abstr
 
 
 def _with_fsdp(leaf: Any, axes: Sequence[str | None], mesh: Mesh | AbstractMesh) -> Sequence[str | None]:
-    """The axes, with "fsdp" on the longest free dimension that it divides, where there is one."""
+    """Return the axes, with "fsdp" on the longest free dimension that it divides, if any."""
     size = mesh.shape.get("fsdp", 1)
     free = [i for i, (dim, axis) in enumerate(zip(leaf.shape, axes, strict=True)) if not axis and not dim % size]
     if size == 1 or leaf.size < SMALLEST or not free:

@@ -11,22 +11,22 @@ Tree = TypeVar("Tree")
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """A tree path as keys joined by "/"."""
+    """Return a tree path as keys joined by "/"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by name."""
+    """Return the leaves of a tree by name."""
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def unflatten(like: Tree, flat: Mapping[str, Any]) -> Tree:
-    """The leaves of `flat` in the structure of `like`, which has the same names."""
+    """Return the leaves of `flat` in the structure of `like`, which has the same names."""
     return map_named(lambda name, _: flat[name], like)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dictionary whose leaves have these names."""
+    """Return the nested dictionary whose leaves have these names."""
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *parents, last = name.split("/")
@@ -38,7 +38,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The nested dictionaries of the leaves whose name belongs, and of the others."""
+    """Return the nested dictionaries of the leaves whose name belongs, and of the rest."""
     flat = flatten(tree)
     return (
         nest({name: leaf for name, leaf in flat.items() if belongs(name)}),
@@ -47,23 +47,23 @@ def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[dict
 
 
 def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What `split` divided."""
+    """Join two trees that `split` returned."""
     return nest(flatten(one) | flatten(other))
 
 
 def map_named(function: Callable[..., Any], tree: Tree, *rest: Any) -> Tree:
-    """The tree of function(name, leaf, ...)."""
+    """Map function(name, leaf, ...) over a tree."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(name_of(path), *leaves), tree, *rest)
 
 
 def global_norm(tree: Any) -> Float[Array, ""]:
-    """The Euclidean norm of all leaves together, summed in float32."""
+    """Return the Euclidean norm of all leaves together, summed in float32."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, start=jnp.zeros(())))
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Lines that say which names or shapes of `found` differ from those of `expected`; leaves have .shape."""
+    """Return lines on the names and shapes in which `found` differs from `expected`; leaves have .shape."""
     lines = [f"missing: {name} {tuple(expected[name].shape)}" for name in expected if name not in found]
     lines += [f"left over: {name} {tuple(found[name].shape)}" for name in found if name not in expected]
     lines += [

@@ -38,7 +38,7 @@ from vit_jax.perf import step as steps
 from vit_jax.perf.peer import Peer
 from vit_jax.perf.turns import in_turns, ratio
 from vit_jax.tasks.classify import Classify
-from vit_jax.train.cost import model_flops
+from vit_jax.train.parts import Parts
 from vit_jax.train.state import initial_state
 from vit_jax.train.step import make_step
 from vit_jax.types import UserError
@@ -176,16 +176,23 @@ class Measurement:
         self, row: Row, task: Classify, shape: tuple[int, int, int], classes: int, peer: Peer | None
     ) -> dict[str, Any]:
         tx, learning_rate = make_optimizer(adam(), cosine(100_000, 10_000), 1e-3, weight_decay=0.1, clip_norm=1.0)
-        make = functools.partial(make_step, task, tx, learning_rate, Plain(), seed=0, peak=1e-3)
-        init = functools.partial(initial_state, task, tx, shape, seed=0)
+        spec = {"image": jax.ShapeDtypeStruct(shape, "uint8"), "label": jax.ShapeDtypeStruct((), "int32")}
+        parts = Parts(
+            task=task,
+            gradient=Plain(),
+            init=functools.partial(initial_state, task, tx, spec, seed=0),
+            make_step=functools.partial(make_step, task, tx, learning_rate, Plain(), seed=0, peak=1e-3),
+            constants={"task": task.constants, "data": {}},
+            batch={key: jax.ShapeDtypeStruct((row.batch_size, *x.shape), x.dtype) for key, x in spec.items()},
+            steps=100_000,
+            parallel="jit",
+            seed=0,
+            rules=(),
+            fetch=None,
+        )
         mesh = sharding.make_mesh(jax.devices()[:1], data=1)
-        batch = {
-            "image": jax.ShapeDtypeStruct((row.batch_size, *shape), "uint8"),
-            "label": jax.ShapeDtypeStruct((row.batch_size,), "int32"),
-        }
-        needed, uncounted = model_flops(task, Plain(), jax.eval_shape(init, None), batch)
-        resident = steps.random_batch(batch, classes, mesh)
-        program, training = steps.compile_training(make, init, task, mesh, resident)
+        needed, uncounted = parts.model_flops()
+        program, training = steps.compile_training(parts, mesh, steps.random_batch(parts.batch, classes, mesh))
         count = max(2, min(200, int(ROUND / max(training(2) / 2, 1e-3))))
         found = in_turns({"ours": training} | ({} if peer is None else {"peer": peer}), count, ROUNDS)
         facts = steps.figures(found["ours"], row.batch_size, needed, jax.devices()[:1])

@@ -153,7 +153,7 @@ def test_a_stem_adapts_to_channels_but_its_patches_do_not():
 def test_a_mixer_of_another_grid_is_refused():
     mixing = "encoder/block_0/tokens/up/kernel"
     with pytest.raises(
-        UserError, match=r"only at the image size it was trained at: it mixes 2x3 patches, here are 3x2"
+        UserError, match=r"only at the image size it was trained at: it mixes 2x3 patches, found 3x2 here"
     ):
         put({mixing: normal(6, 4)}, {mixing: normal(6, 4)}, grid=(3, 2), allow=".")
 
@@ -216,7 +216,7 @@ def test_map_copies_the_classes_of_the_same_name():
     [
         ((None, ABC), "the pretrained model has none"),
         ((ABC, None), "the data has none"),
-        ((ABC, XYZ), "no class is named alike: 'a'"),
+        ((ABC, XYZ), "no class has the same name: 'a'"),
     ],
 )
 def test_map_needs_names_in_common(names, message):

@@ -17,7 +17,7 @@ def image(height=40, width=33, channels=3):
 
 
 def apply(spec, array, seed=0):
-    return parse(spec)(array, np.random.default_rng(seed))
+    return parse(spec).image(array, np.random.default_rng(seed))
 
 
 SPECS = [
@@ -38,7 +38,7 @@ SPECS = [
 @pytest.mark.parametrize("shape", [(32, 32, 3), (17, 23, 3), (8, 8, 1)])
 def test_augmentation_keeps_shape_and_kind_and_its_input(spec, shape):
     array = image(*shape)
-    before, op = array.copy(), parse(spec)
+    before, op = array.copy(), parse(spec).image
     for seed in range(60):
         got = op(array, np.random.default_rng(seed))
         assert got.shape == shape
@@ -106,7 +106,7 @@ def uniform(counts, among, spread=5.0):
 
 
 def test_randaug_draws_its_operations_and_signs_uniformly(drawn):
-    op, rng, array = parse("randaug(2, 10)"), np.random.default_rng(0), image(8, 8)
+    op, rng, array = parse("randaug(2, 10)").image, np.random.default_rng(0), image(8, 8)
     for _ in range(2000):
         op(array, rng)
     assert len(drawn) == 4000
@@ -120,7 +120,7 @@ def test_randaug_draws_its_operations_and_signs_uniformly(drawn):
 
 @pytest.mark.parametrize(("magnitude", "std"), [(9, 0.5), (7, 0)])
 def test_rand_augment_draws_half_of_its_layers_at_a_normal_level(drawn, magnitude, std):
-    op, rng, array = parse(f"rand_augment({magnitude}, {std}, layers=3)"), np.random.default_rng(0), image(8, 8)
+    op, rng, array = parse(f"rand_augment({magnitude}, {std}, layers=3)").image, np.random.default_rng(0), image(8, 8)
     for _ in range(2000):
         op(array, rng)
     assert abs(len(drawn) - 3000) < 5 * (6000 / 4) ** 0.5
@@ -133,7 +133,7 @@ def test_rand_augment_draws_half_of_its_layers_at_a_normal_level(drawn, magnitud
 
 def test_levels_of_rand_augment_are_cut_to_their_range(drawn):
     for magnitude in (0, 10):
-        op, rng, array = parse(f"rand_augment({magnitude}, 4)"), np.random.default_rng(0), image(8, 8)
+        op, rng, array = parse(f"rand_augment({magnitude}, 4)").image, np.random.default_rng(0), image(8, 8)
         for _ in range(300):
             op(array, rng)
     level = np.array([abs(value) / 3 for name, value, *_ in drawn if name == "Rotate"])
@@ -145,7 +145,7 @@ def test_levels_of_rand_augment_are_cut_to_their_range(drawn):
     [("v0", (128, 128, 128), 225), ("original", (124, 116, 104), None), ("cifar10", (125, 123, 114), 9)],
 )
 def test_autoaugment_draws_its_pairs_uniformly_and_applies_by_probability(drawn, policy, colour, shift):
-    op, rng, array = parse(f"autoaugment({policy!r})"), np.random.default_rng(0), image(8, 8)
+    op, rng, array = parse(f"autoaugment({policy!r})").image, np.random.default_rng(0), image(8, 8)
     for _ in range(2500):
         op(array, rng)
     expected = collections.Counter()
@@ -163,7 +163,7 @@ def test_three_augment_is_grey_solarized_or_blurred_each_a_third_of_the_time():
     array = np.full((16, 16, 3), (200, 127, 90), np.uint8)
     array[8:] = (30, 60, 250)
     solarized = np.where(array < 128, array, 255 - array)
-    counts, op, rng = collections.Counter(), parse("three_augment(0)"), np.random.default_rng(0)
+    counts, op, rng = collections.Counter(), parse("three_augment(0)").image, np.random.default_rng(0)
     for _ in range(900):
         got = op(array, rng)
         kinds = {
@@ -188,7 +188,7 @@ def test_three_augment_ends_with_color_jitter(monkeypatch):
 
 
 def test_grayscale_happens_with_its_probability_and_leaves_grey_images():
-    op, rng = parse("grayscale(0.3)"), np.random.default_rng(0)
+    op, rng = parse("grayscale(0.3)").image, np.random.default_rng(0)
     grey = [np.ptp(op(image(4, 4), rng), axis=2).max() == 0 for _ in range(1000)]
     assert abs(np.mean(grey) - 0.3) < 5 * (0.3 * 0.7 / 1000) ** 0.5
     np.testing.assert_array_equal(apply("grayscale(1.0)", image(channels=1)), image(channels=1))
@@ -201,7 +201,7 @@ def test_color_jitter_changes_by_factors_in_any_order(monkeypatch):
             pixels.TONES, name, lambda picture, value, name=name: calls.append((name, value)) or picture
         )
     op, rng, array = (
-        parse("color_jitter(0.4, contrast=1.5, saturation=0.2, hue=0.1)"),
+        parse("color_jitter(0.4, contrast=1.5, saturation=0.2, hue=0.1)").image,
         np.random.default_rng(0),
         image(8, 8),
     )
@@ -226,7 +226,7 @@ def test_contrast_and_saturation_are_as_brightness_unless_given():
 
 def erased(spec, count, shape=(60, 50, 3)):
     """The masks of what was erased, of images of a colour that no filling has."""
-    op, rng, array = parse(spec), np.random.default_rng(0), np.full(shape, 7, np.uint8)
+    op, rng, array = parse(spec).image, np.random.default_rng(0), np.full(shape, 7, np.uint8)
     return [(op(array, rng) != 7).any(-1) for _ in range(count)]
 
 

@@ -15,8 +15,8 @@ def test_split_is_that_of_scikit_learn(split, part):
     source = Digits(split)
     assert len(source) == len(images) == (1437, 360)[part]
     assert source.class_names == tuple("0123456789")
-    np.testing.assert_array_equal([source.label(i) for i in range(len(source))], labels)
-    pixels = np.stack([source.image(i) for i in range(len(source))])
+    np.testing.assert_array_equal([source[i]["label"] for i in range(len(source))], labels)
+    pixels = np.stack([source[i]["image"] for i in range(len(source))])
     assert (pixels.shape[1:], pixels.dtype) == ((8, 8, 1), np.uint8)
     np.testing.assert_allclose(pixels[..., 0] * (16 / 255), images, atol=0.5 * 16 / 255)
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.pipeline import TrainData
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.folder import Folder
+from vit_jax.models.vit import ViT
+from vit_jax.tasks.classify import Classify
 from vit_jax.types import UserError
 
 
@@ -33,8 +34,8 @@ def test_examples_are_in_sorted_order_with_their_labels(tmp_path):
     source = Folder(write(tmp_path, "b/1.png", "a/2.png", "b/0.png", "a/1.png"), "all")
     assert source.class_names == ("a", "b")
     assert names(source, tmp_path) == ["a/1.png", "a/2.png", "b/0.png", "b/1.png"]
-    assert [source.label(i) for i in range(4)] == [0, 0, 1, 1]
-    assert [int(source.image(i)[0, 0, 0]) for i in range(4)] == [3, 1, 2, 0]
+    assert [source[i]["label"] for i in range(4)] == [0, 0, 1, 1]
+    assert [int(source[i]["image"].decode()[0, 0, 0]) for i in range(4)] == [3, 1, 2, 0]
 
 
 def test_extensions_in_any_case_and_nested_files_are_found(tmp_path):
@@ -52,7 +53,7 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
 
 
 def test_one_channel(tmp_path):
-    assert Folder(classes(tmp_path), "all", channels=1).image(0).shape == (3, 4, 1)
+    assert Folder(classes(tmp_path), "all", channels=1)[0]["image"].decode().shape == (3, 4, 1)
 
 
 def test_holdout_divides_each_class(tmp_path):
@@ -105,8 +106,8 @@ def test_corrupt_and_vanished_files_are_unreadable(tmp_path):
     (tmp_path / "cat/1.png").unlink()
     for index, reason in enumerate(["not an image", "No such file"]):
         with pytest.raises(UnreadableImage, match=reason):
-            source.image(index)
-    assert source.image(2).dtype == np.uint8
+            source[index]["image"].decode()
+    assert source[2]["image"].decode().dtype == np.uint8
 
 
 def test_missing_path_is_an_error(tmp_path):
@@ -137,10 +138,10 @@ def test_folder_without_images_in_class_folders_is_an_error(tmp_path, paths):
         Folder(write(tmp_path, *paths))
 
 
-def test_one_class_only_is_an_error_to_train_on(tmp_path):
+def test_one_class_only_is_an_error_to_classify(tmp_path):
     source = Folder(classes(tmp_path, names=("cat",)))
     with pytest.raises(UserError, match=r"one class only.*cat.*at least two"):
-        TrainData(source, "resize(8)", batch_size=2, seed=0)
+        Classify(ViT(1, 8, 1, 8, 1, patch_size=4), class_names=source.class_names)
 
 
 def test_class_folder_without_images_is_an_error_that_names_it(tmp_path):

@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from vit_jax.data.pipeline import EvalData, Spec, TrainData
-from vit_jax.data.source import Source, UnreadableImage
+from vit_jax.data.examples import Array
+from vit_jax.data.pipeline import DataSpec, EvalData, TrainData
+from vit_jax.data.source import Image, Label, Source, UnreadableImage
 from vit_jax.data.sources.fake import Fake
 from vit_jax.types import UserError
 
@@ -17,18 +18,15 @@ class Numbered(Source):
 
     def __init__(self, size, bad=(), shape=(4, 4, 1)):
         self.size, self.bad, self.shape = size, set(bad), shape
-        self.class_names = tuple("abcde")
+        self.fields = {"image": Image(), "label": Label(tuple("abcde"))}
 
     def __len__(self):
         return self.size
 
-    def label(self, index):
-        return index % 5
-
-    def image(self, index):
+    def __getitem__(self, index):
         if index in self.bad:
             raise UnreadableImage("damaged")
-        return np.full(self.shape, index, np.uint8)
+        return {"image": np.full(self.shape, index, np.uint8), "label": index % 5}
 
     def name(self, index):
         return f"file{index}"
@@ -42,13 +40,16 @@ def assert_same(batches, others):
     assert len(batches) == len(others)
     for (step, batch), (other_step, other) in zip(batches, others, strict=True):
         assert step == other_step
-        np.testing.assert_array_equal(batch["image"], other["image"])
-        np.testing.assert_array_equal(batch["label"], other["label"])
+        assert batch.keys() == other.keys()
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
 
 
 def test_spec_is_that_of_the_preprocessed_images():
     data = TrainData(Numbered(20), "resize((6, 8))", 4, seed=0)
-    assert data.spec == Spec((6, 8, 1), 20, tuple("abcde"))
+    layout = {"image": Array((6, 8, 1), "uint8"), "label": Array((), "int32")}
+    assert data.spec == DataSpec(layout, 20, Numbered(20).fields)
+    assert data.spec.class_names == tuple("abcde")
 
 
 def test_batches_have_the_promised_arrays():
@@ -160,9 +161,9 @@ def test_unreadable_are_recorded_and_logged_once(caplog):
 
 
 def test_more_than_the_share_stops_with_count_share_and_files():
-    data = TrainData(Numbered(100, [10, 20, 30]), "", 10, seed=0, max_unreadable=0.02)
+    data = TrainData(Numbered(100, [11, 21, 31]), "", 10, seed=0, max_unreadable=0.02)
     with pytest.raises(
-        UserError, match=r"^Found 3 unreadable images among 100, expected at most 2.00%.*file\d0.*damaged"
+        UserError, match=r"^Found 3 unreadable images among 100, expected at most 2.00%.*file\d1.*damaged"
     ):
         order(data, 0, 20)
 
@@ -184,13 +185,26 @@ def test_no_readable_image_at_all_is_an_error_before_training(kind, size):
 
 
 class Growing(Numbered):
-    def image(self, index):
-        return np.zeros((4 + index, 4, 1), np.uint8)
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"image": np.zeros((4 + index, 4, 1), np.uint8)}
 
 
-def test_differing_shapes_are_an_error_that_names_the_file():
-    with pytest.raises(UserError, match=r"file\d.*expected \(4, 4, 1\).*crop"):
-        order(TrainData(Growing(10), "", 5, seed=0), 0, 2)
+def test_differing_shapes_are_found_before_training_and_name_the_file():
+    with pytest.raises(UserError, match=r"'image' of file1 .*expected \(4, 4, 1\).*crop"):
+        TrainData(Growing(10), "", 5, seed=0)
+
+
+class LateGrowing(Numbered):
+    """One image of another shape, which probing does not read."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"image": np.zeros((4 + (index == 13), 4, 1), np.uint8)}
+
+
+def test_a_differing_shape_that_probing_missed_stops_the_run():
+    data = TrainData(LateGrowing(100), "", 5, seed=0)
+    with pytest.raises(UserError, match=r"'image' of file13 .*expected \(4, 4, 1\).*crop"):
+        order(data, 0, 20)
 
 
 def test_seed_out_of_range_is_an_error():

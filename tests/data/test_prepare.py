@@ -57,8 +57,12 @@ def photos(tmp_path):
     return tmp_path / "Photos"
 
 
+def pixels_of(source, index):
+    return source[index]["image"].decode()
+
+
 def examples(source):
-    return [(source.label(i), source.image(i)) for i in range(len(source))]
+    return [(source[i]["label"], pixels_of(source, i)) for i in range(len(source))]
 
 
 def stored_examples(name, split, data_dir):
@@ -109,14 +113,14 @@ def test_large_images_are_shrunk_and_look_the_same(photos, tmp_path):
     before, after = Folder(str(photos), "train"), Tfds("photos", "train", str(tmp_path / "out"))
     records = stored_examples("photos", "train", tmp_path / "out")
     for i in range(len(before)):
-        data, image = Path(before.name(i)).read_bytes(), before.image(i)
+        data, image = Path(before.name(i)).read_bytes(), pixels_of(before, i)
         if min(image.shape[:2]) <= 32:
             assert records[i]["image"] == data
             continue
         expected = resize_small(32)(image, np.random.default_rng())
-        assert after.image(i).shape == expected.shape
-        assert min(after.image(i).shape[:2]) == 32
-        assert np.abs(after.image(i).astype(int) - expected).mean() < 2.5
+        assert pixels_of(after, i).shape == expected.shape
+        assert min(pixels_of(after, i).shape[:2]) == 32
+        assert np.abs(pixels_of(after, i).astype(int) - expected).mean() < 2.5
 
 
 def shrunk(shrink, image, **options):
@@ -169,7 +173,7 @@ def test_shards_hold_all_examples_in_order(photos, tmp_path, monkeypatch, size, 
     assert shards == count or (count is None and 2 <= shards < 10)
     assert [record["image"] for record in records] == [Path(before.name(i)).read_bytes() for i in range(len(before))]
     for i in reversed(range(len(before))):
-        np.testing.assert_array_equal(after.image(i), before.image(i))
+        np.testing.assert_array_equal(pixels_of(after, i), pixels_of(before, i))
 
 
 def test_some_splits_can_be_chosen(photos, tmp_path):
@@ -310,10 +314,10 @@ def test_tfrecord_is_rewritten_by_the_command_that_the_message_names(tmp_path):
         assert len(one) == size
         records = stored_examples("tiny", split, data_dir + "_array_record")
         for index in range(size):
-            assert one.label(index) == index % 3
-            assert np.flatnonzero(many.label(index)).tolist() == several(index)
+            assert one[index]["label"] == index % 3
+            assert np.flatnonzero(many[index]["label"]).tolist() == several(index)
             assert records[index]["id"] == f"{split} {index}".encode()
-            np.testing.assert_array_equal(one.image(index), pixels(split, index))
+            np.testing.assert_array_equal(pixels_of(one, index), pixels(split, index))
 
 
 def test_rewriting_needs_no_tensorflow(tmp_path):
@@ -332,9 +336,9 @@ def test_images_of_tfds_are_shrunk_and_other_features_kept(tmp_path, file_format
     assert run(*flags, "--min_side=2") == 0
     after = Tfds("tiny", "test", str(tmp_path / "new"), label_key="several")
     for index in range(SIZES["test"]):
-        assert np.flatnonzero(after.label(index)).tolist() == several(index)
-        assert after.image(index).shape == (2, 2, 3)
-        assert np.abs(after.image(index).astype(int) - pixels("test", index)[:2, :2]).max() <= 2
+        assert np.flatnonzero(after[index]["label"]).tolist() == several(index)
+        assert pixels_of(after, index).shape == (2, 2, 3)
+        assert np.abs(pixels_of(after, index).astype(int) - pixels("test", index)[:2, :2]).max() <= 2
     features = json.loads((tmp_path / "new/tiny/1.0.0/features.json").read_text())["featuresDict"]["features"]
     assert "encodingFormat" not in features["image"]["image"]
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.data.source import Encoded, cut
 from vit_jax.data.transforms.ops import FILTERS, inception_crop
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
@@ -12,7 +13,7 @@ def image(height=20, width=30, channels=3):
 
 
 def apply(spec, picture, seed=0):
-    return parse(spec)(picture, np.random.default_rng(seed))
+    return parse(spec).image(picture, np.random.default_rng(seed))
 
 
 def test_empty_spec_changes_nothing():
@@ -99,7 +100,7 @@ def boxes_of(area_min, area_max):
 @pytest.mark.parametrize("shape", [(100, 150), (300, 80)])
 def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
     rng = np.random.default_rng(0)
-    boxes = np.array([boxes_of(0.1, 0.5).box(*shape, rng) for _ in range(2000)])
+    boxes = np.array([boxes_of(0.1, 0.5).draw(*shape, rng) for _ in range(2000)])
     left, top, right, bottom = boxes.T
     assert (left >= 0).all()
     assert (top >= 0).all()
@@ -113,7 +114,7 @@ def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
 
 def test_inception_area_is_uniform_in_its_range():
     rng = np.random.default_rng(0)
-    boxes = np.array([boxes_of(0.1, 0.5).box(200, 200, rng) for _ in range(4000)])
+    boxes = np.array([boxes_of(0.1, 0.5).draw(200, 200, rng) for _ in range(4000)])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 200**2
     np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.02)
 
@@ -132,7 +133,7 @@ def test_inception_crop_that_never_fits_takes_the_whole_image():
 @pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
 def test_inception_crop_resizes_its_box_as_pillow_does(method, picture):
     got = apply(f"inception_crop((8, 12), method={method!r})", picture, seed=5)
-    box = inception_crop((8, 12)).box(*picture.shape[:2], np.random.default_rng(5))
+    box = inception_crop((8, 12)).draw(*picture.shape[:2], np.random.default_rng(5))
     expected = Image.fromarray(picture).crop(box).resize((12, 8), Image.Resampling[method.upper()])
     difference = np.abs(got - np.asarray(expected).astype(int))
     assert difference.mean() <= 0.5
@@ -140,27 +141,42 @@ def test_inception_crop_resizes_its_box_as_pillow_does(method, picture):
         assert difference.max() <= (method in FILTERS)
 
 
-def test_a_crop_given_its_part_goes_on_as_with_the_whole():
-    preprocess, picture = parse("inception_crop(9)|flip|pad_crop(9, 2)"), image()
+class Stored(Encoded):
+    """An image that counts how it was decoded."""
+
+    def __init__(self):
+        self.whole, self.parts = 0, 0
+
+    def decode(self):
+        self.whole += 1
+        return image()
+
+    def decode_part(self, draw):
+        self.parts += 1
+        return cut(image(), draw(*image().shape[:2])).copy()
+
+
+def test_a_crop_given_its_part_continues_as_with_the_whole():
+    spec = "inception_crop(9)|flip|pad_crop(9, 2)"
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        left, top, right, bottom = preprocess.crop.box(*picture.shape[:2], rng)
-        part = picture[top:bottom, left:right].copy()
-        np.testing.assert_array_equal(
-            preprocess.after_box(part, rng), apply("inception_crop(9)|flip|pad_crop(9, 2)", picture, seed)
-        )
+        stored = Stored()
+        found = parse(spec)({"image": stored}, np.random.default_rng(seed))["image"]
+        np.testing.assert_array_equal(found, apply(spec, image(), seed))
+        assert (stored.whole, stored.parts) == (0, 1)
 
 
-def test_only_a_leading_random_crop_may_be_decoded_alone():
-    assert parse("flip|inception_crop(8)").crop is None
-    assert parse("").crop is None
+@pytest.mark.parametrize("spec", ["flip|inception_crop(8)", "resize(12)|inception_crop(8)", "central_crop(8)", ""])
+def test_only_a_leading_random_crop_may_be_decoded_alone(spec):
+    stored = Stored()
+    parse(spec)({"image": stored}, np.random.default_rng(0))
+    assert (stored.whole, stored.parts) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("resize(8)|incepton_crop(8)", r"'incepton_crop' as operation 2 of preprocess 'resize.*mean inception_crop"),
-        ("zzz", r"choose one of inception_crop"),
+        ("zzz", r"choose one of .*inception_crop"),
         ("resize", r"operation 1 of.*expected resize\(size, method='bilinear'\): missing a required argument: 'size'"),
         ("resize(8, metod='box')", r"unexpected keyword argument 'metod'"),
         ("flip(1)", r"too many positional"),
@@ -206,9 +222,9 @@ def test_rotate_turns_about_the_centre_by_at_most_the_angle():
     image = np.zeros((9, 9, 1), np.uint8)
     image[4, 4], image[0, 4] = 255, 200
     rng = np.random.default_rng(0)
-    turned = [parse("rotate(20)")(image, rng) for _ in range(20)]
+    turned = [parse("rotate(20)").image(image, rng) for _ in range(20)]
     assert all(t.shape == image.shape and t[4, 4] == 255 for t in turned)  # the centre stays
     moved = [np.argwhere(t[:3, :, 0] > 60) for t in turned]
     assert all(abs(column - 4) <= 2 for points in moved for _, column in points)  # 4 * sin(20 degrees) = 1.4 pixels
     assert len({t.tobytes() for t in turned}) > 10
-    np.testing.assert_array_equal(parse("rotate(0)")(image, rng), image)
+    np.testing.assert_array_equal(parse("rotate(0)").image(image, rng), image)

@@ -5,6 +5,7 @@ import pytest
 
 from tests.conftest import losses, rows, run
 from tests.data.test_pipeline import Numbered
+from vit_jax.data.examples import Array
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.resident import ResidentData
 from vit_jax.data.sources.fake import Fake
@@ -17,8 +18,9 @@ def test_the_order_is_that_of_the_host():
     here = ResidentData(Numbered(30, bad=[3, 4]), "", 8, seed=5, repeats=2, max_unreadable=0.1)
     for (step, batch), (same, places) in zip(host.from_step(3, 20), here.from_step(3, 20), strict=True):
         assert step == same
-        np.testing.assert_array_equal(here.images[places["index"]], batch["image"])
-        np.testing.assert_array_equal(places["label"], batch["label"])
+        assert set(places) == {"index"}
+        for key in batch:
+            np.testing.assert_array_equal(here.device_arrays[key][places["index"]], batch[key], err_msg=key)
     assert here.unreadable == host.unreadable
 
 
@@ -51,8 +53,16 @@ def test_half_of_the_images_are_mirrored():
 
 def test_operations_have_the_arguments_of_the_host():
     data = ResidentData(Fake(20, (9, 12), 3, 4), "resize(8)|pad_crop(6, 1, mode='zero')|flip", 4, seed=0)
-    assert data.spec.image_shape == (6, 6, 3)
-    assert data.images.shape == (20, 8, 8, 3)
+    assert data.spec.layout == {"image": Array((6, 6, 3), "uint8"), "label": Array((), "int32")}
+    assert data.device_arrays["image"].shape == (20, 8, 8, 3)
+    ((_, batch),) = data.from_step(0, 1)
+    arrays, here = jax.tree.map(jnp.asarray, (data.device_arrays, batch))
+    fetched = data.fetch(arrays, here, jax.random.key(0))
+    assert {key: (x.shape, x.dtype) for key, x in fetched.items()} == {
+        "image": ((4, 6, 6, 3), "uint8"),
+        "label": ((4,), "int32"),
+    }
+    np.testing.assert_array_equal(fetched["label"], data.device_arrays["label"][batch["index"]])
     assert set(DEVICE_OPS) == {"flip", "pad_crop"}
 
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.data.examples import Array
 from vit_jax.data.pipeline import TrainData
 from vit_jax.data.reference import Relabelled, open_source
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.source import Numbers, UnreadableImage
 from vit_jax.data.sources.table import Table
 from vit_jax.types import UserError
 
@@ -20,11 +21,12 @@ def table(tmp_path):
 
 def test_a_table_gives_images_and_their_numbers(table):
     source = open_source(f"table:{table}")
-    assert (len(source), source.class_names, source.label_shape) == (3, ("cat", "dog"), (2,))
-    np.testing.assert_array_equal(source.label(1), np.float32([0.5, -2]))
-    assert source.image(0).shape == (4, 4, 3)
+    assert (len(source), source.class_names) == (3, ("cat", "dog"))
+    assert isinstance(source.fields["label"], Numbers)
+    np.testing.assert_array_equal(source[1]["label"], np.float32([0.5, -2]))
+    assert source[0]["image"].decode().shape == (4, 4, 3)
     with pytest.raises(UnreadableImage, match="No such file"):
-        source.image(2)
+        source[2]["image"].decode()
 
 
 def test_batches_hold_a_number_for_each_name(table):
@@ -32,7 +34,7 @@ def test_batches_hold_a_number_for_each_name(table):
     _, batch = next(data.from_step(0, 1))
     assert batch["label"].shape == (4, 2)
     assert batch["label"].dtype == np.float32
-    assert data.spec.label_shape == (2,)
+    assert data.spec.layout["label"] == Array((2,), "float32")
 
 
 def test_a_number_that_float32_cannot_hold_is_told(table):
@@ -43,7 +45,7 @@ def test_a_number_that_float32_cannot_hold_is_told(table):
 
 def test_numbers_are_matched_by_name(table):
     source = Relabelled(Table(str(table)), ("bird", "dog", "cat"))
-    np.testing.assert_array_equal(source.label(1), np.float32([0, -2, 0.5]))
+    np.testing.assert_array_equal(source[1]["label"], np.float32([0, -2, 0.5]))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_pipeline import Growing, Numbered, assert_same
+from test_pipeline import LateGrowing, Numbered, assert_same
 
 from vit_jax.data.pipeline import TrainData
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.source import Image as ImageField
+from vit_jax.data.source import Numbers, UnreadableImage
 from vit_jax.data.sources.fake import Fake
 from vit_jax.data.sources.folder import Folder
 from vit_jax.types import UserError
@@ -89,10 +90,12 @@ def test_an_image_damaged_below_its_crop_is_unreadable_whatever_was_read_before(
 
 
 class Measured(Numbered):
-    label_shape = (5,)
+    def __init__(self, size):
+        super().__init__(size)
+        self.fields = {"image": ImageField(), "label": Numbers(tuple("abcde"))}
 
-    def label(self, index):
-        return np.arange(5, dtype=np.float32) + index
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"label": np.arange(5, dtype=np.float32) + index}
 
 
 def test_numbers_as_labels_come_back_too():
@@ -116,9 +119,10 @@ def test_too_many_unreadable_images_in_workers_stop_the_run():
 
 
 def test_a_mistake_of_the_users_in_a_worker_is_one_message():
-    with pytest.raises(UserError, match=r"file\d.*expected \(4, 4, 1\).*crop"):
-        data = TrainData(Growing(10), "", 5, seed=0, workers=2)
-        list(data.from_step(0, 2))
+    data = TrainData(LateGrowing(100), "", 5, seed=0, workers=2)
+    with pytest.raises(UserError, match=r"'image' of file13 .*expected \(4, 4, 1\).*crop"):
+        list(data.from_step(0, 20))
+    assert gone(children())
 
 
 class Late(Numbered):
@@ -130,9 +134,9 @@ class Late(Numbered):
         super().__init__(size)
         self.made_in, self.how = os.getpid(), how
 
-    def image(self, index):
+    def __getitem__(self, index):
         if os.getpid() == self.made_in:
-            return super().image(index)
+            return super().__getitem__(index)
         if self.how == "fault":
             raise ZeroDivisionError("a fault of the source")
         if self.how == "killed":

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from tests.evals.fake import evaluate, measured
 from vit_jax.data.sources.fake import Fake
-from vit_jax.evals.classification import Classification, calibration_error
+from vit_jax.evals.classification import Classification, calibration_error, per_class
 
 RNG = np.random.default_rng(0)
 
@@ -23,13 +24,13 @@ def test_every_example_counts_once_whatever_the_batch(batch_size):
         seen.append(len(batch["image"]))
         return by_grey(batch)
 
-    result = Classification(source, "", batch_size)(predict)
-    greys = [source.image(i).astype(float).mean() for i in range(7)]
+    result = evaluate(Classification(source, "", batch_size), predict)
+    greys = [source[i]["image"].astype(float).mean() for i in range(7)]
     assert result["num_examples"] == 7
-    assert result["accuracy"] == sum(int(g) % 3 == source.label(i) for i, g in enumerate(greys)) / 7
+    assert result["accuracy"] == sum(int(g) % 3 == source[i]["label"] for i, g in enumerate(greys)) / 7
     assert result["loss"] == pytest.approx(np.mean(np.float32(greys)), rel=1e-6)
     assert set(seen) == {batch_size}  # one shape: compiled once
-    assert result == Classification(source, "", 7)(by_grey)
+    assert result == evaluate(Classification(source, "", 7), by_grey)
 
 
 def test_the_calibration_error_is_that_of_its_definition(agrees):
@@ -58,11 +59,11 @@ def test_the_five_largest_logits_count_for_top5(agrees):
     logits = RNG.normal(size=(40, 10))
 
     def predict(batch):
-        rows = [next(i for i in range(40) if np.array_equal(source.image(i), image)) for image in batch["image"]]
+        rows = [next(i for i in range(40) if np.array_equal(source[i]["image"], image)) for image in batch["image"]]
         return {"logits": logits[rows], "probs": np.full((len(rows), 10), 0.1), "loss": np.zeros(len(rows))}
 
-    result = Classification(source, "", 40)(predict)
-    labels = [source.label(i) for i in range(40)]
+    result = evaluate(Classification(source, "", 40), predict)
+    labels = [source[i]["label"] for i in range(40)]
     expected = top_k_accuracy_score(labels, logits, k=5, labels=range(10))
     agrees("top-5 accuracy", f"scikit-learn {sklearn.__version__}", result["accuracy_top5"], expected, 1e-12)
 
@@ -74,15 +75,17 @@ def test_equal_logits_are_the_first_five_classes():
         b = len(batch["image"])
         return {"logits": np.zeros((b, 10)), "probs": np.full((b, 10), 0.1), "loss": np.zeros(b)}
 
-    labels = np.array([source.label(i) for i in range(50)])
-    result = Classification(source, "", 16)(predict)
+    labels = np.array([source[i]["label"] for i in range(50)])
+    result = evaluate(Classification(source, "", 16), predict)
     assert result["accuracy"] == (labels == 0).mean()
     assert result["accuracy_top5"] == (labels < 5).mean()
 
 
 def test_classes_are_counted_one_by_one():
     evaluator = Classification(Fake(num_examples=30, image_size=4, num_classes=3), "", 8)
-    result = evaluator(by_grey)
-    assert sum(count for _, _, count in evaluator.per_class) == 30
-    right = sum(accuracy * count for _, accuracy, count in evaluator.per_class)
+    result, rows = measured(evaluator, by_grey)
+    table = per_class(rows[""], evaluator.spec.class_names)
+    assert [name for name, _, _ in table] == list(evaluator.spec.class_names)
+    assert sum(count for _, _, count in table) == 30
+    right = sum(accuracy * count for _, accuracy, count in table)
     assert right / 30 == pytest.approx(result["accuracy"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.evals.fake import evaluate
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.fake import Fake
 from vit_jax.evals.fewshot import FewShot, least_squares, whitened
@@ -22,8 +23,8 @@ def pixels(batch):
 def arrays(split):
     source = Digits(split)
     indices = range(len(source))
-    x = np.stack([source.image(i) for i in indices]).reshape(len(source), -1).astype(np.float64)
-    return x, np.array([source.label(i) for i in indices])
+    x = np.stack([source[i]["image"] for i in indices]).reshape(len(source), -1).astype(np.float64)
+    return x, np.array([source[i]["label"] for i in indices])
 
 
 DATA = {"source": Digits("test"), "train": Digits("train"), "preprocess": ""}
@@ -47,7 +48,7 @@ def test_knn_finds_the_digits_of_scikit_learn(batch_size, agrees):
 
     (x, y), (x_test, y_test) = arrays("train"), arrays("test")
     theirs = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine").fit(x, y)
-    ours = Knn(**DATA, batch_size=batch_size)(pixels)
+    ours = evaluate(Knn(**DATA, batch_size=batch_size), pixels)
     agrees(
         "kNN: accuracy", f"scikit-learn {sklearn.__version__}", ours["accuracy"], theirs.score(x_test, y_test), 1e-12
     )
@@ -75,17 +76,17 @@ def test_least_squares_equals_ridge_regression(n, agrees):
 
 def test_more_shots_are_better_and_draws_repeat():
     fewshot = FewShot(**DATA, shots=(1, 5, 25), l2=1024.0)
-    result = fewshot(pixels)
+    result = evaluate(fewshot, pixels)
     assert result["shot1"] < result["shot5"] < result["shot25"]
     assert result["shot25"] > 0.85
-    assert fewshot(pixels) == result
+    assert evaluate(fewshot, pixels) == result
 
 
 def test_the_probe_equals_logistic_regression_of_the_strength_it_chose(agrees):
     import sklearn
     from sklearn.linear_model import LogisticRegression
 
-    result = LinearProbe(**DATA, strengths=(1e-3, 1e-1))(pixels)
+    result = evaluate(LinearProbe(**DATA, strengths=(1e-3, 1e-1)), pixels)
     assert result["C"] in (1e-3, 1e-1)
     (x, y), (x_test, y_test) = arrays("train"), arrays("test")
     mean, std = x.mean(axis=0), np.where(x.std(axis=0) == 0, 1, x.std(axis=0))

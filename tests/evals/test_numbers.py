@@ -1,13 +1,15 @@
 """Evaluators of several labels and of numbers, and of ImageNet's variants."""
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.data.source import Source
+from tests.evals.fake import evaluate
+from vit_jax.data.source import Image, Label, Numbers, Source
 from vit_jax.data.sources.fake import Fake
 from vit_jax.data.sources.tfds import imagenet_names
 from vit_jax.evals.classification import Classification
+from vit_jax.evals.evaluator import check_needs
 from vit_jax.evals.imagenet import ImageNet
 from vit_jax.evals.multilabel import MultiLabel
 from vit_jax.evals.regression import Regression
@@ -20,25 +22,19 @@ class Listed(Source):
     """Images that tell their own index, with given labels."""
 
     def __init__(self, labels, class_names):
-        self.labels, self.class_names = labels, tuple(class_names)
-        self.label_shape = labels.shape[1:]
+        self.labels = labels
+        kind = Numbers if labels.ndim == 2 else Label
+        self.fields = {"image": Image(), "label": kind(tuple(class_names))}
 
     def __len__(self):
         return len(self.labels)
 
-    def label(self, index):
-        return self.labels[index] if self.label_shape else int(self.labels[index])
-
-    def image(self, index):
-        return np.full((1, 1, 1), index, np.uint8)
+    def __getitem__(self, index):
+        label = self.labels[index] if self.labels.ndim == 2 else int(self.labels[index])
+        return {"image": np.full((1, 1, 1), index, np.uint8), "label": label}
 
     def name(self, index):
         return str(index)
-
-
-def shape(*sizes):
-    """The shape of an output for one image."""
-    return jax.ShapeDtypeStruct((1, *sizes), "float32")
 
 
 def answering(**outputs):
@@ -50,7 +46,7 @@ def test_mean_average_precision_is_that_of_its_definition(agrees):
     labels = (RNG.random((25, 4)) < 0.3).astype(np.float32)
     labels[:, 3] = 0  # a class without an example does not count
     probs = RNG.random((25, 4))
-    result = MultiLabel(Listed(labels, "abcd"), "", 8)(answering(probs=probs, loss=np.arange(25.0)))
+    result = evaluate(MultiLabel(Listed(labels, "abcd"), "", 8), answering(probs=probs, loss=np.arange(25.0)))
     expected = []
     for c in range(3):
         hits = labels[np.argsort(-probs[:, c]), c]
@@ -73,7 +69,9 @@ def test_f1_is_of_the_positive_answers_whatever_the_number_of_classes(columns, n
     truth[:3, 0] = 1
     probs = np.full_like(truth, 0.1)
     probs[:2, 0], probs[3:4, 0] = 0.9, 0.8
-    result = MultiLabel(Listed(truth, "abcd"[:columns]), "")(answering(probs=probs, loss=np.zeros(len(truth))))
+    result = evaluate(
+        MultiLabel(Listed(truth, "abcd"[:columns]), ""), answering(probs=probs, loss=np.zeros(len(truth)))
+    )
     # Two hits, one positive missed, one negative found where there is any.
     expected = 2 * 2 / (2 * 2 + 1 + bool(negatives))
     assert (result["f1_micro"], result["f1_macro"]) == pytest.approx((expected, expected))
@@ -82,7 +80,7 @@ def test_f1_is_of_the_positive_answers_whatever_the_number_of_classes(columns, n
 def test_errors_of_regression_are_those_of_their_definitions(agrees):
     truth = RNG.normal(size=(20, 2)).astype(np.float32)
     values = truth + RNG.normal(size=(20, 2)).astype(np.float32)
-    result = Regression(Listed(truth, "xy"), "", 6)(answering(values=values, loss=np.zeros(20)))
+    result = evaluate(Regression(Listed(truth, "xy"), "", 6), answering(values=values, loss=np.zeros(20)))
     error = (values - truth).astype(np.float64)
     r2 = 1 - (error**2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     expected = [np.abs(error).mean(), np.sqrt((error**2).mean(axis=0)).mean(), r2.mean()]
@@ -93,11 +91,20 @@ def test_errors_of_regression_are_those_of_their_definitions(agrees):
 NAMES = imagenet_names()
 
 
+def needs(evaluator, **sizes):
+    """Checks an evaluator against a task with outputs of these sizes for an image."""
+
+    def predict(weights, batch):
+        return {key: jnp.zeros((len(batch["image"]), size)) for key, size in sizes.items()}
+
+    check_needs("evals.test", evaluator, predict, None)
+
+
 def test_any_of_the_real_labels_is_right_and_images_without_one_are_left_out():
     labels = np.zeros((4, 1000), np.float32)
     labels[0, [3, 7]] = labels[1, 5] = labels[3, 9] = 1
     logits = np.eye(1000)[[7, 6, 0, 9]]
-    assert ImageNet("real", Listed(labels, NAMES), "")(answering(logits=logits)) == {
+    assert evaluate(ImageNet("real", Listed(labels, NAMES), ""), answering(logits=logits)) == {
         "accuracy": pytest.approx(2 / 3),
         "num_examples": 3,
     }
@@ -107,7 +114,7 @@ def test_any_of_the_real_labels_is_right_and_images_without_one_are_left_out():
 def test_a_and_r_choose_among_the_classes_they_have(variant, accuracy):
     truth = np.arange(0, 400, 2)  # odd classes do not occur
     logits = 1.0 * np.eye(1000)[truth] + 2.0 * np.eye(1000)[truth + 1]
-    result = ImageNet(variant, Listed(truth, NAMES), "")(answering(logits=logits))
+    result = evaluate(ImageNet(variant, Listed(truth, NAMES), ""), answering(logits=logits))
     assert result == {"accuracy": accuracy, "num_examples": 200}
 
 
@@ -117,13 +124,13 @@ def test_a_and_r_choose_among_the_classes_they_have(variant, accuracy):
         (lambda: MultiLabel(Fake(), ""), "one class for each image"),
         (lambda: Regression(Fake(), ""), "Found classes"),
         (lambda: Classification(Listed(np.zeros((2, 1)), "x"), ""), r"use multilabel\.MultiLabel"),
-        (lambda: Regression(Listed(np.zeros((2, 1)), "x"), "").check({"logits": shape(1)}), "gives no values"),
-        (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "").check({"values": shape(1)}), "gives no probabilities"),
-        (lambda: MultiLabel(Listed(np.zeros((2, 1)), "x"), "")(answering(loss=np.zeros(2), probs=np.zeros((2, 1)))), "no label"),
+        (lambda: needs(Regression(Listed(np.zeros((2, 1)), "x"), ""), logits=1), "needs values, loss.* gives logits"),
+        (lambda: needs(MultiLabel(Listed(np.zeros((2, 1)), "x"), ""), values=1), "needs probs, loss.* gives values"),
+        (lambda: evaluate(MultiLabel(Listed(np.zeros((2, 1)), "x"), ""), answering(loss=np.zeros(2), probs=np.zeros((2, 1)))), "no label"),
         (lambda: ImageNet("v2", Fake(num_classes=3, num_examples=4), ""), "those of ImageNet: WordNet"),
         (lambda: ImageNet("real", Listed(np.array([1]), NAMES), ""), "real_label"),
-        (lambda: ImageNet("a", Listed(np.array([1]), NAMES), "").check({"logits": shape(10)}), "gives 10 logits"),
-        (lambda: ImageNet("r", Listed(np.array([1]), NAMES), "")(answering(logits=np.zeros((1, 1000)))), "images of 1 classes"),
+        (lambda: needs(ImageNet("a", Listed(np.array([1]), NAMES), ""), logits=10), "gives 10 logits"),
+        (lambda: evaluate(ImageNet("r", Listed(np.array([1]), NAMES), ""), answering(logits=np.zeros((1, 1000)))), "images of 1 classes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(make, says):

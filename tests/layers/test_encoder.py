@@ -12,6 +12,7 @@ from vit_jax.models.mixer import Mixer
 from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.tasks.classify import Classify
+from vit_jax.tasks.task import backbone_names
 from vit_jax.train.state import initial_state
 from vit_jax.train.step import make_step
 
@@ -23,6 +24,7 @@ WAYS = [
     {"scan": True, "remat": "dots"},
 ]
 X = images(4, 8, 8, 3)
+SPEC = {"image": jax.ShapeDtypeStruct((8, 8, 3), "uint8")}
 
 
 def vit(**fields):
@@ -61,7 +63,7 @@ def test_scan_and_remat_change_neither_gradients_nor_what_is_sown(network, way):
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=str)
-def test_scan_and_remat_begin_with_the_same_parameters(way):
+def test_scan_and_remat_initial_params_the_same_parameters(way):
     jax.tree.map(np.testing.assert_array_equal, *(model.init(jax.random.key(0), X) for model in (vit(), vit(**way))))
 
 
@@ -72,6 +74,11 @@ OPTIMISERS = {
 }
 
 
+def layers_of(task):
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), SPEC))
+    return backbone_names(task, params).layers(params)
+
+
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_scanned_model_takes_the_same_steps(name):
     rng = np.random.default_rng(0)
@@ -79,9 +86,10 @@ def test_a_scanned_model_takes_the_same_steps(name):
     states = []
     for fields in ({}, {"scan": True}):
         task = Classify(vit(**fields))
-        tx, lr = make_optimizer(schedule=schedules.constant(10), lr=0.01, **OPTIMISERS[name])
-        step = jax.jit(functools.partial(make_step(task, tx, lr, Plain(), seed=0), {}))
-        state = jax.jit(functools.partial(initial_state, task, tx, (8, 8, 3), seed=0))()
+        layers = functools.partial(layers_of, task)
+        tx, lr = make_optimizer(schedule=schedules.constant(10), lr=0.01, layers=layers, **OPTIMISERS[name])
+        step = jax.jit(functools.partial(make_step(task, tx, lr, Plain(), seed=0), {"task": {}, "data": {}}))
+        state = jax.jit(functools.partial(initial_state, task, tx, SPEC, seed=0))()
         for _ in range(3):
             state, _ = step(state, batch)
         states.append(state)

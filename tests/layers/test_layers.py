@@ -186,7 +186,7 @@ def test_stochastic_depth_grows_or_stays(rule, rates):
     class Seen(nn.Module):
         drop_path: float
 
-        def __call__(self, x, *, deterministic):
+        def __call__(self, x, mask, *, deterministic):
             drops.append(self.drop_path)
             return x
 

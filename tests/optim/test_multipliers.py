@@ -12,13 +12,20 @@ from vit_jax.types import UserError
 
 NAMES = ("embed/kernel", "encoder/block_0/attn/kernel", "encoder/block_0/mlp/kernel", "head/kernel", "head/bias")
 PARAMS = trees.nest({name: jnp.full(2, 5.0) for name in NAMES})
+LAYERS = dict(zip(NAMES, (0, 1, 1, 2, 2), strict=True))
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
 
 
 def optimiser(multipliers, rule=None, weight_decay=0.1, **optim):
     rule = rule or rules.sgd(momentum=0.0)
     return make_optimizer(
-        rule, schedules.constant(1), lr=1.0, weight_decay=weight_decay, multipliers=multipliers, **optim
+        rule,
+        schedules.constant(1),
+        lr=1.0,
+        weight_decay=weight_decay,
+        multipliers=multipliers,
+        layers=lambda: LAYERS,
+        **optim,
     )[0]
 
 
@@ -72,7 +79,7 @@ def test_a_regex_without_effect_is_told_with_the_first_state(multipliers, says):
 @pytest.mark.parametrize(
     ("multipliers", "says"),
     [
-        ([("head(", {"lr": 2.0})], "no regular expression"),
+        ([("head(", {"lr": 2.0})], r"'head\(' is not a regular expression"),
         ([("head", {"lr": -1.0})], "lr=-1.0 for 'head'"),
         ([("head", {"decay": 1.0})], "decay=1.0 for 'head'; expected lr and weight_decay"),
     ],

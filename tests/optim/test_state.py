@@ -37,6 +37,7 @@ def optimiser(rule):
         multipliers=[("^head", {"lr": 2.0})],
         clip_norm=1.0,
         layer_decay=0.8,
+        layers=lambda: {"encoder/block_0/mlp/up/kernel": 1, "encoder/norm/scale": 2, "head/kernel": 2},
     )[0]
 
 

@@ -21,7 +21,7 @@ LEVEL = (1 + 1e-9) / 255
 def image(height=40, width=33, channels=3, seed=0):
     """A smooth image that spans black to white in all channels but one."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 6, channels), np.uint8)
-    picture = parse(f"resize(({height}, {width}), 'bicubic')")(noise, np.random.default_rng(0)).copy()
+    picture = parse(f"resize(({height}, {width}), 'bicubic')").image(noise, np.random.default_rng(0)).copy()
     picture[:, :, 0] = picture[:, :, 0] // 2 + 40
     return picture
 
@@ -253,7 +253,7 @@ def test_images_of_rand_augment_equal_timms(matches, monkeypatch, spec):
     calls, array = [], image()
     apply = pixels.apply
     monkeypatch.setattr(pixels, "apply", lambda *a: calls.append((a, result := apply(*a))) or result)
-    op, rng = parse(spec), np.random.default_rng(0)
+    op, rng = parse(spec).image, np.random.default_rng(0)
     for _ in range(70):
         op(array, rng)
     assert len({name for (name, *_), _ in calls}) == 15
@@ -326,7 +326,7 @@ def test_simple_crop_is_a_crop_of_torchvisions_padded_resize(channels):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (20, 20, channels))[:, :, 0]
     places = []
     for seed in range(70):
-        crop = parse("simple_crop(20)")(array, np.random.default_rng(seed))
+        crop = parse("simple_crop(20)").image(array, np.random.default_rng(seed))
         (place,) = np.argwhere((windows == crop).all((2, 3, 4)))
         places.append(place)
     np.testing.assert_array_equal([np.min(places, 0), np.max(places, 0)], [(0, 0), (18, 8)])

@@ -12,8 +12,9 @@ import pytest
 
 from tests.peers import timm, torch
 from vit_jax import trees
+from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
-from vit_jax.optim.layer_decay import layer_factors
+from vit_jax.optim.layer_decay import scale_by_layer
 from vit_jax.pretrained import timm as published
 
 timm_optim = importlib.import_module("timm.optim")  # after tests.peers
@@ -158,7 +159,10 @@ def test_layer_decay_equals_timms_except_for_the_last_norm(agrees):
         for param in group["params"]:
             param.data.fill_(group["lr_scale"])
     theirs = published.read({name: leaf.numpy() for name, leaf in model.state_dict().items()}, {}, "timm").params
-    ours = layer_factors(trees.nest(theirs), 0.7)
+    network = ViT(num_classes=5, width=64, depth=3, mlp_dim=256, num_heads=1, patch_size=16)
+    tx = scale_by_layer(0.7, lambda: {name: network.layer_of(name) for name in theirs})
+    ones = trees.nest({name: jnp.ones(leaf.shape) for name, leaf in theirs.items()})
+    ours = trees.flatten(tx.update(ones, tx.init(ones))[0])
     for name, leaf in theirs.items():
         moved = 1 / 0.7 if name.startswith("encoder/norm/") else 1
-        agrees("layer decay", TIMM, np.full(leaf.shape, ours[name]), leaf * moved, 1e-6)
+        agrees("layer decay", TIMM, ours[name], leaf * moved, 1e-6)

@@ -9,14 +9,13 @@ import pytest
 from tests import peers
 from tests.conftest import losses
 from vit_jax import inference
-from vit_jax.data.pipeline import Spec
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.distill import Distill, Teacher
 from vit_jax.tasks.mixing import Mixup
 from vit_jax.tasks.task import normalize
-from vit_jax.train.loop import fit
-from vit_jax.train.run import load_teacher
+from vit_jax.train.build import load_teacher
+from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
 torch = peers.torch
@@ -27,10 +26,11 @@ BATCH = {
 }
 VIT = {"num_classes": 4, "width": 8, "depth": 1, "mlp_dim": 16, "num_heads": 2, "patch_size": 4}
 KEY = jax.random.key(0)
+SPEC = {"image": jax.ShapeDtypeStruct((8, 8, 3), "uint8")}
 
 
 def randomised(task, seed):
-    shapes = jax.eval_shape(lambda: task.init(KEY, (8, 8, 3)))
+    shapes = jax.eval_shape(lambda: task.init(KEY, SPEC))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32), shapes)
 
@@ -38,17 +38,17 @@ def randomised(task, seed):
 def parts(distilled=False, **arguments):
     """The task, its student's parameters, and both models' logits of the batch as it is."""
     teacher_task = Classify(ViT(**VIT), mean=0.4, std=0.3)
-    teacher = Teacher(teacher_task, randomised(teacher_task, 1), (8, 8, 3))
+    teacher = Teacher(teacher_task, {"params": randomised(teacher_task, 1)}, (8, 8, 3))
     task = Distill(ViT(**VIT, distilled=distilled), teacher=teacher, **arguments)
     return task, randomised(task, 2)
 
 
 def value(task, params, batch=BATCH):
-    return jax.jit(lambda p: task.loss(p, task.prepare(batch, KEY, task.constants), KEY))(params)
+    return jax.jit(lambda p: task.loss(p, {}, task.prepare(batch, KEY, task.constants), KEY))(params)
 
 
-def logits_of(task, params):
-    return task.predict(params, {"image": BATCH["image"]})["logits"]
+def logits_of(task, weights):
+    return task.predict(weights, {"image": BATCH["image"]})["logits"]
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
@@ -86,9 +86,9 @@ def test_both_kinds_equal_deits_loss(kind, agrees):
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     teacher_task = Classify(ViT(**VIT))
     params = randomised(teacher_task, 1)
-    task = Distill(ViT(**VIT), teacher=Teacher(teacher_task, params, (8, 8, 3)), weight=1.0, mix=Mixup())
-    (loss, metrics), grads = jax.value_and_grad(
-        lambda p: task.loss(p, task.prepare(BATCH, KEY, task.constants), KEY), has_aux=True
+    task = Distill(ViT(**VIT), teacher=Teacher(teacher_task, {"params": params}, (8, 8, 3)), weight=1.0, mix=Mixup())
+    (loss, (metrics, _)), grads = jax.value_and_grad(
+        lambda p: task.loss(p, {}, task.prepare(BATCH, KEY, task.constants), KEY), has_aux=True
     )(params)
     assert abs(loss) < 1e-6
     assert metrics["agreement"] == 1
@@ -107,15 +107,19 @@ def test_the_teacher_sees_the_mixed_images_of_the_student():
 def test_a_teacher_of_another_size_sees_the_images_resized():
     task, _ = parts()
     big = dataclasses.replace(task.teacher, image_shape=(16, 16, 3), task=Classify(ViT(**{**VIT, "patch_size": 8})))
-    params = randomised_for(big)
+    weights = randomised_for(big)
     enlarged = jax.image.resize(BATCH["image"].astype(jnp.float32), (6, 16, 16, 3), "bilinear")
-    expected = big.task.predict(params, {"image": enlarged})["logits"]
-    np.testing.assert_allclose(big.logits(params, BATCH["image"]), expected, rtol=1e-4, atol=1e-5)
+    expected = big.task.predict(weights, {"image": enlarged})["logits"]
+    np.testing.assert_allclose(big.logits(weights, BATCH["image"]), expected, rtol=1e-4, atol=1e-5)
 
 
 def randomised_for(teacher):
-    shapes = jax.eval_shape(lambda: teacher.task.init(KEY, teacher.image_shape))
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1) + jnp.arange(leaf.size).reshape(leaf.shape) % 3, shapes)
+    spec = {"image": jax.ShapeDtypeStruct(teacher.image_shape, "uint8")}
+    shapes = jax.eval_shape(lambda: teacher.task.init(KEY, spec))
+    params = jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, 0.1) + jnp.arange(leaf.size).reshape(leaf.shape) % 3, shapes
+    )
+    return {"params": params}
 
 
 def test_no_teacher_and_a_teacher_of_other_classes_are_told():
@@ -158,4 +162,4 @@ def test_a_teacher_of_other_class_names_is_refused_before_the_run_begins(tiny, t
 
 def test_a_teacher_that_was_never_trained_is_refused():
     with pytest.raises(UserError, match="head of the teacher mu/16 is untrained"):
-        load_teacher("mu/16", Spec((224, 224, 3), 4, tuple("abc")))
+        load_teacher("mu/16", tuple("abc"))

@@ -11,7 +11,7 @@ from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.mixing import Mixup
 from vit_jax.tasks.regress import Regress
-from vit_jax.train.loop import fit
+from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
 KEY = jax.random.key(0)
@@ -30,7 +30,8 @@ def test_targets_are_scaled_and_predictions_are_in_their_own_units():
         prepared["target"], (BATCH["label"] - jnp.array([[100.0, 90.0]])) / 5, rtol=1e-4, atol=1e-4
     )
     # The head is zero at first, so that everything is predicted to be the mean.
-    out = task.predict(task.init(KEY, (8, 8, 1)), BATCH)
+    params = task.init(KEY, {"image": jax.ShapeDtypeStruct((8, 8, 1), "uint8")})
+    out = task.predict({"params": params}, BATCH)
     np.testing.assert_allclose(out["values"], np.tile([100.0, 90.0], (6, 1)), rtol=1e-6)
     np.testing.assert_allclose(out["loss"], ((out["values"] - BATCH["label"]) ** 2).mean(axis=1), rtol=1e-5)
 
@@ -62,8 +63,9 @@ def table(tmp_path, tiny):
     digits = Digits("test")
     lines = ["file,even,big"]
     for i in range(40):
-        Image.fromarray(digits.image(i)[:, :, 0]).save(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{1 - digits.label(i) % 2},{int(digits.label(i) > 4)}")
+        Image.fromarray(digits[i]["image"][:, :, 0]).save(tmp_path / f"{i}.png")
+        label = digits[i]["label"]
+        lines.append(f"{i}.png,{1 - label % 2},{int(label > 4)}")
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
     source = {"type": "table.Table", "path": str(tmp_path / "table.csv"), "channels": 1}
     tiny.data.source, tiny.evals = source, {}
@@ -74,12 +76,12 @@ def table(tmp_path, tiny):
 def test_numbers_are_no_labels_and_a_classifier_gives_no_numbers(table, tmp_path):
     table.task = {"type": "classify.Classify", "loss_name": "bce"}
     table.evals = {"test": {"type": "regression.Regression", "source": table.data.source, "preprocess": ""}}
-    with pytest.raises(UserError, match="gives no values"):
+    with pytest.raises(UserError, match=r"evals\.test needs values, .*gives .*logits"):
         fit(table, tmp_path / "run")
     path = tmp_path / "table.csv"
     path.write_text(path.read_text().replace("3.png,0,0", "3.png,31,0"))
     table.evals = {}
-    with pytest.raises(UserError, match=r"3\.png has the numbers \[31\.0, 0\.0\], expected 0 or 1"):
+    with pytest.raises(UserError, match=r"3\.png has the numbers \[31\.0, 0\.0\]\), expected 0 or 1"):
         fit(table, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -12,11 +12,15 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.config import load as config_file
 from vit_jax.config.factory import ConfigError
 from vit_jax.data.sources.digits import Digits
-from vit_jax.optim.layer_decay import layer_factors, scale_by_layer
-from vit_jax.train.keys import fill_by_size
-from vit_jax.train.loop import fit
-from vit_jax.train.origin import fill_in
-from vit_jax.train.run import compose
+from vit_jax.evals.classification import Classification
+from vit_jax.evals.evaluator import evaluate
+from vit_jax.models.vit import ViT
+from vit_jax.optim.layer_decay import scale_by_layer
+from vit_jax.tasks.classify import Classify
+from vit_jax.tasks.task import backbone_names
+from vit_jax.train.build import build
+from vit_jax.train.fit import fit
+from vit_jax.train.settings import fill_by_size, fill_from_model
 from vit_jax.types import UserError
 
 
@@ -56,10 +60,10 @@ def params(workdir):
 
 
 def test_model_normalisation_and_size_are_those_of_the_model_it_begins_from(first, tmp_path):
-    run = compose(tuning(first, model={"drop_path": 0.1}).to_dict(), tmp_path / "run")
-    assert (run.task.model.width, run.task.model.depth, run.task.model.drop_path) == (16, 2, 0.1)
-    assert run.task.mean == 0.3
-    assert run.data.spec.image_shape == (8, 8, 1)
+    run = build(tuning(first, model={"drop_path": 0.1}).to_dict(), tmp_path / "run")
+    assert (run.parts.task.model.width, run.parts.task.model.depth, run.parts.task.model.drop_path) == (16, 2, 0.1)
+    assert run.parts.task.mean == 0.3
+    assert run.data.spec.layout["image"].shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize(("mean", "expected"), [((0.2,), (0.2,)), ((0.1, 0.2, 0.6), 0.3), (0.4, 0.4)])
@@ -67,19 +71,19 @@ def test_images_of_other_channels_are_normalised_by_the_mean_of_the_models(mean,
     config = tuning("somewhere").to_dict()
     config["image_size"] = None
     facts = {"model": {}, "image_size": [8, 8], "mean": mean, "std": mean}
-    task = fill_in(config, facts, Digits("test"))["task"]
+    task = fill_from_model(config, facts, Digits("test"))["task"]
     assert task["mean"] == task["std"] == pytest.approx(expected)
 
 
 def test_another_image_size_resizes_the_position_embeddings_and_is_reported(first, tmp_path, capsys):
     config = tuning(first, image_size=16)
     config.data.preprocess = "resize(SIZE)|flip"
-    run = compose(config.to_dict(), tmp_path / "run")
-    assert run.data.spec.image_shape == (16, 16, 1)
-    assert run.begin_with["posemb"]["table"].shape == (1, 17, 16)
+    run = build(config.to_dict(), tmp_path / "run")
+    assert run.data.spec.layout["image"].shape == (16, 16, 1)
+    assert run.initial_params["posemb"]["table"].shape == (1, 17, 16)
     assert "resized   posemb/table" in capsys.readouterr().out
     report = (tmp_path / "run" / "init.txt").read_text()
-    assert len(report.splitlines()) == 1 + len(trees.flatten(run.begin_with))
+    assert len(report.splitlines()) == 1 + len(trees.flatten(run.initial_params))
 
 
 def test_a_resumed_run_needs_no_more_of_the_model_it_began_from(first, tmp_path):
@@ -99,14 +103,14 @@ def test_a_resumed_run_needs_no_more_of_the_model_it_began_from(first, tmp_path)
 
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_model_again(first, tmp_path):
     config = tuning(first)
-    compose(config.to_dict(), tmp_path / "run")  # leaves config.json and no checkpoint
-    assert compose(config.to_dict(), tmp_path / "run").begin_with is not None
+    build(config.to_dict(), tmp_path / "run")  # leaves config.json and no checkpoint
+    assert build(config.to_dict(), tmp_path / "run").initial_params is not None
 
 
 def test_frozen_parameters_stay_and_have_no_optimiser_state(first, tmp_path):
     config = tuning(first, freeze="^(?!head)")
-    run = compose(config.to_dict(), tmp_path / "run")
-    state = jax.eval_shape(run.init, None)
+    run = build(config.to_dict(), tmp_path / "run")
+    state = run.parts.shapes
     assert set(trees.flatten(state.params)) == {"head/kernel", "head/bias"}
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
@@ -121,32 +125,57 @@ def test_frozen_parameters_stay_and_have_no_optimiser_state(first, tmp_path):
 def test_frozen_and_averaged_weights_are_evaluated_as_logged(first, tmp_path):
     fit(tuning(first, freeze="^(?!head)", ema_decay=0.5), tmp_path / "run")
     loaded = inference.load(tmp_path / "run")
-    from vit_jax.evals.classification import Classification
-
-    again = Classification(Digits("test"), loaded.preprocess_spec, 360)(loaded.predict)
+    evaluator = Classification(Digits("test"), loaded.preprocess_spec, 360)
+    again, _ = evaluate(evaluator, loaded.predictor, loaded.weights)
     assert again["accuracy"] == rows(tmp_path / "run")[-1]["test/accuracy"]
 
 
 def test_a_regex_that_freezes_nothing_or_everything_is_refused(first, tmp_path):
     for pattern, word in (("backbone", "no parameter"), (".", "every parameter")):
         with pytest.raises(UserError, match=f"finds {word}"):
-            compose(tuning(first, freeze=pattern).to_dict(), tmp_path / "run")
+            build(tuning(first, freeze=pattern).to_dict(), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 def test_layer_factors_are_those_of_the_paper():
     names = ("embed/kernel", "cls", "posemb/table", "encoder/block_0/mlp/up/kernel", "encoder/block_11/norm1/scale", "encoder/norm/scale", "head/kernel")  # fmt: skip
-    factors = layer_factors(trees.nest({name: jnp.ones(()) for name in names}), 0.75)
     # arXiv:2111.06377 and its code: layer 0 is the embedding, blocks are 1 to 12, what follows is 13 of 13.
-    layers = (0, 0, 0, 1, 12, 13, 13)
-    assert factors == {name: pytest.approx(0.75 ** (13 - layer)) for name, layer in zip(names, layers, strict=True)}
+    layers = dict(zip(names, (0, 0, 0, 1, 12, 13, 13), strict=True))
+    network = ViT(num_classes=0, width=4, depth=12, mlp_dim=4, num_heads=1, patch_size=4)
+    assert {name: network.layer_of(name) for name in names} == layers
+    ones = trees.nest({name: jnp.ones(1) for name in names})
+    tx = scale_by_layer(0.75, lambda: layers)
+    updates, _ = tx.update(ones, tx.init(ones), ones)
+    expected = {name: pytest.approx(0.75 ** (13 - layer)) for name, layer in layers.items()}
+    assert {name: float(leaf[0]) for name, leaf in trees.flatten(updates).items()} == expected
+
+
+def test_a_nested_backbone_has_the_layers_of_its_own_names():
+    network = ViT(num_classes=0, width=4, depth=2, mlp_dim=4, num_heads=1, patch_size=4)
+
+    class Nested(Classify):
+        def init(self, rng, spec):
+            return {"backbone": super().init(rng, spec), "head": {"embed": jnp.ones(3)}}
+
+        def backbone(self, weights):
+            return self.model, {"params": weights["params"]["backbone"]}
+
+    task = Nested(network, class_names=("a", "b"))
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), {"image": jax.ShapeDtypeStruct((8, 8, 1), "uint8")}))
+    layers = backbone_names(task, params).layers(params)
+    assert layers["backbone/embed/kernel"] == 0
+    assert layers["backbone/encoder/block_1/mlp/up/kernel"] == 2
+    assert layers["backbone/encoder/norm/scale"] == layers["head/embed"] == 3
 
 
 def test_layer_decay_scales_the_update_and_the_weight_decay():
     tree = trees.nest(
         {"encoder/block_0/kernel": jnp.ones(2), "encoder/block_1/kernel": jnp.ones(2), "head/kernel": jnp.ones(2)}
     )
-    tx = optax.chain(optax.add_decayed_weights(1.0), scale_by_layer(0.5))
+    tx = optax.chain(
+        optax.add_decayed_weights(1.0),
+        scale_by_layer(0.5, lambda: {"encoder/block_0/kernel": 1, "encoder/block_1/kernel": 2, "head/kernel": 3}),
+    )
     updates, _ = tx.update(tree, tx.init(tree), tree)
     assert [float(leaf[0]) for leaf in jax.tree.leaves(updates)] == [0.5, 1.0, 2.0]
 
@@ -173,7 +202,7 @@ def test_a_size_that_nothing_gives_is_told(tmp_path):
     config = small()
     config.data.preprocess = "pad_crop(SIZE, 1)"
     with pytest.raises(ConfigError, match="give image_size"):
-        compose(config.to_dict(), tmp_path / "run")
+        build(config.to_dict(), tmp_path / "run")
 
 
 def test_head_reset_drops_the_representation_layer(tmp_path):
@@ -184,6 +213,6 @@ def test_head_reset_drops_the_representation_layer(tmp_path):
     tuned = tuning(tmp_path / "first", steps=1)
     tuned.init = {"ref": str(tmp_path / "first"), "head": "reset"}
     tuned.optim.schedule.warmup_steps = 0
-    run = compose(tuned.to_dict(), tmp_path / "second")
-    assert "rep" not in run.begin_with
-    assert not run.begin_with["head"]["kernel"].any()
+    run = build(tuned.to_dict(), tmp_path / "second")
+    assert "rep" not in run.initial_params
+    assert not run.initial_params["head"]["kernel"].any()

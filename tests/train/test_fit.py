@@ -1,4 +1,7 @@
+import contextlib
+import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -7,28 +10,47 @@ import optax
 import pytest
 from PIL import Image
 
-from tests.conftest import checkpoint, rows
+from tests.conftest import checkpoint, rows, tiny_config
 from vit_jax import inference
 from vit_jax.checkpoint.saver import steps_in
+from vit_jax.data.pipeline import TrainData
 from vit_jax.data.sources.digits import Digits
 from vit_jax.evals.classification import Classification
 from vit_jax.runs.sweeps.controller import STOPPED
-from vit_jax.train.loop import fit
-from vit_jax.train.metrics import NonFiniteLossError
+from vit_jax.train.fit import fit
+from vit_jax.train.metrics import NonFiniteLossError, Recorder
+from vit_jax.train.writers import TensorBoard
 from vit_jax.types import UserError
 
 
-def test_a_run_leaves_what_its_users_look_for(tiny, tmp_path, capsys):
-    metrics = fit(tiny, tmp_path / "run")
-    out = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A finished run of the tiny config, its last metrics, and what it printed."""
+    workdir, out = tmp_path_factory.mktemp("shared") / "run", io.StringIO()
+    with contextlib.redirect_stdout(out):
+        metrics = fit(tiny_config(), workdir)
+    return workdir, metrics, out.getvalue()
+
+
+@pytest.fixture
+def finished(shared, tmp_path):
+    """A copy of it."""
+    shutil.copytree(shared[0], tmp_path / "finished")
+    return tmp_path / "finished"
+
+
+def test_a_run_leaves_what_its_users_look_for(shared):
+    workdir, metrics, out = shared
+    assert "compiled in" in out
+    assert "first step" in out
     assert "ETA" in out
     assert "images/s" in out
     assert f"test accuracy {100 * metrics['test/accuracy']:.2f} %" in out
-    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["batch_size"] == 16
     assert record["versions"]["jax"]
     assert record["data"]["class_names"] == list("0123456789")
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 13))
+    assert [row["step"] for row in rows(workdir)] == list(range(1, 13))
     assert {
         "loss",
         "accuracy",
@@ -38,28 +60,34 @@ def test_a_run_leaves_what_its_users_look_for(tiny, tmp_path, capsys):
         "update_norm",
         "images_per_second_per_device",
         "data_wait",
-    } <= set(rows(tmp_path / "run")[0])
+    } <= set(rows(workdir)[0])
     for name in ("curves.png", "predictions.png"):
-        with Image.open(tmp_path / "run" / "report" / name) as picture:
+        with Image.open(workdir / "report" / name) as picture:
             assert min(picture.size) > 300
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert list(workdir.glob("events.out.tfevents.*"))
 
 
-def test_resumed_run_is_bit_identical(tiny, tmp_path):
-    fit(tiny, tmp_path / "whole")
-    fit(tiny, tmp_path / "parts")
-    (tmp_path / "parts" / "checkpoints" / "12").rename(tmp_path / "aside")  # back to step 8
-    fit(tiny, tmp_path / "parts")
-    assert checkpoint(tmp_path / "parts") == checkpoint(tmp_path / "whole")
-    assert [r["loss"] for r in rows(tmp_path / "parts")] == [r["loss"] for r in rows(tmp_path / "whole")]
-    assert [r["step"] for r in rows(tmp_path / "parts")] == list(range(1, 13))
+def test_resumed_run_is_bit_identical(tiny, shared, finished, tmp_path):
+    (finished / "checkpoints" / "12").rename(tmp_path / "aside")  # back to step 8
+    fit(tiny, finished)
+    assert checkpoint(finished) == checkpoint(shared[0])
+    assert [r["loss"] for r in rows(finished)] == [r["loss"] for r in rows(shared[0])]
+    assert [r["step"] for r in rows(finished)] == list(range(1, 13))
 
 
-def test_a_finished_run_stays_as_it_is(tiny, tmp_path):
-    first = fit(tiny, tmp_path)
-    before = checkpoint(tmp_path)
-    assert fit(tiny, tmp_path) == first
-    assert checkpoint(tmp_path) == before
+def test_a_finished_run_stays_as_it_is(tiny, shared, finished):
+    assert fit(tiny, finished) == shared[1]
+    assert checkpoint(finished) == checkpoint(shared[0])
+
+
+def test_logged_metrics_are_means_since_the_last_log(tiny, shared, tmp_path):
+    tiny.log.every = 3
+    fit(tiny, tmp_path)
+    every = rows(shared[0])
+    for row in (row for row in rows(tmp_path) if "loss" in row):
+        mean = [other for other in every if row["step"] - 3 < other["step"] <= row["step"]]
+        assert row["loss"] == pytest.approx(np.mean([other["loss"] for other in mean]), rel=1e-6)
+        assert row["lr"] == mean[-1]["lr"]
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(tiny, tmp_path):
@@ -68,16 +96,15 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tiny, tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [4, 12]
 
 
-def test_only_free_keys_may_change_on_resuming(tiny, tmp_path):
-    fit(tiny, tmp_path)
+def test_only_free_keys_may_change_on_resuming(tiny, finished):
     tiny.log.every, tiny.data.threads = 3, 4
-    fit(tiny, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["changes"][-1]["keys"] == ["data.threads", "log.every"]
-    before = (tmp_path / "config.json").read_bytes()
+    fit(tiny, finished)
+    assert json.loads((finished / "config.json").read_text())["changes"][-1]["keys"] == ["data.threads", "log.every"]
+    before = (finished / "config.json").read_bytes()
     tiny.optim.lr = 0.5
     with pytest.raises(UserError, match=r"optim\.lr: 0\.00\d+ there, 0\.5 here"):
-        fit(tiny, tmp_path)
-    assert (tmp_path / "config.json").read_bytes() == before
+        fit(tiny, finished)
+    assert (finished / "config.json").read_bytes() == before
 
 
 def exploding(step: int = 5) -> optax.GradientTransformation:
@@ -95,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tiny, tmp_path, log_
     tiny.log.every = log_every
     tiny.evals.test.every = None
     tiny.checkpoint.every = 3  # step 6 is to be saved: its loss is finite, its update is not
-    good = rf"^{STOPPED}norm of the parameters after step 6 is nan; the last good checkpoint is of step 3, in "
+    good = rf"^{STOPPED}norm of the parameters after step 6 is nan; the last good checkpoint is step 3, in "
     with pytest.raises(NonFiniteLossError, match=good):
         fit(tiny, tmp_path)
     assert all(
@@ -110,19 +137,17 @@ def test_epochs_give_the_length(tiny, tmp_path):
     assert rows(tmp_path)[-1]["step"] == round(0.1 * 1437 / 16)
 
 
-def test_a_run_may_begin_from_the_weights_of_another(tiny, tmp_path):
-    fit(tiny, tmp_path / "first")
-    tiny.init = {"ref": f"{tmp_path / 'first'}@8"}
+def test_a_run_may_begin_from_the_weights_of_another(tiny, shared, tmp_path):
+    tiny.init = {"ref": f"{shared[0]}@8"}
     tiny.optim.lr = 0.0
     fit(tiny, tmp_path / "second")
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    outputs = [inference.load(ref)(images)["logits"] for ref in (f"{tmp_path / 'first'}@8", tmp_path / "second")]
+    outputs = [inference.load(ref)(images)["logits"] for ref in (f"{shared[0]}@8", tmp_path / "second")]
     np.testing.assert_array_equal(*outputs)
 
 
-def test_weights_of_another_model_are_refused_by_name(tiny, tmp_path):
-    fit(tiny, tmp_path / "first")
-    tiny.init = {"ref": str(tmp_path / "first")}
+def test_weights_of_another_model_are_refused_by_name(tiny, shared, tmp_path):
+    tiny.init = {"ref": str(shared[0])}
     tiny.model.width = 32
     with pytest.raises(UserError, match=r"shape: cls is \(1, 1, 16\), here \(1, 1, 32\)"):
         fit(tiny, tmp_path / "second")
@@ -133,10 +158,7 @@ def test_the_average_of_the_weights_is_loaded_unless_raw_is_asked_for(tiny, tmp_
     tiny.ema_decay = 0.9
     metrics = fit(tiny, tmp_path)
     images = Digits("test")
-    batch = {
-        "image": np.stack([images.image(i) for i in range(360)]),
-        "label": np.array([*map(images.label, range(360))]),
-    }
+    batch = {key: np.stack([images[i][key] for i in range(360)]) for key in images.fields}
     loaded = {"test": inference.load(tmp_path), "test_raw": inference.load(f"{tmp_path}@12:raw")}
     # Both were evaluated in training, under these names.
     for name, model in loaded.items():
@@ -144,26 +166,24 @@ def test_the_average_of_the_weights_is_loaded_unless_raw_is_asked_for(tiny, tmp_
     assert metrics["test/loss"] != metrics["test_raw/loss"]
 
 
-def test_a_run_begun_from_weights_resumes_without_them(tiny, tmp_path):
-    fit(tiny, tmp_path / "first")
-    tiny.init = {"ref": str(tmp_path / "first")}
+def test_a_run_begun_from_weights_resumes_without_them(tiny, finished, tmp_path):
+    tiny.init = {"ref": str(finished)}
     fit(tiny, tmp_path / "second")
-    (tmp_path / "first").rename(tmp_path / "gone")
+    finished.rename(tmp_path / "gone")
     (tmp_path / "second" / "checkpoints" / "12").rename(tmp_path / "aside")
     assert fit(tiny, tmp_path / "second")["step"] == 12
 
 
-def test_evaluations_may_change_on_resuming(tiny, tmp_path):
-    fit(tiny, tmp_path)
+def test_evaluations_may_change_on_resuming(tiny, finished):
     tiny.evals.another = tiny.evals.test.to_dict() | {"preprocess": "resize(8)"}
-    fit(tiny, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["data"]["preprocess"] == "resize(8)"
+    fit(tiny, finished)
+    assert json.loads((finished / "config.json").read_text())["data"]["preprocess"] == "resize(8)"
 
 
 class Refusing(Classification):
     """Finds something wrong with its data when it is too late."""
 
-    def __call__(self, predict):
+    def result(self, measured):
         raise UserError("nothing to be measured")
 
 
@@ -199,3 +219,27 @@ def test_unreadable_images_are_counted(tiny, tmp_path):
     last = rows(tmp_path / "run")[-1]
     assert last["unreadable"] == 1
     assert (last["test/num_examples"], last["test/unreadable"]) == (39, 1)
+
+
+@pytest.mark.parametrize("place", ["data", "writer", "interrupt"])
+def test_an_exception_outside_the_step_saves_the_last_state(place, tiny, shared, tmp_path, monkeypatch, capsys):
+    error = KeyboardInterrupt if place == "interrupt" else RuntimeError
+
+    def failing(self, step, *rest):
+        if step == 6:
+            raise error("at step 6")
+        return real(self, step, *rest)
+
+    target = {"data": (TrainData, "_make_batch"), "writer": (TensorBoard, "write"), "interrupt": (Recorder, "took")}[
+        place
+    ]
+    real = getattr(*target)
+    monkeypatch.setattr(*target, failing)
+    with pytest.raises(error, match="at step 6"):
+        fit(tiny, tmp_path / "run")
+    (saved,) = (step for step in steps_in(tmp_path / "run" / "checkpoints") if step != 4)
+    assert saved in (5, 6, 7)
+    assert f"step {saved} is saved" in capsys.readouterr().out
+    monkeypatch.setattr(*target, real)
+    fit(tiny, tmp_path / "run")
+    assert checkpoint(tmp_path / "run") == checkpoint(shared[0])

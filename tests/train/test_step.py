@@ -9,17 +9,16 @@ import pytest
 
 from tests.peers import torch
 from vit_jax import trees
-from vit_jax.data.pipeline import Spec
 from vit_jax.grads.accumulate import Accumulate
 from vit_jax.grads.gradient import Plain
+from vit_jax.grads.sam import Sam
 from vit_jax.models.vit import ViT
 from vit_jax.optim import make_optimizer, rules, schedules
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.mixing import CutMix
-from vit_jax.tasks.task import normalize
-from vit_jax.train.run import batch_shapes
+from vit_jax.tasks.task import Aux, normalize, stream
 from vit_jax.train.state import initial_state
-from vit_jax.train.step import make_step, trace_mapped
+from vit_jax.train.step import make_step, prepared, trace_mapped
 from vit_jax.types import UserError
 
 
@@ -27,14 +26,14 @@ def parts(gradient=None, ema_decay=None, rule=None, clip_norm=None, mix=None, **
     model = ViT(num_classes=3, width=8, depth=1, mlp_dim=16, num_heads=2, patch_size=4, **model)
     task = Classify(model, mix=mix)
     tx, lr = make_optimizer(rule or rules.adam(), schedules.constant(10), lr=0.01, clip_norm=clip_norm)
-    step = functools.partial(
-        make_step(task, tx, lr, gradient or Plain(), seed=0, peak=0.01, ema_decay=ema_decay), task.constants
-    )
-    init = functools.partial(initial_state, task, tx, (8, 8, 3), seed=0, ema=ema_decay is not None)
+    pure = make_step(task, tx, lr, gradient or Plain(), seed=0, peak=0.01, ema_decay=ema_decay)
+    step = functools.partial(pure, {"task": task.constants, "data": {}})
+    init = functools.partial(initial_state, task, tx, SPEC, seed=0, ema=ema_decay is not None)
     return jax.jit(step), jax.jit(init)()
 
 
 RNG = np.random.default_rng(0)
+SPEC = {"image": jax.ShapeDtypeStruct((8, 8, 3), "uint8")}
 BATCH = {
     "image": jnp.asarray(RNG.integers(0, 256, (12, 8, 8, 3), np.uint8)),
     "label": jnp.asarray(RNG.integers(0, 3, 12), jnp.int32),
@@ -72,11 +71,12 @@ def test_pmap_prepares_the_batch_whole_and_takes_the_loss_of_a_shard(microbatche
     task = Classify(ViT(3, 8, 1, 16, 2, patch_size=4), mix=CutMix(mode="pair"))
     tx, lr = make_optimizer(rules.adam(), schedules.constant(10), lr=0.01)
     make = functools.partial(make_step, task, tx, lr, Accumulate(microbatches), seed=0)
-    init = functools.partial(initial_state, task, tx, (8, 8, 3), seed=0)
-    spec = Spec((8, 8, 3), 12, tuple("abc"))
+    init = functools.partial(initial_state, task, tx, SPEC, seed=0)
+    batch = {"image": jax.ShapeDtypeStruct((6, 8, 8, 3), "uint8"), "label": jax.ShapeDtypeStruct((6,), "int32")}
+    prepare = functools.partial(prepared, task, None)
     # Six images make pairs; the three of a shard would not.
     with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
-        trace_mapped(make, task, jax.eval_shape(init), batch_shapes(spec, 6), shards=2)
+        trace_mapped(make, prepare, {"task": {}, "data": {}}, jax.eval_shape(init), batch, shards=2)
 
 
 def test_metrics_are_what_they_say():
@@ -100,7 +100,8 @@ def test_ema_follows_the_parameters_and_is_what_is_evaluated(agrees):
         lerp = get_ema_avg_fn(min(0.9, (1 + k) / (10 + k)))
         new = {name: torch.tensor(np.array(leaf, np.float64)) for name, leaf in trees.flatten(state.params).items()}
         average = {name: lerp(average[name], new[name], None) for name in average}
-    weights = trees.flatten(state.weights)
+    task = Classify(ViT(3, 8, 1, 16, 2, patch_size=4))
+    weights = trees.flatten(state.evaluated(task)[""]["params"])
     for name, expected in average.items():
         agrees(
             "EMA with warm-up, 20 steps",
@@ -122,3 +123,39 @@ def test_training_learns_a_batch_by_heart():
         state, metrics = step(state, BATCH)
     assert metrics["loss"] < 0.3
     assert metrics["accuracy"] == 1.0
+
+
+class Counting(Classify):
+    """A task whose state counts steps and averages the share of black pixels."""
+
+    def init_state(self, params):
+        return {"steps": jnp.zeros((), jnp.int32), "black": jnp.zeros(())}
+
+    def loss(self, params, state, batch, rng):
+        value, (metrics, _) = super().loss(params, {}, batch, rng)
+        return value + 0.0 * state["black"], Aux(metrics, {"black": (batch["image"] == 0).mean()})
+
+    def update(self, params, state, stats, step):
+        return {"steps": step + 1, "black": 0.5 * state["black"] + 0.5 * stats["black"]}
+
+    def evaluated(self, params, state):
+        return {"": {"params": params}}
+
+
+@pytest.mark.parametrize("gradient", [Plain(), Accumulate(3), Sam(0.1)], ids=["plain", "accumulate", "sam"])
+def test_a_tasks_state_is_updated_once_a_step_from_means(gradient):
+    task = Counting(ViT(3, 8, 1, 16, 2, patch_size=4))
+    tx, lr = make_optimizer(rules.adam(), schedules.constant(10), lr=0.01)
+    state = initial_state(task, tx, SPEC, seed=0)
+    step = jax.jit(functools.partial(make_step(task, tx, lr, gradient, seed=0), {"task": {}, "data": {}}))
+    black = float((np.asarray(BATCH["image"]) == 0).mean())
+    for k in range(3):
+        state, _ = step(state, BATCH)
+        assert int(state.state["steps"]) == k + 1
+    np.testing.assert_allclose(state.state["black"], 0.875 * black, rtol=1e-5)
+
+
+def test_streams_with_different_names_have_different_keys():
+    keys = [jax.random.key_data(stream(jax.random.key(3), name)).tolist() for name in ("dropout", "mask", "params")]
+    assert keys[0] == jax.random.key_data(jax.random.key(3)).tolist()
+    assert len({tuple(key) for key in keys}) == 3

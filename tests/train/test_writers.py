@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.conftest import rows
-from vit_jax.train.loop import fit
+from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
 # What the package wandb has, as far as a run uses it; it writes what it is told into the folder that it is told.

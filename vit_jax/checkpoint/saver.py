@@ -19,10 +19,10 @@ from vit_jax.types import UserError
 
 Flat = dict[str, Any]
 Place = str | os.PathLike[str]
-# Where nothing can be renamed, the last file of a checkpoint.
+# The last file of a checkpoint on stores, where nothing can be renamed.
 COMPLETE = "commit_success.txt"
 
-# Orbax reports its ordinary course of work as warnings through absl.
+# Orbax logs its normal work as warnings through absl.
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
@@ -41,7 +41,7 @@ class Saver:
         self.every, self.keep, self.best, self.best_mode = every, keep, best, best_mode
 
     def open(self, directory: Place) -> None:
-        """Begins to keep checkpoints in `directory`; what a kill left half-written there is removed."""
+        """Begin to keep checkpoints in `directory`; half-written ones after a kill are removed."""
         best, worst = self.best, -math.inf if self.best_mode == "max" else math.inf
         preserve: list[Any] = [policies.LatestN(self.keep)]
         if best:
@@ -60,26 +60,26 @@ class Saver:
             cleanup_tmp_directories=True,
         )
         self.directory = _absolute(directory)
-        with _telling(self.directory):
+        with _as_user_error(self.directory):
             self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
-        """Begins to write a checkpoint; the arrays may be donated once this returns."""
-        with _telling(self.directory):
+        """Begin to write a checkpoint; the arrays may be donated once this returns."""
+        with _as_user_error(self.directory):
             if step not in self.manager.all_steps():
                 self.manager.save(
                     step, args=ocp.args.PyTreeSave(flat), metrics=dict(metrics) if self.best in metrics else None
                 )
 
     def latest(self) -> int | None:
-        """The step of the last complete checkpoint."""
-        with _telling(self.directory):
+        """Return the step of the last complete checkpoint."""
+        with _as_user_error(self.directory):
             self.manager.wait_until_finished()
             return self.manager.latest_step()
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        with _telling(self.directory):
+        """Wait until everything is written."""
+        with _as_user_error(self.directory):
             self.manager.wait_until_finished()
             self.manager.close()
 
@@ -88,13 +88,13 @@ def _absolute(directory: Place) -> os.PathLike[str]:
     return epath.Path(directory) if stores.is_remote(directory) else Path(directory).absolute()
 
 
-def _telling(directory: Place) -> contextlib.AbstractContextManager[None]:
-    """On a store: what keeps it from being used becomes a UserError."""
+def _as_user_error(directory: Place) -> contextlib.AbstractContextManager[None]:
+    """On a store, turn errors of access into a UserError."""
     return stores.readable_errors(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
 
 
 def steps_in(directory: Place) -> list[int]:
-    """The steps of the complete checkpoints in a folder, in order."""
+    """Return the steps of the complete checkpoints in a folder, in order."""
     if stores.is_remote(directory):
         found = (name.split("/") for name in stores.entries(str(directory)))
         return sorted(int(name[0]) for name in found if name[1:] == [COMPLETE] and name[0].isdecimal())
@@ -104,9 +104,9 @@ def steps_in(directory: Place) -> list[int]:
 
 @contextlib.contextmanager
 def _reading(directory: Place, step: int) -> Iterator[ocp.CheckpointManager]:
-    """What reads a checkpoint; whatever its damage raises becomes a UserError."""
+    """Open a checkpoint for reading; whatever its damage raises becomes a UserError."""
     hook = sys.unraisablehook
-    # After the first failed read orbax closes its event loop, and those still under way would each print a traceback.
+    # After the first failed read orbax closes its event loop, and each read still running would print a traceback.
     sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)
     options = ocp.CheckpointManagerOptions(read_only=True)
     handler = ocp.PyTreeCheckpointHandler()
@@ -115,30 +115,30 @@ def _reading(directory: Place, step: int) -> Iterator[ocp.CheckpointManager]:
             yield manager
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
-            f"The checkpoint {directory}/{step} cannot be read now ({error}); see to that and try again."
+            f"The checkpoint {directory}/{step} cannot be read now ({error}); solve that and try again."
         ) from None
     except Exception as error:
-        if stores.is_remote(directory):  # where more can fail than the file
+        if stores.is_remote(directory):  # where not only the file can fail
             raise UserError(
                 f"The checkpoint {directory}/{step} cannot be read ({type(error).__name__}); try again, and if that does not "
                 "help, use another step."
             ) from None
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise UserError(
-            f"The checkpoint {directory}/{step} is damaged ({reason}); use another step, or remove it to go on from the "
+            f"The checkpoint {directory}/{step} is damaged ({reason}); use another step, or remove it to resume from the "
             "one before."
         ) from None
     sys.unraisablehook = hook
 
 
 def shapes_of(directory: Place, step: int) -> Flat:
-    """The names of a checkpoint's arrays, each with .shape and .dtype."""
+    """Return the names of a checkpoint's arrays, each with .shape and .dtype."""
     with _reading(directory, step) as manager:
         return trees.flatten(manager.item_metadata(step).tree)
 
 
 def restore(directory: Place, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
-    """The arrays of a checkpoint named as in `like`, whose leaves say shape, dtype and sharding.
+    """Return the arrays of a checkpoint with the names in `like`, whose leaves have shape, dtype and sharding.
 
     Only the names that begin with one of `parts` are read. Raises UserError that lists the names and shapes that differ.
     """
@@ -146,7 +146,7 @@ def restore(directory: Place, step: int, like: Flat, parts: tuple[str, ...] = ("
     different = trees.differences(found, like)
     if different:
         shown = "\n  ".join(different[:15] + ([f"... and {len(different) - 15} more"] if len(different) > 15 else []))
-        raise UserError(f"The checkpoint {directory}/{step} is of another model:\n  {shown}")
+        raise UserError(f"The checkpoint {directory}/{step} does not fit this model:\n  {shown}")
     with _reading(directory, step) as manager:
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
         return manager.restore(step, args=ocp.args.PyTreeRestore(like, restore_args, partial_restore=True))

@@ -15,15 +15,17 @@ import jax
 from vit_jax.checkpoint.saver import Saver
 from vit_jax.chips import hardware
 from vit_jax.config import factory as configs
+from vit_jax.config import schema
+from vit_jax.config.upgrade import VERSION, upgrade
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
-# What config.json holds, besides commit and hardware.
+# The keys of config.json, besides commit and hardware.
 RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file at once, so that it is never seen half-written."""
+    """Replace a file atomically."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
@@ -33,30 +35,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
-    """What config.json of a workdir holds: `config`, `data`, `versions`, `git_commit`, `hardware` and `changes`."""
+    """Return config.json of a workdir: `config`, `data`, `versions`, `git_commit`, `hardware` and `changes`."""
     path = Path(workdir) / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{workdir} is no workdir: it has no config.json. Give the --workdir of a training run, or "
+            f"{workdir} is not a workdir: it has no config.json. Give the --workdir of a training run, or "
             "a folder with the weights of a model."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or begin in a new folder.") from None
     if not isinstance(record, dict):
-        raise UserError(f"{path} is not the config.json of a training run: it holds a {type(record).__name__}.")
+        raise UserError(f"{path} is not the config.json of a training run: it contains a {type(record).__name__}.")
     for key, kind in RECORD.items():
         if not isinstance(record.get(key), kind):
             raise UserError(
-                f"{path} is not the config.json of a training run: it lacks {key!r}, a {kind.__name__}; restore it, or "
+                f"{path} is not the config.json of a training run: the key {key!r}, a {kind.__name__}, is missing; restore it, or "
                 "begin in a new folder."
             )
-    return record
+    return upgrade(record)
 
 
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where a folder cannot hold a run of this config: of another config, in use otherwise, unwritable."""
+    """Raise UserError where a folder cannot be the workdir of a config: of another config, with other files, unwritable."""
     path = Path(workdir)
     try:
         if path.exists() and not path.is_dir():
@@ -72,24 +74,24 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
         for name, is_right in (("metrics.jsonl", Path.is_file), ("checkpoints", Path.is_dir), ("report", Path.is_dir)):
             if (path / name).exists() and not is_right(path / name):
                 kind = "file" if (path / name).is_file() else "folder"
-                raise UserError(f"{path / name} is a {kind}, which no run leaves; move it away or give a new folder.")
-        changed, _ = configs.differing(read(path)["config"], _as_json(config))
+                raise UserError(f"{path / name} is a {kind}, which no run writes; move it away or give a new folder.")
+        changed, _ = schema.differences(read(path)["config"], _as_json(config))
         if changed:
             raise UserError(
-                f"--workdir={workdir} holds a run of another config; {_table(read(path)['config'], config, changed)}\n"
+                f"--workdir={workdir} contains a run of another config; {_table(read(path)['config'], config, changed)}\n"
                 "Give another --workdir, or the same config to resume."
             )
     elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
         raise UserError(
-            f"--workdir={workdir} has files but no config.json, so it is no run to resume; give a new folder."
+            f"--workdir={workdir} has files but no config.json, so it is not a run to resume; give a new folder."
         )
 
 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
-    """Creates a checked workdir and its config.json, or records what changed since the run began.
+    """Create a checked workdir and its config.json, or records what changed since the run began.
 
-    `data` states what the data gave: class names, image shape, number of examples, and how images are prepared for the trained
-    model. Raises UserError where any but the last is not what the run began with.
+    data: what follows from the data, such as class names, layout, number of examples, and how images are prepared for the trained
+    model. Raises UserError where it differs from when the run began, except for the preprocessing.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     now = {"versions": versions(), "git_commit": git_commit(), "hardware": hardware(jax.devices())}
@@ -98,13 +100,13 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}.") from None
-        record: dict[str, Any] = {"config": config, "data": data, "changes": [], **now}
+        record: dict[str, Any] = {"version": VERSION, "config": config, "data": data, "changes": [], **now}
     else:
         record = read(path)
-        keys = [key for key in data if record["data"].get(key) != data[key] and key != "preprocess"]
+        keys = [key for key in data if record["data"].get(key) != data[key] and key not in ("preprocess", "fields")]
         if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
-        _, free = configs.differing(record["config"], config)
+        _, free = schema.differences(record["config"], config)
         if not free and all(record.get(key) == value for key, value in now.items()):
             return path
         record = record | {"config": config, "data": data, "changes": [*record["changes"], {"keys": free, **now}]}
@@ -112,19 +114,28 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
     return path
 
 
-def write_model(path: Path, config: Mapping[str, Any], data: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """A workdir that holds a model which was not trained here: its parameters by name are the checkpoint of step 0.
+def write_model(
+    path: Path,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    params: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Return a workdir with a model that was not trained here, whose parameters and state by name are the checkpoint of step 0.
 
-    It is seen only once it is complete. Raises UserError where it cannot be made.
+    It appears only when it is complete. Raises UserError where it cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    record = {"config": _as_json(config), "data": _as_json(data), "changes": [], "versions": versions()}
+    data = {"layout": {"image": (data["image_shape"], "uint8")}, "fields": {"image": "Image"}, **data}
+    record = {"version": VERSION, "config": _as_json(config), "data": _as_json(data), "changes": []}
+    record["versions"] = versions()
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         saver = Saver()
         saver.open(partial / "checkpoints")
-        saver.save(0, {f"params/{name}": leaf for name, leaf in params.items()}, {})
+        arrays = {f"params/{name}": leaf for name, leaf in params.items()}
+        saver.save(0, arrays | {f"state/{name}": leaf for name, leaf in (state or {}).items()}, {})
         saver.close()
         write_text(partial / "config.json", json.dumps(record | {"git_commit": git_commit()}, indent=1))
         os.rename(partial, path)
@@ -134,7 +145,7 @@ def write_model(path: Path, config: Mapping[str, Any], data: Mapping[str, Any], 
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's numbers depend on."""
+    """Return the versions that a run's numbers depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -145,7 +156,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, "+changes" appended where files differ from it; None outside a repository."""
+    """Return the commit of the code, "+changes" appended where files differ from it; None outside a repository."""
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:

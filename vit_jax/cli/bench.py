@@ -1,7 +1,7 @@
 """Measure speed: vit bench step|loop|data|inference --config=FILE.py[:ARG] [--config.KEY=VALUE ...] [--json].
 
-step: the bare train step on random bytes that lie on the device, without data. loop: the step fed by its data against the bare
-one. data: the batches alone. inference: predictions, from bytes of the host to probabilities there, with random weights.
+step: the bare train step on random bytes on the device, without data. loop: the step with its data against the bare step.
+data: the batches alone. inference: predictions with random weights, from bytes on the host to probabilities there.
 """
 
 import argparse
@@ -16,20 +16,18 @@ from typing import Any
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.types import UserError
 
-# Steps in a round, by what is measured.
+# Steps in a round.
 STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
 PROFILED = 5  # steps in a trace
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints medians over the rounds, in which all that is compared is timed in turns."""
+    """Print medians over the rounds, in which everything that is compared is timed in turns."""
     overrides, rest = split_overrides(argv)
     what = next((word for word in rest[:1] if word in STEPS), "")
     flags = make_parser(what).parse(rest)
     if not what:
-        raise UserError(
-            f"Found {flags.what} after other words; what is measured comes first: vit bench {flags.what} ..."
-        )
+        raise UserError(f"Found {flags.what} after other words; put it first: vit bench {flags.what} ...")
     sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
     if flags.steps is None:
         flags.steps = STEPS[what]
@@ -62,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_parser(what: str) -> Parser:
-    """The flags of what is measured; of nothing yet, those that all share."""
+    """Return the flags of one measurement, or the shared ones while it is unknown."""
     parser = Parser(
         prog=f"vit bench {what}".strip(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,7 +69,7 @@ def make_parser(what: str) -> Parser:
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
     several = "1,8,64" if what == "inference" else None
     parser.add_argument(
-        "--batch_size", metavar="N", default=several, help="images at once; of inference several, as 1,8,64"
+        "--batch_size", metavar="N", default=several, help="batch size; for inference several, such as 1,8,64"
     )
     default = f"; default {STEPS[what]}" if what else ""
     parser.add_argument("--steps", type=int, help=f"steps of each in a round{default}")
@@ -80,9 +78,11 @@ def make_parser(what: str) -> Parser:
     if what == "data":
         parser.add_argument("--counts", default="1,2", metavar="N,...", help="of threads, and of workers; default 1,2")
     if what in ("step", "inference"):
-        parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see bench/peer.py")
+        parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
         parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
-        parser.add_argument("--num_classes", type=int, help="classes of a data set that is not here")
+        parser.add_argument(
+            "--num_classes", type=int, help="classes number of classes, for a data set that is not here"
+        )
         parser.add_argument(
             "--profile", metavar="DIR", help="write a trace of some steps there, for TensorBoard or xprof"
         )
@@ -92,7 +92,7 @@ def make_parser(what: str) -> Parser:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """The positive numbers of a flag, such as "1,8"; raises UserError for others."""
+    """Return the positive numbers of a flag, such as "1,8"; raises UserError for others."""
     words = text.split(",")
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--{flag}={text}; expected a positive number, or several as 1,8.")
@@ -131,7 +131,7 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
     composed = Composed(config, flags.num_classes)
     with contextlib.ExitStack() as stack:
-        # Before ours is compiled, so that they are not in each other's way.
+        # Before ours is compiled, so that they do not disturb each other.
         peer = stack.enter_context(composed.peer(flags.peer, flags.peer_dtype)) if flags.peer else None
         training = composed.training()
         seconds = in_turns({"ours": training} | ({"peer": peer} if peer else {}), flags.steps, flags.rounds)
@@ -172,7 +172,7 @@ def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: li
 
 
 def profile(folder: str | None, side: Callable[[int], float]) -> None:
-    """Writes a trace of some steps into a folder, where one is named."""
+    """Write a trace of some steps into a folder, where one is named."""
     if folder is None:
         return
     import jax

@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Write a loaded model in a format; return notes on what the format cannot express."""
+    from vit_jax import trees
     from vit_jax.checkpoint import workdir
     from vit_jax.pretrained import google, huggingface, timm
     from vit_jax.pretrained.pretrained import from_spec
@@ -56,7 +57,10 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
     if to == "workdir":
-        task = loaded.config.get("task") or {"type": "classify.Classify", "mean": mean, "std": std}
+        own = trees.flatten(loaded.weights["params"])
+        # Of a task with more than the backbone, such as a decoder, the backbone alone is written.
+        task = loaded.config.get("task") if own.keys() == params.keys() else None
+        task = task or {"type": "classify.Classify", "mean": mean, "std": std}
         config = {"model": loaded.spec, "task": task, "data": {}, "evals": {}}
         data = {
             "class_names": loaded.class_names,
@@ -66,7 +70,8 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
             "preprocess": loaded.preprocess_spec,
             "init": {"posemb": loaded.posemb},
         }
-        workdir.write_model(out, config, data, params)
+        state = trees.flatten({key: tree for key, tree in loaded.weights.items() if key != "params"})
+        workdir.write_model(out, config, data, params, state)
         return []
     preprocessing = from_spec(loaded.preprocess_spec, mean, std)
     notes = []

@@ -10,26 +10,28 @@ from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.config import factory as configs
 from vit_jax.types import UserError
 
-# Arguments of evaluators that the command gives, and by which flag.
+# Arguments of evaluators that follow from flags of the command.
 GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
+    """Print what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
     given, rest = split_overrides(argv, "--evaluator.")
     flags = make_parser().parse(rest)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
     if flags.label_key is not None and not flags.data.startswith("tfds:"):
-        raise UserError(f"--label_key={flags.label_key} is for data of tfds:NAME; found {flags.data}.")
+        raise UserError(f"--label_key={flags.label_key} is only for --data=tfds:NAME; found {flags.data}.")
     if flags.split is not None and flags.data.startswith("table:"):
         raise UserError(
             f"--split={flags.split}: a table has no splits; list the images to be evaluated in one of its own."
         )
 
     from vit_jax import inference
+    from vit_jax.evals.classification import per_class
+    from vit_jax.evals.evaluator import check_needs, evaluate
     from vit_jax.train.metrics import summary
 
     loaded = inference.load(flags.model, trust=flags.trust)
@@ -42,11 +44,12 @@ def main(argv: Sequence[str]) -> int:
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
         evaluator = make_evaluator(target, given, flags, loaded, images, remarks)
-        evaluator.check(loaded.output_shapes)
-        results[name] = evaluator(loaded.predict)
+        check_needs(name, evaluator, loaded.task.predict, loaded.weights)
+        results[name], measured = evaluate(evaluator, loaded.predictor, loaded.weights)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
-        tables += getattr(evaluator, "per_class", []) if flags.per_class else []
-        if not flags.json:  # each as soon as it is known, as some take long
+        if flags.per_class and "predicted" in measured.get("", {}):
+            tables += per_class(measured[""], evaluator.spec.class_names)
+        if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
             print(title + summary(results[name], most=len(results[name])), flush=True)
     if remarks:
@@ -63,10 +66,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_parser() -> Parser:
-    """The flags of the command."""
+    """Return the flags of the command."""
     parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "--model", required=True, metavar="REF", help="any model reference, as a workdir, DIR@STEP, hf:..."
+        "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
     parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
@@ -89,16 +92,20 @@ def make_parser() -> Parser:
 
 
 def default_of(loaded: Any, flags: Any, images: Images) -> str:
-    """The evaluator of the model's task, or of data with several labels."""
+    """Return the evaluator of the model's task, or of data with several labels."""
+    from vit_jax.data.source import Labels
+
     if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
         return "regression"
-    # Only of these may an image have several.
-    several = flags.data.startswith(("table:", "tfds:")) and images(flags.data, flags.split).label_shape
+    # Only in these may an image have several labels.
+    several = flags.data.startswith(("table:", "tfds:")) and any(
+        isinstance(field, Labels) for field in images(flags.data, flags.split).fields.values()
+    )
     return "multilabel" if several else "classification"
 
 
 def open_data(loaded: Any, label_key: str | None, reference: str, split: str | None) -> Any:
-    """The images of a split of `reference`, with the channels that the model takes; the key is for tfds:NAME alone."""
+    """Return the images of a split of `reference`, with the channels that the model takes; label_key is only for tfds:NAME."""
     from vit_jax.data.reference import open_source
 
     trained_on = loaded.config.get("data", {}).get("source", {})
@@ -107,7 +114,7 @@ def open_data(loaded: Any, label_key: str | None, reference: str, split: str | N
 
 
 def target_of(name: str) -> Any:
-    """The evaluator that a name such as "knn" or "my.module:Knn" stands for."""
+    """Return the evaluator of a name such as "knn" or "my.module:Knn"."""
     known = evaluators()
     if ":" not in name and name not in known and name not in known.values():
         raise UserError(f"--evaluator={name!r} is unknown{configs.near(name, known)}")
@@ -115,7 +122,7 @@ def target_of(name: str) -> Any:
 
 
 def check_keys(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> None:
-    """Raises UserError for an argument that none of the evaluators has, or that the command gives."""
+    """Raise UserError for an argument that none of the evaluators has, or that the command gives."""
     known = {key for target in targets.values() for key in configs.parameters(target)} - set(GIVEN)
     for key, _ in given:
         if key in GIVEN:
@@ -127,37 +134,37 @@ def check_keys(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> 
 
 
 def evaluators() -> dict[str, str]:
-    """The short names of the evaluators here, with their types."""
+    """Return the short names of the evaluators here, with their types."""
     return {kind.partition(".")[0]: kind for kind in configs.types_in("vit_jax.evals")}
 
 
 def make_evaluator(
     target: Any, given: Sequence[tuple[str, str]], flags: Any, loaded: Any, images: Images, remarks: list[str]
 ) -> Any:
-    """An evaluator of the data that the flags name, with the arguments given that it has."""
+    """Build an evaluator of the data that the flags name, from the given arguments that it takes."""
     from vit_jax.config.load import value_of
     from vit_jax.data.reference import Relabelled
 
     takes = configs.parameters(target)
     hints = configs.parameter_hints(target)
     arguments = {key: value_of(f"--evaluator.{key}", text, hints[key]) for key, text in given if key in takes}
-    # Training images of their own must not be among the test images.
+    # Training images must not be among the test images.
     split = flags.split or ("test" if "train" in takes else None)
     source = images(flags.data, split)
     parts: dict[str, Any] = {"source": source, "preprocess": loaded.preprocess_spec}
     if "train" in takes:
         parts["train"] = images(flags.train or flags.data, flags.train_split)
-    if target.needs_head:
-        if not loaded.spec["num_classes"]:
+    if {"logits", "probs"} & set(target.needs):
+        if not loaded.class_names:
             raise UserError(
                 f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py)."
             )
         if loaded.has_untrained_head:
-            remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy means nothing")
+            remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy is meaningless")
     if not target.own_classes:
         names = loaded.class_names
         if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
-            remarks.append("note: the model does not name its classes; the data's are taken to be them, in order")
+            remarks.append("note: the model does not name its classes; they are assumed to be the data's, in order")
             names = source.class_names
         parts["source"] = Relabelled(source, names)
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]

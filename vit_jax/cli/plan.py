@@ -14,7 +14,7 @@ from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compiles the train step ahead of time, and prints what it takes on each chip; nothing is run."""
+    """Compile the train step ahead of time, and print its cost on each chip; nothing is run."""
     overrides, rest = split_overrides(argv)
     parser = Parser(prog="vit plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="AXES",
-        help="instead of the config's: data=-1 or fsdp=8,tensor=4",
+        help="in place of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
-    parser.add_argument("--num_classes", type=int, help="of a data set that is not here")
+    parser.add_argument("--num_classes", type=int, help="number of classes, for a data set that is not here")
     parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)
@@ -37,29 +37,29 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax import sharding
     from vit_jax.config.load import load
     from vit_jax.perf import plan as plans
-    from vit_jax.perf.spec import settle
+    from vit_jax.perf.stand_in import fill_in
 
-    config, spec, steps, note = settle(load(flags.config, overrides).to_dict(), flags.num_classes)
+    config, spec, note = fill_in(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:
         print(f"note: {note}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]
-    for name, mesh in itertools.product(names, meshes):  # a mistake in the last must not wait for the others
+    for name, mesh in itertools.product(names, meshes):  # so that a mistake in the last does not wait for the others
         sharding.check_batch(config["batch_size"], sharding.make_mesh(slices[name], **mesh))
     rows: list[tuple[str, Any, dict[str, Any]]] = []
 
     def add(name: str | None, config: dict[str, Any], changes: dict[str, Any]) -> Any:
-        one = compiled(plans, config, spec, steps, slices[name], name)
+        one = compiled(plans, config, spec, slices[name], name)
         rows.append((name or "here", one, changes))
-        print(json.dumps(as_dict(*rows[-1])) if flags.json else told(*rows[-1], flags.fit), flush=True)
+        print(json.dumps(as_dict(*rows[-1])) if flags.json else as_text(*rows[-1], flags.fit), flush=True)
         return one
 
     for name, mesh in itertools.product(names, meshes):
         here = config | {"mesh": mesh}
         one = add(name, here, {})
         for what, changes in plans.remedies(one, here) if flags.fit and one.fits is False else ():
-            print(f"too much; with {what}:", file=sys.stderr, flush=True)
+            print(f"does not fit; with {what}:", file=sys.stderr, flush=True)
             if add(name, plans.with_changes(here, changes), changes).fits:
                 break
     if not flags.json and len(rows) > 1:
@@ -67,26 +67,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def compiled(
-    plans: Any, config: dict[str, Any], spec: Any, steps: int, devices: Sequence[Any], name: str | None
-) -> Any:
-    """The plan of one step, with a line on what is under way."""
+def compiled(plans: Any, config: dict[str, Any], spec: Any, devices: Sequence[Any], name: str | None) -> Any:
+    """Return the plan of one step, after printing that it is being compiled."""
     axes = ",".join(f"{axis}={size}" for axis, size in config["mesh"].items() if size not in (None, 1)) or "data=1"
     print(f"compiling for {name or 'this machine'}, {axes} ...", end=" ", file=sys.stderr, flush=True)
-    one = plans.plan(config, spec, steps, devices)
+    one = plans.plan(config, spec, devices)
     print(f"{one.compile_seconds:.0f} s", file=sys.stderr, flush=True)
     return one
 
 
 def local_devices() -> list[Any]:
-    """The devices of this machine."""
+    """Return the devices of this machine."""
     import jax
 
     return list(jax.devices())
 
 
 def axes_of(text: str, known: Iterable[str]) -> dict[str, int]:
-    """The mesh of a flag such as "data=2,fsdp=4", whose axes are among the known ones."""
+    """Return the mesh of a flag such as "data=2,fsdp=4", whose axes are among the known ones."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and equals and size.removeprefix("-").isdecimal() for axis, equals, size in pairs):
         raise UserError(f"--mesh={text}: expected axes with sizes, such as data=-1 or data=2,fsdp=4.")
@@ -98,7 +96,7 @@ def axes_of(text: str, known: Iterable[str]) -> dict[str, int]:
 
 
 def flags_of(changes: dict[str, Any]) -> str:
-    """Changes as they are given on a command line."""
+    """Return changes as flags of a command line."""
     return " ".join(
         f'--config.{key}="{value}"' if isinstance(value, dict) else f"--config.{key}={value}"
         for key, value in changes.items()
@@ -106,13 +104,13 @@ def flags_of(changes: dict[str, Any]) -> str:
 
 
 def as_dict(name: str, one: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """A plan for machines to read."""
+    """Return a plan for machines to read."""
     derived = {"fits": one.fits, "seconds": one.times, "images_per_second": one.images_per_second}
     return {"topology": name, "changes": changes, **dataclasses.asdict(one), **derived}
 
 
-def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
-    """A plan in words."""
+def as_text(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
+    """Return a plan in words."""
     chip = one.chip
     axes = ", ".join(f"{axis} {size}" for axis, size in one.mesh.items())
     lines = [
@@ -124,15 +122,15 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
         f"  operations  {scaled(one.flops, 'FLOP')}, of which the model's {scaled(one.model_flops, 'FLOP')}",
     ]
     if one.moved is None:
-        lines.append("  moved       unknown, as the compiler refuses so large a program")
+        lines.append("  moved       unknown, since the compiler refuses a program of this size")
     else:
-        inside = f", and what {one.kernels} calls of kernels move inside" if one.kernels else ""
+        inside = f", plus the traffic inside {one.kernels} kernels" if one.kernels else ""
         lines.append(
-            f"  moved       {scaled(one.moved, 'B')} from and to memory; {scaled(one.accessed, 'B')} by XLA's count of all "
-            f"operands{inside}"
+            f"  moved       {scaled(one.moved, 'B')} from and to memory; {scaled(one.accessed, 'B')} accessed by "
+            f"XLA's count of operands{inside}"
         )
     lines += [
-        f"  exchanged   {scaled(traffic.size, 'B')} in {traffic.count} {traffic.kind}, {scaled(traffic.sent, 'B')} sent"
+        f"  sent        {scaled(traffic.size, 'B')} in {traffic.count} {traffic.kind}, {scaled(traffic.sent, 'B')} sent"
         for traffic in one.traffic
     ]
     if one.times:
@@ -143,11 +141,11 @@ def told(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
             f"{one.model_flops / best / chip.flops:.0%} ({parts})"
         )
     if one.fits is False:
-        lines.append(f"  DOES NOT FIT: {scaled(one.peak - chip.memory, 'B')} too much")
+        lines.append(f"  DOES NOT FIT: {scaled(one.peak - chip.memory, 'B')} over the chip's memory")
         if not tried:
             lines.append(
-                f"              mesh.fsdp divides the state of {scaled(one.params + one.optimizer, 'B')}; model.remat, a "
-                "smaller batch or microbatches (grad of type accumulate.Accumulate) make the rest smaller; --fit tries them"
+                f"              mesh.fsdp shards the state of {scaled(one.params + one.optimizer, 'B')}; model.remat, a "
+                "smaller batch or microbatches (grad of type accumulate.Accumulate) reduce the rest; --fit tries them"
             )
     return "\n".join(lines)
 
@@ -156,7 +154,7 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 
 
 def scaled(value: float, unit: str) -> str:
-    """A quantity in three digits, such as 2.6 GB or 17.9 ms."""
+    """Return a quantity in three digits, such as 2.6 GB or 17.9 ms."""
     if math.isnan(value):
         return "unknown"
     for factor, prefix in PREFIXES[-2 if unit == "s" else 0 :]:
@@ -167,12 +165,12 @@ def scaled(value: float, unit: str) -> str:
 
 
 def in_gb(size: float | None) -> str:
-    """A number of bytes, or that it is not known."""
+    """Return a number of bytes in GB, or "?"."""
     return "?" if size is None else f"{size / 1e9:.1f}"
 
 
 def table(rows: Sequence[tuple[str, Any, dict[str, Any]]]) -> str:
-    """The plans side by side, in Markdown."""
+    """Return the plans side by side, in Markdown."""
     lines = [
         "| slice | mesh | changes | peak GB | fits | TFLOP | GB accessed | GB moved | GB sent | images/s at best |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

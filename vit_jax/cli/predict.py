@@ -1,4 +1,4 @@
-"""Classify images, or tell their numbers: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
+"""Classify images, or predict their numbers: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from vit_jax.types import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
+    """Print each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
     parser = Parser(prog="vit predict", description=__doc__)
     parser.add_argument(
         "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
     )
     parser.add_argument(
-        "--model", required=True, metavar="REF", help="any model reference, as a workdir, DIR@STEP, hf:..."
+        "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
     parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
     parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     loaded = inference.load(flags.model, trust=flags.trust)
     if loaded.has_untrained_head:
         raise UserError(
-            f"{flags.model} cannot classify: it has {'an untrained head' if loaded.spec['num_classes'] else 'no head'}. "
+            f"{flags.model} cannot classify: it has {'an untrained head' if loaded.class_names else 'no head'}. "
             "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
         )
     for note in loaded.notes:
@@ -62,20 +62,20 @@ def main(argv: Sequence[str]) -> int:
         for row, path in enumerate(readable):
             if "values" in outputs:
                 numbers = dict(zip(loaded.class_names, outputs["values"][row].tolist(), strict=True))
-                told: dict[str, Any] = {"values": numbers}
+                result: dict[str, Any] = {"values": numbers}
                 text = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
             else:
                 probs = outputs["probs"][row]
                 best = np.argsort(-probs, kind="stable")[: flags.top]
                 top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
-                told = {"top": top}
+                result = {"top": top}
                 text = ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
-            print(json.dumps({"path": str(path), **told}) if flags.json else f"{path}: {text}", flush=True)
+            print(json.dumps({"path": str(path), **result}) if flags.json else f"{path}: {text}", flush=True)
     return 1 if failed else 0
 
 
 def find_images(places: Sequence[str]) -> Iterator[Path | str]:
-    """The files named, and the image files in the folders named, in order; raises UserError for what does not exist."""
+    """Return the image files given, and those in the folders given, in order; raises UserError where one does not exist."""
     from vit_jax.data.sources.folder import is_image
 
     for place in places:

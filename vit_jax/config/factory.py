@@ -1,7 +1,7 @@
-"""Configs: load a file, apply `--config.KEY=VALUE`, build what a spec names, and compare two runs.
+"""Build the parts that a config names.
 
-A seam is a place in the config that chooses a part: `dict(type="vit.ViT", **arguments)`. SEAMS says which package the types
-of each seam live in; the package's KIND says what they must be or return.
+A seam is a key of the config that chooses a part: `dict(type="vit.ViT", **arguments)`. SEAMS maps each seam to the package of
+its types; KIND in that package is the class that they must be or return.
 """
 
 import difflib
@@ -22,6 +22,7 @@ from vit_jax.types import UserError
 SEAMS = {
     "model": "vit_jax.models",
     "model.stem": "vit_jax.models",
+    "model.head": "vit_jax.models.heads",
     "task": "vit_jax.tasks",
     "task.mix": "vit_jax.tasks.mixing",
     "grad": "vit_jax.grads",
@@ -34,22 +35,16 @@ SEAMS = {
     "evals.*.train": "vit_jax.data.sources",
 }
 
-# Keys that stand beside the arguments of a part's target, by its package.
+# Keys beside the arguments of a part, by its package.
 BESIDE = {"vit_jax.evals": ("every",)}
-
-# Keys that cannot change the numbers: a run may resume with other values of them.
-FREE = (
-    *("mesh", "sharding", "log", "checkpoint", "evals", "model.attention", "model.remat"),
-    *("data.threads", "data.workers", "data.prefetch", "data.cache_mb", "data.source.path", "data.source.data_dir"),
-)
 
 
 class ConfigError(UserError, TypeError):
-    """A config key, type or value that the user can correct; the message begins with its path in the config."""
+    """A wrong config key, type or value; the message begins with its path in the config."""
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """The hint "; did you mean ...?" with the known words nearest to `word`, or "; expected one of ..." where none is near."""
+    """Return the hint "; did you mean ...?" with the known words closest to `word`, or "; expected one of ..."."""
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if close:
@@ -58,7 +53,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def seam_of(path: str) -> str | None:
-    """The package whose types may stand at a config path, or None where the path is no seam."""
+    """Return the package of the types at a config path, or None where the path is not a seam."""
     parts = path.split(".")
     for pattern, package in SEAMS.items():
         keys = pattern.split(".")
@@ -78,7 +73,7 @@ def _modules_in(package: str) -> list[str]:
 
 
 def types_in(package: str) -> dict[str, Any]:
-    """Every type of a seam by its name: those of the package itself and of its modules."""
+    """Return every type of a seam by name, from the package and its modules."""
     kind = importlib.import_module(package).KIND
     found = {}
     for prefix in ["", *(f"{module}." for module in _modules_in(package))]:
@@ -94,7 +89,7 @@ def types_in(package: str) -> dict[str, Any]:
 
 
 def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Callable[..., Any]:
-    """What `type` names: "module.Name" in the seam's package, or "absolute.module:Name" where `trust` allows it."""
+    """Return what `type` names: "module.Name" in the seam's package, or "absolute.module:Name" where `trust` allows it."""
     kind = importlib.import_module(package).KIND
     if not isinstance(type_name, str):
         raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(types_in(package)))!r}.")
@@ -115,29 +110,34 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
         target = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name'."
+            f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
+            "a file beside the config."
         ) from None
     if not _makes(target, kind):
-        raise ConfigError(f"{path}.type: {type_name!r} makes no {getattr(kind, '__name__', kind)}.")
+        what = getattr(kind, "__name__", str(kind))
+        raise ConfigError(
+            f"{path}.type: {type_name!r} is {shown(target)}; expected a subclass of {what} ({getattr(kind, '__module__', '')}) "
+            f"with all its methods, or a function annotated to return one."
+        )
     return target
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that a config may give to a target."""
+    """Return the parameters of a target that a config may set."""
     keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = {name: p for name, p in inspect.signature(target).parameters.items() if p.kind in keyword}
-    # Flax gives every module these two.
+    # Flax adds these two to every module.
     return {k: p for k, p in found.items() if not (hasattr(target, "apply") and k in ("parent", "name"))}
 
 
 def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The kinds of those parameters; Any where a parameter has no hint."""
+    """Return the type hints of those parameters; Any where a parameter has none."""
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     return {name: hints.get(name, Any) for name in parameters(target)}
 
 
-def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **extra: Any) -> Any:
-    """target(**arguments, **extra) after a check of the arguments' names and kinds; a None stands for the default.
+def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], /, **extra: Any) -> Any:
+    """Return target(**arguments, **extra) after checking names and types of the arguments; None means the default.
 
     Raises ConfigError that names the config path.
     """
@@ -146,7 +146,9 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
     lacks = [key for key in extra if key not in allowed and not takes_any]
     if lacks:
-        raise ConfigError(f"{path}: {target.__qualname__} takes no {', '.join(lacks)}, which it would be given here.")
+        raise ConfigError(
+            f"{path}: {target.__qualname__} must take {', '.join(lacks)}, which is always passed; add it to its parameters."
+        )
     given |= extra
     missing = [key for key, p in allowed.items() if p.default is p.empty and key not in given]
     if missing:
@@ -157,7 +159,7 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], **
 def check_arguments(
     path: str, target: Callable[..., Any], arguments: Mapping[str, Any], extra: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The arguments that are given, as the kinds that the target takes; `extra` names what it gets from elsewhere.
+    """Return the given arguments, cast to the types that the target takes; `extra` names arguments from elsewhere.
 
     Raises ConfigError that names the config path.
     """
@@ -175,9 +177,9 @@ def check_arguments(
 
 
 def check_part(path: str, spec: Any) -> None:
-    """Raises ConfigError for a type and arguments at a config path, or in the parts inside, that are wrong by themselves.
+    """Raise ConfigError where the type or arguments at a config path, or of the parts inside, are wrong by themselves.
 
-    Nothing is made; what is lacking may come from elsewhere.
+    Nothing is built; missing arguments may come from elsewhere.
     """
     if not isinstance(spec, Mapping):
         return
@@ -192,13 +194,13 @@ def check_part(path: str, spec: Any) -> None:
 
 
 def shown(value: Any, most: int = 200) -> str:
-    """A value as a message shows it, cut off where it is long."""
+    """Return a value as messages show it, cut off where it is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
-    """What the spec at a config path names, called with its arguments and `extra`; specs inside it are built first."""
+def build(spec: Any, path: str, /, *, trust: bool = True, **extra: Any) -> Any:
+    """Build the part that the spec at a config path names, from its arguments and `extra`; parts inside it are built first."""
     package = seam_of(path)
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
@@ -212,28 +214,65 @@ def build(spec: Any, path: str, *, trust: bool = True, **extra: Any) -> Any:
         if key != "type"
     }
     try:
-        return call(path, target, arguments, **extra)
+        made = call(path, target, arguments, **extra)
+        if package == "vit_jax.data.sources" and not isinstance(getattr(made, "fields", None), Mapping):
+            raise UserError(
+                f"{target.__qualname__} has no fields; expected a dict that says what each key of an example is, such as "
+                'fields = {"image": Image(), "label": Label(names)} of vit_jax.data.source.'
+            )
+        return made
     except UserError as error:
         if isinstance(error, ConfigError) or package != "vit_jax.data.sources":
             raise
-        # A run has several sources, which do not know their place in the config.
+        # A run has several sources, which do not know their config path.
         raise UserError(f"{path}: {error}") from error
 
 
+def build_task(
+    task: Mapping[str, Any],
+    model: Mapping[str, Any],
+    *,
+    class_names: tuple[str, ...],
+    trust: bool = True,
+    extra: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Any:
+    """Return the task of a config with its model, which has one output for each class where the task asks for class_names.
+
+    given: what the task gets where its signature asks for it and it is not None, such as spec, fields and steps. extra: what it
+    gets in any case.
+    """
+    takes = parameters(resolve(task.get("type"), "vit_jax.tasks", "task", trust))
+    names = class_names if "class_names" in takes else ()
+    given = {key: value for key, value in given.items() if key in takes and value is not None}
+    given |= {"class_names": names} if "class_names" in takes else {}
+    network = resolve(model.get("type"), "vit_jax.models", "model", trust)
+    outputs = {"num_classes": len(names)} if "num_classes" in parameters(network) else {}
+    call_parameters = (
+        list(inspect.signature(network.__call__).parameters.values())[1:] if inspect.isclass(network) else []
+    )
+    if inspect.isclass(network) and not any(p.kind is not p.KEYWORD_ONLY for p in call_parameters):
+        raise ConfigError(
+            f"model.type: {network.__qualname__}.__call__ takes no images; expected __call__(self, images)."
+        )
+    module = build(model, "model", trust=trust, **outputs)
+    return build(task, "task", trust=trust, model=module, **given, **(extra or {}))
+
+
 def plain(value: Any) -> Any:
-    """A config as plain dictionaries with its references resolved."""
+    """Return a config as plain dictionaries with its references resolved."""
     try:
         return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
     except TypeError as error:  # it sorts its keys
-        raise ConfigError(f"config has a key that is no text ({error}).") from None
+        raise ConfigError(f"config has a key that is not a string ({error}).") from None
 
 
 def check_plain(config: Any, path: str = "config") -> None:
-    """Raises ConfigError where a config holds what JSON cannot: keys other than text, values other than plain data."""
+    """Raise ConfigError where JSON cannot hold a config: for keys other than strings and values other than plain data."""
     if isinstance(config, dict):
         for key, value in config.items():
             if not isinstance(key, str) or not key or "." in key:
-                raise ConfigError(f"{path} has the key {key!r}; expected text without dots.")
+                raise ConfigError(f"{path} has the key {key!r}; expected a string without dots.")
             check_plain(value, f"{path}.{key}")
     elif isinstance(config, list | tuple):
         for index, value in enumerate(config):
@@ -245,12 +284,12 @@ def check_plain(config: Any, path: str = "config") -> None:
 
 
 def first(lines: list[str], most: int = 15) -> list[str]:
-    """The lines of a long list that a message shows, and how many more there are."""
+    """Return the first lines of a long list for a message, and how many more there are."""
     return lines[:most] + ([f"\n  ... and {len(lines) - most} more"] if len(lines) > most else [])
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path; tuples become lists, as in JSON."""
+    """Return the leaves by dotted path; tuples become lists, as in JSON."""
     if isinstance(config, Mapping):
         leaves: dict[str, Any] = {}
         for key, value in config.items():
@@ -260,23 +299,15 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
-    """The steps of a run on so many training images: those of its config, or its epochs in steps."""
+    """Return the steps of a run: those of its config, or its epochs in steps for this number of training examples."""
     return config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last words of dotted keys, as few as tell them apart: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}.
+    """Return the shortest distinct ends of dotted keys: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}.
 
-    A key that is the end of another, as seed of data.seed, stands for itself.
+    A key that is the end of another, such as seed of data.seed, is kept whole.
     """
     tails = {key: [key.split(".", count)[-1] for count in range(key.count("."), -1, -1)] for key in keys}
     known = Counter(tail for several in tails.values() for tail in several)
     return {key: next((tail for tail in several if known[tail] == 1), key) for key, several in tails.items()}
-
-
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Paths at which two plain configs differ: those that change the numbers of a run, and those that cannot."""
-    before, after = ({k: v for k, v in flatten(c).items() if v is not None} for c in (old, new))
-    paths = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
-    free = [key for key in paths if any(key == f or key.startswith(f + ".") for f in FREE)]
-    return [key for key in paths if key not in free], free

@@ -1,4 +1,4 @@
-"""Whether a value is of the kind that a type hint says, for what users write in configs and specs."""
+"""Check values against type hints, for what users write in configs and specs."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a hinted kind; floats are finite, an int is one too, a list a tuple; other hints fit all."""
+    """Return whether a value fits a type hint; floats are finite, an int is a float too, a list a tuple; other hints fit all."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -34,7 +34,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def cast(value: Any, hint: Any) -> Any:
-    """A value that fits a hint as exactly that kind: an int as a float, a list as a tuple or the other way round."""
+    """Return a value that fits a hint as exactly that type: an int as a float, a list as a tuple or the other way round."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return cast(value, next(arg for arg in args if fits(value, arg)))
@@ -50,7 +50,7 @@ def cast(value: Any, hint: Any) -> Any:
 
 
 def hint_name(hint: Any) -> str:
-    """A type hint as a user reads it."""
+    """Return a type hint as a user reads it."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

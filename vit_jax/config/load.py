@@ -1,4 +1,4 @@
-"""Reading a config file, and giving its keys other values from the command line."""
+"""Read a config file, and override its keys from the command line."""
 
 import ast
 import difflib
@@ -30,9 +30,9 @@ from vit_jax.types import UserError
 
 
 def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
-    """The config of "FILE.py" or "FILE.py:ARG" with overrides (key, text) applied in order.
+    """Load the config of "FILE.py" or "FILE.py:ARG" and apply overrides (key, text) in order.
 
-    Raises UserError where the file is missing or fails, and ConfigError where a key or a value is wrong.
+    Raises UserError where the file is missing or raises, and ConfigError where a key or a value is wrong.
     """
     config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
     for key, text in overrides:
@@ -43,16 +43,17 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
 
 
 def run(argument: str, function: str, kind: type, what: str, example: str) -> Any:
-    """What a function of "FILE.py", or "FILE.py:ARG" with that argument, returns, which is of a kind.
+    """Call a function of "FILE.py", or of "FILE.py:ARG" with that argument, and return its result, which must be of a kind.
 
-    `what` names the argument in messages, `example` is a file that would do. Raises UserError where there is no such file, or
-    it fails.
+    what: the name of the argument in messages. example: a valid file. Raises UserError where there is no such file, or it raises.
     """
     name, _, arg = argument.partition(":")
     path = _find(name, function, what, example)
     root = str(path.parent.parent)
     if root not in sys.path:  # a config imports its neighbours as configs.NAME
         sys.path.insert(0, root)
+    if str(path.parent) not in sys.path:  # and names parts in a file beside it as NAME:Part
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"{function}_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{what}: {path} is not a Python file.")
@@ -96,11 +97,11 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
 
 
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:
-    """Hints of the parameters that the seam at a config path takes, by name; empty where it is no seam."""
+    """Return the type hints of the parameters that the seam at a config path takes; empty where it is not a seam."""
     package = seam_of(path)
     if package is None:
         return {}
-    if "type" not in config:  # of a type that is known only later, such as that of the model in `init`
+    if "type" not in config:  # the type is known only later, such as the type of the model in `init`
         return {name: hint for target in types_in(package).values() for name, hint in parameter_hints(target).items()}
     return parameter_hints(resolve(config["type"], package, path))
 
@@ -118,7 +119,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
             f"""--config.{key}: {path} is unset; give the whole part: --config.{path}="{{'{last}': ...}}"."""
         )
     if not isinstance(node, ml_collections.ConfigDict):
-        raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys.")
+        raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys; set it as a whole.")
     arguments = _arguments_of(node, path)
     if last not in node and last not in arguments:
         raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
@@ -130,18 +131,18 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if isinstance(current, ml_collections.ConfigDict):
             hint = dict
         elif hint is None and kind is not type(None):
-            hint = kind | None  # which stands for the default, or for nothing
+            hint = kind | None  # None is the default, or unset
     value = value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")
     node.unlock()
-    # A new reference, since ml_collections would refuse a value of another type than the one that stands there.
+    # A new reference, since ml_collections refuses a value of another type than the current one.
     if last in node:
         del node[last]
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
 
 
 def value_of(flag: str, text: str, hint: Any) -> Any:
-    """The value of a flag's text for a hinted kind: a Python literal where that fits, or the text itself."""
+    """Return the value of a flag's text for a type hint: a Python literal where that fits, or the text itself."""
     try:
         literal = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -149,7 +150,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
-        raise ConfigError(f"""{flag} is {shown(text)}; expected a whole part, as in {flag}="{{'type': ...}}".""")
+        raise ConfigError(f"""{flag} is {shown(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
     if hint is str:
         return literal if isinstance(literal, str) else text
     if hint is None:
@@ -161,7 +162,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
 
 
 def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
-    """Raises ConfigError where a part whose type was changed has arguments that the new type lacks, or too few."""
+    """Raise ConfigError where a part whose type was changed has arguments that the new type does not take."""
     package = seam_of(path)
     if package is None:
         return

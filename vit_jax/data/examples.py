@@ -1,46 +1,124 @@
-"""Single examples: read, preprocessed and augmented as their place in the global order says."""
+"""Read and transform single examples; random augmentation depends only on (seed, position). Unreadable ones are counted."""
 
+import logging
 import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.source import Cached, Source
+from vit_jax.data.source import Draw, Encoded, Example, Image, Label, Segments, Source, UnreadableImage, cut
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
 
+Arrays = dict[str, np.ndarray]
+# Examples spread evenly over the data set that are read at the start to find a shape that differs before any compile.
+PROBES = 8
+
+
+class Array(NamedTuple):
+    """Shape and dtype of the array under one key of an example. Not JAX's, which data workers do without."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Layout = Mapping[str, Array]
+
 
 class Examples:
-    """A source behind a cache of `cache_bytes` and a preprocessing spec, used by all threads at once.
+    """A source behind a cache of `cache_bytes` and a spec of transforms, used by all threads at once.
 
-    `image_shape` is what every image must have after preprocessing, (h, w, c), or None while that is not known.
+    layout: the arrays that every example has after the transforms, or None while that is unknown.
+
+    Nothing is ever evicted from the cache: with a shuffled order every example is equally likely to be asked for next, so
+    the first ones are as good as any, and a data set that fits is decoded once.
     """
 
-    def __init__(self, source: Source, preprocess: str, cache_bytes: int, image_shape: tuple[int, ...] | None = None):
-        self.source, self.image_shape = Cached(source, cache_bytes), image_shape
-        self._preprocess = parse(preprocess)
-        # Images that were once decoded whole without damage: of these a part may be decoded alone. So what counts as
-        # unreadable depends on the file, not on the crop.
+    def __init__(self, source: Source, preprocess: str, cache_bytes: int, layout: Layout | None = None):
+        self.source, self.layout = source, layout
+        self._transforms = parse(preprocess, source.fields)
+        self._free = cache_bytes
+        self._cache: dict[int, Example] = {}
+        # Crops may be decoded partially only after the whole image was decoded once without error, so that what counts as
+        # unreadable depends on the files, not on the crop.
         self._sound = np.zeros(len(source), bool)
+        self._lock = threading.Lock()
         self._local = threading.local()
 
-    def read(self, index: int, seed: int, position: int) -> np.ndarray:
-        """The preprocessed image, augmented as (seed, position) say; raises UnreadableImage, or UserError for its shape."""
-        rng, crop = self._generator(seed, position), self._preprocess.crop
-        if crop is not None and self._sound[index]:
-            part = self.source.part(index, lambda height, width: crop.box(height, width, rng))
-            image = self._preprocess.after_box(part, rng)
-        else:
-            image = self._preprocess(self.source.image(index), rng)
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of the examples after the transforms."""
+        return self._transforms.fields
+
+    def read(self, index: int, seed: int, position: int) -> Arrays:
+        """Return the arrays of an example, augmented as (seed, position) say.
+
+        Raises UnreadableImage, or UserError for an array of another shape than those of the others.
+        """
+        rng = self._generator(seed, position)
+        cached = self._cache.get(index)  # one dict look-up is atomic: the common path takes no lock
+        opened = cached if cached is not None else self._open(index)
+        arrays = _arrays(self._transforms(dict(opened), rng))
+        if cached is None:
             self._sound[index] = True
-        if self.image_shape is not None and image.shape != self.image_shape:
+            self._remember(index, opened)
+        if self.layout is not None:
+            self._check(arrays, index, self.layout)
+        return arrays
+
+    def _open(self, index: int) -> Example:
+        sound, example = bool(self._sound[index]), self.source[index]
+        if not isinstance(example, dict) or set(example) != set(self.source.fields):
+            found = f"the keys {sorted(example)}" if isinstance(example, dict) else f"a {type(example).__name__}"
             raise UserError(
-                f"Found shape {image.shape} for {self.source.name(index)} after preprocessing, expected "
-                f"{self.image_shape} as for the others: end the preprocessing with a resize or crop to a fixed size."
+                f"{type(self.source).__name__} returns {found} for {self.source.name(index)}; expected a dict with the keys of its "
+                f"`fields`: {sorted(self.source.fields)}."
             )
-        return image
+        for key, field in self.source.fields.items():
+            if isinstance(field, Label) and not 0 <= int(example[key]) < len(field.class_names):
+                raise UserError(
+                    f"{type(self.source).__name__} returns the {key} {example[key]} for {self.source.name(index)}; expected a "
+                    f"position in its {len(field.class_names)} class names."
+                )
+        return {key: _Remembered(x, sound) if isinstance(x, Encoded) else x for key, x in example.items()}
+
+    def _remember(self, index: int, opened: Example) -> None:
+        """Keep a decoded example in the cache while there is room."""
+        if any(isinstance(value, _Remembered) and value.partly for value in opened.values()):
+            return
+        decoded = {
+            key: value.pixels if isinstance(value, _Remembered) and value.pixels is not None else value
+            for key, value in opened.items()
+        }
+        size = sum(value.nbytes for value in decoded.values() if isinstance(value, np.ndarray))
+        with self._lock:
+            if index not in self._cache and size <= self._free:
+                self._free -= size
+                for key, value in decoded.items():
+                    if value is not opened[key]:  # decoded here, not an array of the source
+                        value.setflags(write=False)
+                self._cache[index] = decoded
+
+    def _check(self, arrays: Arrays, index: int, layout: Layout) -> None:
+        found = layout_of(arrays)
+        for key in {*found, *layout}:
+            if found.get(key) == layout.get(key):
+                continue
+            field = self._transforms.fields.get(key)
+            remedy = (
+                "end the preprocessing with a resize or crop to a fixed size"
+                if isinstance(field, Image | Segments)
+                else f"pad it to a fixed length in the source, or leave it out with drop({key!r})"
+            )
+            here, there = (f"{tuple(x[key].shape)} {x[key].dtype}" if key in x else "nothing" for x in (found, layout))
+            raise UserError(
+                f"Found {here} as {key!r} of {self.source.name(index)} after preprocessing, expected {there} as for the "
+                f"others: {remedy}."
+            )
 
     def _generator(self, seed: int, position: int) -> np.random.Generator:
-        """The calling thread's generator, at the start of the stream keyed by (seed, position).
+        """Return the calling thread's generator, at the start of the stream keyed by (seed, position).
 
         Philox is counter-based: any key gives an independent stream. Setting one is ten times as fast as making one.
         """
@@ -56,3 +134,112 @@ class Examples:
             "uinteger": 0,
         }
         return self._local.generator
+
+
+class _Remembered(Encoded):
+    """An encoded image that keeps what it decoded; a part is decoded alone only where the whole was `sound` before."""
+
+    def __init__(self, encoded: Encoded, sound: bool):
+        self._encoded, self._sound = encoded, sound
+        self.pixels: np.ndarray | None = None
+        self.partly = False
+
+    def decode(self) -> np.ndarray:
+        if self.pixels is None:
+            self.pixels = self._encoded.decode()
+        return self.pixels
+
+    def decode_part(self, draw: Draw) -> np.ndarray:
+        if self._sound and self.pixels is None:
+            self.partly = True
+            return self._encoded.decode_part(draw)
+        image = self.decode()
+        return cut(image, draw(*image.shape[:2]))
+
+
+def _arrays(example: Example) -> Arrays:
+    """Return the values that travel to the devices: numbers; strings and other objects are left out."""
+    arrays = {}
+    for key, value in example.items():
+        array = np.asarray(value)
+        if array.dtype.kind in "iu" and array.dtype != np.uint8:
+            array = array.astype(np.int32)
+        elif array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        if array.dtype.kind in "biuf":
+            arrays[key] = array
+    return arrays
+
+
+def layout_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Return the shape and dtype of each array."""
+    return {key: Array(tuple(array.shape), array.dtype.name) for key, array in arrays.items()}
+
+
+class Reader:
+    """The examples of a source, with a count of the unreadable ones, used by all threads at once.
+
+    `unreadable` maps the names of unreadable examples to the reasons. Up to the share `max_unreadable` of the data set, and
+    one example in any case, may be unreadable; one more raises UserError. `layout` is found by probing: the first readable
+    example and PROBES more spread over the set must agree.
+    """
+
+    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
+        self.unreadable: dict[str, str] = {}
+        self._examples = Examples(source, preprocess, cache_mb * 2**20)
+        self.source, self.fields, self._max_unreadable = source, self._examples.fields, max_unreadable
+        self._skip: set[int] = set()
+        self._lock = threading.Lock()
+        examples = (self.read(index, 0, index) for index in range(len(source)))
+        if not len(source):
+            raise UserError(
+                f"Found no examples in {type(source).__name__}, expected at least one: check its path and split."
+            )
+        first = next((example for example in examples if example is not None), None)
+        if first is None:
+            raise self.too_many_unreadable()
+        self.layout = self._examples.layout = layout_of(first)
+        for key, field in self.fields.items():
+            found = self.layout.get(key)
+            if isinstance(field, Image) and found and (found.dtype != "uint8" or len(found.shape) != 3):
+                raise UserError(
+                    f"Found {key!r} of shape {found.shape} and dtype {found.dtype} after preprocessing, expected an image uint8 "
+                    "[h, w, c]: scale it to 0 to 255; the task normalises it on the device."
+                )
+        for index in range(0, len(source), max(1, len(source) // PROBES)):
+            self.read(index, 0, index)
+
+    def read(self, index: int, seed: int, position: int) -> Arrays | None:
+        """Return the arrays of an example, augmented as (seed, position) say; None where it is unreadable."""
+        if not self.is_readable(index):
+            return None
+        try:
+            return self._examples.read(index, seed, position)
+        except UnreadableImage as error:
+            self.record(index, str(error))
+            return None
+
+    def is_readable(self, index: int) -> bool:
+        """Return whether an example was not found unreadable before."""
+        return index not in self._skip
+
+    def record(self, index: int, reason: str) -> None:
+        """Count an example as unreadable, once; raises UserError where it is one too many."""
+        name = self.source.name(index)
+        with self._lock:
+            if index in self._skip:
+                return
+            self._skip.add(index)
+            self.unreadable[name] = reason
+            too_many = len(self._skip) > max(1, round(self._max_unreadable * len(self.source), 6))
+        logging.warning("Unreadable image %s: %s", name, reason)
+        if too_many:
+            raise self.too_many_unreadable()
+
+    def too_many_unreadable(self) -> UserError:
+        """Return the error that stops a run, with the count, the share allowed and three of the files."""
+        files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
+        return UserError(
+            f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "
+            f"{self._max_unreadable:.2%}: repair or remove them, or raise max_unreadable. For example: {files}"
+        )

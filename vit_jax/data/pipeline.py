@@ -1,15 +1,15 @@
-"""Batches of preprocessed images: for training a function of (seed, step), for evaluation each example once."""
+"""Batches of examples: for training a function of (seed, step), for evaluation each example once."""
 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
-from vit_jax.data.reader import Reader
-from vit_jax.data.source import Label, Source
+from vit_jax.data.examples import Arrays, Layout, Reader
+from vit_jax.data.source import Fields, Source, class_names_of
 from vit_jax.data.workers import Workers
 from vit_jax.types import UserError
 
@@ -17,22 +17,26 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """What the rest of the program must know about a data set; image_shape is (h, w, c) after preprocessing.
+class DataSpec:
+    """What the rest of the program must know about a data set after the transforms.
 
-    label_shape: () where an example has one class, (n,) where it has a number for each of n names.
+    layout: shape and dtype of each array of an example. fields: what each key of an example is.
     """
 
-    image_shape: tuple[int, int, int]
+    layout: Layout
     num_examples: int
-    class_names: tuple[str, ...]
-    label_shape: tuple[int, ...] = ()
+    fields: Fields
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes or numbers of the first label."""
+        return class_names_of(self.fields)
 
 
 class _Data:
     """What training and evaluation share: the reader, this process's rows and the worker threads.
 
-    `rows` are those of each global batch that this process takes; None is all.
+    rows: those of each global batch that this process reads; None is all of them.
     """
 
     def __init__(
@@ -54,25 +58,21 @@ class _Data:
                 "expected three numbers of at least 0 and a share between 0 and 1: correct those outside."
             )
         self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
-        self.spec = Spec(self._reader.image_shape, len(source), tuple(source.class_names), source.label_shape)
+        self.spec = DataSpec(self._reader.layout, len(source), self._reader.fields)
         self.batch_size = batch_size
         self._rows = tuple(range(batch_size) if rows is None else rows)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Name -> reason of every unreadable image met so far."""
+        """Name -> reason of every unreadable example found so far."""
         return self._reader.unreadable
 
     def _empty_batch(self) -> Batch:
-        numbers = self.spec.label_shape
-        return {
-            "image": np.zeros((len(self._rows), *self.spec.image_shape), np.uint8),
-            "label": np.zeros((len(self._rows), *numbers), np.float32 if numbers else np.int32),
-        }
+        return {key: np.zeros((len(self._rows), *x.shape), x.dtype) for key, x in self._reader.layout.items()}
 
     def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Generator[Batch, None, None]:
-        """make_batch(start), ..., make_batch(stop - 1), in order, made ahead of need in threads."""
+        """Yield make_batch(start), ..., make_batch(stop - 1) in order, made ahead of time in threads."""
         if start >= stop:
             return
         batches = grain.MapDataset.range(start, stop).map(make_batch).to_iter_dataset(self._options)
@@ -86,12 +86,16 @@ class _Data:
 class TrainData(_Data):
     """Endless shuffled batches: a function of (seed, step) alone, whatever came before and however many processes.
 
-    The example at global position p = step * batch_size + row is given by the order of the epoch of p // repeats; its
-    augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` copies of an image that follow one another
-    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs). An unreadable image
-    is replaced by the next readable one of that epoch's order. With `workers` so many processes make the batches instead of
+    The example at global position p = step * batch_size + row follows from the order of the epoch of p // repeats; its
+    augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` consecutive copies of an image
+    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs). An unreadable example
+    is replaced by the next readable one of that epoch's order. With `workers`, that many processes make the batches instead of
     the threads.
     """
+
+    # Arrays that live on the devices, and what turns a batch into the one that the task prepares; see ResidentData.
+    device_arrays: Mapping[str, np.ndarray] = {}
+    fetch: Callable | None = None
 
     def __init__(
         self,
@@ -109,11 +113,6 @@ class TrainData(_Data):
     ):
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")
-        if len(source.class_names) == 1 and not source.label_shape:
-            raise UserError(
-                f"Found one class only to train on ({source.class_names[0]}), expected at least two: check the path, or add "
-                "the images of the other classes in folders of their own."
-            )
         super().__init__(source, preprocess, batch_size, rows, threads, prefetch, cache_mb, max_unreadable)
         if repeats < 1:
             raise UserError(f"Found repeats={repeats}, expected a number of at least 1: change data.repeats.")
@@ -121,72 +120,81 @@ class TrainData(_Data):
             raise UserError(f"Found workers={workers}, expected a number of at least 0: change data.workers.")
         self._seed, self._repeats = seed, repeats
         self._workers, self._slots = workers, prefetch + 1
-        self._task = (source, preprocess, cache_mb * 2**20, seed)  # what a worker is told
+        self._worker_args = (source, preprocess, cache_mb * 2**20, seed)
         self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
 
+    @property
+    def layout(self) -> Layout:
+        """Shape and dtype of each array of a row of the batches."""
+        return self._reader.layout
+
     def from_step(self, step: int, until: int) -> Generator[tuple[int, Batch], None, None]:
-        """Yields (k, {"image": uint8 [rows, h, w, c], "label": int32 [rows] or float32 [rows, n]}), step <= k < until."""
+        """Yield (k, {key: array [rows, ...]}) for step <= k < until."""
         batches = self._in_workers(step, until) if self._workers else self._in_threads(self._make_batch, step, until)
         with contextlib.closing(batches):
             yield from zip(range(step, until), batches, strict=True)
 
     def _make_batch(self, step: int) -> Batch:
         batch = self._empty_batch()
-        for place, position in enumerate(self._positions(step)):
-            batch["image"][place], batch["label"][place] = self._example(position)
+        for row, position in enumerate(self._positions(step)):
+            _fill_row(batch, row, self._example(position))
         return batch
 
     def _positions(self, step: int) -> list[int]:
-        """The global positions of this process's rows."""
+        """Return the global positions of this process's rows."""
         return [step * self.batch_size + row for row in self._rows]
 
     def _in_workers(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """As `_in_threads`. What a worker cannot read is counted and replaced here, where all that is known of it is."""
-        workers = Workers(*self._task, self._empty_batch(), self._workers, self._slots)
+        """Like `_in_threads`. What a worker cannot read is counted and replaced here, where all unreadable ones are known."""
+        workers = Workers(*self._worker_args, self._empty_batch(), self._workers, self._slots)
         with contextlib.closing(workers):
             begun = start
             for step in range(start, stop):
                 while begun < min(stop, step + self._slots):
-                    rows = [(place, self._index(p), p) for place, p in enumerate(self._positions(begun))]
+                    rows = [(row, self._index(p), p) for row, p in enumerate(self._positions(begun))]
                     workers.begin(begun % self._slots, rows)
                     begun += 1
                 batch, unreadable = workers.finish(step % self._slots)
-                for place, index, reason in unreadable:
+                for row, index, reason in unreadable:
                     self._reader.record(index, reason)
-                    batch["image"][place], batch["label"][place] = self._example(self._positions(step)[place])
+                    _fill_row(batch, row, self._example(self._positions(step)[row]))
                 yield batch
 
     def _index(self, position: int, ahead: int = 0) -> int:
-        """The example at a global position, or so many places further in the order of its epoch, which goes round."""
+        """Return the example at a global position, or `ahead` positions further in the order of its epoch, which wraps."""
         epoch, within = divmod(position // self._repeats, self.spec.num_examples)
         return self._order[epoch * self.spec.num_examples + (within + ahead) % self.spec.num_examples]
 
-    def _example(self, position: int) -> tuple[np.ndarray, Label]:
-        """The preprocessed image and label for one global position."""
+    def _example(self, position: int) -> Arrays:
+        """Return the arrays of the example at one global position."""
         for ahead in range(self.spec.num_examples):
-            index = self._index(position, ahead)
-            image = self._reader.read(index, self._seed, position)
-            if image is not None:
-                return image, self._reader.source.label(index)
+            example = self._reader.read(self._index(position, ahead), self._seed, position)
+            if example is not None:
+                return example
         raise self._reader.too_many_unreadable()
+
+
+def _fill_row(batch: Batch, row: int, example: Arrays) -> None:
+    for key, array in example.items():
+        batch[key][row] = array
 
 
 class EvalData(_Data):
     """Every example exactly once over all processes, in order; the last batch is filled up with masked zeros.
 
-    Yields {"image": uint8 [rows, h, w, c], "label": int32 [rows], "mask": bool [rows], "index": int32 [rows]}. All
-    processes yield the same number of batches, all of one shape. An unreadable image is masked too.
+    Yields the arrays of the examples with "mask" bool [rows] and "index" int32 [rows]. All processes yield the same number of
+    batches, all of one shape. An unreadable example is masked too.
     """
 
-    def divide(self, rows_of: Callable[[int], Sequence[int]]) -> None:
-        """Takes the rows that rows_of(batch_size) gives, of a batch that may be larger; what is beyond is masked."""
+    def shard(self, rows_of: Callable[[int], Sequence[int]]) -> None:
+        """Read the rows rows_of(batch_size) of a batch that may be larger; rows beyond the batch are masked."""
         self._rows = tuple(rows_of(self.batch_size))
 
-    def image(self, index: int) -> np.ndarray:
-        """One preprocessed image, which was readable before."""
-        image = self._reader.read(index, 0, index)
-        assert image is not None
-        return image
+    def example(self, index: int) -> Arrays:
+        """Return one example, which was readable before."""
+        example = self._reader.read(index, 0, index)
+        assert example is not None
+        return example
 
     def __len__(self) -> int:
         return math.ceil(self.spec.num_examples / self.batch_size)
@@ -203,8 +211,12 @@ class EvalData(_Data):
             if row >= self.batch_size or index >= self.spec.num_examples:
                 continue
             batch["index"][place] = index
-            image = self._reader.read(index, 0, index)
-            if image is not None:
-                batch["image"][place], batch["mask"][place] = image, True
-                batch["label"][place] = self._reader.source.label(index)
+            example = self._reader.read(index, 0, index)
+            if example is not None:
+                batch["mask"][place] = True
+                _fill_row(batch, place, self.transformed(example, index))
         return batch
+
+    def transformed(self, example: Arrays, index: int) -> Arrays:
+        """Return an example as it is measured; a subclass may change it."""
+        return example

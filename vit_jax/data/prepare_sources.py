@@ -74,7 +74,10 @@ def _sources(root: str, splits: Sequence[str], available: Sequence[str]) -> dict
 def _folder_examples(source: Folder, root: str, shrink: Shrink) -> Iterator[tuple[str, MakeExample]]:
     for index in range(len(source)):
         path = source.name(index)
-        yield path, functools.partial(_folder_example, path, os.path.relpath(path, root), source.label(index), shrink)
+        yield (
+            path,
+            functools.partial(_folder_example, path, os.path.relpath(path, root), source[index]["label"], shrink),
+        )
 
 
 def _folder_example(path: str, relative: str, label: int, shrink: Shrink) -> bytes:

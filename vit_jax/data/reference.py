@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vit_jax.config.factory import call
-from vit_jax.data.source import Label, Source
+from vit_jax.data.source import Example, Label, Labels, Numbers, Source
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.table import Table
@@ -21,10 +20,10 @@ KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME")
 def open_source(
     reference: str, split: str | None = None, channels: int = 3, trained_on: Mapping[str, Any] | None = None
 ) -> Source:
-    """The images that a reference names; without a split the test images, or all of a folder that has no splits.
+    """Open the data that a reference names; without a split the test images, or all of a folder that has no splits.
 
-    `trained_on` is the source of the model's training: its holdout is kept, of its own folder only that is evaluated, and
-    TFDS is looked for where it was.
+    trained_on: the source config of the model's training. Its holdout is kept; of its own folder only the held-out images are
+    evaluated, and TFDS is read from the same data_dir.
     """
     kind, _, place = reference.partition(":")
     trained_on = trained_on or {}
@@ -52,7 +51,7 @@ def _real(path: str) -> str:
 class Relabelled(Source):
     """A source whose classes are matched by name to those of a model; it may lack some of them.
 
-    Raises UserError that names the classes that the model does not know.
+    Raises UserError with the classes that the model does not know.
     """
 
     def __init__(self, source: Source, class_names: Sequence[str]):
@@ -63,23 +62,24 @@ class Relabelled(Source):
                 f"{', '.join(map(repr, unknown[:10]))}; it knows {', '.join(map(repr, class_names[:10]))}"
                 f"{', ...' if len(class_names) > 10 else ''}. Rename or remove those classes, or use another model."
             )
-        self.source, self.class_names = source, tuple(class_names)
-        self.label_shape = (len(class_names),) if source.label_shape else ()
+        self.source = source
+        self._key, field = next(
+            (key, field) for key, field in source.fields.items() if isinstance(field, Label | Labels | Numbers)
+        )
+        self.fields = {**source.fields, self._key: type(field)(tuple(class_names))}
         self._labels = [self.class_names.index(name) for name in source.class_names]
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def label(self, index: int) -> Label:
-        label = self.source.label(index)
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = example[self._key]
         if not isinstance(label, np.ndarray):
-            return self._labels[label]
-        numbers = np.zeros(self.label_shape, np.float32)
+            return {**example, self._key: self._labels[label]}
+        numbers = np.zeros(len(self.class_names), np.float32)
         numbers[self._labels] = label
-        return numbers
-
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return self.source.image(index)
+        return {**example, self._key: numbers}
 
     def name(self, index: int) -> str:
         return self.source.name(index)

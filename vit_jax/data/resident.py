@@ -1,69 +1,84 @@
-"""Training images that lie on the devices, so that the host has next to nothing to do in a step."""
+"""Training data that stays on the devices, so that the host has next to nothing to do in a step."""
 
-import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
 
-from vit_jax.data.pipeline import Batch, TrainData
-from vit_jax.data.source import Source
+from vit_jax.data.examples import Array, Layout
+from vit_jax.data.pipeline import Batch, DataSpec, TrainData
+from vit_jax.data.source import Image, Segments, Source
 from vit_jax.data.transforms.device_ops import DEVICE_OPS, DeviceOp
-from vit_jax.data.transforms.preprocess import parse_steps
-from vit_jax.types import ByteImages, Rng
+from vit_jax.data.transforms.preprocess import parse_steps, split
+from vit_jax.types import Rng
 
-# Operations without chance, done once for each image.
+# Operations without randomness, done once for each image.
 FIXED = ("resize", "resize_small", "central_crop")
 
 
 class ResidentData(TrainData):
-    """The batches of TrainData, in its order, as {"index": int32 [rows], "label": ...}: the places of their images in `images`.
+    """The batches of TrainData, in its order, as {"index": int32 [rows]}: positions in `device_arrays`.
 
-    `preprocess` begins with operations of FIXED, which are done once, and goes on with some of DEVICE_OPS, which `augmented`
-    does in the step. The images take as many bytes of each device as they have pixels times channels; mesh.fsdp divides them.
+    `preprocess` begins with operations of FIXED, which are done once, and continues with some of DEVICE_OPS, which `fetch`
+    does in the step, with one draw for all images and segments of an example. Images take one byte per pixel
+    and channel; every device holds a full copy unless mesh.fsdp is set.
     """
 
     def __init__(self, source: Source, preprocess: str, batch_size: int, seed: int, threads: int = 2, **options: Any):
-        texts = [text.strip() for text in preprocess.split("|")] if preprocess.strip() else []
+        texts = split(preprocess)
         count = next((i for i, text in enumerate(texts) if text.partition("(")[0].strip() not in FIXED), len(texts))
         self._random: list[DeviceOp] = parse_steps(preprocess, DEVICE_OPS, texts[count:], count)
         super().__init__(source, "|".join(texts[:count]), batch_size, seed, threads=threads, **options)
-        self.images = self._load(threads)
-        one = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), "uint8")
-        shape = jax.eval_shape(self.augmented, jax.random.key(0), one).shape[1:]
-        self.spec = dataclasses.replace(self.spec, image_shape=shape)
+        self.device_arrays = self._load(threads)
+        one = {key: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for key, x in self.device_arrays.items()}
+        shapes = jax.eval_shape(self._augmented, jax.random.key(0), one)
+        layout = {key: Array(x.shape[1:], x.dtype.name) for key, x in shapes.items()}
+        self.spec = DataSpec(layout, self.spec.num_examples, self.spec.fields)
 
-    def augmented(self, rng: Rng, images: ByteImages) -> UInt8[Array, "b h2 w2 c"]:
-        """A global batch of images, augmented as the key says."""
+    @property
+    def layout(self) -> Layout:
+        """See TrainData."""
+        return {"index": Array((), "int32")}
+
+    def fetch(self, arrays: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], rng: Rng) -> dict[str, jax.Array]:
+        """Return the global batch of examples whose positions are batch["index"], augmented as the key says."""
+        chosen = {key: jnp.take(jnp.asarray(array), batch["index"], axis=0) for key, array in arrays.items()}
+        return self._augmented(rng, chosen)
+
+    def _augmented(self, rng: Rng, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        result = dict(batch)
         for index, op in enumerate(self._random):
-            images = op(jax.random.fold_in(rng, index), images)
-        return images
+            key = jax.random.fold_in(rng, index)
+            for name, field in self._reader.fields.items():
+                if isinstance(field, Image) and name in result:
+                    result[name] = op(key, result[name])
+                elif isinstance(field, Segments) and name in result:
+                    result[name] = op(key, result[name][..., None])[..., 0]
+        return result
 
-    def _load(self, threads: int) -> UInt8[np.ndarray, "n h w c"]:
-        """All images; one that cannot be read is black, and counted, and never shown."""
-        images = np.zeros((self.spec.num_examples, *self.spec.image_shape), np.uint8)
+    def _load(self, threads: int) -> dict[str, np.ndarray]:
+        """Return all examples; an unreadable one is zero, and counted, and never shown."""
+        count = self.spec.num_examples
+        arrays = {key: np.zeros((count, *x.shape), x.dtype) for key, x in self._reader.layout.items()}
 
         def load(index: int) -> None:
-            image = self._reader.read(index, 0, index)
-            if image is not None:
-                images[index] = image
+            example = self._reader.read(index, 0, index)
+            for key, array in (example or {}).items():
+                arrays[key][index] = array
 
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            for _ in pool.map(load, range(len(images))):
+            for _ in pool.map(load, range(count)):
                 pass
-        return images
+        return arrays
 
     def _make_batch(self, step: int) -> Batch:
         chosen = [self._readable_index(position) for position in self._positions(step)]
-        labels = [self._reader.source.label(index) for index in chosen]
-        return {
-            "index": np.asarray(chosen, np.int32),
-            "label": np.asarray(labels, np.float32 if self.spec.label_shape else np.int32),
-        }
+        return {"index": np.asarray(chosen, np.int32)}
 
     def _readable_index(self, position: int) -> int:
-        """The example at a global position, or the next one of its epoch's order that can be read."""
+        """Return the example at a global position, or the next readable one of its epoch's order."""
         indices = (self._index(position, ahead) for ahead in range(self.spec.num_examples))
         return next(index for index in indices if self._reader.is_readable(index))

@@ -1,14 +1,14 @@
-"""What every data set looks like to the pipeline: labelled images that can be read in any order."""
+"""What every data set looks like to the pipeline: examples with described fields that can be read in any order."""
 
 import abc
-import threading
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-# One class, or a number for each name, float32 [n].
-Label = int | np.ndarray
+Example = dict[str, Any]
 # (left, top, right, bottom) in whole pixels of the upright image.
 Box = tuple[int, int, int, int]
 # Draws the box for an image of (height, width).
@@ -16,108 +16,128 @@ Draw = Callable[[int, int], Box]
 
 
 def cut(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """The part of an image in a box."""
+    """Return the part of an image inside a box."""
     left, top, right, bottom = box
     return image[top:bottom, left:right]
 
 
 class UnreadableImage(Exception):
-    """An image that is damaged or missing; its message says why. The pipeline replaces it or masks it."""
+    """A damaged or missing field of an example; the message says why. The pipeline replaces or masks the whole example."""
 
 
-class Source(abc.ABC):
-    """Random access to labelled images. Safe to use from several threads at once."""
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What the values under one key of an example are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image(Field):
+    """A picture, uint8 [h, w, c], or an `Encoded` that decodes to one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Label(Field):
+    """One class, as its position in class_names."""
 
     class_names: tuple[str, ...]
-    # () where an example has one class, (n,) where it has a number for each of the n names in class_names.
-    label_shape: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Field):
+    """Several classes: 0 or 1 for each of class_names, float32 [n]."""
+
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Field):
+    """A number for each of the names, float32 [n]. example: one of them in words, for messages."""
+
+    class_names: tuple[str, ...]
+    example: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Field):
+    """A string, which a transform such as a tokenizer turns into numbers; a string that is left over is dropped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments(Field):
+    """The class of each pixel, uint8 [h, w], or an `Encoded` that decodes to it; 255 is ignored."""
+
+    class_names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes(Field):
+    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own."""
+
+    class_names: tuple[str, ...] = ()
+
+
+Fields = Mapping[str, Field]
+
+
+def class_names_of(fields: Fields) -> tuple[str, ...]:
+    """Return the names of the classes or numbers of an example's first label; () where it has none."""
+    return next((f.class_names for f in fields.values() if isinstance(f, Label | Labels | Numbers)), ())
+
+
+class Encoded(abc.ABC):
+    """An image that has not been decoded: a transform asks for all of it, or for one box."""
 
     @abc.abstractmethod
-    def __len__(self) -> int:
-        """The number of examples."""
+    def decode(self) -> UInt8[np.ndarray, "h w c"]:
+        """Return the pixels, which the caller must not write to; raises UnreadableImage."""
 
-    @abc.abstractmethod
-    def label(self, index: int) -> Label:
-        """The position of the example's class in `class_names`, or a number for each. Cheap after `image(index)`."""
+    def decode_part(self, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+        """Return the pixels of `decode()` in the box that `draw` returns for its size.
 
-    @abc.abstractmethod
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The decoded image, not to be written to; raises UnreadableImage."""
-
-    @abc.abstractmethod
-    def name(self, index: int) -> str:
-        """A file path or another stable name, for messages and reports."""
-
-    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels of `image(index)` in the box that `draw` gives for its size.
-
-        A source may be quicker at this, by not looking at the rest: then damage outside the box may go unseen.
+        A subclass may skip the rest of the file, so that damage outside the box goes unseen.
         """
-        image = self.image(index)
+        image = self.decode()
         return cut(image, draw(image.shape[0], image.shape[1]))
 
 
+class Source(abc.ABC):
+    """Random access to examples. Safe to use from several threads at once."""
+
+    fields: Fields
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes or numbers of the first label."""
+        return class_names_of(self.fields)
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example:
+        """Return the example under the keys of `fields`, its images still encoded; raises UnreadableImage."""
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """Return a file path or another stable name, for messages and reports."""
+
+
 class Spread(Source):
-    """At most `count` examples of another source, evenly spread over it, as its order is often that of the classes."""
+    """At most `count` examples of another source, evenly spread over it, since its order is often by class."""
 
     def __init__(self, source: Source, count: int):
         self.source, self._count = source, min(count, len(source))
-        self.class_names, self.label_shape = source.class_names, source.label_shape
+        self.fields = source.fields
 
     def __len__(self) -> int:
         return self._count
 
-    def _place(self, index: int) -> int:
+    def _position(self, index: int) -> int:
         return index * len(self.source) // self._count
 
-    def label(self, index: int) -> Label:
-        return self.source.label(self._place(index))
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self._position(index)]
 
     def name(self, index: int) -> str:
-        return self.source.name(self._place(index))
-
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return self.source.image(self._place(index))
-
-    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
-        return self.source.part(self._place(index), draw)
-
-
-class Cached(Source):
-    """Keeps the decoded images of another source in memory until `max_bytes` are spent.
-
-    Nothing is ever evicted: with a shuffled order every image is equally likely to be asked for next, so the first
-    ones to come are as good as any, and a data set that fits is decoded once.
-    """
-
-    def __init__(self, source: Source, max_bytes: int):
-        self.source = source
-        self.class_names, self.label_shape = source.class_names, source.label_shape
-        self._free = max_bytes
-        self._images: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def label(self, index: int) -> Label:
-        return self.source.label(index)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        cached = self._images.get(index)  # one dict look-up is atomic: the common path takes no lock
-        if cached is not None:
-            return cached
-        image = self.source.image(index)
-        image.setflags(write=False)
-        with self._lock:
-            if index not in self._images and image.nbytes <= self._free:
-                self._free -= image.nbytes
-                self._images[index] = image
-        return image
-
-    def part(self, index: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
-        cached = self._images.get(index)
-        return self.source.part(index, draw) if cached is None else cut(cached, draw(*cached.shape[:2]))
+        return self.source.name(self._position(index))

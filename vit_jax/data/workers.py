@@ -1,7 +1,7 @@
 """Processes that read and prepare images, for hosts with so many cores that threads wait for Python's lock.
 
-A worker writes its rows straight into memory that it shares with the run. That memory is a file without a name, and a worker
-ends when its socket closes: whatever becomes of the run, neither outlives it. No worker imports jax.
+A worker writes its rows straight into memory shared with the run. That memory is a file without a name, and a worker exits
+when its socket closes: neither outlives the run, however it ends. No worker imports jax.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from vit_jax.data.examples import Examples
+from vit_jax.data.examples import Array, Examples
 from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.types import UserError
 
-# What a worker runs; the arguments are its socket and the folders that modules are imported from.
+# The code of a worker; the arguments are its socket and the folders that modules are imported from.
 COMMAND = (
     "import sys; sys.path[:] = sys.argv[3:]; from vit_jax.data.workers import serve; serve(*map(int, sys.argv[1:3]))"
 )
@@ -38,10 +38,11 @@ Row = tuple[int, int, int]
 
 
 class Workers:
-    """`count` processes that fill batches like `batch`, up to `slots` of them at once; to be closed after use.
+    """`count` processes that fill batches like `batch`, up to `slots` at once; close them after use.
 
-    The memory is that of `slots` batches, and each worker keeps a cache of cache_bytes / count. An image always goes to the
-    same worker, so that it is cached once. Raises UserError where a worker does or ends, and where the source cannot be sent.
+    They take the memory of `slots` batches, and each worker keeps a cache of cache_bytes / count. An example always goes to the
+    same worker, so that it is cached once. Raises UserError where a worker raises one or exits, and where the source cannot be
+    sent.
     """
 
     def __init__(
@@ -49,15 +50,16 @@ class Workers:
     ):
         layout = {key: ((slots, *array.shape), array.dtype.str) for key, array in batch.items()}
         try:
-            task = pickle.dumps((source, preprocess, cache_bytes // count, batch["image"].shape[1:], seed, layout))
-        except Exception as error:  # pickle passes on whatever the objects inside raise
+            examples = {key: Array(array.shape[1:], array.dtype.name) for key, array in batch.items()}
+            task = pickle.dumps((source, preprocess, cache_bytes // count, examples, seed, layout))
+        except Exception as error:  # pickle raises whatever the objects inside raise
             raise UserError(
                 f"Found a source of type {type(source).__name__} that cannot be sent to other processes ({error}): set "
                 "data.workers=0, or give the source only parts that can be pickled."
             ) from error
         self._processes: list[subprocess.Popen] = []
         self._sockets: list[Connection] = []
-        with _nameless_file(_size(layout)) as file:
+        with _anonymous_file(_size(layout)) as file:
             self._slots = _arrays(file.fileno(), layout)
             try:
                 for _ in range(count):
@@ -79,7 +81,7 @@ class Workers:
         self._sockets.append(Connection(ours.detach()))
 
     def begin(self, slot: int, rows: Iterable[Row]) -> None:
-        """Asks for these rows of the batch in a slot, whose earlier batch was taken with `finish`."""
+        """Request these rows of the batch in a slot, whose earlier batch was returned by `finish`."""
         shares: list[list[Row]] = [[] for _ in self._processes]
         for row in rows:
             shares[row[1] % len(shares)].append(row)
@@ -87,25 +89,29 @@ class Workers:
             self._send(number, pickle.dumps((slot, share)))
 
     def finish(self, slot: int) -> tuple[Arrays, list[tuple[int, int, str]]]:
-        """Awaits the earliest batch not yet taken, in `slot`: a copy, and the rows left out as (row, index, reason)."""
+        """Wait for the batch in `slot`; return a copy of it, and the rows left out as (row, index, reason)."""
         unreadable = []
         for number in range(len(self._processes)):
             unreadable += self._receive(number)
         return {key: array[slot].copy() for key, array in self._slots.items()}, sorted(unreadable)
 
     def _send(self, number: int, message: bytes) -> None:
-        with self._still_there(number):
-            self._sockets[number].send_bytes(message)
+        with self._alive(number):
+            try:
+                self._sockets[number].send_bytes(message)
+            except OSError:
+                while True:  # until the message that says why the worker ended, if it sent one
+                    self._receive(number)
 
     def _receive(self, number: int) -> list[tuple[int, int, str]]:
-        with self._still_there(number):
+        with self._alive(number):
             kind, answer = self._sockets[number].recv()
         if kind == "done":
             return answer
         raise UserError(answer) if kind == "mistake" else RuntimeError(f"in a data worker:\n{answer}")
 
     @contextlib.contextmanager
-    def _still_there(self, number: int) -> Iterator[None]:
+    def _alive(self, number: int) -> Iterator[None]:
         try:
             yield
         except (EOFError, OSError) as error:
@@ -120,7 +126,7 @@ class Workers:
             ) from error
 
     def close(self) -> None:
-        """Ends the workers; one that does not end by itself is killed."""
+        """Stop the workers; one that does not exit by itself is killed."""
         for connection in self._sockets:
             connection.close()
         for process in self._processes:
@@ -132,14 +138,14 @@ class Workers:
 
 
 def serve(connection: int, memory: int) -> None:
-    """What a worker does until its socket closes. Signals to the whole group are the run's to heed, not the worker's."""
+    """Run a worker until its socket closes. Signals to the process group are handled by the run, not here."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # The end of the run shows as the end of the file, or where an answer can no longer be sent.
+    # When the run ends, the socket reaches its end or can no longer be written to.
     with contextlib.suppress(EOFError, OSError), Connection(connection) as run:
         try:
-            source, preprocess, cache_bytes, image_shape, seed, layout = _received(run.recv_bytes())
-            examples, slots = Examples(source, preprocess, cache_bytes, image_shape), _arrays(memory, layout)
+            source, preprocess, cache_bytes, arrays, seed, layout = _received(run.recv_bytes())
+            examples, slots = Examples(source, preprocess, cache_bytes, arrays), _arrays(memory, layout)
             while True:
                 slot, rows = run.recv()
                 run.send(("done", _fill({key: array[slot] for key, array in slots.items()}, examples, rows, seed)))
@@ -162,15 +168,14 @@ def _received(task: bytes) -> tuple[Any, ...]:
 
 
 def _fill(batch: Arrays, examples: Examples, rows: list[Row], seed: int) -> list[tuple[int, int, str]]:
-    """Writes the images and labels of these rows; gives those that cannot be read."""
+    """Write the arrays of these rows; return the rows that are unreadable."""
     unreadable = []
     for row, index, position in rows:
         try:
-            batch["image"][row] = examples.read(index, seed, position)
+            for key, array in examples.read(index, seed, position).items():
+                batch[key][row] = array
         except UnreadableImage as error:
             unreadable.append((row, index, str(error)))
-        else:
-            batch["label"][row] = examples.source.label(index)
     return unreadable
 
 
@@ -178,8 +183,8 @@ def _size(layout: dict[str, tuple[tuple[int, ...], str]]) -> int:
     return sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in layout.values())
 
 
-def _nameless_file(size: int) -> IO[bytes]:
-    """A file in memory, where the system has those, that is gone when nobody has it open."""
+def _anonymous_file(size: int) -> IO[bytes]:
+    """Return an anonymous file, in memory where the system supports it."""
     in_memory = hasattr(os, "memfd_create")
     file = os.fdopen(os.memfd_create("batches"), "r+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
     file.truncate(size)
@@ -187,7 +192,7 @@ def _nameless_file(size: int) -> IO[bytes]:
 
 
 def _arrays(file: int, layout: dict[str, tuple[tuple[int, ...], str]]) -> Arrays:
-    """The arrays that lie one after another in a file."""
+    """Return the arrays stored one after another in a file."""
     memory, start, arrays = mmap.mmap(file, _size(layout)), 0, {}
     for key, (shape, kind) in layout.items():
         arrays[key] = np.ndarray(shape, kind, memory, start)

@@ -1,17 +1,20 @@
 """Accuracy, loss and calibration of a classifier."""
 
 import math
+from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.data.source import Label, Source
+from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
 from vit_jax.types import UserError
 
 
 def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = 15) -> float:
-    """The expected calibration error: |accuracy - mean confidence| of bins of equal width, weighted by their examples.
+    """Return the expected calibration error: |accuracy - mean confidence| of bins of equal width, weighted by their examples.
 
     arXiv:1706.04599, equation 3, with bins closed at their upper end.
     """
@@ -23,51 +26,48 @@ def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarr
 class Classification(Evaluator):
     """Top-1 `accuracy`, `loss` (mean of the task's loss per example), `ece` (see calibration_error) and `num_examples`.
 
-    With more than five classes `accuracy_top5`, and `unreadable` files where there were any. After a call `per_class` is a list
-    of (class, accuracy, examples), for the classes that there were examples of.
+    With more than five classes `accuracy_top5`, and `unreadable` files where there were any.
     """
+
+    needs = ("logits", "probs", "loss")
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
-        if source.label_shape:
+        if not isinstance(source.fields.get("label"), Label):
             raise UserError(
                 "Found several numbers for each image, expected one class: use multilabel.MultiLabel or regression.Regression."
             )
-        self.per_class: list[tuple[str, float, int]] = []
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+    def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
+        """See Evaluator."""
+        logits, label = outputs["logits"], batch["label"].reshape(-1, 1)
+        true = jnp.take_along_axis(logits, label, axis=1)
+        first = jnp.arange(logits.shape[1]).reshape(1, -1) < label  # of equal logits the first counts, as for argmax
+        # Not `logits > true`, by which no logit would be ahead where they are NaN.
+        ahead = (~(logits < true) & ((logits != true) | first)).sum(axis=1)
+        rows = {"label": batch["label"], "predicted": logits.argmax(axis=1), "confidence": outputs["probs"].max(axis=1)}
+        return Measured(rows | {"top5": ahead <= 4, "loss": outputs["loss"]})
+
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
         """See Evaluator; the sums are exact, so the result does not depend on how the examples are batched."""
-        labels, correct, confidence = [], [], []
-        top5, losses = 0, []
-        for out in self.outputs(predict):
-            logits, label = out["logits"], out["label"]
-            labels.append(label)
-            correct.append(logits.argmax(axis=1) == label)
-            confidence.append(out["probs"].max(axis=1))
-            true = np.take_along_axis(logits, label[:, None], axis=1)
-            first = np.arange(logits.shape[1])[None] < label[:, None]  # of equal logits the first counts, as for argmax
-            # Not `logits > true`, by which no logit would be ahead where they are NaN.
-            top5 += int(((~(logits < true) & ((logits != true) | first)).sum(axis=1) <= 4).sum())
-            losses += out["loss"].tolist()
-        label, right = np.concatenate(labels), np.concatenate(correct)
-        self._count(label, right)
+        rows = measured[""]
+        right, losses = rows["predicted"] == rows["label"], rows["loss"].tolist()
         result = {
             "accuracy": int(right.sum()) / len(losses),
             "loss": math.fsum(losses) / len(losses),
-            "ece": calibration_error(np.concatenate(confidence), right),
+            "ece": calibration_error(rows["confidence"], right),
             "num_examples": len(losses),
         }
         if len(self.spec.class_names) > 5:
-            result["accuracy_top5"] = top5 / len(losses)
+            result["accuracy_top5"] = int(rows["top5"].sum()) / len(losses)
         unreadable = self.spec.num_examples - len(losses)
         return result | ({"unreadable": unreadable} if unreadable else {})
 
-    def _count(self, label: np.ndarray, right: np.ndarray) -> None:
-        names = self.spec.class_names
-        counts = np.bincount(label, minlength=len(names))
-        hits = np.bincount(label, right, minlength=len(names))
-        self.per_class = [
-            (name, float(hit / count), int(count))
-            for name, hit, count in zip(names, hits, counts, strict=True)
-            if count
-        ]
+
+def per_class(rows: Arrays, names: tuple[str, ...]) -> list[tuple[str, float, int]]:
+    """Return (class, accuracy, examples) from the rows of Classification, for the classes that have examples."""
+    counts = np.bincount(rows["label"], minlength=len(names))
+    hits = np.bincount(rows["label"], rows["predicted"] == rows["label"], minlength=len(names))
+    return [
+        (name, float(hit / count), int(count)) for name, hit, count in zip(names, hits, counts, strict=True) if count
+    ]

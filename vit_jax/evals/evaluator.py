@@ -1,69 +1,144 @@
-"""What a measurement is given and what it gives back."""
+"""What a measurement reads, and how it is taken: each example exactly once, on any number of devices and processes."""
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.pipeline import EvalData, Spec
+from vit_jax.data.pipeline import DataSpec, EvalData
 from vit_jax.data.source import Source
+from vit_jax.types import UserError
 
-# This process's rows of a batch as numpy arrays -> the outputs of Task.predict and everything else but the images for the whole
-# batch, as numpy arrays.
-Predict = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+Arrays = Mapping[str, np.ndarray]
 
 
-def unlabelled(predict: Predict) -> Predict:
-    """The same with a label that the model is not shown, as it may not know it, and so without a loss."""
+class Measured(NamedTuple):
+    """What is measured of a batch, every array [b, ...] with one entry for each example.
 
-    def hidden(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        out = predict({"hidden" if key == "label" else key: value for key, value in batch.items()})
-        return {"label" if key == "hidden" else key: value for key, value in out.items()}
+    rows are kept for each example. sums are added up over the data set and not kept, for large values such as the confusion
+    matrix of an image's pixels.
+    """
 
-    return hidden
+    rows: Mapping[str, Any] = {}
+    sums: Mapping[str, Any] = {}
 
 
 class Evaluator(abc.ABC):
-    """Runs a predict function over a dataset, each example exactly once, and returns named numbers.
+    """Measures a model on data and returns named numbers.
 
-    own_classes: the model need not know its classes. needs_head: it reads the model's logits, not its features alone.
+    passes: the data of each pass. needs: the outputs of Task.predict that `measure` reads. own_classes: its classes need not be
+    those of the task, so predict is not shown the labels.
     """
 
+    needs: tuple[str, ...] = ("logits",)
     own_classes: bool = False
-    needs_head: bool = True
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
-        self.data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)
+        data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)
+        self.passes: dict[str, EvalData] = {"": data}
 
     @property
-    def spec(self) -> Spec:
-        """Shape, number and class names of the images."""
+    def data(self) -> EvalData:
+        """The data of the first pass."""
+        return next(iter(self.passes.values()))
+
+    @property
+    def spec(self) -> DataSpec:
+        """Layout, number and fields of the examples of the first pass."""
         return self.data.spec
 
     def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:  # noqa: B027
-        """Raises UserError where a model whose Task.predict gives such outputs cannot be measured; by default any can."""
-
-    def divide(self, rows_of: Callable[[int], Sequence[int]]) -> None:
-        """Has this process read just its rows of each batch (see EvalData.divide); the others' outputs come with its own."""
-        for data in vars(self).values():
-            if isinstance(data, EvalData):
-                data.divide(rows_of)
-
-    def outputs(self, predict: Predict, data: EvalData | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """Labels and indices of all processes' images with the model's outputs, batch by batch.
-
-        Padding and unreadable images are left out.
-        """
-        for batch in self.data if data is None else data:
-            whole = batch | predict(batch)
-            yield {key: value[whole["mask"]] for key, value in whole.items() if key != "image"}
-
-    def collected(self, predict: Predict, *keys: str, data: EvalData | None = None) -> tuple[np.ndarray, ...]:
-        """Those of `outputs` that `keys` name, for all images; nothing else is kept in memory."""
-        rows = [[out[key] for key in keys] for out in self.outputs(predict, data)]
-        return tuple(map(np.concatenate, zip(*rows, strict=True)))
+        """Raise UserError where outputs of these shapes cannot be measured; `needs` are known to be there."""
 
     @abc.abstractmethod
-    def __call__(self, predict: Predict) -> dict[str, float]:
-        """The measurement."""
+    def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
+        """Return what is measured of a batch; jitted."""
+
+    @functools.cached_property
+    def jitted(self) -> Callable[..., Any]:
+        """`measure` compiled: the rows with index and mask, and the sums over the batch."""
+
+        def measure(batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]):
+            rows, sums = self.measure(batch, outputs)
+
+            def total(x: jax.Array) -> jax.Array:
+                mask = batch["mask"].reshape(-1, *[1] * (x.ndim - 1))
+                return jnp.where(mask, x, jnp.zeros((), x.dtype)).sum(axis=0)
+
+            return {**rows, "index": batch["index"], "mask": batch["mask"]}, jax.tree.map(total, dict(sums))
+
+        return jax.jit(measure)
+
+    @abc.abstractmethod
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
+        """Return the numbers, given the rows of each pass in the order of the index, and sums in 64 bits; on the host."""
+
+
+def check_needs(
+    name: str, evaluator: Evaluator, predict: Callable[[Any, dict[str, Any]], Mapping[str, Any]], weights: Any
+):
+    """Raise UserError where a task does not give what an evaluator measures; nothing is computed, weights may be shapes."""
+    batch = {key: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for key, x in evaluator.spec.layout.items()}
+    outputs = jax.eval_shape(predict, weights, shown(batch, evaluator.own_classes, evaluator.spec))
+    missing = [key for key in evaluator.needs if key not in outputs]
+    if missing:
+        raise UserError(
+            f"{name} needs {', '.join(missing)}, which the task does not give; it gives {', '.join(sorted(outputs))}: use "
+            "another evaluator, or a task that gives what is missing."
+        )
+    evaluator.check(outputs)
+    extra = {"mask": jax.ShapeDtypeStruct((2,), "bool"), "index": jax.ShapeDtypeStruct((2,), "int32")}
+    needed = {key: outputs[key] for key in evaluator.needs}
+    measured = jax.eval_shape(evaluator.measure, batch | extra, needed)
+    if not isinstance(measured, Measured):
+        raise UserError(f"{name}: measure returns a {type(measured).__name__}; expected Measured(rows, sums).")
+    for kind, arrays in zip(Measured._fields, measured, strict=True):
+        for key, array in arrays.items():
+            if not array.shape or array.shape[0] != 2:
+                raise UserError(
+                    f"{name}: measure returns {key!r} of shape {array.shape} among the {kind} of 2 examples; expected one "
+                    "entry for each example, [b, ...]."
+                )
+
+
+def shown(batch: Mapping[str, Any], own_classes: bool, spec: DataSpec) -> dict[str, Any]:
+    """Return what predict sees of a batch: all but labels of classes that the task may not know."""
+    labels = {key for key, field in spec.fields.items() if hasattr(field, "class_names")} if own_classes else set()
+    return {key: x for key, x in batch.items() if key not in {"mask", "index", *labels}}
+
+
+# (weights, batch of this process's rows, keys of predict, what of the batch predict sees) -> (the global batch, outputs)
+Predict = Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]
+
+
+def evaluate(evaluator: Evaluator, predict: Predict, weights: Any) -> tuple[dict[str, float], dict[str, Arrays]]:
+    """Return the numbers of an evaluator, and what was measured in each pass.
+
+    Masked rows are removed by `where`, since 0 * NaN in a product would spread into the sums.
+    """
+    results: dict[str, Arrays] = {}
+    for name, data in evaluator.passes.items():
+        rows: list[dict[str, np.ndarray]] = []
+        totals: dict[str, np.ndarray] = {}
+        hidden = set(data.spec.layout) - set(shown(data.spec.layout, evaluator.own_classes, data.spec))
+        for batch in data:
+            found, sums = jax.device_get(evaluator.jitted(*predict(weights, batch, evaluator.needs, hidden)))
+            mask = found.pop("mask")
+            rows.append({key: x[mask] for key, x in found.items()})
+            for key, x in sums.items():
+                wide = x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64)
+                totals[key] = totals[key] + wide if key in totals else wide
+        stacked = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+        order = np.argsort(stacked["index"], kind="stable")
+        results[name] = {key: x[order] for key, x in stacked.items()} | totals
+    return evaluator.result(results), results
+
+
+def shard(evaluator: Evaluator, rows_of: Callable[[int], Sequence[int]]) -> None:
+    """Let this process read only its rows of each batch; see EvalData.shard."""
+    for data in evaluator.passes.values():
+        data.shard(rows_of)

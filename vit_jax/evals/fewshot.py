@@ -1,25 +1,27 @@
 """Few-shot linear evaluation in closed form."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Predict
+from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Classes, Features, FromFeatures, Others
 from vit_jax.types import UserError
 
-# The constant feature of the bias: so large that the bias is hardly regularised.
+# The constant feature for the bias, so large that the bias is hardly regularised.
 BIAS = 100.0
 
 
 def whitened(features: Features, of: Others) -> Float[np.ndarray, "n d+1"]:
-    """Features less the mean and over the standard deviation of those of `of`, and a constant one."""
+    """Return features standardised by the mean and deviation of `of`, with a constant feature appended."""
     scaled = (features - of.mean(axis=0, keepdims=True)) / (of.std(axis=0, keepdims=True) + 1e-5)
     return np.pad(scaled, ((0, 0), (0, 1)), constant_values=BIAS)
 
 
 def least_squares(features: Features, labels: Classes, num_classes: int, l2: float) -> Float[np.ndarray, "d classes"]:
-    """The weights W with the least |X W - Y|^2 + l2 |W|^2, for Y of 1 at the true class and -1 elsewhere."""
+    """Return the weights W with the least |X W - Y|^2 + l2 |W|^2, for Y of 1 at the true class and -1 elsewhere."""
     targets = 2.0 * np.eye(num_classes)[labels] - 1.0
     n, d = features.shape
     if n >= d:
@@ -28,7 +30,7 @@ def least_squares(features: Features, labels: Classes, num_classes: int, l2: flo
 
 
 class FewShot(FromFeatures):
-    """`shotN`: accuracy of a linear classifier of the features of N training images a class, as big_vision measures.
+    """`shotN`: accuracy of a linear classifier on the features of N training images per class, as in big_vision.
 
     Least squares on whitened features with a fixed l2 (arXiv:2010.11929, section 4.1), averaged over draws of the images with
     the seeds 0, 1, ... below `draws`.
@@ -50,14 +52,15 @@ class FewShot(FromFeatures):
         if min(shots, default=0) < 1 or l2 <= 0 or draws < 1:
             raise UserError(f"shots={shots}, l2={l2}, draws={draws}; expected numbers above 0.")
         self.shots, self.l2, self.draws = shots, l2, draws
-        self._check_counts(np.array([train.label(index) for index in range(len(train))]))
+        self._check_counts(np.array([train[index]["label"] for index in range(len(train))]))
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
         """See Evaluator; raises UserError where a class has too few training images."""
-        train, labels = self.features(predict, self.train)
-        test, truth = self.features(predict, self.data)
+        (train, labels), (test, truth) = (
+            (measured[name]["features"], measured[name]["label"]) for name in ("train", "test")
+        )
         train, test = train.astype(np.float64), test.astype(np.float64)
-        self._check_counts(labels)  # without the unreadable
+        self._check_counts(labels)  # without unreadable images
         num_classes = len(self.spec.class_names)
         result: dict[str, float] = {}
         for shots in self.shots:

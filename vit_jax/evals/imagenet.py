@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from vit_jax.data.reference import Relabelled
-from vit_jax.data.source import Source
+from vit_jax.data.source import Label, Source
 from vit_jax.data.sources.tfds import imagenet_names
-from vit_jax.evals.evaluator import Evaluator, Predict, unlabelled
+from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
 from vit_jax.types import UserError
 
 Variant = Literal["real", "v2", "a", "r", "sketch"]
 CLASSES = 1000
-PART = 200  # so many of the classes occur in ImageNet-A, and in ImageNet-R
+PART = 200  # the number of classes in ImageNet-A, and in ImageNet-R
 
 
 class ImageNet(Evaluator):
@@ -23,8 +23,8 @@ class ImageNet(Evaluator):
     real: any of an image's labels is right, images without one are left out (arXiv:2006.07159; source tfds.Tfds with
     name="imagenet2012_real", label_key="real_label"). a, r: ImageNet-A and ImageNet-R have 200 of the classes, and the model
     chooses among those (arXiv:1907.07174, 2006.16241). v2, sketch: all 1,000 (arXiv:1902.10811, 1905.13549). The classes of
-    the data are matched by name: WordNet numbers, or positions from 0 to 999 as in the folders of ImageNet-v2. What the model
-    calls its classes does not matter, but their order must be the usual one, that of the WordNet numbers.
+    the data are matched by name: WordNet numbers, or positions from 0 to 999 as in the folders of ImageNet-v2. The names
+    of the model's classes do not matter, but their order must be that of the WordNet numbers.
     """
 
     own_classes = True
@@ -38,8 +38,9 @@ class ImageNet(Evaluator):
         threads: int = 2,
         cache_mb: int = 2048,
     ):
-        if bool(source.label_shape) != (variant == "real"):
-            found, wanted = ("several labels", "one") if source.label_shape else ("one label", "several")
+        single = isinstance(source.fields.get("label"), Label)
+        if single == (variant == "real"):
+            found, wanted = ("one label", "several") if single else ("several labels", "one")
             raise UserError(
                 f"Found {found} for each image, expected {wanted} for variant={variant!r}; several are those that "
                 "tfds:imagenet2012_real has under label_key='real_label'."
@@ -53,9 +54,13 @@ class ImageNet(Evaluator):
         if logits != CLASSES:
             raise UserError(f"The model gives {logits} logits; the variants of ImageNet need its {CLASSES}.")
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
-        """See Evaluator; raises UserError for a part of A or R."""
-        scores, truth = self.collected(unlabelled(predict), "logits", "label")
+    def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
+        """See Evaluator."""
+        return Measured({"logits": outputs["logits"], "label": batch["label"]})
+
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
+        """See Evaluator; raises UserError for an incomplete A or R."""
+        scores, truth = measured[""]["logits"], measured[""]["label"]
         if self.variant == "real":
             labelled = truth.any(axis=1)
             scores, truth = scores[labelled], truth[labelled]
@@ -70,7 +75,7 @@ class ImageNet(Evaluator):
     def _part(self, labels: np.ndarray) -> np.ndarray:
         present = np.unique(labels)
         if len(present) != PART:
-            # Among fewer the model would be right more often.
+            # With fewer classes the model would be right more often.
             raise UserError(
                 f"Found images of {len(present)} classes, expected the {PART} of variant={self.variant!r}: give all its images."
             )
@@ -78,7 +83,7 @@ class ImageNet(Evaluator):
 
 
 def _in_order(source: Source) -> Source:
-    """The source with ImageNet's classes in their usual order."""
+    """Return the source with ImageNet's classes in their usual order."""
     for names in (imagenet_names(), tuple(map(str, range(CLASSES)))):
         if set(source.class_names) <= set(names):
             return Relabelled(source, names)

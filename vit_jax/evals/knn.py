@@ -1,29 +1,31 @@
 """Nearest neighbours in the space of features."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Predict
+from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Features, FromFeatures, OtherClasses, Others
 from vit_jax.types import UserError
 
 
 def normalized(features: Features) -> Features:
-    """Each row divided by its length."""
+    """Return each row divided by its length."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def votes(
     features: Features, train: Others, labels: OtherClasses, num_classes: int, k: int, temperature: float
 ) -> Float[np.ndarray, "n classes"]:
-    """The votes of the k training images of largest cosine, each with the weight exp(cosine / temperature)."""
+    """Return the votes of the k training images of largest cosine, each with the weight exp(cosine / temperature)."""
     cosines = features @ train.T
     nearest = (
         np.argpartition(-cosines, k - 1, axis=1)[:, :k] if k < len(train) else np.tile(np.arange(k), (len(features), 1))
     )
     cosines = np.take_along_axis(cosines, nearest, axis=1)
-    # From the largest down, so that no weight overflows.
+    # Relative to the largest, so that no weight overflows.
     weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / temperature)
     counts = np.zeros((len(features), num_classes))
     np.add.at(counts, (np.arange(len(features))[:, None], labels[nearest]), weights)
@@ -54,11 +56,11 @@ class Knn(FromFeatures):
             )
         self.k, self.temperature = k, temperature
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
         """See Evaluator."""
-        train, labels = self.features(predict, self.train)
-        test, truth = self.features(predict, self.data)
-        train, test, classes = normalized(train), normalized(test), len(self.spec.class_names)
+        train, test = (normalized(measured[name]["features"]) for name in ("train", "test"))
+        labels, truth = measured["train"]["label"], measured["test"]["label"]
+        classes = len(self.spec.class_names)
         k = min(self.k, len(train))  # fewer where some were unreadable
         correct = 0
         for start in range(0, len(test), self.data.batch_size):

@@ -6,34 +6,35 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.data.source import Label, Source
+from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
 from vit_jax.types import UserError
 
 
 class MultiLabel(Evaluator):
     """`mean_average_precision` over the classes, `f1_micro`, `f1_macro` (probability above 1/2), `loss`, `num_examples`.
 
-    The source gives 0 or 1 for each class; a class without a positive example is left out of the two means over classes.
+    The labels are 0 or 1 for each class; a class without a positive example is left out of the two means over classes.
     """
+
+    needs = ("probs", "loss")
 
     def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
-        if not source.label_shape:
+        if isinstance(source.fields.get("label"), Label):
             raise UserError(
                 "Found one class for each image, expected several labels: use classification.Classification."
             )
 
-    def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
         """See Evaluator."""
-        if "probs" not in outputs:
-            raise UserError("Found a model that gives no probabilities, expected one trained by classify.Classify.")
+        return Measured({"label": batch["label"], "probs": outputs["probs"], "loss": outputs["loss"]})
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
         """See Evaluator."""
         from sklearn.metrics import average_precision_score
 
-        labels, probs, losses = self.collected(predict, "label", "probs", "loss")
+        labels, probs, losses = (measured[""][key] for key in ("label", "probs", "loss"))
         truth, found = labels > 0.5, probs > 0.5
         known = truth.any(axis=0)
         if not known.any():

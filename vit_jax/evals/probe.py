@@ -1,20 +1,21 @@
 """Linear probe: logistic regression on frozen features."""
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
 from vit_jax.data.source import Source
-from vit_jax.evals.evaluator import Predict
+from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Classes, Features, FromFeatures, OtherClasses, Others
 from vit_jax.types import UserError
 
 
 class LinearProbe(FromFeatures):
-    """`accuracy` of logistic regression on standardised features, fitted by L-BFGS, and the inverse l2 `C` it was best with.
+    """`accuracy` of logistic regression on standardised features, fitted by L-BFGS, and the best inverse l2 `C`.
 
     `C` is chosen among `strengths` on a held-out fifth of the training images, as arXiv:2103.00020, appendix A.3, does, and
-    the fit repeated on all of them.
+    the fit is repeated on all of them.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class LinearProbe(FromFeatures):
             raise UserError(f"strengths={strengths}, max_iter={max_iter}; expected numbers above 0.")
         self.strengths, self.max_iter = strengths, max_iter
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
         """See Evaluator."""
         from sklearn.model_selection import train_test_split
 
-        train, labels = self.features(predict, self.train)
-        test, truth = self.features(predict, self.data)
+        (train, labels), (test, truth) = (
+            (measured[name]["features"], measured[name]["label"]) for name in ("train", "test")
+        )
         counts = np.bincount(labels)
         if counts[counts > 0].min() < 2 or (counts > 0).sum() < 2:
             raise UserError(f"Found {len(train)} training images, expected two classes or more of two or more each.")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vit_jax.grads.gradient import Batch, Gradient, Metrics, Plain
-from vit_jax.types import Params, UserError
+from vit_jax.grads.gradient import Batch, Gradient, Plain, Step
+from vit_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,16 +15,17 @@ class Accumulate(Gradient):
     """The mean over `microbatches` equal parts, one after the other; without dropout it equals the whole batch's."""
 
     microbatches: int
+    splits_batch = True
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> tuple[Metrics, Params]:
-        """Raises UserError where the batch cannot be divided."""
-        size = len(batch["image"])
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+        """Raise UserError where the batch cannot be split evenly."""
+        size = len(jax.tree.leaves(batch)[0])
         if self.microbatches < 1 or size % self.microbatches:
             raise UserError(f"grad.microbatches={self.microbatches} does not divide the batch of {size} examples.")
         # Example i goes to part i mod microbatches, so that each part is spread over all devices.
-        parts = {key: rearrange(x, "(b m) ... -> m b ...", m=self.microbatches) for key, x in batch.items()}
+        parts = jax.tree.map(lambda x: rearrange(x, "(b m) ... -> m b ...", m=self.microbatches), batch)
 
-        def one(index: jax.Array, part: Batch) -> tuple[Metrics, Params]:
+        def one(index: jax.Array, part: Batch) -> Step:
             return Plain()(loss, params, part, jax.random.fold_in(rng, index), lambda tree: tree, lr_share)
 
         def add(total, indexed):

@@ -1,8 +1,8 @@
 """How the step takes the gradient of the loss."""
 
 import abc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float
@@ -10,29 +10,40 @@ from jaxtyping import Array, Float
 from vit_jax.types import Params, Rng
 
 Batch = dict[str, Array]
-Metrics = dict[str, Array]
-# (params, batch, rng) -> (mean loss over the batch, metrics that are means over the batch)
-Loss = Callable[[Params, Batch, Rng], tuple[Float[Array, ""], Metrics]]
-# The mean of a tree over the devices that each hold a part of the batch; nothing where one program sees the whole of it.
+# (params, batch, rng) -> (mean loss over the batch, (metrics, stats) that are means over the batch)
+Loss = Callable[[Params, Batch, Rng], tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]]
+# The mean of a tree over the devices that each hold a part of the batch; the identity where one program sees all of it.
 Average = Callable[[Any], Any]
 
 
-class Gradient(abc.ABC):
-    """A way to take the gradient: (loss, params, batch, rng) -> (metrics with "loss", gradient), both averaged by `average`.
+class Step(NamedTuple):
+    """The gradient of a batch with the loss among its metrics, and the stats for the task's update."""
 
-    lr_share: the learning rate of the step as a share of its peak.
+    metrics: Mapping[str, Array]
+    stats: Mapping[str, Any]
+    grads: Params
+
+
+class Gradient(abc.ABC):
+    """A way to take the gradient; metrics, stats and gradient are averaged by `average`.
+
+    lr_share: the learning rate of the step as a share of its peak. splits_batch: the loss is taken of parts of the batch, for
+    which the task must be decomposable.
     """
+
+    splits_batch: bool = False
 
     @abc.abstractmethod
     def __call__(
         self, loss: Loss, params: Params, batch: Batch, rng: Rng, average: Average, lr_share: Float[Array, ""]
-    ) -> tuple[Metrics, Params]: ...
+    ) -> Step: ...
 
 
 class Plain(Gradient):
     """The gradient of the whole batch at once."""
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> tuple[Metrics, Params]:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
         """See Gradient."""
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
-        return average(({"loss": value, **metrics}, grads))
+        (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
+        metrics, grads, stats = average(({"loss": value, **metrics}, grads, stats))
+        return Step(metrics, stats, grads)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax import trees
-from vit_jax.grads.gradient import Gradient, Metrics, Plain
+from vit_jax.grads.gradient import Gradient, Plain, Step
 from vit_jax.types import Params, UserError
 
 # Keeps a gradient of zero from becoming nan.
@@ -15,9 +15,9 @@ EPS = 1e-12
 
 
 def uphill(params: Params, grads: Params, rho: float | Float[Array, ""], adaptive: bool) -> Params:
-    """The parameters after a step of length rho along the gradient (arXiv:2010.01412, equation 2).
+    """Return the parameters after a step of length rho along the gradient (arXiv:2010.01412, equation 2).
 
-    Where `adaptive`, each number's step is in proportion to its size.
+    With `adaptive`, the step of each number is proportional to its size.
     """
     scale = rho / (trees.global_norm(grads) + EPS)
 
@@ -28,32 +28,36 @@ def uphill(params: Params, grads: Params, rho: float | Float[Array, ""], adaptiv
 
 
 def dot(a: Params, b: Params) -> Float[Array, ""]:
-    """The scalar product of two trees as one long vector."""
+    """Return the scalar product of two trees as long vectors."""
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros(()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sam(Gradient):
-    """Sharpness-aware minimisation: the gradient at the parameters moved by rho along the gradient, for two passes a step.
+    """Sharpness-aware minimisation: the gradient at the parameters moved by rho along the gradient; two passes per step.
 
-    The step uphill is that of the whole batch on any number of devices. `inner` takes both gradients. The loss and metrics are
-    those before the step uphill; `loss_uphill` is the one after it.
+    The step uphill follows the gradient of the whole batch on any number of devices. `inner` takes both gradients. Loss, metrics
+    and stats are from before the step uphill; `loss_uphill` is from after it.
     """
 
     rho: float = 0.05
     inner: Gradient = dataclasses.field(default_factory=Plain)
 
+    @property
+    def splits_batch(self) -> bool:  # type: ignore[override]
+        """See Gradient."""
+        return self.inner.splits_batch
+
     def __post_init__(self):
         if self.rho <= 0:
             raise UserError(f"grad.rho={self.rho}; expected a length above 0.")
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> tuple[Metrics, Params]:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
         """See Gradient."""
-        metrics, grads = self.inner(loss, params, batch, rng, average, lr_share)
-        above, grads_above = self.inner(
-            loss, uphill(params, grads, self.rho, adaptive=False), batch, rng, average, lr_share
-        )
-        return metrics | {"loss_uphill": above["loss"]}, grads_above
+        here = self.inner(loss, params, batch, rng, average, lr_share)
+        uphill_params = uphill(params, here.grads, self.rho, adaptive=False)
+        above = self.inner(loss, uphill_params, batch, rng, average, lr_share)
+        return Step({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, above.grads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Gsam(Gradient):
     adaptive: bool = False
     inner: Gradient = dataclasses.field(default_factory=Plain)
 
+    @property
+    def splits_batch(self) -> bool:  # type: ignore[override]
+        """See Gradient."""
+        return self.inner.splits_batch
+
     def __post_init__(self):
         if not 0 <= self.rho_min <= self.rho_max or not self.rho_max:
             raise UserError(
@@ -78,11 +87,12 @@ class Gsam(Gradient):
         if self.alpha < 0:
             raise UserError(f"grad.alpha={self.alpha}; expected a number of at least 0.")
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> tuple[Metrics, Params]:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
         """See Gradient."""
-        metrics, grads = self.inner(loss, params, batch, rng, average, lr_share)
+        here = self.inner(loss, params, batch, rng, average, lr_share)
         rho = self.rho_min + (self.rho_max - self.rho_min) * lr_share
-        above, grads_above = self.inner(loss, uphill(params, grads, rho, self.adaptive), batch, rng, average, lr_share)
-        along = dot(grads, grads_above) / (dot(grads_above, grads_above) + EPS)
-        grads = jax.tree.map(lambda plain, up: up - self.alpha * (plain - along * up), grads, grads_above)
-        return metrics | {"loss_uphill": above["loss"]}, grads
+        uphill_params = uphill(params, here.grads, rho, self.adaptive)
+        above = self.inner(loss, uphill_params, batch, rng, average, lr_share)
+        along = dot(here.grads, above.grads) / (dot(above.grads, above.grads) + EPS)
+        grads = jax.tree.map(lambda plain, up: up - self.alpha * (plain - along * up), here.grads, above.grads)
+        return Step({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, grads)

@@ -1,7 +1,7 @@
-"""Scaled dot-product attention (arXiv:1706.03762, equation 1) in the forms that suit different hardware.
+"""Scaled dot-product attention (arXiv:1706.03762, equation 1) in forms for different hardware.
 
-Each takes queries, keys and values [b, n, k, h] of k heads and gives [b, n, k, h]; softmax and its derivative are in float32.
-`plain` also has weights to look at and to drop; the fused ones never write them to memory.
+Each maps queries, keys and values [b, n, k, h] of k heads to [b, n, k, h]; softmax and its derivative are in float32. Only
+`plain` has weights to inspect and to drop; the fused forms never write them to memory.
 """
 
 import functools
@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vit_jax.sharding import BATCH_AXES, platform
+from vit_jax.types import Mask
 
 Form = Literal["auto", "plain", "pallas", "cudnn"]
 Heads = Float[Array, "b n k h"]
@@ -22,30 +23,33 @@ Queries = Float[Array, "b q k h"]
 Weights = Float[Array, "b k q n"]
 Flat = Float[Array, "b n d"]
 
-# Beyond so many tokens the weights of a head no longer fit beside the rest into a TPU's vector memory.
+# With more tokens the weights of a head do not fit into a TPU's vector memory.
 MOST_TOKENS = 1024
 
 
 def choose(form: Form, tokens: int, whole: bool) -> Form:
-    """The form that "auto" stands for here; `whole` says that nobody drops weights, or wants to see them.
+    """Return the form that "auto" means here; whole: the weights are neither dropped, masked nor inspected.
 
-    On TPUs it is the kernel, as a ViT-B/16 step compiled for v5e then moves 0.6 of the bytes. On CPUs no fused form was faster.
-    On GPUs "cudnn" waits for a measurement.
+    On TPUs it is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused form was faster.
+    On GPUs "cudnn" has not been measured yet.
     """
     if form != "auto":
         return form
     return "pallas" if whole and platform() == "tpu" and tokens <= MOST_TOKENS else "plain"
 
 
-def weights_of(queries: Queries, keys: Heads) -> Weights:
-    """The softmax of scaled products, in the queries' dtype."""
+def weights_of(queries: Queries, keys: Heads, mask: Mask = None) -> Weights:
+    """Return the softmax of scaled products, in the queries' dtype; keys where `mask` [b, n] is False have the weight 0."""
     queries, keys = queries.swapaxes(1, 2), keys.swapaxes(1, 2)
     scores = jnp.einsum("bkqh,bknh->bkqn", queries / jnp.sqrt(queries.shape[-1]).astype(queries.dtype), keys)
-    return jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32))).astype(queries.dtype)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    return jax.nn.softmax(scores).astype(queries.dtype)
 
 
 def mixed(weights: Weights, values: Heads) -> Queries:
-    """The means of the values by these weights."""
+    """Return the weighted means of the values."""
     return jnp.einsum("bkqn,bknh->bkqh", weights, values.swapaxes(1, 2)).swapaxes(1, 2)
 
 
@@ -63,10 +67,10 @@ def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:
 
 
 def pallas(queries: Heads, keys: Heads, values: Heads) -> Heads:
-    """A kernel for TPUs: the weights of one head of one image at a time, which stay in vector memory.
+    """Return a kernel for TPUs: the weights of one head of one image at a time, which stay in vector memory.
 
-    The backward pass computes them again from queries and keys, as FlashAttention does (arXiv:2205.14135); the tokens of an
-    image are few, so nothing is tiled. Elsewhere it is interpreted, which is slow. Devices each take their images and heads.
+    The backward pass recomputes them from queries and keys, as FlashAttention does (arXiv:2205.14135); an image has few
+    tokens, so nothing is tiled. On other platforms it is interpreted, which is slow. Each device computes its images and heads.
     """
     b, n, k, h = queries.shape
     mesh = jax.sharding.get_abstract_mesh()
@@ -86,7 +90,7 @@ def _softmax(queries: Array, keys: Array, scale: float) -> Array:
 
 
 def _product(left: Array, right: Array, over: int, and_over: int) -> Array:
-    """The product of two matrices that sums over these axes of them, in float32."""
+    """Return the product of two matrices, summed over these axes, in float32."""
     return jax.lax.dot_general(left, right, (((over,), (and_over,)), ((), ())), preferred_element_type=jnp.float32)
 
 
@@ -113,7 +117,7 @@ def _backward_kernel(q, k, v, gradient, to_q, to_k, to_v, *, heads: int):
 
 
 def _call(kernel, outputs: int, *arrays: Flat) -> tuple[Flat, ...]:
-    """A kernel on one image after another."""
+    """Return a result of a kernel that runs on one image at a time."""
     b, n, d = arrays[0].shape
     image = pl.BlockSpec((1, n, d), lambda i: (i, 0, 0))
     made = pl.pallas_call(

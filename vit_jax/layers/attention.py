@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
 from vit_jax.layers.product import dot_general
-from vit_jax.types import Tokens, UserError
+from vit_jax.types import Mask, Tokens, UserError
 
 
 class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
     qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). qkv_bias=False leaves out the
-    biases of queries, keys and values. form: see attend.choose; only the plain one has dropout. Sows the weights
+    biases of queries, keys and values. form: see attend.choose; only the plain form has dropout and masks. Sows the weights
     [b, heads, queries, tokens] into the collection "attention" when that is mutable.
     """
 
@@ -30,12 +30,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Float[Array, "b q d"], tokens: Tokens, *, deterministic: bool = True
+        self, queries: Float[Array, "b q d"], tokens: Tokens, mask: Mask = None, *, deterministic: bool = True
     ) -> Float[Array, "b q d"]:
-        """The softmax is taken in float32 whatever the dtype."""
+        """Attend to the tokens where `mask` [b, n] is True; the softmax is in float32 whatever the dtype."""
         width = tokens.shape[-1]
         if width % self.num_heads:
-            raise UserError(f"A width of {width} cannot be divided among num_heads={self.num_heads} attention heads.")
+            raise UserError(f"A width of {width} cannot be split into num_heads={self.num_heads} attention heads.")
         head = (self.num_heads, width // self.num_heads)
 
         def project(name: str, x: Array) -> Float[Array, "b n k h"]:
@@ -58,15 +58,21 @@ class Attention(nn.Module):
             )
         q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))  # for Encoder.remat
         drops = self.dropout > 0 and not deterministic
-        # init makes every collection mutable, but is asked for parameters alone.
+        # init makes every collection mutable, but only the parameters are wanted.
         shows = self.is_mutable_collection("attention") and not self.is_initializing()
-        form = attend.choose(self.form, tokens.shape[1], whole=queries is tokens and not (drops or shows))
+        form = attend.choose(
+            self.form, tokens.shape[1], whole=queries is tokens and mask is None and not (drops or shows)
+        )
         if form != "plain" and drops:
             raise UserError(
                 f"model.attention={form!r} has no dropout; found attn_dropout={self.dropout}: take 'plain'."
             )
-        if drops or shows:
-            weights = attend.weights_of(q, k)
+        if form != "plain" and mask is not None:
+            raise UserError(f"model.attention={form!r} takes no mask of tokens; take 'plain' or 'auto'.")
+        if drops or shows or mask is not None:
+            weights = attend.weights_of(q, k, mask)
+            if mask is not None:  # so that a NaN in a masked token stays there
+                v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
             mixed = attend.mixed(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)

@@ -10,11 +10,11 @@ from vit_jax.layers.attend import Form
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
-from vit_jax.types import Tokens
+from vit_jax.types import Mask, Tokens, UserError
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (arXiv:2103.17239, equation 4), `initial` at first."""
+    """A learned factor for each channel of a residual branch (arXiv:2103.17239, equation 4), which begins as `initial`."""
 
     initial: float
     dtype: Dtype = jnp.float32
@@ -22,7 +22,7 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, branch: Tokens) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
+        """Map tokens [b, n, d] to [b, n, d]."""
         initial = nn.initializers.constant(self.initial)
         scale = self.param("scale", initial, branch.shape[-1:], self.param_dtype)
         return branch * scale.astype(self.dtype).reshape(1, 1, -1)
@@ -49,8 +49,8 @@ class Block(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
+    def __call__(self, x: Tokens, mask: Mask = None, *, deterministic: bool = True) -> Tokens:
+        """Map tokens [b, n, d] to [b, n, d]; none attends to those where `mask` [b, n] is False."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def residual(branch: Tokens, name: str) -> Tokens:
@@ -62,7 +62,7 @@ class Block(nn.Module):
         fields = (self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, self.attention)
         attention = Attention(*fields, **dtypes, name="attn")
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x)
-        x = x + residual(attention(y, y, deterministic=deterministic), "layer_scale1")
+        x = x + residual(attention(y, y, mask, deterministic=deterministic), "layer_scale1")
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)
         mlp = Mlp(self.mlp_dim, self.dropout, self.mlp, **dtypes, name="mlp")
         x = x + residual(mlp(y, deterministic=deterministic), "layer_scale2")
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """An MLP across the tokens, alike for every channel, then one across the channels, alike for every token.
+    """An MLP across the tokens, shared by all channels, then one across the channels, shared by all tokens.
 
     Sows its output into the collection "intermediates" as "out" when that is mutable.
     """
@@ -85,8 +85,10 @@ class MixerBlock(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
+    def __call__(self, x: Tokens, mask: Mask = None, *, deterministic: bool = True) -> Tokens:
+        """Map tokens [b, n, d] to [b, n, d]; raises UserError for a mask, since tokens are mixed by fixed weights."""
+        if mask is not None:
+            raise UserError("A Mixer mixes all tokens by fixed weights, so none can be masked; use a vit.ViT.")
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         drop = DropPath(self.drop_path)
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x).swapaxes(1, 2)

@@ -18,9 +18,9 @@ FeatureMap = Float[Array, "b rows cols d"]
 def standardize(
     kernel: Float[Array, "kh kw c d"], norm: WeightNorm = "std", eps: float = 1e-5
 ) -> Float[Array, "kh kw c d"]:
-    """A kernel with mean 0 and variance 1 for each output channel, in float32 (arXiv:1903.10520, equation 10).
+    """Return a kernel with mean 0 and variance 1 for each output channel, in float32 (arXiv:1903.10520, equation 10).
 
-    It is divided by std + eps, or with norm="var" by sqrt(variance + eps).
+    The divisor is std + eps, or with norm="var" sqrt(variance + eps).
     """
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     kernel = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
@@ -41,7 +41,7 @@ class StdConv(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> FeatureMap:
-        """Images [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
+        """Map images [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), features]."""
         shape = (self.kernel_size, self.kernel_size, images.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
         kernel = standardize(kernel, self.weight_norm, self.weight_eps).astype(self.dtype)
@@ -57,7 +57,7 @@ class StdConv(nn.Module):
 class Bottleneck(nn.Module):
     """x + GN(conv1x1(conv3x3(conv1x1(x)))) with a GroupNorm and a ReLU after each convolution, the last after the sum.
 
-    The output has 4 * features channels; where its shape is another than that of x, x passes a 1x1 convolution.
+    The output has 4 * features channels; where the shape differs from x, the shortcut is a 1x1 convolution.
     """
 
     features: int
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> FeatureMap:
-        """Feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
+        """Map feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def conv(x: Images, features: int, kernel: int, stride: int, name: str, **init: Any) -> FeatureMap:
@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """`units` bottleneck units, of which the first has the stride."""
+    """`units` bottleneck units; the first has the stride."""
 
     unit: Callable[..., Bottleneck]
     units: int
@@ -97,7 +97,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> FeatureMap:
-        """Feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
+        """Map feature maps [b, h, w, c] to [b, ceil(h / stride), ceil(w / stride), 4 * features]."""
         for j in range(self.units):
             x = self.unit(self.features, self.stride if j == 0 else 1, name=f"unit_{j}")(x)
         return x

@@ -15,21 +15,21 @@ Rate = float | Float[Array, ""]
 
 
 def drop_path_rates(rate: float, depth: int, rule: DropPathRule) -> list[float]:
-    """The rate of each block: from 0 linearly to `rate` in the last (arXiv:1603.09382), or `rate` in all (arXiv:2204.07118)."""
+    """Return the rate of each block: linear from 0 to `rate` (arXiv:1603.09382), or `rate` in all (arXiv:2204.07118)."""
     return [rate if rule == "constant" else rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole examples with probability `rate` (stochastic depth, arXiv:1603.09382).
+    """Drop a residual branch for whole examples with probability `rate` (stochastic depth, arXiv:1603.09382).
 
-    What is kept is scaled by 1 / (1 - rate), so that the expectation is unchanged.
+    Kept branches are scaled by 1 / (1 - rate), so that the expectation is unchanged.
     """
 
     rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, branch: Tokens, *, deterministic: bool = True) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
+        """Map tokens [b, n, d] to [b, n, d]."""
         if deterministic or (isinstance(self.rate, float | int) and self.rate == 0):
             return branch
         keep = 1.0 - self.rate

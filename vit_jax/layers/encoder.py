@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
+from jaxtyping import Array, Float
 
 from vit_jax.layers.drop import DropPathRule, drop_path_rates
-from vit_jax.sharding import divided
-from vit_jax.types import Params, Tokens
+from vit_jax.sharding import batch_sharded
+from vit_jax.types import Mask, Params, Tokens
 
 Remat = Literal["none", "dots", "inner", "full"]
 
-# What the backward pass finds in memory; the rest of a block it computes again.
+# What the backward pass keeps in memory; it recomputes the rest of a block.
 POLICIES: dict[str, Callable[..., bool]] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "inner": jax.checkpoint_policies.save_only_these_names("qkv", "hidden"),
@@ -23,14 +24,14 @@ POLICIES: dict[str, Callable[..., bool]] = {
 
 
 class Encoder(nn.Module):
-    """`depth` blocks, each made by block(drop_path=..., name=...), and where `norm` is set a final LayerNorm.
+    """`depth` blocks, each made by block(drop_path=..., name=...), and a final LayerNorm where `norm` is set.
 
-    drop_path, drop_path_rule: see drop_path_rates. remat: what of a block is not kept for the backward pass but computed again:
-    "none" of it, all but the outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer
-    ("inner"), or all ("full", a third more FLOPs; arXiv:1604.06174).
-    scan: the blocks are compiled once, as the body of a loop, so that compile time does not grow with the depth, for a copy of
-    their parameters and of their gradients in every step. Parameters, gradients and results are the same, but for what dropout
-    and drop_path draw.
+    drop_path, drop_path_rule: see drop_path_rates. remat: what the backward pass recomputes of a block: "none", all but the
+    outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer ("inner"), or all ("full", a
+    third more FLOPs; arXiv:1604.06174).
+    scan: compile the blocks once, as the body of a loop, so that compile time does not grow with the depth, at the cost of a copy
+    of their parameters and gradients in every step. Parameters, gradients and results are the same, except what dropout and
+    drop_path draw.
     """
 
     block: Callable[..., nn.Module]
@@ -45,53 +46,61 @@ class Encoder(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, *, train: bool = False) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
-        x = divided(x)
+    def __call__(self, x: Tokens, mask: Mask = None, *, train: bool = False, stages: bool = False) -> Any:
+        """Map tokens [b, n, d] to [b, n, d]; with `stages` return also the list of tokens after each block.
+
+        mask: bool [b, n], False for tokens that no other token attends to.
+        """
+        x, after = batch_sharded(x), []
         rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.scan and not self.is_initializing():
-            x = self._scanned(x, rates, train)
+            x, stacked = self._scanned(x, mask, rates, train, stages)
+            after = [] if stacked is None else list(stacked)
         else:
 
-            def run(block: nn.Module, x: Tokens) -> Tokens:
-                return divided(block(x, deterministic=not train))
+            def run(block: nn.Module, x: Tokens, mask: Mask) -> Tokens:
+                return batch_sharded(block(x, mask, deterministic=not train))
 
             if self.remat != "none":
                 run = nn.remat(run, policy=POLICIES[self.remat])
             for i, rate in enumerate(rates):
-                x = run(self.block(drop_path=rate, name=f"block_{i}"), x)
+                x = run(self.block(drop_path=rate, name=f"block_{i}"), x, mask)
+                after += [x] if stages else []
         if self.norm:
             x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
-        return x
+        return (x, after) if stages else x
 
-    def _scanned(self, x: Tokens, rates: list[float], train: bool) -> Tokens:
-        """The blocks as one loop over their stacked parameters."""
+    def _scanned(
+        self, x: Tokens, mask: Mask, rates: list[float], train: bool, stages: bool
+    ) -> tuple[Tokens, Float[Array, "depth b n d"] | None]:
+        """Run the blocks as one loop over their stacked parameters."""
         names = [f"block_{i}" for i in range(self.depth)]
         layers = [self.variables["params"][name] for name in names]
         kept = [name for name in ("intermediates", "attention") if self.is_mutable_collection(name)]
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-        # Where no rate differs from 0 there is nothing to draw.
+        # Where every rate is 0 there is nothing to draw.
         inputs = (
             jax.tree.map(lambda *leaves: jnp.stack([self._narrowed(leaf) for leaf in leaves]), *layers),
             jnp.asarray(rates) if any(rates) else None,
             None if key is None else jax.random.split(key, self.depth),
         )
 
-        def body(x: Tokens, layer: tuple[Params, Any, Any]) -> tuple[Tokens, Params]:
+        def body(x: Tokens, layer: tuple[Params, Any, Any]) -> tuple[Tokens, Any]:
             params, rate, key = layer
             block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
             rngs = {} if key is None else {"dropout": key}
-            x, sown = block.apply({"params": params}, x, deterministic=not train, rngs=rngs, mutable=kept)
-            return divided(x), sown
+            x, sown = block.apply({"params": params}, x, mask, deterministic=not train, rngs=rngs, mutable=kept)
+            x = batch_sharded(x)
+            return x, (sown, x if stages else None)
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=POLICIES[self.remat], prevent_cse=False)
-        x, sown = jax.lax.scan(body, x, inputs)
+        x, (sown, after) = jax.lax.scan(body, x, inputs)
         for collection, values in sown.items():
             for i, name in enumerate(names):
                 self.put_variable(collection, name, jax.tree.map(lambda leaf, i=i: leaf[i], values))
-        return x
+        return x, after
 
     def _narrowed(self, leaf: jax.Array) -> jax.Array:
-        """A kernel in the dtype that it is multiplied in, of which the copy is smaller; scales of norms stay as they are."""
+        """Return a kernel in the dtype that it is multiplied in, whose copy is smaller; scales of norms stay as they are."""
         return leaf.astype(self.dtype) if leaf.ndim > 1 else leaf

@@ -38,7 +38,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
-        """Tokens [b, n, d] to [b, n, d]."""
+        """Map tokens [b, n, d] to [b, n, d]."""
         dense: dict[str, Any] = {
             "kernel_init": nn.initializers.xavier_uniform(),
             "bias_init": nn.initializers.normal(1e-6),

@@ -18,7 +18,7 @@ def patch_grid(
     padding: str,
     source: str = "image",
 ) -> tuple[int, int]:
-    """Rows and columns of patches that an image of (height, width) pixels, or another `source` of patches, gives.
+    """Return numbers of rows and columns of patches of an image of (height, width) pixels, or of another `source`.
 
     Raises UserError where "valid" patches do not tile the image; "same" pads it with zeros to ceil(size / stride).
     """
@@ -48,7 +48,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> Float[Array, "b rows cols d"]:
-        """Rows run from top to bottom, columns from left to right."""
+        """Return rows run from top to bottom, columns from left to right."""
         patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding, self.source)
         shape = (*self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), shape, self.param_dtype)
@@ -68,9 +68,9 @@ class PatchEmbed(nn.Module):
 def _product(
     images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int]
 ) -> Float[Array, "b rows cols d"]:
-    """The convolution as one matrix product, which XLA runs faster with so few input channels.
+    """Return the convolution as one matrix product, which XLA runs faster with so few input channels.
 
-    A patch is made of whole blocks of the size of the stride, of just one where patches do not overlap.
+    A patch consists of whole blocks of the size of the stride; of one where patches do not overlap.
     """
     sh, sw = stride
     m, n = kernel.shape[0] // sh, kernel.shape[1] // sw

@@ -1,4 +1,4 @@
-"""From the encoded tokens to one vector for the image."""
+"""Pooling: from encoded tokens to one vector for the image."""
 
 from typing import Any
 
@@ -9,7 +9,15 @@ from jaxtyping import Array, Float
 
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.mlp import Gelu, Mlp
-from vit_jax.types import Tokens
+from vit_jax.types import Mask, Tokens
+
+
+def masked_mean(tokens: Tokens, mask: Mask = None) -> Float[Array, "b d"]:
+    """Return the mean of the tokens, of those where `mask` [b, n] is True."""
+    if mask is None:
+        return tokens.mean(axis=1)
+    kept = jnp.where(mask[:, :, None], tokens, jnp.zeros((), tokens.dtype).reshape(1, 1, 1))
+    return kept.sum(axis=1) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(tokens.dtype)
 
 
 class AttentionPool(nn.Module):
@@ -23,12 +31,12 @@ class AttentionPool(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Tokens) -> Float[Array, "b d"]:
-        """Tokens [b, n, d] to [b, d]."""
+    def __call__(self, tokens: Tokens, mask: Mask = None) -> Float[Array, "b d"]:
+        """Map tokens [b, n, d] to [b, d]; tokens where `mask` [b, n] is False take no part."""
         b, _, width = tokens.shape
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
         queries = jnp.tile(probe.astype(tokens.dtype), (b, 1, 1))
-        x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens)
+        x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens, mask)
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm")(x)
         return (x + Mlp(self.mlp_dim, kind=self.mlp, **dtypes, name="mlp")(y))[:, 0]

@@ -22,7 +22,7 @@ def sincos2d(rows: int, cols: int, width: int, temperature: float = 10_000.0) ->
 
 
 class AddPositions(nn.Module):
-    """Adds a position embedding to the tokens of a grid preceded by `prefix` tokens, such as the class token.
+    """Add a position embedding to the tokens of a grid after `prefix` tokens, such as the class token.
 
     "learn" has one vector for each token, the prefix included; "sincos2d" is zero on the prefix; "none" adds nothing.
     """
@@ -34,7 +34,7 @@ class AddPositions(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
-        """Tokens [b, prefix + rows * cols, d]."""
+        """Map tokens [b, prefix + rows * cols, d]."""
         _, n, width = tokens.shape
         if self.kind == "learn":
             table: Array = self.param("table", nn.initializers.normal(0.02), (1, n, width), self.param_dtype)

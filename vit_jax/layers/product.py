@@ -1,4 +1,4 @@
-"""Products with the kernels of linear layers, in the way that suits the processor."""
+"""Matrix products of linear layers, in a form that suits the processor."""
 
 import functools
 import math
@@ -11,15 +11,16 @@ from jaxtyping import Array, Float
 
 from vit_jax.sharding import platform
 
-# What x86 processors call their instructions for products of bfloat16.
+# The flags of x86 processors with instructions for products of bfloat16.
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any, **options: Any) -> Array:
-    """jax.lax.dot_general, but for 16-bit numbers on a CPU, where the last dimensions of x meet the first of the kernel.
+    """Compute jax.lax.dot_general, with a faster form for 16-bit numbers on CPUs.
 
-    XLA:CPU is slow at products that give 16 bits: there they are summed and given in float32 and rounded afterwards, which is
-    also closer. Processors without units for bfloat16 multiply in float32.
+    That form is for products of the last dimensions of x with the first of the kernel. XLA:CPU is slow at products with 16-bit
+    results: there the product is accumulated and returned in float32 and rounded afterwards, which is also more accurate.
+    Processors without units for bfloat16 multiply in float32.
     """
     (of_x, of_kernel), batch = dimension_numbers
     shared, last = len(of_x), tuple(range(x.ndim - len(of_x), x.ndim))
@@ -40,7 +41,7 @@ def _has_units() -> bool:
 
 
 def _in_float32(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    """The product in float32 of matrices in 16 bits."""
+    """Return the product in float32 of matrices in 16 bits."""
     if not _has_units():
         left, right = left.astype(jnp.float32), right.astype(jnp.float32)
     return jnp.dot(left, right, preferred_element_type=jnp.float32)

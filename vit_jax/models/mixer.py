@@ -6,21 +6,22 @@ from typing import Any
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from vit_jax.layers.block import MixerBlock
 from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import Gelu
-from vit_jax.layers.patch_embed import PatchEmbed
-from vit_jax.models.vit import pair
-from vit_jax.types import DtypeName, Images, Logits, UserError
+from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
+from vit_jax.models.vit import BLOCK, pair
+from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
 
 
 class Mixer(nn.Module):
     """MLP-Mixer: patches, blocks of MLPs across tokens and across channels, global average, linear head.
 
-    The MLPs across tokens fix the number of patches. num_classes=0 gives the pooled features in place of logits. Every
-    parameter is param_dtype; every activation dtype, but for statistics, which are float32.
+    The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features in place of logits. Every
+    parameter is param_dtype; every activation dtype, except statistics, which are float32.
     remat, scan: see Encoder.
     """
 
@@ -49,21 +50,49 @@ class Mixer(nn.Module):
         if not 0 <= self.drop_path < 1:
             raise UserError(f"model.drop_path={self.drop_path}; expected a rate in [0, 1).")
 
-    @nn.compact
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
+        patch = pair(self.patch_size)
+        return patch_grid(image_size, patch, patch, "valid")
+
+    def layer_of(self, name: str) -> int:
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and the last for all that follows."""
+        block = BLOCK.search(name)
+        return 1 + int(block[1]) if block else 0 if name.startswith("embed/") else self.depth + 1
+
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Normalised images [b, h, w, c] to logits [b, num_classes].
+        """Map normalised images [b, h, w, c] to logits [b, num_classes].
 
         With the collection "intermediates" mutable, sows `tokens` [b, n, d] (embedded), each block's `out`, `encoded`
         [b, n, d], `pooled` and `features` [b, d] (the same). With train=True drop_path draws from the rng "dropout".
         """
-        dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+        x = self.encode(self.embed(images), train=train)
+        return self.apply_head(x.mean(axis=1))
+
+    def features(self, images: Images, *, train: bool = False) -> dict[str, Any]:
+        """Return `tokens` [b, n, d] of the patches of `grid`, `pooled` [b, d], and `stages`, the tokens after each block."""
+        encoded, stages = self.encode(self.embed(images), train=train, stages=True)
+        grid = self.grid((images.shape[1], images.shape[2]))
+        return {"tokens": encoded, "grid": grid, "prefix": 0, "pooled": encoded.mean(axis=1), "stages": stages}
+
+    @property
+    def _dtypes(self) -> dict[str, Any]:
+        return {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
+
+    @nn.compact
+    def embed(self, images: Images) -> Tokens:
+        """Map images to embedded patches [b, n, d]."""
         patch = pair(self.patch_size)
-        x = PatchEmbed(self.width, patch, patch, **dtypes, name="embed")(images)
+        x = PatchEmbed(self.width, patch, patch, **self._dtypes, name="embed")(images)
         x = rearrange(x, "b rows cols d -> b (rows cols) d")
         self._sow("tokens", x)
-        block = partial(
-            MixerBlock, self.tokens_mlp_dim, self.channels_mlp_dim, mlp=self.mlp, norm_eps=self.norm_eps, **dtypes
-        )
+        return x
+
+    @nn.compact
+    def encode(self, tokens: Tokens, *, train: bool = False, stages: bool = False) -> Any:
+        """Map tokens [b, n, d] to encoded ones; with `stages` return also those after each block."""
+        sizes = (self.tokens_mlp_dim, self.channels_mlp_dim)
+        block = partial(MixerBlock, *sizes, mlp=self.mlp, norm_eps=self.norm_eps, **self._dtypes)
         encoder = Encoder(
             block,
             self.depth,
@@ -72,18 +101,24 @@ class Mixer(nn.Module):
             norm_eps=self.norm_eps,
             remat=self.remat,
             scan=self.scan,
-            **dtypes,
+            **self._dtypes,
             name="encoder",
         )
-        x = encoder(x, train=train)
+        if stages:
+            return encoder(tokens, train=train, stages=True)
+        x = encoder(tokens, train=train)
         self._sow("encoded", x)
-        x = x.mean(axis=1)
-        self._sow("pooled", x)
-        self._sow("features", x)
+        return x
+
+    @nn.compact
+    def apply_head(self, pooled: Float[Array, "b d"]) -> Logits:
+        """Map pooled features to logits [b, num_classes], or return them without classes."""
+        self._sow("pooled", pooled)
+        self._sow("features", pooled)
         if not self.num_classes:
-            return x
+            return pooled
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias)
-        return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **dtypes, name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **self._dtypes, name="head")(pooled)
 
     def _sow(self, name: str, x) -> None:
         self.sow("intermediates", name, x, reduce_fn=lambda _, last: last, init_fn=lambda: None)

@@ -1,4 +1,4 @@
-"""The size table: what a name such as "B/16" stands for."""
+"""The size table: the fields of a name such as "B/16"."""
 
 import dataclasses
 import difflib
@@ -64,7 +64,7 @@ HYBRIDS = {
 
 
 def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize] = SIZES) -> dict[str, Any]:
-    """Model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
+    """Return the model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
     if name not in sizes:
         near = difflib.get_close_matches(name, sizes, n=3, cutoff=0.1) or list(sizes)
@@ -80,7 +80,7 @@ def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize] = SIZES) -
 
 
 def parse_hybrid(variant: str) -> dict[str, Any]:
-    """Model fields of a variant "RESNET+SIZE/PATCH", such as "R50+B/16": a ViT on a ResNet's feature map."""
+    """Return the model fields of a variant "RESNET+SIZE/PATCH", such as "R50+B/16": a ViT on a ResNet's feature map."""
     if variant not in HYBRIDS:
         raise UserError(f"Unknown hybrid variant={variant!r}; expected one of {', '.join(HYBRIDS)}.")
     stages, patch_size = HYBRIDS[variant]
@@ -89,7 +89,7 @@ def parse_hybrid(variant: str) -> dict[str, Any]:
 
 
 def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A model spec whose `variant`, if it has one, is replaced by the fields it stands for; explicit fields win."""
+    """Return a model config with its `variant`, if any, replaced by the fields of that size; explicit fields win."""
     fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
     variant = spec.get("variant")
     if not isinstance(variant, str | None):

@@ -1,5 +1,6 @@
 """The Vision Transformer (arXiv:2010.11929)."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -15,29 +16,38 @@ from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import MlpKind
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
-from vit_jax.layers.pooling import AttentionPool
+from vit_jax.layers.pooling import AttentionPool, masked_mean
 from vit_jax.layers.posemb import AddPositions
-from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
+from vit_jax.models import heads
+from vit_jax.types import DtypeName, Images, Logits, Mask, Tokens, UserError
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a size given as one number or two."""
+    """Return (height, width) of a size given as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-class ViT(nn.Module):
-    """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, linear head.
+BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
+# What tokens are made of, before the first block.
+EMBEDDING = re.compile(r"^(stem|embed|cls|dist|registers|posemb|pre_norm)(/|$)")
 
-    stem: a network whose feature map is cut into the patches (with resnet.ResNet a hybrid); it takes this model's dtypes.
-    pool: "tok" class token, "gap" global average, "map" attention pooling; these two see the patches alone. The tokens are
+
+class ViT(nn.Module):
+    """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
+
+    stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes.
+    pool: "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are
     the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches. posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the
     patches have learned positions too. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020).
     norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
     its initial value; drop_path, drop_path_rule: see drop_path_rates; attention: see layers/attend.py; remat, scan: see
-    Encoder. rep_size adds a tanh layer of that width before the head. num_classes=0 gives the pooled features in place of
-    logits. Every parameter is param_dtype; every activation dtype, but for statistics and softmax, which are float32.
+    Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a linear
+    layer of zeros with the bias head_bias. num_classes=0 returns the pooled features in place of logits. Every parameter is
+    param_dtype; every activation dtype, except statistics and softmax, which are float32.
+
+    The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
 
     num_classes: int
@@ -68,6 +78,7 @@ class ViT(nn.Module):
     attn_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
+    head: nn.Module | None = None
     head_bias: float = 0.0
     attention: Form = "auto"
     remat: Remat = "none"
@@ -78,6 +89,8 @@ class ViT(nn.Module):
     def __post_init__(self):
         if self.stem is not None:
             self.stem = self.stem.clone(dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.head is not None:
+            self.head = heads.fitted(self.head, self.num_classes, self.dtype, self.param_dtype)
         super().__post_init__()
         for name in ("width", "depth", "mlp_dim", "num_heads", "patch_size", "stride"):
             size = getattr(self, name)
@@ -98,72 +111,117 @@ class ViT(nn.Module):
             )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
+        """Return rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
             image_size, source = self.stem.grid(image_size), "stem's output"
         return patch_grid(image_size, patch, pair(self.stride or patch), self.padding, source)
 
-    @nn.compact
+    def layer_of(self, name: str) -> int:
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and the last for all that follows."""
+        block = BLOCK.search(name)
+        return 1 + int(block[1]) if block else 0 if EMBEDDING.search(name) else self.depth + 1
+
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Normalised images [b, h, w, c] to logits [b, num_classes].
+        """Map normalised images [b, h, w, c] to logits [b, num_classes].
 
         With the collection "intermediates" mutable, sows `tokens` [b, n, d] (what the first block sees), each block's `out`,
         `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); if distilled, these two
         are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. With "attention" mutable,
         each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
         """
-        dtypes = self._dtypes
-        norm = partial(nn.LayerNorm, self.norm_eps, **dtypes)
+        return self.apply_head(self.pool_tokens(self.encode(self.embed(images, train=train), train=train)))
 
+    def features(self, images: Images, *, train: bool = False) -> dict[str, Any]:
+        """Return `tokens` [b, n, d] with `prefix` tokens before the patches of `grid`, `pooled` [b, d], and `stages`.
+
+        stages: the tokens after each block, before the last norm.
+        """
+        encoded, stages = self.encode(self.embed(images, train=train), train=train, stages=True)
+        pooled = self.pool_tokens(encoded)
+        return {
+            "tokens": encoded,
+            "grid": self.grid((images.shape[1], images.shape[2])),
+            "prefix": self.num_prefix,
+            "pooled": pooled.mean(axis=1) if self.distilled else pooled,
+            "stages": stages,
+        }
+
+    @property
+    def num_prefix(self) -> int:
+        """The number of tokens before the patches."""
+        return int(self._has_class_token) + int(self.distilled) + self.registers
+
+    @nn.compact
+    def embed(self, images: Images, *, train: bool = False) -> Tokens:
+        """Map images to the tokens that the first block sees: prefix and patches with their positions."""
         patches, grid = self._patches(images)
         prefix = self._prefix(patches)
-        p = prefix.shape[1]
-        positions = partial(AddPositions, self.posemb, grid, param_dtype=dtypes["param_dtype"], name="posemb")
+        positions = partial(AddPositions, self.posemb, grid, param_dtype=self._dtypes["param_dtype"], name="posemb")
         if self.posemb_prefix:
-            x = positions(p)(jnp.concatenate([prefix, patches], axis=1))
+            x = positions(prefix.shape[1])(jnp.concatenate([prefix, patches], axis=1))
         else:
             x = jnp.concatenate([prefix, positions()(patches)], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         if self.pre_norm:
-            x = norm(name="pre_norm")(x)
+            x = nn.LayerNorm(self.norm_eps, **self._dtypes, name="pre_norm")(x)
         self._sow("tokens", x)
+        return x
 
-        last_norm = not self.norm_after_pool
+    @nn.compact
+    def encode(self, tokens: Tokens, mask: Mask = None, *, train: bool = False, stages: bool = False) -> Any:
+        """Map tokens [b, n, d] to encoded ones, any subset of those of `embed`; with `stages` also those after each block.
+
+        mask: bool [b, n], False for tokens that no other token attends to.
+        """
         encoder = Encoder(
             self._block(),
             self.depth,
             self.drop_path,
             self.drop_path_rule,
-            last_norm,
+            not self.norm_after_pool,
             self.norm_eps,
             self.remat,
             self.scan,
-            **dtypes,
+            **self._dtypes,
             name="encoder",
         )
-        x = encoder(x, train=train)
+        if stages:
+            return encoder(tokens, mask, train=train, stages=True)
+        x = encoder(tokens, mask, train=train)
         self._sow("encoded", x)
+        return x
 
+    @nn.compact
+    def pool_tokens(self, tokens: Tokens, mask: Mask = None) -> Float[Array, "b ..."]:
+        """Map encoded tokens to one vector [b, d], or [b, 2, d] if distilled; masked tokens take no part."""
+        patches = tokens[:, self.num_prefix :]
+        of_patches = None if mask is None else mask[:, self.num_prefix :]
         if self.pool == "tok":
-            x = x[:, :2] if self.distilled else x[:, 0]
+            x = tokens[:, :2] if self.distilled else tokens[:, 0]
         elif self.pool == "gap":
-            x = x[:, p:].mean(axis=1)
+            x = masked_mean(patches, of_patches)
         else:
             gelu = "gelu_tanh" if self.mlp == "swiglu" else self.mlp
-            x = AttentionPool(self.mlp_dim, self.num_heads, gelu, self.norm_eps, **dtypes, name="pool")(x[:, p:])
+            pool = AttentionPool(self.mlp_dim, self.num_heads, gelu, self.norm_eps, **self._dtypes, name="pool")
+            x = pool(patches, of_patches)
         if self.norm_after_pool:
-            x = norm(name="norm")(x)
-        features = x.mean(axis=1) if self.distilled else x
-        self._sow("pooled", features)
+            x = nn.LayerNorm(self.norm_eps, **self._dtypes, name="norm")(x)
+        self._sow("pooled", x.mean(axis=1) if self.distilled else x)
+        return x
+
+    @nn.compact
+    def apply_head(self, pooled: Float[Array, "b ..."]) -> Logits:
+        """Map what `pool_tokens` returns to logits [b, num_classes], or to the features without classes."""
+        features = pooled.mean(axis=1) if self.distilled else pooled
         if self.rep_size:
-            features = nn.tanh(nn.Dense(self.rep_size, **dtypes, name="rep")(features))
+            features = nn.tanh(nn.Dense(self.rep_size, **self._dtypes, name="rep")(features))
         self._sow("features", features)
         if not self.num_classes:
             return features
         if not self.distilled:
             return self._head("head", features)
-        logits_cls, logits_dist = self._head("head", x[:, 0]), self._head("head_dist", x[:, 1])
+        logits_cls, logits_dist = self._head("head", pooled[:, 0]), self._head("head_dist", pooled[:, 1])
         self._sow("logits_cls", logits_cls)
         self._sow("logits_dist", logits_dist)
         return (logits_cls + logits_dist) / 2
@@ -172,8 +230,12 @@ class ViT(nn.Module):
     def _dtypes(self) -> dict[str, Any]:
         return {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
 
+    @property
+    def _has_class_token(self) -> bool:
+        return self.pool == "tok" if self.class_token is None else self.class_token
+
     def _patches(self, images: Images) -> tuple[Tokens, tuple[int, int]]:
-        """The embedded patches, row by row, and how many rows and columns there are."""
+        """Return the embedded patches, row by row, and the numbers of rows and columns."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
             images, source = self.stem(images), "stem's output"
@@ -186,11 +248,14 @@ class ViT(nn.Module):
         return rearrange(x, "b rows cols d -> b (rows cols) d"), (x.shape[1], x.shape[2])
 
     def _prefix(self, patches: Tokens) -> Float[Array, "b p d"]:
-        """The tokens that stand before these patches."""
-        class_token = self.pool == "tok" if self.class_token is None else self.class_token
+        """Return the tokens before the patches."""
         b, _, width = patches.shape
         tokens = [patches[:, :0]]
-        for name, count in (("cls", int(class_token)), ("dist", int(self.distilled)), ("registers", self.registers)):
+        for name, count in (
+            ("cls", int(self._has_class_token)),
+            ("dist", int(self.distilled)),
+            ("registers", self.registers),
+        ):
             if count:
                 init = nn.initializers.zeros if name == "cls" else nn.initializers.normal(0.02)
                 token = self.param(name, init, (1, count, width), self._dtypes["param_dtype"])
@@ -214,6 +279,8 @@ class ViT(nn.Module):
         )
 
     def _head(self, name: str, features: Float[Array, "b d"]) -> Logits:
+        if self.head is not None:
+            return (self.head if name == "head" else self.head.copy(name=name))(features)
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias)
         return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **self._dtypes, name=name)(features)
 

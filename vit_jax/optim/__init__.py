@@ -1,6 +1,7 @@
 """The optimiser: clip the gradient, apply an update rule, decay the weights, scale by the scheduled learning rate."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import optax
 
@@ -26,14 +27,17 @@ def make_optimizer(
     multipliers: Multipliers | None = None,
     clip_norm: float | None = None,
     layer_decay: float | None = None,
+    *,
+    layers: Callable[[], Mapping[str, int]] | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
-    """The optimiser, and the learning rate as a function of the step.
+    """Return the optimiser, and the learning rate as a function of the step.
 
     `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose name
     the regex `decay` finds. `multipliers` are (regex, {"lr": factor, "weight_decay": factor}), of which the first regex that
     finds a parameter's name counts: "lr" multiplies what the rule makes of the gradient, "weight_decay" the decay, as
     big_vision's lr_mults and wd_mults. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning
-    rate, and so the decay, smaller by this factor from each block to the one before it (see layer_decay.py).
+    rate, and so the decay, smaller by this factor from each layer to the one before it; `layers` returns the layer of each
+    parameter by name (see layer_decay.py).
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
         raise UserError(
@@ -58,5 +62,8 @@ def make_optimizer(
     else:
         shrink = each_by(decays, lambda update, param, share: update + share * param if share else update)
         parts += [rule, *scale, *([shrink] if weight_decay else [])]
-    parts += [scale_by_layer(layer_decay)] if layer_decay is not None else []
+    if layer_decay is not None:
+        if layers is None:
+            raise UserError(f"optim.layer_decay={layer_decay} needs a network whose layers are known.")
+        parts += [scale_by_layer(layer_decay, layers)]
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate

@@ -1,4 +1,4 @@
-"""What is not the same for all parameters: their weight decay, and factors of it and of the learning rate."""
+"""Per-parameter weight decay, and factors of the weight decay and the learning rate."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Multipliers = list[tuple[str, dict[str, float]]]
 
 
 def check_multipliers(multipliers: Multipliers) -> None:
-    """Raises UserError for a malformed regex, a factor of something else, or a negative one."""
+    """Raise UserError for a malformed regex, an unknown factor, or a negative one."""
     for pattern, factors in multipliers:
         compile_regex(pattern, "optim.multipliers")
         for key, factor in factors.items():
@@ -25,9 +25,9 @@ def check_multipliers(multipliers: Multipliers) -> None:
 
 
 def factors_of(params: Params, multipliers: Multipliers) -> dict[str, dict[str, float]]:
-    """The factors of each parameter by name: those of the first regex that finds it, none where no regex does.
+    """Return the factors of each parameter by name, from the first regex that matches it; none where no regex does.
 
-    Raises UserError for a regex that finds no parameter beyond those of the regexes before it.
+    Raises UserError for a regex that matches no parameter beyond those of earlier regexes.
     """
     factors: dict[str, dict[str, float]] = {name: {} for name in trees.flatten(params)}
     left = list(factors)
@@ -44,9 +44,9 @@ def factors_of(params: Params, multipliers: Multipliers) -> dict[str, dict[str, 
 
 
 def weight_decays(params: Params, weight_decay: float, decay: str, multipliers: Multipliers) -> dict[str, float]:
-    """The weight decay of each parameter by name: 0 for those that the regex `decay` does not find.
+    """Return the weight decay of each parameter by name, 0 where the regex `decay` does not match.
 
-    Raises UserError where `decay` finds none, or none of those whose decay is multiplied.
+    Raises UserError where `decay` matches no parameter, or none whose decay is multiplied.
     """
     factors = factors_of(params, multipliers)
     decayed = {name for name in factors if compile_regex(decay, "optim.decay").search(name)}
@@ -67,9 +67,9 @@ def weight_decays(params: Params, weight_decay: float, decay: str, multipliers: 
 def each_by(
     numbers: Callable[[Params], dict[str, float]], change: Callable[[jax.Array, jax.Array, float], jax.Array]
 ) -> optax.GradientTransformation:
-    """Makes each update change(update, parameter, number), where the numbers by name follow from the parameters' names.
+    """Replace each update by change(update, parameter, number), with the numbers by parameter name.
 
-    The first state asks for the numbers too, so that a mistake in them shows there.
+    `init` computes the numbers too, so that a mistake in them shows early.
     """
 
     def init(params: Params) -> optax.EmptyState:
@@ -85,10 +85,10 @@ def each_by(
 
 
 class DecaysItself(optax.GradientTransformationExtraArgs):
-    """A rule with the weight decay inside: its update takes decays={name: share of the parameter to add}."""
+    """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}."""
 
     def with_decays(self, decays: Callable[[Params], dict[str, float]]) -> optax.GradientTransformation:
-        """The rule with these weight decays, which the first state asks for too."""
+        """Return the rule with these weight decays, which `init` computes too."""
 
         def init(params: Params) -> optax.OptState:
             decays(params)

@@ -1,4 +1,4 @@
-"""Update rules: what becomes of the gradient before weight decay and learning rate. One is chosen by `optim.rule`."""
+"""Update rules: from the gradient to the update before weight decay and learning rate. `optim.rule` chooses one."""
 
 import math
 
@@ -20,7 +20,7 @@ def _check_eps(eps: float) -> None:
 
 
 def check_rates(**rates: float) -> None:
-    """Raises UserError for a decay rate of a running average outside [0, 1)."""
+    """Raise UserError for a decay rate of a running average outside [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"optim.rule.{name}={rate}; expected a number in [0, 1).")
@@ -49,12 +49,12 @@ def adafactor(
     min_dim_size_to_factor: int = 32,
     momentum_dtype: DtypeName = "bfloat16",
 ) -> optax.GradientTransformation:
-    """Adafactor as scaling-ViT modifies it (arXiv:2106.04560, section 3.5): in place of Adam, for a quarter of its state.
+    """Adafactor as scaling-ViT modifies it (arXiv:2106.04560, section 3.5): like Adam, with a quarter of its state.
 
-    Of the mean square of the gradient (arXiv:1804.04235, algorithm 4) only the means of rows and columns are kept where two
-    dimensions have at least `min_dim_size_to_factor`; its decay rate in step t is 1 - t^-0.8, at most `beta2_cap`. The momentum
-    is not corrected for its bias. As in its authors' configs there are no relative step sizes and no clipping of each
-    parameter's update, and t counts from 1 in a run that begins from a model too.
+    The mean square of the gradient is factored into rows and columns (arXiv:1804.04235, algorithm 4) where two dimensions
+    have at least `min_dim_size_to_factor`; its decay rate in step t is 1 - t^-0.8, at most `beta2_cap`. The momentum has no
+    bias correction. As in its authors' configs there are no relative step sizes and no clipping of each parameter's update;
+    t counts from 1 also in a run that begins from another model.
     """
     check_rates(momentum=momentum, beta2_cap=beta2_cap)
     if min_dim_size_to_factor < 1:
@@ -70,17 +70,17 @@ def adafactor(
 
 
 def lion(b1: float = 0.9, b2: float = 0.99, mu_dtype: DtypeName = "float32") -> optax.GradientTransformation:
-    """Lion (arXiv:2302.06675, algorithm 2); it needs 3 to 10 times less learning rate and as much more decay than Adam."""
+    """Lion (arXiv:2302.06675, algorithm 2); with a learning rate 3 to 10 times smaller than Adam, and a decay as much larger."""
     check_rates(b1=b1, b2=b2)
     return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=jnp.dtype(mu_dtype))
 
 
 def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
-    """LAMB (arXiv:1904.00962, algorithm 2) as DeiT-III trains by it (arXiv:2204.07118): Adam with a trust ratio.
+    """LAMB (arXiv:1904.00962, algorithm 2) as in DeiT-III (arXiv:2204.07118): Adam with a trust ratio.
 
-    The update of a decayed parameter, decay included, is scaled to the norm of the parameter; others go by plain Adam. The
-    codes that train by it also clip the gradient at a global norm of 1 (`optim.clip_norm`), and their query, key and value are
-    one parameter, where they are three here. Raises UserError where nothing is decayed.
+    The update of a decayed parameter, decay included, is scaled to the norm of the parameter; the others use plain Adam. The
+    original codes also clip the gradient to a global norm of 1 (`optim.clip_norm`), and have query, key and value in one
+    parameter, which are three here. Raises UserError where nothing is decayed.
     """
     check_rates(b1=b1, b2=b2)
     _check_eps(eps)
@@ -107,10 +107,10 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Gradien
 def muon(
     momentum: float = 0.95, rms: float = 0.2, matrices: str = "(attn|mlp)/.*kernel$", b1: float = 0.9, b2: float = 0.99
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the parameters whose name the regex `matrices` finds, Adam for all others.
+    """Muon (Jordan et al. 2024) for the parameters whose name matches the regex `matrices`, Adam for the others.
 
-    Muon's updates are scaled to a root mean square of about `rms`, that of Adam's, so that both go by one learning rate and
-    one weight decay (arXiv:2502.16982, section 2.2). The heads of an attention projection count as one matrix.
+    Muon's updates are scaled to a root mean square of about `rms`, as Adam's have, so that both share one learning rate and
+    weight decay (arXiv:2502.16982, section 2.2). The heads of an attention projection count as one matrix.
     """
     check_rates(momentum=momentum, b1=b1, b2=b2)
     found = compile_regex(matrices, "optim.rule.matrices")

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the step, as a share of the peak. One is chosen by `optim.schedule`.
+"""Learning-rate schedules: functions of the step, as a share of the peak. `optim.schedule` chooses one.
 
 Each begins with a linear warm-up over `warmup_steps`. Lengths are a number of steps or, below 1, a share of all of them.
 """
@@ -15,7 +15,7 @@ KIND = Schedule
 
 
 def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
-    """The steps of a length given as their number or, below 1, as a share of all steps; it must fit in after the warm-up."""
+    """Return the steps of a length given as their number or, below 1, as a share of all steps; it must fit in after the warm-up."""
     length = round(given * steps) if 0 < given < 1 else given
     if not 0 <= length <= steps - warmup:
         raise UserError(
@@ -61,9 +61,9 @@ def cosine(
 ) -> Schedule:
     """Half a cosine from 1 to `end` (arXiv:1608.03983), after a warm-up from `start`.
 
-    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) `end`. DeiT (arXiv:2012.12877), by timm's code,
+    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) `end`. DeiT (arXiv:2012.12877), in timm's code,
     uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so that the warm-up ends a
-    little above it. What is a step here is an epoch there.
+    little above it. There the rate changes once per epoch, here every step.
     """
     _check_shares(end=end, start=start)
     warmup = _length("warmup_steps", warmup_steps, steps)
@@ -71,7 +71,7 @@ def cosine(
 
 
 def linear(steps: int, warmup_steps: int | float = 0, end: float = 0.0) -> Schedule:
-    """A straight line from 1 to `end`, which the original ViT's code gives as a learning rate, `linear_end`."""
+    """Return a straight line from 1 to `end`, which is `linear_end` / lr in the original ViT's code."""
     _check_shares(end=end)
     return _warmed_up(lambda t: 1.0 - (1.0 - end) * t, _length("warmup_steps", warmup_steps, steps), steps)
 
@@ -112,7 +112,7 @@ def wsd(
 ) -> Schedule:
     """Warm-up, stable, decay (arXiv:2404.06395): 1 until the last `decay_steps`, over which it falls to `end`.
 
-    shape "sqrt" falls as 1 - sqrt(progress), the best one of arXiv:2405.18392, where a fifth of the run is long enough.
+    shape "sqrt" falls as 1 - sqrt(progress), the best of arXiv:2405.18392, where a fifth of the run is long enough.
     """
     _check_shares(end=end)
     warmup = _length("warmup_steps", warmup_steps, steps)

@@ -1,4 +1,4 @@
-"""What a training config makes, to be timed without its data, and what the figures say."""
+"""The train step and predictions of a config, timed without its data, and the report of the figures."""
 
 import dataclasses
 import json
@@ -7,56 +7,60 @@ from typing import Any
 
 import jax
 
-from vit_jax import inference, sharding
+from vit_jax import sharding
 from vit_jax.chips import chip_of
-from vit_jax.config.factory import build, call
+from vit_jax.config.factory import call
+from vit_jax.inference import Predictor
 from vit_jax.perf.peer import Peer
 from vit_jax.perf.prediction import Prediction
-from vit_jax.perf.spec import settle
+from vit_jax.perf.stand_in import fill_in
 from vit_jax.perf.step import Program, Training, compile_training, figures, peak_memory, random_batch
 from vit_jax.perf.turns import ratio
-from vit_jax.train.cost import model_flops
-from vit_jax.train.run import batch_shapes, build_parts
-from vit_jax.train.step import compile_step
+from vit_jax.train.build import build_parts
 from vit_jax.types import UserError
 
 
 class Composed:
-    """The parts of a plain training config, whose data need not be here."""
+    """What training computes for a plain config, whose data need not be here."""
 
     def __init__(self, config: dict[str, Any], num_classes: int | None):
-        self.config, self.spec, steps, _ = settle(config, num_classes)
+        self.config, self.spec, _ = fill_in(config, num_classes)
         self.mesh = call("mesh", sharding.make_mesh, self.config["mesh"])
         sharding.check_batch(self.config["batch_size"], self.mesh)
         self.batch_size = self.config["batch_size"]
-        self.task, self._init, self._make = build_parts(self.config, self.spec, steps)
+        self.parts = build_parts(self.config, self.spec)
+        self.task = self.parts.task
         self.dtype = getattr(self.task.model, "dtype", "float32")
         self.program: Program | None = None
 
     def training(self) -> Training:
-        """The train step, compiled and taken once, on random bytes."""
-        batch, rules = batch_shapes(self.spec, self.batch_size), self.config["sharding"] or ()
-        resident = random_batch(batch, len(self.spec.class_names), self.mesh)
-        if self.config["parallel"] == "jit":
-            self.program, training = compile_training(self._make, self._init, self.task, self.mesh, resident, rules)
+        """Return the train step, compiled and run once, on random bytes."""
+        resident = random_batch(self.parts.batch, len(self.spec.class_names), self.mesh)
+        if self.parts.parallel == "jit":
+            self.program, training = compile_training(self.parts, self.mesh, resident)
             return training
-        shapes, seed = jax.eval_shape(self._init, None), self.config["seed"]
-        step = compile_step(self._make, self.task, self.mesh, shapes, batch, "pmap", seed=seed, rules=rules)
-        return Training(step, jax.jit(self._init)(None), resident)
+        return Training(self.parts.compile(self.mesh), jax.jit(self.parts.init)(None), resident)
 
     def flops(self) -> tuple[float, dict[str, int]]:
-        """Those of a step, see model_flops."""
-        batch = batch_shapes(self.spec, self.batch_size)
-        return model_flops(self.task, build(self.config["grad"], "grad"), jax.eval_shape(self._init, None), batch)
+        """Return the FLOPs of a step, see Parts.model_flops."""
+        return self.parts.model_flops()
+
+    @property
+    def image_shape(self) -> Any:
+        """(h, w, c) of the training images."""
+        return self.spec.layout["image"].shape
 
     def prediction(self, batch_size: int) -> Prediction:
-        """Predictions with random weights."""
-        places = sharding.everywhere(self.mesh)
-        init = jax.jit(lambda: self.task.init(jax.random.key(0), self.spec.image_shape), out_shardings=places)
-        return Prediction(inference.make_predict(self.task, self.mesh), init(), batch_size, self.spec.image_shape)
+        """Return predictions with random weights."""
+
+        def weights() -> Any:
+            return self.parts.init(None).evaluated(self.task)[""]
+
+        init = jax.jit(weights, out_shardings=sharding.everywhere(self.mesh))
+        return Prediction(Predictor(self.task, self.mesh), init(), batch_size, self.image_shape)
 
     def peer(self, name: str, dtype: str | None, predictions: int | None = None) -> Peer:
-        """A peer of the same model at work on the same batch size, or on predictions of so many images."""
+        """Return a peer that trains the same model at the same batch size, or predicts `predictions` images at once."""
         if self.mesh.size > 1:
             raise UserError(f"--peer={name} is compared on one device; found {self.mesh.size}. Hide the others.")
         fields = {field.name: getattr(self.task.model, field.name) for field in dataclasses.fields(self.task.model)}
@@ -64,7 +68,7 @@ class Composed:
             name,
             training=predictions is None,
             batch_size=predictions or self.batch_size,
-            image_shape=self.spec.image_shape,
+            image_shape=self.image_shape,
             num_classes=len(self.spec.class_names),
             model={key: value for key, value in fields.items() if _is_plain(value)},
             dtype=dtype or self.dtype,
@@ -83,7 +87,7 @@ def _is_plain(value: Any) -> bool:
 def report(
     composed: Composed, training: Training, peer: Peer | None, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """The figures of a step, and beside a peer those of the peer; `lines` say them in words."""
+    """Return the figures of a step, and of the peer if there is one; `lines` is the same as text."""
     devices = list(composed.mesh.devices.flat)
     needed, uncounted = composed.flops()
     program = composed.program
@@ -116,7 +120,7 @@ def report(
 
 
 def lines_of(result: dict[str, Any], devices: list[Any]) -> list[str]:
-    """The figures of a step as text."""
+    """Return the figures of a step as text."""
     chip, rate = chip_of(devices), result["tflops_per_second"]
     speed = f"{rate:.1f} TFLOP/s" if rate >= 1 else f"{1e3 * rate:.2f} GFLOP/s"
     if chip is None:
@@ -124,7 +128,7 @@ def lines_of(result: dict[str, Any], devices: list[Any]) -> list[str]:
     else:
         share = f"MFU {result['mfu']:.1%} of {len(devices)} x {chip.flops / 1e12:.0f} TFLOP/s in bfloat16"
     memory = result["memory_bytes"]
-    source = "held at most by a device" if result["memory_from"] == "device" else "as planned by the compiler"
+    source = "peak on a device" if result["memory_from"] == "device" else "planned by the compiler"
     begun = f"first step {result['first_step_seconds']:.2f} s"
     if result["compile_seconds"] is not None:
         found = "found in the compilation cache" if result["compiled_before"] else "compiled"

@@ -1,4 +1,4 @@
-"""How fast batches come: images a second, in all and for each second of processor time."""
+"""Measure input speed: images per second, in total and per second of processor time."""
 
 import dataclasses
 import resource
@@ -11,25 +11,25 @@ import numpy as np
 
 from vit_jax.data.pipeline import TrainData
 
-# Makes an endless iterator of batches, each a mapping with "image"; it is closed after use where it can be.
+# Returns an endless iterator of batches, each a mapping of arrays; it is closed after use where it has close().
 Stream = Callable[[], Iterator[Mapping[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Images a second, and images for a second of this process's processor time, children not counted."""
+    """Images per second, and per second of this process's processor time without its children."""
 
     per_second: float
     per_cpu_second: float
 
 
 def rate(stream: Stream, batches: int) -> Rate:
-    """The rate of so many batches; one before them, which waits for threads or processes to begin, does not count."""
+    """Return the rate over a number of batches, after one that waits for threads or processes to start."""
     iterator = stream()
     try:
         next(iterator)
         begin, cpu = time.perf_counter(), _cpu_seconds()
-        images = sum(len(next(iterator)["image"]) for _ in range(batches))
+        images = sum(len(next(iter(next(iterator).values()))) for _ in range(batches))
         return Rate(images / (time.perf_counter() - begin), images / max(_cpu_seconds() - cpu, 1e-9))
     finally:
         getattr(iterator, "close", lambda: None)()
@@ -42,11 +42,11 @@ def measure(
     rounds: int = 3,
     peer: Stream | None = None,
 ) -> list[dict[str, Any]]:
-    """Medians over the rounds for so many threads, for so many worker processes, and for the peer.
+    """Return medians over the rounds for numbers of threads and of worker processes, and for the peer.
 
-    open_data(threads, workers) opens the data. In each round all are timed in turn, so that what else the machine does falls
-    on all alike. Each row has kind, count, images_per_second and images_per_cpu_second (None for workers, whose time is not
-    this process's), scaling (to the first count of its kind) and, with a peer, of_peer: medians of the rounds' ratios.
+    open_data(threads, workers) opens the data. In each round all are timed in turn, so that other load affects them alike. Each
+    row has kind, count, images_per_second and images_per_cpu_second (None for workers, whose time is not this process's),
+    scaling (to the first count of its kind) and, with a peer, of_peer: medians of the rounds' ratios.
     """
     streams: dict[tuple[str, int], Stream] = {}
     for count in counts:

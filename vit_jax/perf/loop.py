@@ -1,4 +1,4 @@
-"""The step fed by its data against the bare step, and the data alone."""
+"""Time the step with its data against the bare step, and the data alone."""
 
 import statistics
 import time
@@ -9,17 +9,18 @@ from typing import Any
 import jax
 
 from vit_jax import sharding
+from vit_jax.config import factory
 from vit_jax.data.pipeline import TrainData
 from vit_jax.perf import input_speed as speed
-from vit_jax.train import keys
-from vit_jax.train.run import compose, make_data
+from vit_jax.perf.stand_in import fill_in
+from vit_jax.train.build import build, build_data
 
 
 def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
-    """Medians over the rounds; the bare step takes one batch that lies on the device. Each step is awaited in both."""
+    """Return medians over the rounds; the bare step takes one batch on the device. Both block until each step is ready."""
     length = (steps + 1) * rounds + 1
-    run = compose(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
-    state = jax.jit(run.init, out_shardings=run.places)(None)
+    run = build(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
+    state = jax.jit(run.parts.init, out_shardings=run.shardings)(None)
     batches = run.data.from_step(0, length)
     resident = sharding.put_batch(next(batches)[1], run.mesh)
     state, metrics = run.train_step(state, resident)
@@ -51,11 +52,12 @@ def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) ->
 
 
 def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
-    """The batches alone, for so many threads and so many worker processes: see data/speed.py."""
-    config, source, *_ = keys.settle(config, None)
+    """Measure the batches alone, for numbers of threads and of worker processes: see input_speed.py."""
+    config = fill_in(config).config
+    source = factory.build(config["data"]["source"], "data.source")
 
     def open_data(threads: int, workers: int) -> TrainData:
         data = config["data"] | {"threads": threads, "workers": workers, "resident": False}
-        return make_data({**config, "data": data}, source)
+        return build_data({**config, "data": data}, source)
 
     return speed.measure(open_data, counts, steps, rounds)

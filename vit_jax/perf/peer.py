@@ -1,19 +1,19 @@
-"""Another library beside ours: in a process of its own, which waits while ours runs, and so the other way round.
+"""Another library as a peer in benchmarks: in a process of its own; the two run in turns, never at once.
 
-A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTION, a function that is given by keyword
+A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTION, a function with the keywords
 
     training      whether to take train steps, or to predict
     batch_size    images in a step
     image_shape   (height, width, channels)
     num_classes   of the labels
     model         the fields of our model, such as width and depth, those that JSON can hold
-    dtype         "float32" or "bfloat16", in which it is to multiply
+    dtype         "float32" or "bfloat16", of its products
     platform      "cpu", "gpu" or "tpu"
     threads       processor cores to use
 
-and returns a function of a number of steps, which takes so many and returns when they are done. That may have an attribute
-`about`, a line on what it is, and a method `memory()`, the most bytes of the device that it held. It must not fork. It starts
-as its own users start it, without the huge pages that ours asks for unless the environment asks for them.
+and returns a function of a number of steps, which returns when they are done. That may have an attribute `about`, a line that
+describes it, and a method `memory()`, its peak bytes on the device. It must not fork. It starts as its own users start it,
+without the huge pages that ours uses, unless the environment sets them.
 """
 
 import json
@@ -34,9 +34,9 @@ TIMM = {
     "timm:compile:channels_last": "vit_jax.perf.timm_peer:compiled_channels_last",
 }
 # How threads of torch wait for each other, unless the environment says otherwise. Where other processes run too, threads that
-# spin lose whole time slices: on two busy cores a step of a tiny ViT took 770 ms in place of 9.
+# spin lose whole time slices: on two busy cores a step of a tiny ViT took 770 ms instead of 9.
 WAITING = "passive"
-# Where this package lies, so that the worker finds the same.
+# The folder of this package, so that the worker imports the same.
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,15 +51,15 @@ def function_of(peer: str) -> str:
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Peer:
-    """A peer, made and warmed up; called with a number of steps, it takes them and gives their seconds.
+    """A peer, made and warmed up; called with a number of steps, it runs them and returns their seconds.
 
-    about: what it is. first_seconds: to make it and take its first step. memory: the most bytes it held on the device, None
-    where it does not tell. Raises UserError where it cannot be imported, fails, or is silent for `limit` seconds.
+    about: its description. first_seconds: to build it and run its first step. memory: its peak bytes on the device, None
+    where unknown. Raises UserError where it cannot be imported, fails, or is silent for `limit` seconds.
     """
 
     def __init__(self, name: str, limit: float | None = None, **arguments: Any):
@@ -67,7 +67,7 @@ class Peer:
         make = function_of(name)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # Its answers are read unbuffered, as `select` sees the pipe alone.
+        # Its answers are read unbuffered, since `select` sees only the pipe.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vit_jax.perf.worker"],
             stdin=subprocess.PIPE,
@@ -95,7 +95,7 @@ class Peer:
         self.close()
 
     def close(self) -> None:
-        """Ends its process and what belongs to it."""
+        """Stop its process and release its files."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
@@ -104,7 +104,7 @@ class Peer:
         self._log.close()
 
     def end(self) -> None:
-        """Kills its process, from any thread."""
+        """Kill its process, from any thread."""
         self._process.kill()
 
     def _ask(self, line: str) -> dict[str, Any]:

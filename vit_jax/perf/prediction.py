@@ -1,4 +1,4 @@
-"""Predictions, timed as they are used: from bytes of the host to probabilities on the host."""
+"""Time predictions as they are used: from bytes on the host to probabilities on the host."""
 
 import statistics
 import time
@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.inference import Predict
+from vit_jax.inference import Predictor
 from vit_jax.perf.turns import Side, in_turns, ratio
-from vit_jax.types import Params
+from vit_jax.tasks.task import Weights
 
 
 class Prediction:
-    """A predict function on one batch of random bytes; called with a number of times, it gives their seconds.
+    """A predict function on one batch of random bytes; called with a number of times, it returns their seconds.
 
-    latencies: the seconds of each prediction so far, without the first, which is taken here and compiles.
+    latencies: the seconds of each prediction so far, without the first, which runs here and compiles.
     """
 
-    def __init__(self, predict: Predict, params: Params, batch_size: int, image_shape: tuple[int, int, int]):
-        self._predict, self._params = predict, params
+    def __init__(self, predict: Predictor, weights: Weights, batch_size: int, image_shape: tuple[int, int, int]):
+        self._predict, self._weights = predict, weights
         self._batch = {"image": np.random.default_rng(0).integers(0, 256, (batch_size, *image_shape), np.uint8)}
         self.latencies: list[float] = []
         self.first_seconds = self(1)
@@ -28,13 +28,13 @@ class Prediction:
         whole = time.perf_counter()
         for _ in range(steps):
             begin = time.perf_counter()
-            self._predict(self._params, self._batch)
+            self._predict.outputs(self._weights, self._batch)
             self.latencies.append(time.perf_counter() - begin)
         return time.perf_counter() - whole
 
 
 def measure_prediction(ours: Prediction, peer: Side | None, batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Images a second, the median and the 95th percentile of the latency, and how many times as fast as the peer."""
+    """Return images per second, median and 95th percentile of the latency, and the speed relative to the peer."""
     sides: dict[str, Side] = {"ours": ours} | ({} if peer is None else {"peer": peer})
     found = in_turns(sides, steps, rounds)
     middle, most = np.percentile(ours.latencies, (50, 95)).tolist()

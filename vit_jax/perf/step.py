@@ -1,4 +1,4 @@
-"""The bare train step: what it takes to begin, its memory, and how fast it goes on a batch that lies on the devices."""
+"""The bare train step: its start-up time, memory, and speed on a batch that stays on the devices."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from vit_jax import sharding
 from vit_jax.chips import chip_of
 from vit_jax.perf.hlo import planned_memory
-from vit_jax.tasks.task import Task
+from vit_jax.train.parts import Parts
 from vit_jax.train.state import State
 from vit_jax.train.step import jit_step
 
@@ -23,7 +23,7 @@ from vit_jax.train.step import jit_step
 class Program:
     """A compiled function, the seconds to trace and to compile it, and the bytes that it needs on each device.
 
-    cached: it was found in the compilation cache. memory is the compiler's plan; None where it tells none.
+    cached: it came from the compilation cache. memory: planned by the compiler; None where unknown.
     """
 
     run: Callable[..., Any]
@@ -34,7 +34,7 @@ class Program:
 
 
 def compile_program(jitted: Any, *shapes: Any) -> Program:
-    """A jitted function compiled for arguments of these shapes and places."""
+    """Return a jitted function compiled for arguments of these shapes and shardings."""
     begin, hits = time.perf_counter(), _cache_hits()
     lowered = jitted.trace(*shapes).lower()
     traced, before = time.perf_counter(), len(hits)
@@ -45,7 +45,7 @@ def compile_program(jitted: Any, *shapes: Any) -> Program:
 
 @functools.cache
 def _cache_hits() -> list[str]:
-    """A list that grows by one whenever a program is found in the compilation cache."""
+    """Return a list that grows by one whenever a program is found in the compilation cache."""
     hits: list[str] = []
     jax.monitoring.register_event_listener(
         lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None
@@ -54,57 +54,50 @@ def _cache_hits() -> list[str]:
 
 
 class Training:
-    """A train step with its state and one batch; called with a number of steps, it gives their seconds.
+    """A train step with its state and one batch; called with a number of steps, it returns their seconds.
 
-    step: (state, batch) -> (state, metrics). first_seconds is the time of the first step, which is taken here.
+    step: (state, batch) -> (state, metrics). first_seconds: of the first step, which runs here.
     """
 
     def __init__(self, step: Callable[..., Any], state: State, batch: Mapping[str, jax.Array]):
         self._step, self._state, self._batch = step, state, batch
-        # XLA:CPU aborts in a rendezvous when several steps are under way on several devices.
-        self._await_each = jax.default_backend() == "cpu"
+        # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
+        self._block_each = jax.default_backend() == "cpu"
         self.first_seconds = self(1)
 
     def __call__(self, steps: int) -> float:
         begin = time.perf_counter()
         for _ in range(steps):
             self._state, metrics = self._step(self._state, self._batch)
-            if self._await_each:
+            if self._block_each:
                 jax.block_until_ready(metrics)
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - begin
 
 
-def compile_training(
-    make: Callable[..., Any],
-    init: Callable[[None], State],
-    task: Task,
-    mesh: Mesh,
-    batch: Mapping[str, jax.Array],
-    rules: sharding.Rules = (),
-) -> tuple[Program, Training]:
-    """The step that `make()` gives, compiled for a batch and the state that init(None) gives, and taken once."""
-    shapes = jax.eval_shape(init, None)
-    places = sharding.tree_sharding(shapes, mesh, rules)
-    constants = jax.device_put(task.constants, sharding.tree_sharding(task.constants, mesh, rules))
-    jitted = jit_step(make, task.constants, mesh, places, rules)
-    program = compile_program(jitted, constants, sharding.placed(shapes, places), batch)
-    state = jax.jit(init, out_shardings=places)(None)
+def compile_training(parts: Parts, mesh: Mesh, batch: Mapping[str, jax.Array]) -> tuple[Program, Training]:
+    """Return the step compiled for a batch and the first state, and the same step run once."""
+    shapes, shardings = parts.shapes, parts.shardings(mesh)
+    constants = jax.device_put(parts.constants, sharding.tree_sharding(parts.constants, mesh, parts.rules))
+    jitted = jit_step(parts.make_step(), parts.constants, mesh, shardings, parts.rules)
+    program = compile_program(jitted, constants, sharding.with_shardings(shapes, shardings), batch)
+    state = jax.jit(parts.init, out_shardings=shardings)(None)
     return program, Training(functools.partial(program.run, constants), state, batch)
 
 
 def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], num_classes: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """Random bytes for images and random labels of a global batch, divided over the devices."""
-    rng, rows = np.random.default_rng(0), len(sharding.local_rows(mesh, shapes["image"].shape[0]))
-    highest = {"image": 256, "label": 2 if shapes["label"].ndim > 1 else num_classes}
-    batch = {
-        key: rng.integers(0, highest[key], (rows, *x.shape[1:]), np.int64).astype(x.dtype) for key, x in shapes.items()
-    }
-    return sharding.put_batch(batch, mesh)
+    """Return a global batch of random bytes, labels below num_classes, and zeros or ones for floats, sharded over the devices."""
+    rng, rows = np.random.default_rng(0), len(sharding.local_rows(mesh, next(iter(shapes.values())).shape[0]))
+
+    def random(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        highest = 256 if x.dtype == np.uint8 else 2 if x.dtype.kind in "fb" else max(num_classes, 1)
+        return rng.integers(0, highest, (rows, *x.shape[1:]), np.int64).astype(x.dtype)
+
+    return sharding.put_batch({key: random(x) for key, x in shapes.items()}, mesh)
 
 
 def figures(seconds: Sequence[float], batch_size: int, step_flops: float, devices: Sequence[Any]) -> dict[str, Any]:
-    """What the seconds of a step in each round say: medians; `mfu` is None where the peak of these devices is not known."""
+    """Return median figures from the seconds of a step in each round; `mfu` is None where the devices' peak is unknown."""
     one, chip = statistics.median(seconds), chip_of(devices)
     return {
         "images_per_second": batch_size / one,
@@ -116,6 +109,6 @@ def figures(seconds: Sequence[float], batch_size: int, step_flops: float, device
 
 
 def peak_memory(devices: Sequence[Any]) -> int | None:
-    """The most bytes that one of the devices has held since this process began; None where they do not tell."""
+    """Return the peak bytes on one of the devices since this process began; None where unknown."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((found.get("peak_bytes_in_use", 0) for found in stats), default=0) or None

@@ -1,4 +1,4 @@
-"""timm as a peer (see bench/peer.py): its VisionTransformer of the same sizes, through torch."""
+"""timm as a peer (see perf/peer.py): its VisionTransformer of the same sizes, through torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# What our fields are called in timm.
+# The names of our fields in timm.
 FIELDS = {
     "width": "embed_dim",
     "depth": "depth",
@@ -38,10 +38,10 @@ def compiled_channels_last(**request: Any) -> "Timm":
 
 
 class Timm:
-    """Train steps, or predictions, of a random ViT; called with a number of them.
+    """Train steps, or predictions, of a random ViT; called with their number.
 
-    A train step is forward, softmax cross-entropy, backward and fused AdamW on one batch that lies on the device, normalised
-    already, without clipping or mixing. A prediction takes uint8 images of the host and gives probabilities there. bfloat16 is
+    A train step is forward, softmax cross-entropy, backward and fused AdamW on one normalised batch on the device, without
+    clipping or mixing. A prediction takes uint8 images on the host and returns probabilities there. bfloat16 is
     torch's autocast; on a GPU float32 products may use TF32, as XLA's do.
     """
 
@@ -85,7 +85,7 @@ class Timm:
             torch.cuda.synchronize()
 
     def memory(self) -> int | None:
-        """The most bytes that its tensors took on the GPU."""
+        """Return the most bytes that its tensors took on the GPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _normalised(self) -> torch.Tensor:
@@ -133,7 +133,7 @@ def _timm() -> Any:
     try:
         import timm
     except RuntimeError:
-        # torchvision's wheels are built for CUDA; on a torch without it operators are missing that nothing here calls.
+        # torchvision's wheels are built for CUDA; without it operators are missing that nothing here uses.
         for name in ("nms(Tensor dets, Tensor scores, float iou_threshold)", "qnms(Tensor a, Tensor b, float c)"):
             _MISSING.define(f"{name} -> Tensor")
         import timm

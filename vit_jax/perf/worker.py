@@ -1,4 +1,4 @@
-"""The process of a peer: python -m vit_jax.perf.worker, which bench/peer.py starts and talks to in lines of JSON."""
+"""The process of a peer: python -m vit_jax.perf.worker, which perf/peer.py starts and talks to in lines of JSON."""
 
 import importlib
 import json
@@ -11,9 +11,9 @@ WARM_UP = 2  # steps after the first
 
 
 def main() -> int:
-    """Makes the peer, warms it up, and takes as many steps as each line of stdin says; ends with stdin."""
+    """Build the peer, warm it up, and run the number of steps in each line of stdin until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
 
     def answer(**facts: Any) -> None:
         print(json.dumps(facts), file=answers, flush=True)

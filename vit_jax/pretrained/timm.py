@@ -200,10 +200,13 @@ def _mlp_type(is_gated: bool, args: TimmArgs, state: _StateDict) -> str:
 
 
 def _pool(state: _StateDict, args: TimmArgs) -> str:
-    if "attn_pool.latent" in state:
-        inferred = "map"
-    else:
-        inferred = "avg" if "fc_norm.weight" in state or "cls_token" not in state else "token"
+    inferred = (
+        "map"
+        if "attn_pool.latent" in state
+        else "avg"
+        if "fc_norm.weight" in state or "cls_token" not in state
+        else "token"
+    )
     pool = args.global_pool or inferred
     pools = {theirs: ours for ours, theirs in timm_config.POOLS.items()}
     if pool not in pools:

@@ -9,20 +9,20 @@ from jaxtyping import Array, Float
 
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.losses import LOSSES, kl_divergence
-from vit_jax.tasks.task import Batch, Task, apply_with, normalize
+from vit_jax.tasks.task import Aux, Batch, Task, TaskState, Weights
 from vit_jax.types import Params, Pixels, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained model and its weights; it is shown the student's very images, resized where its own are of another size."""
+    """A trained model; it sees the same images as the student, resized where it takes another size."""
 
     task: Task
-    params: Params
+    weights: Weights
     image_shape: tuple[int, int, int]
 
-    def logits(self, params: Params, images: Pixels) -> Float[Array, "b classes"]:
-        """Logits of the student's images."""
+    def logits(self, weights: Weights, images: Pixels) -> Float[Array, "b classes"]:
+        """Return the logits of the student's images."""
         height, width, channels = self.image_shape
         if images.shape[3] != channels:
             raise UserError(f"The teacher takes {channels} channels; found training images of {images.shape[1:]}.")
@@ -30,17 +30,17 @@ class Teacher:
             images = jax.image.resize(
                 images.astype(jnp.float32), (images.shape[0], height, width, channels), "bilinear", antialias=True
             )
-        return jax.lax.stop_gradient(self.task.predict(params, {"image": images})["logits"])
+        return jax.lax.stop_gradient(self.task.predict(weights, {"image": images})["logits"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Classify):
-    """(1 - weight) times the loss of Classify plus weight times that of a teacher, which `teacher` of the config names.
+    """Learn labels and a teacher: (1 - weight) * loss of Classify + weight * distillation loss; the config's `teacher` is a model.
 
     kind: "soft", the divergence of both softmaxes at `temperature` (arXiv:1503.02531), or "hard", the cross-entropy with the
-    teacher's first class (arXiv:2012.12877, equation 3). The student of weight=1 matches the teacher's function alone; with
-    the same crop and the same mixup for both, as here always, and many epochs that is arXiv:2106.05237. A `distilled` ViT
-    learns the labels with the head on its class token and the teacher with that on its distillation token.
+    teacher's top class (arXiv:2012.12877, equation 3). With weight=1 the student matches only the teacher's function; both
+    always see the same crop and the same mixup, and with many epochs that is arXiv:2106.05237. A `distilled` ViT learns the
+    labels with the head on its class token and the teacher with the head on its distillation token.
     """
 
     teacher: Teacher | None = None
@@ -59,7 +59,7 @@ class Distill(Classify):
     @property
     def constants(self) -> Params:
         """The teacher's weights."""
-        return {} if self.teacher is None else self.teacher.params
+        return {} if self.teacher is None else self.teacher.weights
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
         """See Task; with the teacher's logits."""
@@ -74,9 +74,9 @@ class Distill(Classify):
             )
         return batch | {"teacher": logits}
 
-    def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """See Classify; `loss_labels` and `loss_teacher` are the two parts, and `agreement` is the share of equal classes."""
-        logits, sown = apply_with(self.model, params, normalize(batch["image"], self.mean, self.std), rng)
+    def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
+        """See Classify; `loss_labels` and `loss_teacher` are the two parts, `agreement` the share of equal top classes."""
+        logits, sown, stats = self.train_outputs(params, state, batch["image"], rng)
         first, teacher = sown.get("logits_cls", logits), batch["teacher"]
         second = sown.get("logits_dist", logits)
         labels = LOSSES[self.loss_name](first, batch["target"]).mean()
@@ -85,9 +85,10 @@ class Distill(Classify):
         else:
             hard = jax.nn.one_hot(teacher.argmax(axis=1), teacher.shape[1])
             taught = LOSSES["softmax_xent"](second, hard).mean()
-        return (1.0 - self.weight) * labels + self.weight * taught, {
+        metrics = {
             "accuracy": jnp.mean(logits.argmax(axis=1) == batch["target"].argmax(axis=1)),
             "agreement": jnp.mean(logits.argmax(axis=1) == teacher.argmax(axis=1)),
             "loss_labels": labels,
             "loss_teacher": taught,
         }
+        return (1.0 - self.weight) * labels + self.weight * taught, Aux(metrics, stats)

@@ -1,6 +1,6 @@
-"""Mixtures of the images of a batch with one another, and of their targets in the same shares. One is chosen by `task.mix`.
+"""Mix images of a batch with each other, and their targets in the same shares. `task.mix` chooses one.
 
-They see the global batch, so they are the same on any number of devices.
+Mixing sees the global batch, so it is the same on any number of devices.
 """
 
 import abc
@@ -18,7 +18,7 @@ Mode = Literal["batch", "pair", "element"]
 Partner = Literal["roll", "flip"]
 Targets = Float[Array, "b classes"]
 Shares = Float[Array, "b"]
-# How much of each pixel is the image's own.
+# The image's own share of each pixel.
 Weights = Float[Array, "b h w"]
 
 
@@ -29,7 +29,7 @@ class Mix(abc.ABC):
 
     @abc.abstractmethod
     def weights(self, rng: Rng, shape: tuple[int, int, int]) -> Float[Array, "b #h #w"]:
-        """How much of each pixel is the image's own, for a batch of shape (b, h, w)."""
+        """Return the image's own share of each pixel, for a batch of shape (b, h, w)."""
 
     def __call__(
         self, rng: Rng, images: UInt8[Array, "b h w c"], targets: Targets
@@ -40,8 +40,8 @@ class Mix(abc.ABC):
 
 
 def mixed(own: Array, weights: Array, partner: Partner) -> Float[Array, "..."]:
-    """weights * own + (1 - weights) * another's, the other being the one before ("roll") or that at the mirrored place."""
-    # Moved between devices as they are: bytes where they are images.
+    """Return weights * own + (1 - weights) * partner, the previous example ("roll") or the mirrored one ("flip")."""
+    # Moved between devices before the conversion: images as bytes.
     other = jnp.roll(own, 1, axis=0) if partner == "roll" else jnp.flip(own, axis=0)
     weights = weights.reshape(weights.shape + (1,) * (own.ndim - weights.ndim))
     weights = jnp.broadcast_to(weights, own.shape)
@@ -49,21 +49,21 @@ def mixed(own: Array, weights: Array, partner: Partner) -> Float[Array, "..."]:
 
 
 def per_example(drawn: Array, mode: Mode, size: int) -> Array:
-    """Draws of `num_draws` spread over a batch: one for all, one for both of a pair at mirrored places, or one for each."""
+    """Draw of `num_draws` spread over a batch: one for all, one for both of a pair at mirrored places, or one for each."""
     if mode == "pair":
         return jnp.concatenate([drawn, drawn[::-1]])
     return jnp.broadcast_to(drawn, (size,))
 
 
 def num_draws(mode: Mode, size: int) -> int:
-    """How many draws a batch of `size` takes; raises UserError where it has no pairs."""
+    """Return the number of draws for a batch of `size`; raises UserError where it cannot be paired."""
     if mode == "pair" and size % 2:
         raise UserError(f"task.mix.mode='pair' needs an even batch; found {size} images.")
     return {"batch": 1, "pair": size // 2, "element": size}[mode]
 
 
 def boxes(shares: Shares, centers: Float[Array, "2 b"], size: tuple[int, int]) -> Weights:
-    """1 outside and 0 inside a box for each image, of 1 - share of its area about a centre, cut off at the border.
+    """Return 1 outside and 0 inside a box for each image, of 1 - share of its area around a centre, clipped at the border.
 
     centers are (row, column) as shares of the height and width; arXiv:1905.04899, equation 2.
     """
@@ -86,15 +86,15 @@ def _check(mode: Mode, partner: Partner, **alphas: float) -> None:
                 f"task.mix.{name}={alpha}; expected a number above 0, the parameter of a Beta distribution."
             )
     if mode == "pair" and partner != "flip":
-        raise UserError(f"task.mix.mode='pair' mixes mirrored places; found partner={partner!r}, expected 'flip'.")
+        raise UserError(f"task.mix.mode='pair' mixes mirrored examples; found partner={partner!r}, expected 'flip'.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixup(Mix):
     """Weighted means of two images (arXiv:1710.09412), with a share from Beta(alpha, alpha).
 
-    mode: one share for the "batch", for each "pair" or for each "element". partner: the image before ("roll") or that at the
-    mirrored place of the batch ("flip"). own_most: at least a half is the image's own, as big_vision has it.
+    mode: one share for the "batch", for each "pair" or for each "element". partner: the previous image ("roll") or the
+    mirrored one of the batch ("flip"). own_most: the image's own share is at least a half, as in big_vision.
     """
 
     alpha: float = 0.2
@@ -115,9 +115,9 @@ class Mixup(Mix):
 
 @dataclasses.dataclass(frozen=True)
 class CutMix(Mix):
-    """A box of another image pasted in (arXiv:1905.04899), which is a share from Beta(alpha, alpha) smaller than the whole.
+    """A pasted box of another image (arXiv:1905.04899), whose share of the area is 1 - a draw from Beta(alpha, alpha).
 
-    The targets follow the share that is seen, as the border may cut the box. mode, partner: see Mixup.
+    The targets follow the visible share, since the border may clip the box. mode, partner: see Mixup.
     """
 
     alpha: float = 1.0
@@ -140,7 +140,7 @@ class CutMix(Mix):
 class MixupOrCutMix(Mix):
     """Mixup or cutmix, chosen at random, as DeiT trains (arXiv:2012.12877, section 6).
 
-    With probability `prob` there is mixing at all, and then with `cutmix_prob` cutmix. mode, partner: see Mixup.
+    With probability `prob` images are mixed, and then with `cutmix_prob` by cutmix. mode, partner: see Mixup.
     """
 
     mixup_alpha: float = 0.8

@@ -3,34 +3,31 @@
 import dataclasses
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.tasks.losses import ERRORS
 from vit_jax.tasks.mixing import Mix
-from vit_jax.tasks.task import Batch, Scale, Task, apply_with, check_scale, normalize
+from vit_jax.tasks.supervised import Supervised
+from vit_jax.tasks.task import Aux, Batch, Scale, TaskState, Weights, check_scale
 from vit_jax.types import Params, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Regress(Task):
-    """Learns the numbers of each image, after (number - target_mean) / target_std; images are normalised as by Classify.
+class Regress(Supervised):
+    """Learn the numbers of each image, after (number - target_mean) / target_std.
 
     Predictions, and the loss that `predict` reports, are in the numbers' own units. mix is for training only.
     """
 
-    model: nn.Module
     loss_name: str = "squared_error"
     target_mean: Scale = 0.0
     target_std: Scale = 1.0
     mix: Mix | None = None
-    mean: Scale = 0.5
-    std: Scale = 0.5
 
     def __post_init__(self):
+        super().__post_init__()
         if self.loss_name not in ERRORS:
             raise UserError(f"task.loss_name is {self.loss_name!r}; expected one of {', '.join(ERRORS)}.")
-        check_scale(self.mean, self.std)
         check_scale(self.target_mean, self.target_std, "target_")
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
@@ -41,19 +38,19 @@ class Regress(Task):
             images, targets = self.mix(rng, images, targets)
         return {"image": images, "target": targets}
 
-    def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
         """See Task; the metric is the mean absolute error in the numbers' own units."""
-        values, _ = apply_with(self.model, params, normalize(batch["image"], self.mean, self.std), rng)
+        values, _, stats = self.train_outputs(params, state, batch["image"], rng)
         _, width = self._scale(batch["target"])
         error = jnp.mean(jnp.abs(values - batch["target"]) * width)
-        return ERRORS[self.loss_name](values, batch["target"]).mean(), {"absolute_error": error}
+        return ERRORS[self.loss_name](values, batch["target"]).mean(), Aux({"absolute_error": error}, stats)
 
-    def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """`values` in the numbers' own units, the same as `logits`, and `features`."""
-        values, sown = apply_with(self.model, params, normalize(batch["image"], self.mean, self.std))
+    def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
+        """Return `values` in the numbers' own units, the same as `logits`, and `features`."""
+        values, outputs = self.outputs(weights, batch["image"])
         center, width = self._scale(values)
         values = values * width + center
-        outputs = {"values": values, "logits": values, "features": sown["features"]}
+        outputs |= {"values": values, "logits": values}
         if "label" in batch:
             outputs["loss"] = ERRORS[self.loss_name](values, batch["label"])
         return outputs

@@ -1,21 +1,114 @@
-"""What a network is trained to do."""
+"""What a network is trained to do: one contract for every objective."""
 
 import abc
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import functools
+import inspect
+import re
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax import trees
 from vit_jax.types import Images, Params, Pixels, Rng, UserError
 
 Batch = dict[str, Array]
+# Shapes of the arrays of one example, after the transforms.
+Spec = Mapping[str, jax.ShapeDtypeStruct]
+# What predict and backbone take: {"params": ..., other collections}, as Flax's variables.
+Weights = Mapping[str, Any]
+TaskState = Mapping[str, Any]
 Scale = float | tuple[float, ...] | list[float]
+# The collections that a module fills for its caller; every other one but the parameters is part of the task's state.
+SOWN = ("intermediates", "attention")
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value: metrics to log, and arrays for `update`; both are means over the examples."""
+
+    metrics: Mapping[str, Array]
+    stats: Mapping[str, Any] = {}
+
+
+class Task(abc.ABC):
+    """An objective: initial parameters and state, the loss of a batch, and predictions.
+
+    A task is built from its config with `model`, and with `fields` (what each key of an example is), `class_names`, `spec` and
+    `steps` where its signature asks for them. A task that asks for class_names has a model with one output for each of them;
+    other tasks have a model without a head (num_classes=0).
+
+    decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
+    averaged. Accumulation and pmap refuse a task that is not decomposable.
+    """
+
+    model: nn.Module
+    class_names: tuple[str, ...] = ()
+    decomposable: bool = False
+
+    @property
+    def constants(self) -> Params:
+        """Arrays that training reads and never changes or saves, such as a teacher's weights."""
+        return {}
+
+    def init(self, rng: Rng, spec: Spec) -> Params:
+        """Return initial parameters for examples of these shapes."""
+        return init_variables(self.model, rng, spec["image"].shape)["params"]
+
+    def init_state(self, params: Params) -> TaskState:
+        """Return the task's own state for the parameters that training begins with."""
+        return {}
+
+    def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
+        """Return what `loss` reads, for a whole batch: mixed images, soft targets. Examples stay the leading dimension."""
+        return batch
+
+    @abc.abstractmethod
+    def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
+        """Return the training loss of a prepared batch, or of a part of it; `state` is read, never written."""
+
+    def update(self, params: Params, state: TaskState, stats: Mapping[str, Any], step: Array) -> TaskState:
+        """Return the state after an optimiser step: new parameters, the stats of the loss, and the steps done before."""
+        return state
+
+    def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
+        """Return {suffix: weights} to evaluate; the suffix "" is the default, which a loaded model uses."""
+        return {"": {"params": params}}
+
+    @abc.abstractmethod
+    def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
+        """Return arrays [b, ...] such as logits, probs and features of raw examples, as in use: without dropout."""
+
+    def backbone(self, weights: Weights) -> tuple[nn.Module, Weights]:
+        """Return the image encoder and its variables, a subtree of the weights."""
+        return self.model, weights
+
+
+@contextlib.contextmanager
+def reading(task: Task, batch: Mapping[str, Any]) -> Iterator[None]:
+    """Raise UserError where a task reads a key that the batch lacks."""
+    try:
+        yield
+    except KeyError as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+        own = not re.search(r"\b(batch|spec)\b", line)  # of another dict, in code that keeps its traceback
+        if own or not isinstance(error.args[0], str) or error.args[0] in batch:
+            raise
+        raise UserError(
+            f"{type(task).__name__} reads {error} of an example; found {', '.join(map(repr, batch))}: take another data.source or "
+            "data.preprocess, or another task."
+        ) from error
 
 
 def normalize(images: Pixels, mean: Scale, std: Scale) -> Images:
-    """(images / 255 - mean) / std in float32, for one mean and std or one per channel."""
+    """Return (images / 255 - mean) / std in float32, for one mean and std or one per channel."""
     channels = images.shape[-1]
     for name, scale in (("mean", mean), ("std", std)):
         if isinstance(scale, tuple | list) and len(scale) != channels:
@@ -25,47 +118,90 @@ def normalize(images: Pixels, mean: Scale, std: Scale) -> Images:
 
 
 def check_scale(mean: Scale, std: Scale, what: str = "") -> None:
-    """Raises UserError where a standard deviation, that of `what`, is not above 0."""
+    """Raise UserError where a standard deviation is not above 0; `what` is a prefix of its name."""
     if min(std if isinstance(std, tuple | list) else (std,), default=0) <= 0:
         raise UserError(f"task.{what}std is {std}, beside {what}mean={mean}; expected numbers above 0.")
 
 
-class Task(abc.ABC):
-    """A model with its objective: initial parameters, the loss of a batch, and predictions.
+def stream(rng: Rng, name: str) -> Rng:
+    """Return the key of a random stream: "dropout" has the step's own, every other stream one derived from its name."""
+    return rng if name == "dropout" else jax.random.fold_in(rng, zlib.crc32(name.encode()))
 
-    per_example: the loss is a mean over examples, so shards of a batch can be averaged. constants: arrays that training reads
-    and never changes or saves, such as a teacher's weights.
+
+def init_variables(module: nn.Module, rng: Rng, image_shape: tuple[int, ...]) -> Weights:
+    """Return the initial variables of a network for images of (h, w, c)."""
+    images = jnp.zeros((1, *image_shape))
+    return _with_streams(lambda rngs: module.init(rngs, images), rng, first="params")
+
+
+@functools.cache
+def collections_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the mutable collections of a network, such as batch statistics."""
+    shapes = jax.eval_shape(functools.partial(init_variables, module, image_shape=image_shape), jax.random.key(0))
+    return tuple(sorted(set(shapes) - {"params", *SOWN}))
+
+
+def apply(
+    module: nn.Module, weights: Weights, images: Images, rng: Rng | None = None
+) -> tuple[Array, Mapping[str, Array], Weights]:
+    """Apply a network; return its output and what it sows, both in float32, and its updated collections.
+
+    With `rng` it runs as in training. A module that takes no `train`, sows nothing or has no mutable collections works too.
+    """
+    own = [name for name in weights if name != "params"]
+    mutable = ["intermediates"] if rng is None else ["intermediates", *own]
+    options: dict[str, Any] = {"train": rng is not None} if _takes_train(type(module).__call__) else {}
+
+    def run(rngs: dict[str, Rng] | None) -> Any:
+        return module.apply(weights, images, **options, rngs=rngs, mutable=mutable)
+
+    out, updated = run(None) if rng is None else _with_streams(run, rng)
+    out, sown = jax.tree.map(lambda x: x.astype(jnp.float32), (out, updated.pop("intermediates", {})))
+    return out, sown, updated
+
+
+@functools.cache
+def _takes_train(call: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(call).parameters
+    return "train" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _with_streams(run: Callable[[dict[str, Rng]], Any], rng: Rng, first: str = "dropout") -> Any:
+    """Call run(rngs) with a key for each random stream that it turns out to need."""
+    rngs = {first: rng}
+    while True:
+        try:
+            return run(rngs)
+        except flax.errors.InvalidRngError as error:
+            needed = re.search(r'needs PRNG for "(\w+)"', str(error))
+            if needed is None or needed[1] in rngs:
+                raise
+            rngs[needed[1]] = stream(rng, needed[1]) if first == "dropout" else jax.random.fold_in(rng, len(rngs))
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneNames:
+    """Where the parameters of a task's backbone are among all its parameters.
+
+    full: the name among all parameters by the name in the backbone.
     """
 
-    model: nn.Module
-    per_example: bool = True
+    module: nn.Module
+    full: Mapping[str, str]
 
-    @property
-    def constants(self) -> Params:
-        """See above."""
-        return {}
-
-    def init(self, rng: Rng, image_shape: tuple[int, int, int]) -> Params:
-        """Initial parameters for images of (h, w, c)."""
-        return self.model.init(rng, jnp.zeros((1, *image_shape)))["params"]
-
-    @abc.abstractmethod
-    def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """What `loss` is given for a whole batch of uint8 images and labels: mixed images, soft targets and the like."""
-
-    @abc.abstractmethod
-    def loss(self, params: Params, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The training loss of a prepared batch or a part of it, and metrics that are means over it."""
-
-    @abc.abstractmethod
-    def predict(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """Per example `logits`, `probs` and `features`, and with a "label" in the batch the `loss`; without dropout."""
+    def layers(self, params: Params) -> dict[str, int]:
+        """Return the layer of each parameter by name, 0 for the embedding; heads outside the backbone are in the last."""
+        if not hasattr(self.module, "layer_of"):
+            raise UserError(
+                f"optim.layer_decay needs the layer of each parameter; {type(self.module).__name__} has no method "
+                "layer_of(name): add one, which returns 0 for the embedding, or leave layer_decay unset."
+            )
+        found = {full: self.module.layer_of(name) for name, full in self.full.items()}
+        last = max(found.values(), default=0)
+        return {name: found.get(name, last) for name in trees.flatten(params)}
 
 
-def apply_with(
-    model: nn.Module, params: Params, images: Images, rng: Rng | None = None
-) -> tuple[Array, Mapping[str, Array]]:
-    """The model's output in float32 and what it sows, such as `features`; with `rng` as in training."""
-    rngs = None if rng is None else {"dropout": rng}
-    out, sown = model.apply({"params": params}, images, train=rng is not None, rngs=rngs, mutable=["intermediates"])
-    return jax.tree.map(lambda x: x.astype(jnp.float32), (out, sown.get("intermediates", {})))
+def backbone_names(task: Task, params: Params) -> BackboneNames:
+    """Return the names of the backbone's parameters, given all parameters or their shapes."""
+    module, variables = task.backbone({"params": trees.map_named(lambda name, _: name, params)})
+    return BackboneNames(module, trees.flatten(variables["params"]))

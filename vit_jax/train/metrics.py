@@ -1,4 +1,4 @@
-"""What a run reports: lines in the terminal, metrics.jsonl, and what writers.py has besides."""
+"""What a run records: lines on the terminal, metrics.jsonl, and the writers of writers.py."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from vit_jax import distributed as processes
+from vit_jax import distributed
 from vit_jax.checkpoint.workdir import write_text
 from vit_jax.config.kinds import fits
 from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
@@ -24,7 +24,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; lines that are none, as the last one that a kill tore, are left out."""
+    """Return the rows of a metrics.jsonl; damaged lines, such as the last one after a kill, are left out."""
     rows = []
     with contextlib.suppress(FileNotFoundError):
         for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -34,27 +34,27 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def seconds_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The seconds that a run had taken at its last row; None for runs from before they were kept."""
+    """Return the seconds that a run had taken at its last row; None for runs from before they were recorded."""
     seconds: Any = rows[-1].get("seconds") if rows else None
     return float(seconds) if fits(seconds, float) else None
 
 
 def summary(values: Mapping[str, float], most: int = 8) -> str:
-    """What an evaluation measured, in one line: accuracy, loss and number of images first, `most` numbers in all."""
+    """Return the results of an evaluation in one line: accuracy, loss and number of images first, `most` numbers in all."""
     units = {
         "accuracy": lambda x: f"accuracy {100 * x:.2f} %",
         "loss": lambda x: f"loss {x:.4f}",
         "num_examples": lambda x: f"{x:,} images",
     }
-    told = [unit(values[key]) for key, unit in units.items() if key in values]
-    told += [f"{key} {value:.4g}" for key, value in values.items() if key not in units]
-    return "  ".join(told[:most] + (["..."] if len(told) > most else []))
+    parts = [unit(values[key]) for key, unit in units.items() if key in values]
+    parts += [f"{key} {value:.4g}" for key, value in values.items() if key not in units]
+    return "  ".join(parts[:most] + (["..."] if len(parts) > most else []))
 
 
 class Recorder:
-    """Writes the metrics of every `every`th step, and of every evaluation.
+    """Writes the metrics of every `every`th step, which are means over the steps since the last ones, and of every evaluation.
 
-    Step metrics stay on the device until the next step is under way, so that the device never waits for the host.
+    Step metrics stay on the device until the next step is running, so that the device never waits for the host.
     """
 
     def __init__(self, every: int = 50, tensorboard: bool = True, wandb: str | None = None):
@@ -64,17 +64,19 @@ class Recorder:
             check_wandb()
         self.every, self.tensorboard, self.wandb = every, tensorboard, wandb
 
-    def open(self, workdir: Path, step: int, *, steps: int, batch_size: int, step_at_best: float | None = None) -> None:
-        """Begins to record the run in `workdir` after `step`; rows of later steps are cut off, as they come again.
+    def open(
+        self, workdir: Path, step: int, *, steps: int, batch_size: int, seconds_at_peak: float | None = None
+    ) -> None:
+        """Begin to record the run in `workdir` after `step`; rows of later steps are cut off, since they come again.
 
-        Of several processes only the first writes. step_at_best: the seconds of a step if the devices did nothing but its
-        operations, as fast as they can on paper; the share of it is the model FLOPs utilisation (arXiv:2204.02311, appendix B).
+        Of several processes only the first writes. seconds_at_peak: the seconds of a step if the devices did nothing but its
+        operations at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311, appendix B).
         """
-        self._step_at_best = step_at_best
+        self._seconds_at_peak = seconds_at_peak
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
         self._writers: list[Writer] = []
         self._spent, self._opened = 0.0, time.perf_counter()
-        if processes.is_first():
+        if distributed.is_first():
             kept = [row for row in read_rows(self.path) if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
             self._spent = seconds_of(kept) or 0.0
@@ -82,12 +84,13 @@ class Recorder:
                 self._writers.append(TensorBoard(workdir, step))
             if self.wandb is not None:
                 self._writers.append(WandB(workdir, self.wandb))
-        self._unseen: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []  # not yet checked to be finite
+        self._since_log: list[dict[str, float]] = []
         self._row: dict[str, Any] = {}
         self.restart_clock(step)
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, with the time spent waiting for them counted."""
+        """Yield the batches, with the time spent waiting for them counted."""
         iterator = iter(batches)
         while True:
             begin = time.perf_counter()
@@ -99,47 +102,54 @@ class Recorder:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is not training, such as evaluation."""
+        """Leave out time that is not training, such as evaluation."""
         begin = time.perf_counter()
         yield
         self._paused += time.perf_counter() - begin
 
     def restart_clock(self, step: int) -> None:
-        """Begins to measure speed now, at `step`."""
+        """Begin to measure speed now, at `step`."""
         self._clocked, self._waited, self._paused, self._since = step, 0.0, 0.0, time.perf_counter()
 
     def took(self, step: int, metrics: dict[str, jax.Array], unreadable: Sized) -> None:
-        """Takes the metrics of a step that was just begun, and writes those of the step before if they are due."""
-        if self._unseen and self._unseen[-1][0] % self.every == 0:
-            self.settle(unreadable)
+        """Take the metrics of a step that has just been dispatched, and write those up to the step before if they are due."""
+        if self._pending and self._pending[-1][0] % self.every == 0:
+            self.flush_steps(unreadable)
             self.flush()
-        self._unseen.append((step, metrics))
-        if len(self._unseen) > 2:
+        self._pending.append((step, metrics))
+        if len(self._pending) > 2:
             # The host may be two steps ahead of the device, not more: batches would pile up there.
-            jax.block_until_ready(self._unseen[-3][1])
+            jax.block_until_ready(self._pending[-3][1])
 
-    def settle(self, unreadable: Sized = ()) -> None:
-        """Awaits every step begun and writes the last one's metrics if due, with the count of unreadable images if any.
+    def is_finite(self) -> bool:
+        """Return whether loss and parameters are finite after every step so far."""
+        found = jax.device_get([(metrics["loss"], metrics["param_norm"]) for _, metrics in self._pending])
+        return all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in found)
+
+    def flush_steps(self, unreadable: Sized = ()) -> None:
+        """Wait for every step dispatched, and write their mean metrics if due, with the count of unreadable images if any.
 
         Raises NonFiniteLossError for the first step whose loss, or whose new parameters, are not finite.
         """
-        if not self._unseen:
+        if not self._pending:
             return
-        numbers = jax.device_get([(metrics["loss"], metrics["param_norm"]) for _, metrics in self._unseen])
-        for (step, _), (loss, norm) in zip(self._unseen, numbers, strict=True):
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(f"the loss of step {step} is {loss}")
-            if not math.isfinite(norm):
-                raise NonFiniteLossError(f"the norm of the parameters after step {step} is {norm}")
-        step, metrics = self._unseen[-1]
-        self._unseen = []
+        for step, metrics in zip(*zip(*self._pending, strict=True), strict=True):
+            values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            if not math.isfinite(values["loss"]):
+                raise NonFiniteLossError(f"the loss of step {step} is {values['loss']}")
+            if not math.isfinite(values["param_norm"]):
+                raise NonFiniteLossError(f"the norm of the parameters after step {step} is {values['param_norm']}")
+            self._since_log.append(values)
+        self._pending = []
         if step % self.every == 0 or step == self.steps:
-            values = {key: float(value) for key, value in jax.device_get(metrics).items()} | self._speed(step)
-            self.add(step, values | ({"unreadable": len(unreadable)} if unreadable else {}))
-            self._print(step, values)
+            means = {key: math.fsum(row[key] for row in self._since_log) / len(self._since_log) for key in values}
+            means |= {"lr": values["lr"]} | self._speed(step)
+            self._since_log = []
+            self.add(step, means | ({"unreadable": len(unreadable)} if unreadable else {}))
+            self._print(step, means)
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
-        """Writes the results of the evaluators after a step, and the step's whole row to the disk."""
+        """Write the results of the evaluators after a step, and the whole row of the step to disk."""
         self.add(step, results)
         self.flush()
         titles: dict[str, dict[str, float]] = {}
@@ -150,8 +160,8 @@ class Recorder:
             print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {title}: {summary(values)}", flush=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds named values to the row of a step, and the seconds of the run so far without those between two attempts."""
-        if not values or not processes.is_first():
+        """Add named values to the row of a step, and the seconds of the run so far without those between two attempts."""
+        if not values or not distributed.is_first():
             return
         if self._row.get("step") != step:
             self.flush()
@@ -161,7 +171,7 @@ class Recorder:
             writer.write(step, values)
 
     def flush(self) -> None:
-        """Writes the row in hand to the disk."""
+        """Write the current row to disk."""
         if self._row:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(self._row) + "\n")
@@ -170,7 +180,7 @@ class Recorder:
         self._row = {}
 
     def close(self) -> None:
-        """Writes everything."""
+        """Write everything, and close the writers."""
         self.flush()
         for writer in self._writers:
             writer.close()
@@ -183,8 +193,8 @@ class Recorder:
             "images_per_second_per_device": rate / jax.device_count(),
             "data_wait": min(1.0, self._waited / elapsed),
         }
-        if self._step_at_best is not None:
-            speed["mfu"] = self._step_at_best * rate / self.batch_size
+        if self._seconds_at_peak is not None:
+            speed["mfu"] = self._seconds_at_peak * rate / self.batch_size
         self.restart_clock(step)
         return speed
 

@@ -1,4 +1,4 @@
-"""Notice of an end: SIGTERM, as cloud machines send it before they are taken away."""
+"""Preemption: SIGTERM, which cloud machines send before they are taken away."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Inside the context, SIGTERM sets `requested` where it would end the process."""
+    """Inside the context, SIGTERM sets `requested` instead of ending the process."""
 
     requested = False
 
     def __enter__(self) -> "Preemption":
-        # Of several processes the signal to any reaches all through JAX; handlers can be set in the main thread alone.
+        # With several processes JAX passes the signal on to all; only the main thread can set handlers.
         self._handles = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
         if self._handles:
             self._previous = signal.signal(signal.SIGTERM, self._notice)
@@ -24,7 +24,7 @@ class Preemption:
         self.requested = True
 
     def due(self, step: int) -> bool:
-        """Whether to save and stop after this step; all processes ask at every step, and are told at the same one."""
+        """Return whether to save and stop after this step; all processes ask at every step, and get the same answer."""
         return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else self.requested
 
     def __exit__(self, *error: object) -> None:

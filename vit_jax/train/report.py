@@ -1,39 +1,76 @@
-"""The pictures that a finished run leaves in report/."""
+"""What a run says at its beginning and end, and the pictures that it leaves in report/."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-from vit_jax import distributed as processes
-from vit_jax.evals.evaluator import Evaluator, Predict
+import jax
+
+from vit_jax import distributed
+from vit_jax.checkpoint import remote
+from vit_jax.evals.evaluator import Arrays
+from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
+from vit_jax.train.state import State, title
 from vit_jax.viz.curves import draw_curves
 from vit_jax.viz.predictions import Prediction, draw_predictions
 
+SHOWN = 48  # predictions in the sheet
 
-def write_report(
-    workdir: Path, evaluator: Evaluator | None, predict: Predict, class_names: tuple[str, ...], shown: int = 48
-) -> None:
-    """curves.png, and predictions.png: images of an evaluator of classes, the surest mistakes first, then the least sure."""
-    folder = workdir / "report"
-    if processes.is_first():
-        folder.mkdir(exist_ok=True)
-        draw_curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png")
-    if evaluator is None:
+
+def announce(run: Run, state: State, place: remote.Workdir) -> None:
+    """Print what is about to run."""
+    spec, done, steps = run.data.spec, int(state.step), run.parts.steps
+    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
+    part = f", {trained:,} of them trained" if frozen else ""
+    arrays = ", ".join(f"{key} {'x'.join(map(str, x.shape))}" for key, x in spec.layout.items() if x.shape)
+    classes = f" of {len(run.parts.task.class_names)} classes" if run.parts.task.class_names else ""
+    print(
+        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training examples ({arrays}){classes}; {steps:,} steps "
+        f"of {run.data.batch_size} on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parts.parallel}; "
+        f"{place.shown(run.path)}"
+    )
+    if done:
+        print(f"resuming at step {done}" if done < steps else f"already finished at step {done}", flush=True)
+
+
+def finish(run: Run, state: State, place: remote.Workdir) -> dict[str, Any]:
+    """Print and return the last metrics of a finished run."""
+    distributed.wait("everything is written")
+    rows = read_rows(run.path / "metrics.jsonl")
+    values: dict[str, Any] = next((row for row in reversed(rows) if row["step"] == run.parts.steps), {})
+    suffixes = list(state.evaluated(run.parts.task))
+    for name in (title(entry, suffix) for entry in run.evaluators for suffix in suffixes):
+        if f"{name}/accuracy" in values:
+            loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
+            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}")
+    print(f"report: {place.shown(run.path / 'report')}", flush=True)
+    return values
+
+
+def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None:
+    """Write curves.png, and predictions.png: images of an evaluator of classes, confident mistakes first, then the unsure."""
+    if not distributed.is_first():
         return
-    wrong: list[tuple[int, int, int, float]] = []  # index, label, predicted class, its probability
-    right: list[tuple[int, int, int, float]] = []
-    mistakes = total = 0
-    for out in evaluator.outputs(predict):
-        predicted = out["probs"].argmax(axis=1)
-        total += len(predicted)
-        mistakes += int((predicted != out["label"]).sum())
-        for index, label, guess, probs in zip(out["index"], out["label"], predicted, out["probs"], strict=True):
-            item = (int(index), int(label), int(guess), float(probs[guess]))
-            (right if label == guess else wrong).append(item)
-    title = f"{mistakes:,} of {total:,} images are mistaken" + (f"; the surest {shown}" if mistakes > shown else "")
-    if processes.is_first():
-        chosen = (sorted(wrong, key=lambda item: -item[3]) + sorted(right, key=lambda item: item[3]))[:shown]
-        pictures = [
-            Prediction(evaluator.data.image(index), class_names[label], class_names[guess], prob)
-            for index, label, guess, prob in chosen
-        ]
-        draw_predictions(pictures, title, folder / "predictions.png")
+    folder = run.path / "report"
+    folder.mkdir(exist_ok=True)
+    draw_curves(read_rows(run.path / "metrics.jsonl"), folder / "curves.png")
+    named = ((name, passes[""]) for name, passes in measured.items() if "predicted" in passes.get("", {}))
+    name, rows = next(named, (None, {}))
+    if name not in run.evaluators:
+        return
+    wrong = rows["predicted"] != rows["label"]
+    # Mistakes from the most confident down, then the others from the least confident up.
+    order = sorted(range(len(wrong)), key=lambda i: (not wrong[i], (-1 if wrong[i] else 1) * rows["confidence"][i]))
+    data, names = run.evaluators[name][0].data, run.parts.task.class_names
+    pictures = [
+        Prediction(
+            data.example(int(rows["index"][i]))["image"],
+            names[rows["label"][i]],
+            names[rows["predicted"][i]],
+            float(rows["confidence"][i]),
+        )
+        for i in order[:SHOWN]
+    ]
+    count = int(wrong.sum())
+    sheet = f"{count:,} of {len(wrong):,} images are misclassified" + (f"; the top {SHOWN}" if count > SHOWN else "")
+    draw_predictions(pictures, sheet, folder / "predictions.png")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax import trees
-from vit_jax.tasks.task import Task
+from vit_jax.tasks.task import Spec, Task, Weights
 from vit_jax.types import Params, UserError
 
 
@@ -17,8 +17,8 @@ from vit_jax.types import Params, UserError
 class State:
     """Everything that a step reads and writes.
 
-    `params` are those that are trained, `frozen` the rest, which stay as they began: together they are the model's. `ema` is
-    the running average of `params`, or None.
+    params: the trained parameters. frozen: the others, which stay as they began; the two together are all parameters. ema: the
+    running average of `params`, or None. state: the task's own state.
     """
 
     step: Any  # int32 []; a shape or a sharding where the tree is one of those
@@ -26,34 +26,43 @@ class State:
     opt_state: Any
     ema: Any
     frozen: Any
+    state: Any
 
     @property
-    def weights(self) -> Params:
-        """All parameters as they are evaluated: the running average where there is one."""
-        return trees.join(self.params if self.ema is None else self.ema, self.frozen)
+    def all_params(self) -> Params:
+        """Trained and frozen parameters joined."""
+        return trees.join(self.params, self.frozen)
 
-    def evaluated(self, name: str) -> dict[str, Params]:
-        """The parameters that an evaluation sees, by its title: `name`, and beside a running average `name_raw` as well."""
-        both = {name: self.weights}
-        return both if self.ema is None else both | {f"{name}_raw": trees.join(self.params, self.frozen)}
+    def evaluated(self, task: Task) -> dict[str, Weights]:
+        """Return the weights that are evaluated by suffix: the running average where there is one, then "raw" weights too."""
+        if self.ema is None:
+            return task.evaluated(self.all_params, self.state)
+        raw = task.evaluated(self.all_params, self.state)
+        averaged = task.evaluated(trees.join(self.ema, self.frozen), self.state)
+        return averaged | {f"{suffix}_raw".lstrip("_"): weights for suffix, weights in raw.items()}
+
+
+def title(name: str, suffix: str) -> str:
+    """Return the name under which the results of an evaluator are logged: NAME, or NAME_SUFFIX."""
+    return f"{name}_{suffix}" if suffix else name
 
 
 def initial_state(
     task: Task,
     tx: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    spec: Spec,
     params: Params | None = None,
     *,
     seed: int,
     ema: bool = False,
     freeze: re.Pattern[str] | None = None,
 ) -> State:
-    """The state before the first step for images of (h, w, c): a pure function, to be compiled or only shape-checked.
+    """Return the state before the first step, for examples of these shapes; pure, so it can be compiled or shape-checked.
 
-    Without `params` they are random. What `freeze` finds in a parameter's name is frozen; raises UserError where it finds none,
-    or all.
+    Without `params` they are random. Parameters whose name matches `freeze` are frozen; raises UserError where none or all do.
     """
-    params = task.init(jax.random.key(seed), image_shape) if params is None else params
+    params = task.init(jax.random.key(seed), spec) if params is None else params
+    state = task.init_state(params)
     frozen: Params = {}
     if freeze is not None:
         frozen, params = trees.split(params, lambda name: freeze.search(name) is not None)
@@ -62,6 +71,14 @@ def initial_state(
             raise UserError(
                 f"freeze={freeze.pattern!r} finds {'every' if frozen else 'no'} parameter; names look like {example!r}."
             )
-    # A copy, as the step is donated every buffer of the state, each once.
+    # Copies, since every buffer of the state is donated to the step, each once.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return State(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), ema=average, frozen=frozen)
+    state = jax.tree.map(jnp.copy, state)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema=average,
+        frozen=frozen,
+        state=state,
+    )

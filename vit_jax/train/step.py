@@ -11,20 +11,70 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax import sharding, trees
-from vit_jax.grads.gradient import Batch, Gradient, Metrics
+from vit_jax.grads.gradient import Batch, Gradient
 from vit_jax.optim.schedules import Schedule
-from vit_jax.tasks.task import Task
+from vit_jax.tasks.task import Task, reading
 from vit_jax.train.state import State
 from vit_jax.types import Params, Rng, UserError
 
+Metrics = dict[str, jax.Array]
 Step = Callable[[State, Batch], tuple[State, Metrics]]
+# (the task's and the data's constants, state, batch) -> (state, metrics)
+PureStep = Callable[[Params, State, Batch], tuple[State, Metrics]]
+Fetch = Callable[[Mapping[str, jax.Array], Batch, Rng], Batch]
 AXIS = "batch"  # of pmap
+# fold_in constant for augmentation on the devices, so that it does not change the task's random numbers.
+AUGMENTATION = 1
 
 
 def step_keys(seed: int, step: Any) -> tuple[Rng, Rng]:
-    """The keys of a step: what becomes of its batch, and dropout and the like."""
+    """Return the keys of a step: for preparing its batch, and for the loss (dropout and other streams)."""
     prepare, loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     return prepare, loss
+
+
+def prepared(task: Task, fetch: Fetch | None, constants: Params, batch: Batch, rng: Rng) -> Batch:
+    """Return what the loss reads of a whole batch, fetched from data on the devices where `fetch` says so."""
+    if fetch is not None:
+        batch = fetch(constants["data"], batch, jax.random.fold_in(rng, AUGMENTATION))
+    size = len(next(iter(batch.values())))
+    with reading(task, batch):
+        result = task.prepare(batch, rng, constants["task"])
+    wrong = [key for key, x in trees.flatten(result).items() if x.shape[:1] != (size,)]
+    if wrong:
+        raise UserError(
+            f"{type(task).__name__}.prepare returns {', '.join(wrong)} without the {size} examples as the leading dimension; "
+            "keep it, so that batches can be split and sharded."
+        )
+    return result
+
+
+def checked_loss(task: Task, found: Any) -> Any:
+    """Return what a task's loss returned, traced; raises UserError where the step cannot take it."""
+    name = type(task).__name__
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], tuple) and len(found[1]) == 2):
+        raise UserError(f"{name}.loss returns {type(found).__name__}; expected (loss, Aux(metrics, stats)).")
+    shapes = {"the loss": found[0], **{f"the metric {key!r}": x for key, x in found[1][0].items()}}
+    for what, x in shapes.items():
+        if getattr(x, "shape", None) != ():
+            raise UserError(
+                f"{name}.loss: {what} has the shape {getattr(x, 'shape', None)}; expected a mean, a scalar."
+            )
+    return found
+
+
+def checked_state(task: Task, new: Any, old: Any) -> Any:
+    """Return the updated state of a task, traced; raises UserError where it is not like the state before."""
+    after, before = trees.flatten(new), trees.flatten(old)
+    lines = trees.differences(after, before)
+    lines += [
+        f"dtype: {k} is {x.dtype}, expected {before[k].dtype}"
+        for k, x in after.items()
+        if not lines and x.dtype != before[k].dtype
+    ]
+    if lines:
+        raise UserError(f"{type(task).__name__}.update returns another state than init_state: {'; '.join(lines[:5])}.")
+    return new
 
 
 def make_step(
@@ -36,31 +86,33 @@ def make_step(
     seed: int,
     peak: float = 1.0,
     ema_decay: float | None = None,
+    fetch: Fetch | None = None,
     axis: str | None = None,
-) -> Callable[[Params, State, Batch], tuple[State, Metrics]]:
-    """The step as a pure function of (the task's constants, state, batch).
+) -> PureStep:
+    """Return the step as a pure function of ({"task": constants, "data": arrays}, state, batch).
 
     With `axis` it sees one shard of a batch that is prepared already, and averages over that mapped axis. Its randomness is a
-    function of (seed, step), and of the shard where there is one. `peak` is the highest learning rate. Metrics: loss and those
+    function of (seed, step), and of the shard where there is one. peak: the highest learning rate. Metrics: loss and those
     of the task, lr, and the norms of gradient (before clipping), update and new parameters.
     """
-
-    def joined_loss(frozen: Params, params: Params, *rest):
-        return task.loss(trees.join(params, frozen), *rest)
 
     def step(constants: Params, state: State, batch: Batch) -> tuple[State, Metrics]:
         rng_prepare, rng = step_keys(seed, state.step)
         if axis:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
         else:
-            batch = task.prepare(batch, rng_prepare, constants)
+            batch = prepared(task, fetch, constants, batch, rng_prepare)
         average = functools.partial(jax.lax.pmean, axis_name=axis) if axis else lambda tree: tree
         lr = jnp.asarray(learning_rate(state.step), jnp.float32)
-        loss = functools.partial(joined_loss, state.frozen)
-        metrics, grads = gradient(loss, state.params, batch, rng, average, lr / peak if peak else lr)
+
+        def loss(params: Params, batch: Batch, rng: Rng):
+            with reading(task, batch):
+                return checked_loss(task, task.loss(trees.join(params, state.frozen), state.state, batch, rng))
+
+        metrics, stats, grads = gradient(loss, state.params, batch, rng, average, lr / peak if peak else lr)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {
+        norms = {
             "lr": lr,
             "grad_norm": trees.global_norm(grads),
             "update_norm": trees.global_norm(updates),
@@ -71,23 +123,25 @@ def make_step(
             # Short averages first, as the initial weights are random.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)
-        return State(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, frozen=state.frozen), metrics
+        new = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=ema,
+            state=checked_state(
+                task, task.update(trees.join(params, state.frozen), state.state, stats, state.step), state.state
+            ),
+        )
+        return new, {**metrics, **norms}
 
     return step
 
 
-def jit_step(
-    make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
-    constants: Params,
-    mesh: Mesh,
-    shardings: State,
-    rules: sharding.Rules = (),
-) -> Any:
-    """The step (constants, state, batch) of global batches, jitted over a mesh; the state is donated to it."""
-    places = sharding.tree_sharding(constants, mesh, rules)
+def jit_step(step: PureStep, constants: Params, mesh: Mesh, shardings: State, rules: sharding.Rules = ()) -> Any:
+    """Return the step (constants, state, batch) for global batches, jitted over a mesh; the state is donated."""
     return jax.jit(
-        sharding.on_mesh(make(), mesh),
-        in_shardings=(places, shardings, sharding.batch_sharding(mesh)),
+        sharding.on_mesh(step, mesh),
+        in_shardings=(sharding.tree_sharding(constants, mesh, rules), shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, None),
         donate_argnums=1,
         compiler_options=sharding.compiler_options(mesh),
@@ -95,8 +149,9 @@ def jit_step(
 
 
 def compile_step(
-    make: Callable[..., Callable[[Params, State, Batch], tuple[State, Metrics]]],
+    make: Callable[..., PureStep],
     task: Task,
+    constants: Params,
     mesh: Mesh,
     shapes: State,
     batch: Mapping[str, jax.ShapeDtypeStruct],
@@ -104,55 +159,64 @@ def compile_step(
     *,
     seed: int,
     rules: sharding.Rules = (),
+    fetch: Fetch | None = None,
 ) -> Step:
-    """The step made by `make(axis=...)` for states and global batches of these shapes on a mesh.
+    """Return the step that `make(axis=...)` makes, for states and global batches of these shapes on a mesh.
 
-    It is traced whole, so that a mistake in any part shows now, and compiled when it is first called. Under "pmap" every device
-    holds the whole state, so that state and checkpoints are the same as under "jit", and batches are prepared whole before they
-    are divided, so that mixtures are the same too.
+    It is traced completely, so that a mistake in any part shows now, and compiled when it is first called. Under "pmap" every
+    device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are prepared whole
+    before they are sharded, so that mixtures are the same too.
     """
-    places = sharding.tree_sharding(task.constants, mesh, rules)
+    of_constants = sharding.tree_sharding(constants, mesh, rules)
     if parallel == "jit":
-        constants, states = jax.device_put(task.constants, places), sharding.tree_sharding(shapes, mesh, rules)
-        jitted = jit_step(make, task.constants, mesh, states, rules)
-        # As the arrays will lie, so that the first call finds the trace.
-        jitted.trace(constants, sharding.placed(shapes, states), sharding.placed(batch, sharding.batch_sharding(mesh)))
-        return functools.partial(jitted, constants)
-    if not task.per_example:
+        on_devices, states = jax.device_put(constants, of_constants), sharding.tree_sharding(shapes, mesh, rules)
+        jitted = jit_step(make(), constants, mesh, states, rules)
+        # With the shardings of the arrays, so that the first call finds the trace.
+        jitted.trace(
+            on_devices,
+            sharding.with_shardings(shapes, states),
+            sharding.with_shardings(batch, sharding.batch_sharding(mesh)),
+        )
+        return functools.partial(jitted, on_devices)
+    if not task.decomposable:
         raise UserError(
-            f"parallel='pmap' averages shards, but the loss of {type(task).__name__} is no mean over examples; use 'jit'."
+            f"parallel='pmap' averages shards of the batch, but the loss of {type(task).__name__} is not a mean over examples "
+            "(decomposable=False); use parallel='jit'."
         )
     if mesh.shape.get("data") != mesh.size:
         raise UserError(
             f"parallel='pmap' is data parallel only; found mesh={dict(mesh.shape)}. Use mesh=dict(data=-1) or 'jit'."
         )
-    trace_mapped(make, task, shapes, batch, mesh.size)
-    constants, devices = jax.device_put(task.constants, places), list(mesh.devices.flat)
+    trace_mapped(make, functools.partial(prepared, task, fetch), constants, shapes, batch, mesh.size)
+    on_devices, devices = jax.device_put(constants, of_constants), list(mesh.devices.flat)
     mapped = jax.pmap(make(axis=AXIS), axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
     batches = sharding.batch_sharding(mesh)
     prepare = jax.jit(
-        lambda constants, step, batch: task.prepare(batch, step_keys(seed, step)[0], constants),
-        in_shardings=(places, None, batches),
+        lambda constants, step, batch: prepared(task, fetch, constants, batch, step_keys(seed, step)[0]),
+        in_shardings=(of_constants, None, batches),
         out_shardings=batches,
     )
 
-    def divided(x: jax.Array) -> jax.Array:
+    def by_device(x: jax.Array) -> jax.Array:
         rows = multihost_utils.global_array_to_host_local_array(x, mesh, PartitionSpec("data"))
         return rows.reshape(mesh.local_mesh.devices.size, -1, *rows.shape[1:])
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        # The loss has no use for the constants.
-        return mapped({}, state, jax.tree.map(divided, prepare(constants, state.step, batch)))
+        # The loss does not read the constants.
+        return mapped({}, state, jax.tree.map(by_device, prepare(on_devices, state.step, batch)))
 
     return step
 
 
 def trace_mapped(
-    make: Callable[..., Callable], task: Task, state: State, batch: Mapping[str, jax.ShapeDtypeStruct], shards: int
+    make: Callable[..., PureStep],
+    prepare: Callable[[Params, Batch, Rng], Batch],
+    constants: Params,
+    state: State,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    shards: int,
 ) -> None:
-    """Traces what pmap compiles, for shapes: the batch prepared whole, and the step of one of its `shards`."""
-    prepared = jax.eval_shape(task.prepare, batch, jax.random.key(0), task.constants)
-    divided = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), prepared
-    )
-    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, divided)
+    """Trace what pmap compiles, for shapes: the batch prepared whole, and the step of one of its `shards`."""
+    whole = jax.eval_shape(prepare, constants, batch, jax.random.key(0))
+    parts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), whole)
+    jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, parts)

@@ -1,4 +1,4 @@
-"""Where the metrics of a run go besides metrics.jsonl: TensorBoard events, and Weights & Biases."""
+"""Writers of metrics besides metrics.jsonl: TensorBoard events, and Weights & Biases."""
 
 import importlib
 import importlib.util
@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
-
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.types import UserError
 
-# In the workdir, so that a resumed run goes on as the same run of Weights & Biases.
+# In the workdir, so that a resumed run continues the same run of Weights & Biases.
 WANDB_ID = "wandb_id.txt"
 
 
 class Writer(Protocol):
-    """Takes named values of a step, as often as they come, in the order of the steps."""
+    """Takes named values of steps, in the order of the steps."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -26,9 +24,11 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Events in a workdir; those of steps after `step` count no more."""
+    """Events in a workdir; events after `step` are discarded."""
 
     def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter  # it imports torch where that is installed
+
         self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -42,16 +42,16 @@ class TensorBoard:
 
 
 def check_wandb() -> None:
-    """Raises UserError where Weights & Biases is not installed."""
+    """Raise UserError where Weights & Biases is not installed."""
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder wandb/, such as it leaves where it was used, is no package
+    if spec is None or spec.origin is None:  # a folder wandb/, which it leaves where it was used, is not the package
         raise UserError(
             'log.wandb needs Weights & Biases, which is not installed: pip install "vit_jax[wandb]", or leave log.wandb unset.'
         )
 
 
 class WandB:
-    """A run of Weights & Biases in a project, named as its workdir; WANDB_* variables say whose, where and whether offline."""
+    """A run of Weights & Biases in a project, named like its workdir; WANDB_* variables set account, server and mode."""
 
     def __init__(self, workdir: Path, project: str):
         wandb = importlib.import_module("wandb")
@@ -69,10 +69,10 @@ class WandB:
             )
         except wandb.Error as error:
             raise UserError(
-                f"log.wandb={project}: Weights & Biases cannot begin ({error}); log in with `wandb login`, or set "
+                f"log.wandb={project}: Weights & Biases cannot start ({error}); log in with `wandb login`, or set "
                 "WANDB_MODE=offline to send the run later with `wandb sync`."
             ) from None
-        # What was sent before a kill comes again, the same, and would be refused with a warning for each step.
+        # Steps sent before a kill are repeated, and would be refused with a warning each.
         self._first = self._run.starting_step
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

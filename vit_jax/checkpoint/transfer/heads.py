@@ -1,4 +1,4 @@
-"""What becomes of a pretrained head in a model of perhaps other classes."""
+"""Decide what happens to a pretrained head in a model with other classes."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ Names = tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class HeadPlan:
     """Whether the head is kept, begins anew, or takes the columns `old` of the source as its columns `new`; and why."""
 
     mode: Literal["keep", "reset", "map"]
@@ -24,21 +24,21 @@ class Plan:
 
 
 def in_head(name: str) -> bool:
-    """Whether a parameter belongs to the heads or to the layer before them."""
+    """Return whether a parameter belongs to the heads or to the layer before them."""
     return name.partition("/")[0] in ("head", "head_dist", "rep")
 
 
-def plan(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Names, new: Names) -> Plan:
-    """What to do with the head of `source` in the model of `like`, whose classes are named `old` and `new` where known.
+def plan(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Names, new: Names) -> HeadPlan:
+    """Decide what to do with the head of `source` in the model of `like`; old, new: their class names where known.
 
     Raises UserError where the source's head cannot be used as `mode` says.
     """
     if mode == "reset":
-        return Plan("reset", "init.head='reset'")
+        return HeadPlan("reset", "init.head='reset'")
     obstacle = _obstacle(source, like)
     if obstacle:
         if mode == "auto":
-            return Plan("reset", f"auto: {obstacle}")
+            return HeadPlan("reset", f"auto: {obstacle}")
         raise UserError(f"init.head={mode!r} needs the pretrained head, but {obstacle}. Use init.head='reset'.")
     sizes = [int(leaves["head/kernel"].shape[-1]) for leaves in (source, like)]
     for which, names, size in zip(("pretrained model", "data"), (old, new), sizes, strict=True):
@@ -51,11 +51,11 @@ def plan(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Na
         return _map(old, new, why)
     if mode == "keep":
         _check_same(sizes, old, new)
-    return Plan(mode, why)
+    return HeadPlan(mode, why)
 
 
 def _obstacle(source: Mapping[str, Any], like: Mapping[str, Any]) -> str:
-    """Why the pretrained head cannot be used here at all, whatever the classes; empty where it can."""
+    """Return why the pretrained head cannot be used whatever the classes; empty where it can."""
     if "head/kernel" not in source:
         return "the pretrained model has none"
     if "head/kernel" not in like:
@@ -68,7 +68,7 @@ def _obstacle(source: Mapping[str, Any], like: Mapping[str, Any]) -> str:
 
 
 def _choose(sizes: list[int], old: Names, new: Names) -> tuple[Literal["keep", "reset", "map"], str]:
-    """What auto does, and why."""
+    """Return what auto does, and why."""
     counts = f"{sizes[0]} classes in the pretrained model, {sizes[1]} here"
     if old is None or new is None:
         if sizes[0] == sizes[1]:
@@ -83,7 +83,7 @@ def _choose(sizes: list[int], old: Names, new: Names) -> tuple[Literal["keep", "
 
 
 def _check_same(sizes: list[int], old: Names, new: Names) -> None:
-    """Raises UserError where the classes of both sides are known to differ."""
+    """Raise UserError where the classes of both sides are known to differ."""
     remedy = "Use init.head='reset', or 'map' where both sides name their classes."
     if sizes[0] != sizes[1]:
         raise UserError(
@@ -96,8 +96,8 @@ def _check_same(sizes: list[int], old: Names, new: Names) -> None:
     raise UserError(f"init.head='keep', but {len(different)} of {len(new)} classes differ: {examples}. {remedy}")
 
 
-def _map(old: Names, new: Names, why: str) -> Plan:
-    """The plan by the names that stand once on each side."""
+def _map(old: Names, new: Names, why: str) -> HeadPlan:
+    """Return the plan by the names that are unique on both sides."""
     for which, names in (("pretrained model", old), ("data", new)):
         if names is None:
             raise UserError(
@@ -113,15 +113,15 @@ def _map(old: Names, new: Names, why: str) -> Plan:
     shared = [name for name in unique[1] if name in unique[0]]
     if not shared:
         raise UserError(
-            f"init.head='map', but no class is named alike: {old[0]!r}, ... in the pretrained model and {new[0]!r}, ... here. "
+            f"init.head='map', but no class has the same name: {old[0]!r}, ... in the pretrained model and {new[0]!r}, ... here. "
             "Use init.head='reset'."
         )
     why += f"{len(shared)} of {len(new)} classes by name"
-    return Plan("map", why, tuple(unique[0][name] for name in shared), tuple(unique[1][name] for name in shared))
+    return HeadPlan("map", why, tuple(unique[0][name] for name in shared), tuple(unique[1][name] for name in shared))
 
 
-def mapped(plan: Plan, pretrained: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-    """A kernel or bias of the head with the columns that the plan takes from the pretrained one of the same width."""
+def mapped(plan: HeadPlan, pretrained: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+    """Return a kernel or bias of the head with the columns that the plan takes from the pretrained one of the same width."""
     columns = fresh.copy()
     columns[..., list(plan.new)] = pretrained[..., list(plan.old)]
     return columns

@@ -1,4 +1,4 @@
-"""Pretrained parameters put into another model: what fits is loaded, what can be resized is, the head is as asked."""
+"""Put pretrained parameters into another model: load what fits, resize what can be resized, treat the head as asked."""
 
 import collections
 import dataclasses
@@ -15,9 +15,9 @@ from vit_jax.types import ResizeMethod, UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]
 Shape = tuple[int, ...]
-Value = np.ndarray | Callable[[], np.ndarray]  # the latter for what needs an initial value
+Value = np.ndarray | Callable[[], np.ndarray]  # a function where an initial value is needed
 
-# Fields that may differ without the pretrained parameters meaning anything else.
+# Fields that may differ without changing what the parameters mean.
 FREE = {
     *("variant", "num_classes", "rep_size", "patch_size", "posemb_prefix", "layer_scale", "head_bias"),
     *(
@@ -40,7 +40,7 @@ FREE = {
 class Entry:
     """What became of one parameter.
 
-    "reset" and "missing" begin anew, a "missing" one because the source does not have it; "left over" is only in the source.
+    "reset" and "missing" begin anew, a "missing" one because the source lacks it; "left over" is only in the source.
     """
 
     name: str
@@ -75,11 +75,11 @@ def merge(
     posemb: ResizeMethod = "bilinear",
     allow: str = "",
 ) -> Merged:
-    """The parameters `source` in a model whose parameters are `like`: by name, with shape and dtype.
+    """Put the parameters `source` into a model whose parameters are like `like`: by name, with shape and dtype.
 
-    Both sides have a spec, names of classes and a grid of patches (rows, columns); the last two are None where not known.
-    fresh: the initial value of a parameter that begins anew. head: "keep" needs the same classes, "map" copies those of the
-    same name, "reset" begins anew, "auto" keeps or maps where the classes are the same. posemb: how position embeddings are
+    Both sides have a config, names of classes and a grid of patches (rows, columns); the last two are None where unknown.
+    fresh: returns the initial value of a parameter that begins anew. head: "keep" needs the same classes, "map" copies classes
+    of the same name, "reset" begins anew, "auto" keeps or maps where the classes are the same. posemb: how position embeddings are
     resized. allow: a regex of names that may be missing, left over or of another shape.
 
     Raises UserError that lists what does not fit.
@@ -114,7 +114,7 @@ def merge(
     if unfit:
         raise UserError(_explanation(unfit, source, like, different))
     notes = [f"model.{key} is {new!r}; the pretrained model has {old!r}." for key, (old, new) in different.items()]
-    # Initial values cost a compilation, so they are asked for only now that everything fits.
+    # Initial values cost a compilation, so they are computed only now that everything fits.
     params = {name: np.asarray(x() if callable(x) else x, like[name].dtype) for name, x in values.items()}
     return Merged(params, report, tuple(notes))
 
@@ -122,7 +122,7 @@ def merge(
 def _fitted(
     name: str, source: Mapping[str, np.ndarray], shape: Shape, moved: positions.Positions
 ) -> tuple[np.ndarray | None, Entry]:
-    """The pretrained value of a parameter in the shape of the model, or None where there is none."""
+    """Return the pretrained value of a parameter in the shape of the model, or None where there is none."""
     if name == positions.TABLE and moved.table is not None:
         return moved.table, Entry(name, "resized" if moved.detail else "loaded", moved.detail)
     if name not in source:
@@ -134,7 +134,7 @@ def _fitted(
         return found, Entry(name, "loaded")
     if name in ("embed/kernel", "stem/root/kernel") and found.ndim == len(shape) == 4 and found.shape[3] == shape[3]:
         same_size, same_channels = found.shape[:2] == shape[:2], found.shape[2] == shape[2]
-        # With a stem the patches are of its features, not of an image.
+        # With a stem the patches are cut from its features, not from an image.
         of_image = name == "stem/root/kernel" or "stem/root/kernel" not in source
         if (same_size or name == "embed/kernel") and (same_channels or (of_image and found.shape[2] in (1, 3))):
             value = found if same_size else resize_patch_embed(found, (shape[0], shape[1]))
@@ -147,10 +147,10 @@ def _head(
     value: np.ndarray | None,
     pretrained: np.ndarray | None,
     shape: Shape,
-    plan: heads.Plan,
+    plan: heads.HeadPlan,
     fresh: Callable[[str], np.ndarray],
 ) -> tuple[Value | None, Entry]:
-    """The value of a parameter of the head group as planned; `value` is the pretrained one where its shape fits."""
+    """Return the value of a parameter of the head group as planned; `value` is the pretrained one where its shape fits."""
     is_rep = entry.name.startswith("rep/")
     if plan.mode == "reset":
         if is_rep and value is not None:
@@ -168,26 +168,30 @@ def _head(
 def _check_token_mixing(
     source: Mapping[str, np.ndarray], like: Mapping[str, Any], old: Grid | None, new: Grid | None
 ) -> None:
-    """Raises UserError where a Mixer would get another grid."""
+    """Raise UserError where a Mixer would see another grid of patches."""
     mixing = "encoder/block_0/tokens/up/kernel"
     if mixing not in source or mixing not in like:
         return
     if (old and new and old != new) or source[mixing].shape[0] != like[mixing].shape[0]:
         patches = [f"{g[0]}x{g[1]}" if g else f"{x[mixing].shape[0]}" for g, x in ((old, source), (new, like))]
         raise UserError(
-            f"A Mixer works only at the image size it was trained at: it mixes {patches[0]} patches, here are {patches[1]}. "
+            f"A Mixer works only at the image size it was trained at: it mixes {patches[0]} patches, found {patches[1]} here. "
             "Use an image_size and model.patch_size that give as many, or a ViT."
         )
 
 
 def _different(source_model: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that both specs give, differently, of those that change what the parameters mean: (pretrained, here)."""
+    """Return the fields that differ and change what the parameters mean, as (pretrained, here)."""
 
     def fields(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         flat: dict[str, Any] = {}
         for key, value in spec.items():
             flat |= fields(value, f"{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items() if v is not None and k not in FREE}
+        return {
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in flat.items()
+            if v is not None and k not in FREE and not k.startswith("head.")
+        }
 
     old, new = fields(source_model), fields(model)
     return {key: (old[key], new[key]) for key in old if key in new and old[key] != new[key]}
@@ -199,7 +203,7 @@ def _explanation(
     like: Mapping[str, Any],
     different: Mapping[str, tuple[Any, Any]],
 ) -> str:
-    """The message on the parameters that do not fit."""
+    """Return the message on the parameters that do not fit."""
     lines = []
     for name in names:
         old, new = (tuple(leaves[name].shape) if name in leaves else None for leaves in (source, like))
@@ -219,20 +223,20 @@ def _explanation(
 
 
 def is_untrained_head(params: Mapping[str, np.ndarray]) -> bool:
-    """Whether the head's kernel is one value throughout, as a head begins."""
+    """Return whether the head's kernel is constant, as it is at initialisation."""
     kernel = params.get("head/kernel")
     return kernel is not None and bool(np.all(kernel == kernel.flat[0]))
 
 
 def report_lines(entries: Sequence[Entry]) -> list[str]:
-    """How many parameters became what, and a line on each that was not loaded as it is."""
+    """Return a summary of the statuses, and a line on each parameter that was not loaded unchanged."""
     counts = collections.Counter(entry.status for entry in entries)
     lines = [", ".join(f"{count} {status}" for status, count in counts.items())]
     return lines + [f"  {_line(entry)}" for entry in entries if entry.status != "loaded" or entry.detail]
 
 
 def report_text(entries: Sequence[Entry]) -> str:
-    """A line on each parameter, below their summary, for a file."""
+    """Return a line on each parameter, below their summary, for a file."""
     return "\n".join([report_lines(entries)[0], *map(_line, entries)]) + "\n"
 
 

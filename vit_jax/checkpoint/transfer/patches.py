@@ -1,4 +1,4 @@
-"""Parameters of one image size, patch size or number of channels as those of another."""
+"""Resize parameters to another image size, patch size or number of channels."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,10 +9,10 @@ Grid = tuple[int, int]
 
 
 def resize_matrix(old: int, new: int, method: ResizeMethod) -> Float[np.ndarray, "{new} {old}"]:
-    """The weights by which `new` samples are sums of `old` ones, in float64; each row sums to 1.
+    """Return the matrix that resamples `old` samples to `new` ones, in float64; each row sums to 1.
 
-    "bilinear" puts the first and last samples onto each other, as scipy.ndimage.zoom(order=1, mode="nearest") does; the
-    default mode of zoom has 0 for the last sample where its position is rounded up, as from 24 to 42. "bicubic" is the
+    "bilinear" aligns the first and last samples, as scipy.ndimage.zoom(order=1, mode="nearest") does; the
+    default mode of zoom returns 0 for the last sample where its position is rounded up, as from 24 to 42. "bicubic" is the
     antialiased kernel with a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks.
     """
     at = np.arange(old).reshape(1, -1)
@@ -28,7 +28,7 @@ def resize_matrix(old: int, new: int, method: ResizeMethod) -> Float[np.ndarray,
 def resize_posemb(
     table: Float[np.ndarray, "1 n d"], old_grid: Grid, new_grid: Grid, prefix: int, method: ResizeMethod
 ) -> Float[np.ndarray, "1 m d"]:
-    """Position embeddings of a grid of (rows, columns) for another; the slots of the first `prefix` tokens stay.
+    """Resize position embeddings to another grid of (rows, columns); the slots of the first `prefix` tokens stay.
 
     Raises UserError where the table does not have prefix + rows * columns slots. Source: arXiv:2010.11929, section 3.2.
     """
@@ -43,11 +43,11 @@ def resize_posemb(
 
 
 def resize_patch_embed(kernel: Float[np.ndarray, "ph pw c d"], new_size: Grid) -> Float[np.ndarray, "qh qw c d"]:
-    """A patch embedding for patches of another (height, width): the pseudo-inverse resize of FlexiViT.
+    """Resize a patch embedding to patches of another (height, width): the pseudo-inverse resize of FlexiViT.
 
-    A larger patch that was enlarged from a smaller one is embedded as that one was (arXiv:2212.08013, section 3.4).
+    A patch that is enlarged keeps its embedding (arXiv:2212.08013, section 3.4).
     """
-    # The resize of an image is the Kronecker product of those of its axes, and so is its pseudo-inverse.
+    # Resizing an image is the Kronecker product of resizing its axes, and so is the pseudo-inverse.
     rows, cols = (
         np.linalg.pinv(resize_matrix(old, new, "bicubic")) for old, new in zip(kernel.shape[:2], new_size, strict=True)
     )
@@ -55,9 +55,9 @@ def resize_patch_embed(kernel: Float[np.ndarray, "ph pw c d"], new_size: Grid) -
 
 
 def adapt_channels(kernel: Float[np.ndarray, "h w c d"], channels: int) -> Float[np.ndarray, "h w e d"]:
-    """The first kernel of a network for images of another number of channels, from one of RGB or grey images.
+    """Adapt the first kernel of a network for RGB or grey images to another number of channels.
 
-    To one channel it is summed, so that grey images give what they gave as RGB; to more it is repeated and scaled by
+    To one channel it is summed, so that grey images give the same result as in RGB; to more it is repeated and scaled by
     old / new, as timm does. Raises UserError for a kernel of neither 1 nor 3 channels.
     """
     old = kernel.shape[2]

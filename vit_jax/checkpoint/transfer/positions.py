@@ -1,4 +1,4 @@
-"""Pretrained position embeddings in a model of another grid or of other tokens before the patches."""
+"""Move pretrained position embeddings to another grid or to other prefix tokens."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Slot = tuple[str, int]  # the parameter of a prefix token, and the token's index
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """The table of the new model, or None where none can be made; and what slots without a place in it add to their tokens.
+    """The table of the new model, None where it cannot be made, and what slots missing in it add to their tokens.
 
     detail: how the table differs from the pretrained one; empty where it is the same.
     """
@@ -36,10 +36,10 @@ def move(
     *,
     fixed: bool,
 ) -> Positions:
-    """The position embeddings of `source`, for a grid of `old` patches, in the model of `like` and `new`.
+    """Return the position embeddings of `source`, for a grid of `old` patches, in the model of `like` and `new`.
 
     On the same grid the network stays the same: a slot that the new table lacks is added to its token, and one that the
-    source lacks is zero. fixed: those of the source are sincos2d, from which a learned table then begins.
+    source lacks is zero. fixed: the source uses sincos2d, with which a learned table then begins.
     """
     details = []
     if fixed and TABLE in like and TABLE not in source and old is not None:
@@ -54,7 +54,7 @@ def move(
     if TABLE not in like or pretrained.shape[2] != like[TABLE].shape[2]:
         return Positions(None, "", added)
     if had is None or wanted is None or old is None or new is None:
-        # Of a grid that is not known only the same number of slots can be taken.
+        # With an unknown grid only the same number of slots can be used.
         same = pretrained.shape == tuple(like[TABLE].shape) and (old is None or new is None)
         return Positions(pretrained if same else None, "", {})
     if old != new:
@@ -71,7 +71,7 @@ def move(
 
 
 def _slots(leaves: Mapping[str, Any], grid: Grid | None) -> list[Slot] | None:
-    """The prefix tokens that have slots in the table, in order; None where the grid does not tell."""
+    """Return the prefix tokens that have slots in the table, in order; None where the grid does not determine them."""
     if TABLE not in leaves:
         return []
     tokens = [(name, i) for name in TOKENS if name in leaves for i in range(leaves[name].shape[1])]
@@ -80,7 +80,7 @@ def _slots(leaves: Mapping[str, Any], grid: Grid | None) -> list[Slot] | None:
 
 
 def _as_tokens(values: Mapping[Slot, np.ndarray], source: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The values of some slots in the shape of their tokens' parameters."""
+    """Return the values of some slots in the shape of their tokens' parameters."""
     added = {name: np.zeros_like(source[name]) for name, _ in values}
     for (name, index), value in values.items():
         added[name][0, index] = value

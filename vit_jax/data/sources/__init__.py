@@ -1,4 +1,4 @@
-"""Data sets; one is chosen by `data.source`."""
+"""Data sets; `data.source` chooses one."""
 
 from vit_jax.data.source import Source as KIND
 

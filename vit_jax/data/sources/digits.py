@@ -1,11 +1,10 @@
 """The handwritten digits that ship inside scikit-learn: 1,797 images of 8 x 8 pixels, no download."""
 
 import numpy as np
-from jaxtyping import UInt8
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Image, Label, Source
 from vit_jax.types import UserError
 
 
@@ -25,16 +24,13 @@ class Digits(Source):
         images, self._labels = (train_x, train_y) if split == "train" else (test_x, test_y)
         self._images = np.rint(images * (255 / 16)).astype(np.uint8)  # the file counts ink from 0 to 16
         self._split = split
-        self.class_names = tuple("0123456789")
+        self.fields = {"image": Image(), "label": Label(tuple("0123456789"))}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def label(self, index: int) -> int:
-        return int(self._labels[index])
-
-    def image(self, index: int) -> UInt8[np.ndarray, "8 8 1"]:
-        return self._images[index]
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self._images[index], "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         return f"digits/{self._split}/{index}"

@@ -1,16 +1,15 @@
-"""Made-up images that can be learnt: for smoke tests and for measuring speed without a data set."""
+"""Synthetic images that can be learnt, for smoke tests and for benchmarks without a data set."""
 
 import numpy as np
-from jaxtyping import UInt8
 
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Image, Label, Source
 from vit_jax.types import UserError
 
 
 class Fake(Source):
-    """Each class is a 4 x 4 pattern of colours, each image its class's pattern under noise.
+    """Each class is a 4 x 4 pattern of colours, each image the pattern of its class with noise.
 
-    A function of (seed, index) alone; `image_size` is int or (h, w); labels go round through the classes.
+    A function of (seed, index) alone; `image_size` is int or (h, w); labels cycle through the classes.
     """
 
     def __init__(
@@ -29,23 +28,22 @@ class Fake(Source):
             )
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed} for fake data, expected 0 <= seed < 2**32: choose another seed.")
-        self.class_names = tuple(f"class {i}" for i in range(num_classes))
+        self.fields = {"image": Image(), "label": Label(tuple(f"class {i}" for i in range(num_classes)))}
         self._length, self._shape, self._seed = num_examples, (height, width, channels), seed
+        self._num_classes = num_classes
         self._rows, self._columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
 
     def __len__(self) -> int:
         return self._length
 
-    def label(self, index: int) -> int:
-        return index % len(self.class_names)
-
-    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def __getitem__(self, index: int) -> Example:
         def rng(kind: int, i: int) -> np.random.Generator:
             return np.random.Generator(np.random.Philox(key=[2 * self._seed + kind, i]))
 
-        pattern = rng(0, self.label(index)).integers(0, 128, (4, 4, self._shape[2]), np.uint8)
+        label = index % self._num_classes
+        pattern = rng(0, label).integers(0, 128, (4, 4, self._shape[2]), np.uint8)
         noise = rng(1, index).integers(0, 128, self._shape, np.uint8)
-        return pattern[self._rows][:, self._columns] + noise
+        return {"image": pattern[self._rows][:, self._columns] + noise, "label": label}
 
     def name(self, index: int) -> str:
         return f"fake/{index}"

@@ -8,24 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.data.source import UnreadableImage
-from vit_jax.data.sources.encoded import Encoded
+from vit_jax.data.images import ImageFile
+from vit_jax.data.source import Example, Image, Label, Source, UnreadableImage
 from vit_jax.types import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-class Folder(Encoded):
+class Folder(Source):
     """The images of one split of a folder, in sorted order; class names are the sorted class folder names.
 
     With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
-    class is divided into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
+    class is split into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
     at any depth inside a class folder; hidden files and folders are ignored. The folder may be on an object store.
     """
 
     def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
-        self._root, self.channels = os.path.expanduser(path), channels
+        self._root, self._channels = os.path.expanduser(path), channels
         children = _subfolders(self._root)
         split_folders = _split_folders(self._root, children)
         if split_folders:
@@ -43,20 +43,21 @@ class Folder(Encoded):
         _check_classes(self._root, files)
         if not split_folders and split != "all":
             files = {name: _holdout(paths, split, holdout, split_seed) for name, paths in files.items()}
-        self.class_names = tuple(files)
+        self.fields = {"image": Image(), "label": Label(tuple(files))}
         self._paths = [path for paths in files.values() for path in paths]
         self._labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def label(self, index: int) -> int:
-        return int(self._labels[index])
+    def __getitem__(self, index: int) -> Example:
+        image = ImageFile(functools.partial(self._bytes, index), self._channels)
+        return {"image": image, "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
 
-    def encoded(self, index: int) -> bytes:
+    def _bytes(self, index: int) -> bytes:
         try:
             return stores.read(self.name(index))
         except OSError as error:
@@ -64,7 +65,7 @@ class Folder(Encoded):
 
 
 def _subfolders(path: str) -> list[str]:
-    """The sorted names of the folders in `path`; UserError if it is not a folder that can be read."""
+    """Return the sorted names of the folders in `path`; UserError if it is not a folder that can be read."""
     try:
         if stores.is_remote(path):
             return [name for name in stores.children(path)[0] if not name.startswith(".")]
@@ -79,20 +80,20 @@ def _subfolders(path: str) -> list[str]:
 
 
 def splits_of(path: str) -> tuple[str, ...]:
-    """The splits of a folder: its split sub-folders, or those of a holdout; raises UserError where it is no folder."""
+    """Return the splits of a folder: its split sub-folders, or the parts of a holdout; UserError where it is not a folder."""
     root = os.path.expanduser(path)
     return tuple(_split_folders(root, _subfolders(root))) or ("train", "test", "all")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image."""
+    """Return whether a file's name is that of an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _split_folders(root: str, children: list[str]) -> dict[str, str]:
-    """Maps train, val, test to the sub-folders that hold them; empty where `root` holds class folders.
+    """Map train, val, test to their sub-folders; empty where `root` contains class folders.
 
-    A folder named "train" that holds images itself is a class (of vehicles, say), not a split.
+    A folder named "train" that contains images itself is a class (of vehicles, say), not a split.
     """
     named = [name for name in children if name.lower() in SPLIT_FOLDERS]
     places = [os.path.join(root, name) for name in named]
@@ -111,7 +112,7 @@ def _split_folders(root: str, children: list[str]) -> dict[str, str]:
 
 
 def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
-    """The path of the asked split, after checking that all splits have the same classes."""
+    """Return the path of the requested split, after checking that all splits have the same classes."""
     wanted = SPLIT_FOLDERS.get(split.lower())
     if wanted not in split_folders:
         found = ", ".join(sorted(split_folders))
@@ -139,7 +140,7 @@ def _some(names: set[str]) -> str:
 
 
 def _image_files(root: str, class_name: str) -> list[str]:
-    """The sorted paths, relative to `root`, of the images at any depth of a class folder. Links are followed."""
+    """Return the sorted paths, relative to `root`, of the images at any depth of a class folder. Links are followed."""
     if stores.is_remote(root):
         below = (name.split("/") for name in stores.entries(os.path.join(root, class_name)))
         kept = [parts for parts in below if is_image(parts[-1]) and not any(p.startswith(".") for p in parts)]
@@ -155,7 +156,7 @@ def _image_files(root: str, class_name: str) -> list[str]:
 
     for folder, subfolders, files in os.walk(os.path.join(root, class_name), onerror=stop, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link to a folder above itself would go round for ever
+        if real in visited:  # a link to a folder above itself would never end
             subfolders.clear()
             continue
         visited.add(real)
@@ -166,7 +167,7 @@ def _image_files(root: str, class_name: str) -> list[str]:
 
 
 def _check_classes(root: str, files: dict[str, list[str]]) -> None:
-    """Raises UserError unless there is a class and each has an image."""
+    """Raise UserError unless there is a class and each has an image."""
     accepted = ", ".join(EXTENSIONS)
     if not any(files.values()):
         raise UserError(
@@ -182,7 +183,7 @@ def _check_classes(root: str, files: dict[str, list[str]]) -> None:
 
 
 def _holdout(paths: list[str], split: str, share: float, seed: int) -> list[str]:
-    """One class's training or test files: those with the smallest hashes of (seed, path) are for testing.
+    """Return one class's training or test files: those with the smallest hashes of (seed, path) are for testing.
 
     Hashing each path on its own keeps nearly every file in its half when files are added or removed.
     """

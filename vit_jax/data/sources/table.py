@@ -1,6 +1,7 @@
 """Images with several labels or with numbers, listed in a CSV file."""
 
 import csv
+import functools
 import io
 import os
 from pathlib import Path
@@ -9,20 +10,20 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax import stores
-from vit_jax.data.source import UnreadableImage
-from vit_jax.data.sources.encoded import Encoded
+from vit_jax.data.images import ImageFile
+from vit_jax.data.source import Example, Image, Labels, Numbers, Source, UnreadableImage
 from vit_jax.types import UserError
 
 
-class Table(Encoded):
+class Table(Source):
     """A CSV file whose first column is the path of an image, beside the file or absolute, the others its numbers.
 
-    The header names them: for several labels one column of 0 and 1 for each class, for regression one for each quantity.
-    File and images may be on an object store. Raises UserError, which gives the line, for what is no such table.
+    The header names them: for several labels one column of 0 and 1 for each class, for regression one for each number.
+    File and images may be on an object store. Raises UserError with the line where it is not such a table.
     """
 
     def __init__(self, path: str, channels: int = 3):
-        self._root, self.channels = os.path.dirname(os.path.expanduser(path)), channels
+        self._root, self._channels = os.path.dirname(os.path.expanduser(path)), channels
         try:
             reader = csv.reader(io.StringIO(stores.read(os.path.expanduser(path)).decode("utf-8-sig"), newline=""))
             rows = [(reader.line_num, row) for row in reader if row]
@@ -36,10 +37,16 @@ class Table(Encoded):
                 f"Found {rows[0][1] if rows else 'nothing'} as the header of {path}, {max(len(rows) - 1, 0)} lines below; "
                 "expected a column of image paths and at least one of numbers, each of its own name, and at least one image."
             )
-        self.class_names = tuple(rows[0][1][1:])
-        self.label_shape = (len(self.class_names),)
         self._files = [row[0] for _, row in rows[1:]]
         self._numbers = np.stack([_numbers(path, line, row, len(rows[0][1])) for line, row in rows[1:]])
+        names = tuple(rows[0][1][1:])
+        other = np.flatnonzero(~np.isin(self._numbers, (0.0, 1.0)).all(axis=1))
+        label: Labels | Numbers = Labels(names)
+        if len(other):
+            index = int(other[0])
+            example = f"{self.name(index)} has the numbers {self._numbers[index][:5].tolist()}"
+            label = Numbers(names, example)
+        self.fields = {"image": Image(), "label": label}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -50,10 +57,11 @@ class Table(Encoded):
             return file
         return stores.join_url(self._root, file) if stores.is_remote(self._root) else str(Path(self._root) / file)
 
-    def label(self, index: int) -> Float[np.ndarray, "n"]:
-        return self._numbers[index]
+    def __getitem__(self, index: int) -> Example:
+        image = ImageFile(functools.partial(self._bytes, index), self._channels)
+        return {"image": image, "label": self._numbers[index]}
 
-    def encoded(self, index: int) -> bytes:
+    def _bytes(self, index: int) -> bytes:
         try:
             return stores.read(self.name(index))
         except (OSError, ValueError) as error:

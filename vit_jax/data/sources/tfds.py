@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.data.source import Label, UnreadableImage
+from vit_jax.data.images import ImageFile
+from vit_jax.data.source import Example, Image, Label, Labels, Source, UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
-from vit_jax.data.sources.encoded import Encoded
 from vit_jax.types import UserError
 
 DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
 
 
-class Tfds(Encoded):
+class Tfds(Source):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
     `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
-    files must be JPEG, PNG or the like (the `Image` feature). `data_dir` is where TFDS keeps its data sets (if None what
-    TFDS_DATA_DIR names, or TFDS's own default); of one on an object store the files that are needed are copied first. Raises
-    UserError if the data set is unknown, was never prepared or was prepared without random access, and if the split or a
-    feature is not there.
+    files must be JPEG, PNG or similar (the `Image` feature). data_dir: the folder of TFDS's data sets (by default TFDS_DATA_DIR,
+    or TFDS's own default); the needed files of one on an object store are copied first. Raises UserError where the data set is
+    unknown, was never prepared or was prepared without random access, and where the split or a feature is missing.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class Tfds(Encoded):
             with stores.replace_path(copy.path, data_dir):
                 copy.want([file for file in copy.found if file.endswith((".json", ".txt"))])
                 self._open(name, split, str(copy.path), copy, image_key, label_key)
-        self.channels = channels
+        self._channels = channels
 
     def _open(
         self, name: str, split: str, data_dir: str | None, copy: stores.Copy | None, image_key: str, label_key: str
     ) -> None:
-        """Reads the description of the data set, and finds the files of the split."""
+        """Read the description of the data set, and finds the files of the split."""
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
         builder = prepared_builder(tfds, name, data_dir)
@@ -73,12 +72,10 @@ class Tfds(Encoded):
                 f"Found split={split!r} for {name!r}, expected one of {', '.join(builder.info.splits)} or a part such "
                 f"as train[:90%]: {error}"
             ) from error
-        self.class_names = names
+        self.fields = {"image": Image(), "label": Labels(names) if several else Label(names)}
+        self._num_classes = len(names) if several else None
         self._id = f"{builder.info.full_name}/{split}"
         self._image_key, self._label_key = image_key, label_key
-        self.label_shape = (len(names),) if several else ()
-        # Filled in as the records are read.
-        self._labels: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -86,40 +83,31 @@ class Tfds(Encoded):
     def name(self, index: int) -> str:
         return f"{self._id}/{index}"
 
-    def label(self, index: int) -> Label:
-        if index not in self._labels:
-            self._record(index)
-        if not self.label_shape:
-            return int(self._labels[index])
-        several = np.zeros(self.label_shape, np.float32)
-        several[np.asarray(self._labels[index], int)] = 1.0
-        return several
-
-    def encoded(self, index: int) -> bytes:
-        return self._record(index)[self._image_key]
-
-    def _record(self, index: int) -> dict[str, Any]:
-        """The image of an example. TFDS's own parser of all features takes longer than decoding a small image."""
+    def __getitem__(self, index: int) -> Example:
+        # The parser of TFDS, which reads all features, takes longer than decoding a small image.
         try:
             features = _example_type().FromString(self._records[index]).features.feature
         except RuntimeError as error:
             raise UnreadableImage(f"damaged file: {error}") from error
-        labels = features[self._label_key].int64_list.value
-        self._labels[index] = list(labels) if self.label_shape else labels[0]
         images = features[self._image_key].bytes_list.value
         if not images:
             raise UnreadableImage("the example has no image")
-        return {self._image_key: images[0]}
+        positions = list(features[self._label_key].int64_list.value)
+        label: int | np.ndarray = positions[0] if self._num_classes is None else np.zeros(self._num_classes, np.float32)
+        if isinstance(label, np.ndarray):
+            label[positions] = 1.0
+        data = images[0]
+        return {"image": ImageFile(lambda: data, self._channels), "label": label}
 
 
 def default_dir() -> str | None:
-    """Where data sets lie unless a data_dir says otherwise; None for TFDS's own default."""
+    """Return the folder of data sets without a data_dir; None for TFDS's own default."""
     return os.environ.get(DATA_DIR) or None
 
 
 @functools.cache
 def _example_type() -> Any:
-    """tf.train.Example, which cannot be sent to another process and so is no part of a source."""
+    """Return tf.train.Example, which cannot be pickled and so is not a part of a source."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example
@@ -127,7 +115,7 @@ def _example_type() -> Any:
 
 @functools.cache
 def imagenet_names() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, which are WordNet numbers such as n01440764, in the order of a model's logits."""
+    """Return the names of ImageNet's 1,000 classes, WordNet numbers such as n01440764, in the order of a model's logits."""
     import tensorflow_datasets as tfds
 
     return tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
@@ -155,12 +143,12 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
 
 
 def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
-    """The files of a split of a data set of TFDS, as (path, skip, take)."""
+    """Return the files of a split of a data set of TFDS, as (path, skip, take)."""
     return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
 
 
 def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
-    """The data set `name` of TFDS, which is the module; raises UserError if it is unknown or was never prepared."""
+    """Return the data set `name` of TFDS, which is a module; raises UserError where it is unknown or was never prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
@@ -169,21 +157,23 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
         )
         advice = f"did you mean {' or '.join(near)}?" if near else "check the name and data_dir."
         raise UserError(
-            f"Found no TFDS data set {name!r}, expected one that TFDS knows or that lies in data_dir={data_dir!r}: "
+            f"Found no TFDS data set {name!r}, expected one that TFDS knows or that is in data_dir={data_dir!r}: "
             f"{advice}"
         ) from None
     except ValueError as error:
-        raise UserError(f"Found {name!r}, which is no name of a TFDS data set ({error}): check the name.") from None
+        raise UserError(
+            f"Found {name!r}, which is not the name of a TFDS data set ({error}): check the name."
+        ) from None
     if not builder.is_prepared():
         raise UserError(
-            f"Found nothing in {builder.data_path}, expected the data set {name!r}: say where it is by data_dir or by "
-            f"{DATA_DIR}, or {_how_to_prepare(name, data_dir)}"
+            f"Found nothing in {builder.data_path}, expected the data set {name!r}: set data_dir or "
+            f"{DATA_DIR} to its folder, or {_how_to_prepare(name, data_dir)}"
         )
     return builder
 
 
 def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[tuple[str, ...], bool]:
-    """The names of the classes, and whether an image has several."""
+    """Return the names of the classes, and whether an image has several."""
     features = dict(builder.info.features.items())
     if not isinstance(features.get(image_key), tfds.features.Image):
         raise UserError(

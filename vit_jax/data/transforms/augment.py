@@ -152,3 +152,18 @@ def _patch(mode: str, shape: tuple[int, int, int], rng: np.random.Generator) -> 
     if mode == "mean":
         return np.broadcast_to(mean, shape)
     return mean + std * rng.standard_normal(shape, np.float32)
+
+
+def gaussian_blur(radius_min: float = 0.1, radius_max: float = 2.0) -> Op:
+    """Blur with a standard deviation in pixels uniform in [radius_min, radius_max]."""
+    if not 0 <= radius_min <= radius_max:
+        raise ValueError(f"expected 0 <= radius_min <= radius_max, found {radius_min} and {radius_max}")
+    return on_pictures(
+        "gaussian_blur",
+        lambda picture, rng: pixels.TONES["GaussianBlur"](picture, rng.uniform(radius_min, radius_max)),
+    )
+
+
+def solarize(threshold: int = 128) -> Op:
+    """Invert the values from the threshold on."""
+    return on_pictures("solarize", lambda picture, rng: pixels.TONES["Solarize"](picture, float(threshold)))

@@ -1,7 +1,7 @@
-"""Random operations on a whole batch inside the compiled step, for data that lies on the devices.
+"""Random operations on a whole batch inside the compiled step, for data that stays on the devices.
 
-Each maker takes what its namesake in ops.py takes and gives a function of (key, images uint8 [b, h, w, c]). The draws are other
-ones than those on the host, from the same distributions.
+Each maker takes the arguments of its namesake in ops.py and returns a function of (key, images uint8 [b, h, w, c]). The draws
+differ from the host's, but have the same distributions.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ DeviceOp = Callable[[Rng, Array], Array]
 
 
 def flip() -> DeviceOp:
-    """Mirrors left and right with probability 1/2."""
+    """Mirror left and right with probability 1/2."""
 
     def op(rng: Rng, images: ByteImages) -> ByteImages:
         mirrored = jax.random.bernoulli(rng, shape=(len(images), 1, 1, 1))
@@ -29,7 +29,7 @@ def flip() -> DeviceOp:
 
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> DeviceOp:
-    """Pads every side by `padding` pixels and cuts a random window of `size` (arXiv:1512.03385, section 4.2)."""
+    """Pad every side by `padding` pixels and cuts a random window of `size` (arXiv:1512.03385, section 4.2)."""
     window = (size, size) if isinstance(size, int) else size
 
     def op(rng: Rng, images: ByteImages) -> UInt8[Array, "b h2 w2 c"]:

@@ -1,12 +1,12 @@
-"""The preprocessing operations: each maker takes literals and gives a function of (image, generator).
+"""Geometric transforms: each maker takes literals and returns a map for all spatial fields of an example.
 
-Images are uint8 [h, w, c]. Resizing is antialiased: Pillow's, except that of random crops (see `RandomCrop`).
+Images are uint8 [h, w, c]. Resizing is antialiased by Pillow, except in random crops (see `RandomCrop`).
 """
 
 import functools
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
@@ -21,7 +21,7 @@ Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Size = int | tuple[int, int]
 Method = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# Pillow's filters by their names there.
+# Filters by their names in Pillow.
 FILTERS = {
     "box": FilterType.box,
     "bilinear": FilterType.bilinear,
@@ -42,7 +42,7 @@ def _height_width(size: Size) -> tuple[int, int]:
 
 
 def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resamples the image to (height, width)."""
+    """Resample the image to (height, width)."""
     if image.shape[:2] == size:
         return image
     resample = Image.Resampling[method.upper()]
@@ -54,18 +54,18 @@ def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Me
     return np.stack([np.asarray(plane.resize(target, resample)) for plane in planes], axis=2)
 
 
-def _resize_quickly(
+def _resize_fast(
     image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method
 ) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """What `_resize` does, four times as fast, by integer SIMD whose result is the same on every processor.
+    """Resample four times as fast as `_resize`, by integer SIMD whose result is the same on every processor.
 
-    Seldom more than one grey level from Pillow's bilinear result; on average 0.2 from any.
+    Rarely more than one grey level from Pillow's bilinear result; 0.2 on average for all methods.
     """
     if image.shape[:2] == size or method not in FILTERS:
         return _resize(image, size, method)
     height, width, channels = image.shape
     if channels not in PIXELS:
-        return np.concatenate([_resize_quickly(image[:, :, [i]], size, method) for i in range(channels)], axis=2)
+        return np.concatenate([_resize_fast(image[:, :, [i]], size, method) for i in range(channels)], axis=2)
     if not hasattr(_local, "resizer"):
         _local.resizer = Resizer()  # it keeps its buffers, so each thread needs its own
     target = ImageData(size[1], size[0], PIXELS[channels])
@@ -74,111 +74,230 @@ def _resize_quickly(
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size, channels)
 
 
-def resize(size: Size, method: Method = "bilinear") -> Op:
-    """Resizes to exactly `size`, whatever the aspect ratio."""
+class Geometric:
+    """A map of the plane, drawn once for an example and applied to each of its images, segments and boxes.
+
+    Called with an image alone it maps that image. A subclass draws from the size, and maps arrays [h, w, c], with `nearest`
+    in place of interpolation for segments; and boxes [n, 4], which are clipped to the new size.
+    """
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Any:
+        """Return what is random about the map for an image of this size."""
+
+    def image(self, image: UInt8[np.ndarray, "h w c"], drawn: Any, nearest: bool = False) -> np.ndarray:
+        """Return the image under the map."""
+        raise NotImplementedError
+
+    def boxes(self, boxes: np.ndarray, drawn: Any, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+        """Return boxes of an image of size `old` (height, width) in the mapped image of size `new`."""
+        raise NotImplementedError
+
+    def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
+        return self.image(image, self.draw(image.shape[0], image.shape[1], rng))
+
+
+def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return boxes [n, 4] cut at the border of an image of (height, width)."""
+    return np.clip(boxes, 0, np.array([size[1], size[0], size[1], size[0]])).astype(np.float32)
+
+
+def scaled(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Return boxes of an image of size `old` in the same image resized to `new`."""
+    return clipped(boxes * (np.array([new[1], new[0]] * 2) / np.array([old[1], old[0]] * 2)), new)
+
+
+def shifted(boxes: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
+    """Return boxes in a window of `size` whose upper left corner is at (left, top)."""
+    return clipped(boxes - np.array([left, top, left, top]), size)
+
+
+class _Resize(Geometric):
+    def __init__(self, target: Callable[[int, int], tuple[int, int]], method: Method):
+        self._target, self._method = target, method
+
+    def image(self, image, drawn, nearest=False):
+        return _resize(image, self._target(*image.shape[:2]), "nearest" if nearest else self._method)
+
+    def boxes(self, boxes, drawn, old, new):
+        return scaled(boxes, old, new)
+
+
+def resize(size: Size, method: Method = "bilinear") -> Geometric:
+    """Resize to exactly `size`, whatever the aspect ratio."""
     target = _height_width(size)
-    return lambda image, rng: _resize(image, target, method)
+    return _Resize(lambda height, width: target, method)
 
 
-def resize_small(size: int, method: Method = "bilinear") -> Op:
-    """Resizes so that the shorter side is `size`, keeping the aspect ratio to the nearest pixel."""
+def resize_small(size: int, method: Method = "bilinear") -> Geometric:
+    """Resize so that the shorter side is `size`, keeping the aspect ratio to the nearest pixel."""
     _height_width(size)
 
-    def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        height, width = image.shape[:2]
+    def target(height: int, width: int) -> tuple[int, int]:
         scale = size / min(height, width)
-        return _resize(image, (round(height * scale), round(width * scale)), method)
+        return round(height * scale), round(width * scale)
 
-    return op
+    return _Resize(target, method)
 
 
-def central_crop(size: Size) -> Op:
-    """Cuts the middle `size` pixels; where a margin is odd, the extra pixel is cut at the bottom or right."""
-    height, width = _height_width(size)
+class _CentralCrop(Geometric):
+    def __init__(self, size: Size):
+        self._given, self._size = size, _height_width(size)
 
-    def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    def draw(self, height, width, rng):
+        top, left = (height - self._size[0]) // 2, (width - self._size[1]) // 2
         if top < 0 or left < 0:
             raise UserError(
-                f"Found an image of {image.shape[0]} x {image.shape[1]} pixels, expected at least {height} x {width} "
-                f"for central_crop({size}): put resize_small before it."
+                f"Found an image of {height} x {width} pixels, expected at least {self._size[0]} x {self._size[1]} "
+                f"for central_crop({self._given}): put resize_small before it."
             )
-        return image[top : top + height, left : left + width]
+        return left, top
 
-    return op
+    def image(self, image, drawn, nearest=False):
+        left, top = drawn
+        return image[top : top + self._size[0], left : left + self._size[1]]
+
+    def boxes(self, boxes, drawn, old, new):
+        return shifted(boxes, *drawn, new)
 
 
-def flip() -> Op:
-    """Mirrors left and right with probability 1/2."""
-    return lambda image, rng: image[:, ::-1] if rng.random() < 0.5 else image
+def central_crop(size: Size) -> Geometric:
+    """Cut the middle `size` pixels; where a margin is odd, the extra pixel is cut at the bottom or right."""
+    return _CentralCrop(size)
 
 
-def rotate(degrees: float) -> Op:
-    """Turns by an angle uniform in [-degrees, degrees] about the centre; what comes into view is black."""
+class _Flip(Geometric):
+    def draw(self, height, width, rng):
+        return rng.random() < 0.5
 
-    def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        angle = rng.uniform(-degrees, degrees)
+    def image(self, image, drawn, nearest=False):
+        return image[:, ::-1] if drawn else image
+
+    def boxes(self, boxes, drawn, old, new):
+        if not drawn:
+            return boxes
+        left, top, right, bottom = boxes.T
+        return np.stack([new[1] - right, top, new[1] - left, bottom], axis=1)
+
+
+def flip() -> Geometric:
+    """Mirror left and right with probability 1/2."""
+    return _Flip()
+
+
+class _Rotate(Geometric):
+    def __init__(self, degrees: float):
+        self._degrees = degrees
+
+    def draw(self, height, width, rng):
+        return rng.uniform(-self._degrees, self._degrees)
+
+    def image(self, image, drawn, nearest=False):
+        method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
         planes = [Image.fromarray(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
-        return np.stack([np.asarray(plane.rotate(angle, Image.Resampling.BILINEAR)) for plane in planes], axis=2)
+        return np.stack([np.asarray(plane.rotate(drawn, method)) for plane in planes], axis=2)
 
-    return op
+    def boxes(self, boxes, drawn, old, new):
+        """Return the smallest upright boxes around the rotated ones."""
+        angle, centre = np.deg2rad(drawn), np.array([old[1], old[0]]) / 2
+        corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] - centre
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        corners = corners @ turn + centre
+        return clipped(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1), new)
 
 
-def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Op:
-    """Pads every side by `padding` pixels and cuts a random window of `size` (arXiv:1512.03385, section 4.2)."""
-    height, width = _height_width(size)
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, found {padding}")
+def rotate(degrees: float) -> Geometric:
+    """Rotate by an angle uniform in [-degrees, degrees] about the centre; the uncovered corners are black."""
+    return _Rotate(degrees)
 
-    def op(image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        free_rows, free_columns = image.shape[0] + 2 * padding - height, image.shape[1] + 2 * padding - width
+
+class _PadCrop(Geometric):
+    def __init__(self, size: Size, padding: int, mode: str):
+        self._given, self._size, self._padding, self._mode = size, _height_width(size), padding, mode
+
+    def draw(self, height, width, rng):
+        free_rows, free_columns = (
+            side + 2 * self._padding - wanted for side, wanted in zip((height, width), self._size, strict=True)
+        )
         if free_rows < 0 or free_columns < 0:
             raise UserError(
-                f"Found an image of {image.shape[0]} x {image.shape[1]} pixels, too small for pad_crop({size}, "
-                f"{padding}): put resize before it or pad more."
+                f"Found an image of {height} x {width} pixels, too small for pad_crop({self._given}, {self._padding}): put "
+                "resize before it or pad more."
             )
         top, left = int(rng.random() * (free_rows + 1)), int(rng.random() * (free_columns + 1))
+        return left, top
+
+    def image(self, image, drawn, nearest=False):
+        (left, top), (height, width), padding = drawn, self._size, self._padding
         rows = padded_positions(image.shape[0], padding)[top : top + height]
         columns = padded_positions(image.shape[1], padding)[left : left + width]
         # Gathering by position is several times faster than np.pad on small images.
-        cut = image.take(rows, axis=0).take(columns, axis=1)
-        if mode == "zero":
-            cut[(top + np.arange(height) < padding) | (top + np.arange(height) >= padding + image.shape[0])] = 0
-            cut[:, (left + np.arange(width) < padding) | (left + np.arange(width) >= padding + image.shape[1])] = 0
-        return cut
+        window = image.take(rows, axis=0).take(columns, axis=1)
+        if self._mode == "zero":
+            inside_rows, inside_columns = top + np.arange(height) - padding, left + np.arange(width) - padding
+            window[(inside_rows < 0) | (inside_rows >= image.shape[0])] = 0
+            window[:, (inside_columns < 0) | (inside_columns >= image.shape[1])] = 0
+        return window
 
-    return op
+    def boxes(self, boxes, drawn, old, new):
+        left, top = drawn
+        return shifted(boxes, left - self._padding, top - self._padding, new)
 
 
-def simple_crop(size: int) -> Op:
+def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Geometric:
+    """Pad every side by `padding` pixels and cut a random window of `size` (arXiv:1512.03385, section 4.2)."""
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, found {padding}")
+    return _PadCrop(size, padding, mode)
+
+
+class _Chain(Geometric):
+    """One map after another."""
+
+    def __init__(self, *parts: Geometric):
+        self._parts = parts
+
+    def draw(self, height, width, rng):
+        drawn, blank = [], np.zeros((height, width, 1), np.uint8)
+        for part in self._parts:
+            drawn.append((part.draw(*blank.shape[:2], rng), blank.shape[:2]))
+            blank = part.image(blank, drawn[-1][0], nearest=True)
+        return [*drawn, (None, blank.shape[:2])]
+
+    def image(self, image, drawn, nearest=False):
+        for part, (one, _) in zip(self._parts, drawn, strict=False):
+            image = part.image(image, one, nearest)
+        return image
+
+    def boxes(self, boxes, drawn, old, new):
+        for part, (one, before), (_, after) in zip(self._parts, drawn, drawn[1:], strict=False):
+            boxes = part.boxes(boxes, one, before, after)
+        return boxes
+
+
+def simple_crop(size: int) -> Geometric:
     """Simple random crop: the shorter side to `size`, bicubic, padded by 4 and cut (arXiv:2204.07118, section 3.2)."""
-    shrink, cut = resize_small(size, "bicubic"), pad_crop(size, 4)
-    return lambda image, rng: cut(shrink(image, rng), rng)
+    return _Chain(resize_small(size, "bicubic"), pad_crop(size, 4))
 
 
 @functools.lru_cache(maxsize=256)
 def padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
-    """The pixel that each position of a side padded by reflection shows; the edge pixel is not repeated."""
+    """Return the pixel shown at each position of a side padded by reflection; the edge pixel is not repeated."""
     period = max(2 * (length - 1), 1)
     position = np.arange(-padding, length + padding) % period
     return np.minimum(position, period - position) if length > 1 else np.zeros_like(position)
 
 
-class RandomCrop:
-    """A random part of the image, resized: what `inception_crop` describes.
+class RandomCrop(Geometric):
+    """A random part of the image, resized, as `inception_crop` describes.
 
-    `box` draws the part and `resized` makes the result of it, so that a decoder may make that part alone. Resampling
+    `draw` returns the box and `resized` maps the part inside it, so that a decoder may decode that part alone. Resampling
     sees nothing outside the part.
     """
 
     def __init__(self, size: tuple[int, int], area: tuple[float, float], ratio: float, method: Method):
         self._size, self._area, self._ratio, self._method = size, area, ratio, method
 
-    def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        return self.resized(cut(image, self.box(image.shape[0], image.shape[1], rng)))
-
-    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """The part of an image of that many pixels."""
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
         for _ in range(100):
             pixels = height * width * rng.uniform(*self._area)
             aspect = self._ratio ** rng.uniform(-1, 1)
@@ -188,9 +307,17 @@ class RandomCrop:
                 return left, top, left + box_width, top + box_height
         return 0, 0, width, height
 
-    def resized(self, part: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h2 w2 c"]:
-        """The result for the part of an image that `box` gave."""
-        return _resize_quickly(part, self._size, self._method)
+    def image(self, image, drawn, nearest=False):
+        return self.resized(cut(image, drawn), nearest)
+
+    def resized(self, part: UInt8[np.ndarray, "h w c"], nearest: bool = False) -> UInt8[np.ndarray, "h2 w2 c"]:
+        """Return the result for the part of an image inside the box."""
+        return _resize(part, self._size, "nearest") if nearest else _resize_fast(part, self._size, self._method)
+
+    def boxes(self, boxes, drawn, old, new):
+        left, top, right, bottom = drawn
+        inside = (bottom - top, right - left)
+        return scaled(shifted(boxes, left, top, inside), inside, new)
 
 
 def inception_crop(
@@ -200,10 +327,10 @@ def inception_crop(
     ratio: float = 4 / 3,
     method: Method = "bilinear",
 ) -> RandomCrop:
-    """Cuts a random part of the image and resizes it to `size` (arXiv:1409.4842, section 6).
+    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6).
 
     Its share of the area is uniform in [area_min, area_max], its width / height log-uniform in [1 / ratio, ratio]; a
-    draw that does not fit is repeated, up to 100 times, then the whole image is used, as TensorFlow's
+    draw that does not fit is repeated up to 100 times, then the whole image is used, as TensorFlow's
     sample_distorted_bounding_box does.
     """
     target = _height_width(size)

@@ -1,12 +1,15 @@
-"""Host preprocessing as a short, readable spec: "inception_crop(224)|flip" or "resize_small(256)|central_crop(224)".
+"""Transforms of examples as a short, readable spec: "inception_crop(224)|flip" or "resize_small(256)|central_crop(224)".
 
-Every operation takes and gives uint8 [h, w, c] and draws what it needs from the generator of its example. Values reach
-[-1, 1] only on the device. `size` is one int or (height, width).
+A transform is a function (example, generator) -> example, and draws what it needs from the generator of its example. A geometric
+one draws once and maps every image, all segments and all boxes. Images stay uint8 [h, w, c]; normalising happens on the device.
+`size` is one int or (height, width). "my.module:Name(1, 2)" names a transform from anywhere.
 """
 
 import ast
 import difflib
+import importlib
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,60 +18,167 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vit_jax.config.kinds import cast, fits, hint_name
-from vit_jax.data.transforms import augment, ops, policies
+from vit_jax.data import source
+from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.data.transforms import augment, ops, policies, sequence, views
+from vit_jax.data.transforms.ops import Geometric, RandomCrop
 from vit_jax.types import UserError
 
-OPS = {
+IMAGE_OPS = {
+    op.__name__: op
+    for op in (
+        *(augment.grayscale, augment.color_jitter, augment.three_augment, augment.random_erasing),
+        *(augment.gaussian_blur, augment.solarize, policies.randaug, policies.rand_augment, policies.autoaugment),
+    )
+}
+OPS = IMAGE_OPS | {
     op.__name__: op
     for op in (
         *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
-        *(ops.simple_crop, augment.grayscale, augment.color_jitter, augment.three_augment, augment.random_erasing),
-        *(policies.randaug, policies.rand_augment, policies.autoaugment),
+        *(ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
     )
 }
+IMAGE: Fields = {"image": source.Image()}
+# A name from anywhere, before its arguments.
+ABSOLUTE = re.compile(r"\s*((?:\w+\.)*\w+):(\w+)\s*(\(.*)?$", re.DOTALL)
 
 
-class Preprocess:
-    """The operations of a spec as one function of (image, generator).
+class OnImages:
+    """A change of the colours of images, which leaves every pixel in its place."""
 
-    `crop` is the random crop that they begin with, or None: who decodes its part of an image alone gives that part to
-    `after_box`, with the generator that drew its box.
+    def __init__(self, op: ops.Op):
+        self._op = op
+
+    def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w c"]:
+        return self._op(image, rng)
+
+
+class Transforms:
+    """The transforms of a spec as one function of (example, generator), for examples with these fields.
+
+    `fields` are those of its result. Raises UserError where a transform reads a key that the examples lack.
     """
 
-    def __init__(self, steps: Sequence[ops.Op]):
-        self._steps = steps
-        self.crop = steps[0] if steps and isinstance(steps[0], ops.RandomCrop) else None
+    def __init__(self, steps: Sequence[tuple[str, Any]], fields: Fields = IMAGE):
+        self._steps: list[tuple[str, Any, Fields]] = []
+        for text, step in steps:
+            reads = getattr(step, "reads", ())
+            lacking = [key for key in reads if key not in fields]
+            if isinstance(step, sequence.Drop) and fields == IMAGE:  # an image on its own has nothing to leave out
+                lacking = []
+            if lacking:
+                raise UserError(
+                    f"The transform {text} reads {', '.join(map(repr, lacking))}; found examples with "
+                    f"{', '.join(map(repr, fields))}: take another transform, or a source with that field."
+                )
+            self._steps.append((text, step, fields))
+            fields = step.fields(fields) if hasattr(step, "fields") else fields
+        self.fields = fields
 
-    def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        for step in self._steps:
-            image = step(image, rng)
-        return image
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        for text, step, fields in self._steps:
+            if isinstance(step, Geometric):
+                example = _mapped(step, example, fields, rng)
+            elif isinstance(step, OnImages):
+                images = {key: step(_decoded(example[key]), rng) for key in _keys(example, fields, source.Image)}
+                example = {**example, **images}
+            else:
+                example = step(example, rng)
+                if not isinstance(example, dict):
+                    raise UserError(
+                        f"The transform {text} returns a {type(example).__name__}; expected a function (example, generator) -> "
+                        "example, where an example is a dict."
+                    )
+        return {key: _decoded(value) for key, value in example.items()}
 
-    def after_box(self, part: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
-        """What the call gives for the image whose part, cut as `crop.box` said, is given."""
-        assert self.crop is not None
-        image = self.crop.resized(part)
-        for step in self._steps[1:]:
-            image = step(image, rng)
-        return image
+    def image(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator | None = None) -> np.ndarray:
+        """Return one image on its own, transformed."""
+        return self({"image": image}, np.random.default_rng(0) if rng is None else rng)["image"]
 
 
-def parse(spec: str) -> Preprocess:
-    """Turns a spec into one function of (image, generator); an empty spec leaves images as they are.
+def _decoded(value: Any) -> Any:
+    return value.decode() if isinstance(value, Encoded) else value
 
-    Only literals are read, nothing is evaluated. Raises UserError naming the spec, the position and the remedy.
+
+def _keys(example: Example, fields: Fields, *kinds: type) -> list[str]:
+    return [key for key in example if isinstance(fields.get(key), kinds)]
+
+
+def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Generator) -> Example:
+    """Return the example with all of its spatial fields under one draw of a geometric transform."""
+    pictures = _keys(example, fields, source.Image, source.Segments)
+    if not pictures:
+        return example
+    drawn: list[tuple[tuple[int, int], Any]] = []
+
+    def draw(height: int, width: int) -> Any:
+        if not drawn:
+            drawn.append(((height, width), step.draw(height, width, rng)))
+        if drawn[0][0] != (height, width):
+            raise UserError(
+                f"Found {key!r} of {height} x {width} pixels beside {pictures[0]!r} of {drawn[0][0][0]} x {drawn[0][0][1]}; "
+                "expected one size for all images and segments of an example."
+            )
+        return drawn[0][1]
+
+    result = dict(example)
+    for key in pictures:
+        value, nearest = example[key], isinstance(fields[key], source.Segments)
+        if isinstance(step, RandomCrop) and isinstance(value, Encoded):
+            part = value.decode_part(draw)
+            mapped = step.resized(_planes(part), nearest)
+        else:
+            pixels = _planes(_decoded(value))
+            mapped = step.image(pixels, draw(*pixels.shape[:2]), nearest)
+        result[key] = mapped[:, :, 0] if nearest else mapped
+    for key in _keys(example, fields, source.Boxes):
+        size = result[pictures[0]].shape[:2]
+        result[key] = step.boxes(np.asarray(example[key], np.float32).reshape(-1, 4), drawn[0][1], drawn[0][0], size)
+    return result
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
+    """Turn a spec into one function of (example, generator); an empty spec leaves examples as they are.
+
+    Only literals are read, nothing is evaluated. Raises UserError with the spec, the position and the remedy.
     """
-    return Preprocess(parse_steps(spec, OPS, spec.split("|") if spec.strip() else []))
+    texts = split(spec)
+    return Transforms(list(zip(texts, parse_steps(spec, OPS, texts), strict=True)), fields)
+
+
+def split(spec: str) -> list[str]:
+    """Return the operations of a spec: its parts between "|" outside quotes and brackets."""
+    parts, depth, quote, escaped = [""], 0, "", False
+    for character in spec:
+        if quote:
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
+        elif character in "'\"":
+            quote = character
+        depth += 0 if quote else (character in "([{") - (character in ")]}")
+        if character == "|" and not quote and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts] if spec.strip() else []
 
 
 def parse_steps(spec: str, table: Mapping[str, Callable[..., Any]], texts: Sequence[str], before: int = 0) -> list[Any]:
-    """What `texts`, operations of a spec after the first `before` ones, name in a table of makers of operations."""
+    """Return the operations `texts` of a spec, which follow its first `before` ones, made by a table of makers."""
     return [_parse_op(spec, table, position, text) for position, text in enumerate(texts, before + 1)]
 
 
 def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int, text: str) -> Any:
     where = f"operation {position} of preprocess {spec!r}"
-    name, args, kwargs = _read_call(where, text.strip())
+    absolute = ABSOLUTE.match(text) if table is OPS else None
+    if absolute:
+        table = {absolute[2]: _imported(where, absolute[1], absolute[2])}
+        text = absolute[2] + (absolute[3] or "")
+    name, args, kwargs = _read_call(where, text)
     if name not in table:
         if name in OPS:
             raise UserError(
@@ -77,21 +187,34 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
         near = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(table)}."
         raise UserError(f"Found the unknown operation {name!r} as {where}: {advice}")
-    signature = inspect.signature(table[name])
+    maker = table[name]
+    signature = inspect.signature(maker)
     usage = f"expected {name}({', '.join(map(str, _plain(signature)))})"
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
-    hints = typing.get_type_hints(table[name])
+    hints = typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     for key, value in bound.arguments.items():
-        if not fits(value, hints[key]):
+        if not fits(value, hints.get(key, Any)):
             raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {hint_name(hints[key])}.")
-        bound.arguments[key] = cast(value, hints[key])
+        bound.arguments[key] = cast(value, hints.get(key, Any))
     try:
-        return table[name](*bound.args, **bound.kwargs)
+        made = maker(*bound.args, **bound.kwargs)
     except ValueError as error:
         raise UserError(f"Found {text.strip()!r} as {where}: {error}.") from None
+    if not callable(made):
+        raise UserError(f"Found {text.strip()!r} as {where}, which makes a {type(made).__name__}: expected a function.")
+    return OnImages(made) if maker is IMAGE_OPS.get(name) else made
+
+
+def _imported(where: str, module: str, name: str) -> Callable[..., Any]:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"Found '{module}:{name}' as {where}, which cannot be imported ({error}): expected 'package.module:Name'."
+        ) from None
 
 
 def _plain(signature: inspect.Signature) -> list[inspect.Parameter]:
@@ -99,7 +222,7 @@ def _plain(signature: inspect.Signature) -> list[inspect.Parameter]:
 
 
 def _read_call(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Splits "name(1, key=2)" into its name and literal arguments; a bare name is a call without any."""
+    """Split "name(1, key=2)" into its name and literal arguments; a bare name is a call without any."""
     try:
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Name):

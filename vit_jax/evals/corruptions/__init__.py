@@ -1,20 +1,24 @@
-"""How much of its accuracy a classifier keeps on corrupted images."""
+"""Accuracy of a classifier on corrupted images."""
 
+from collections.abc import Mapping
+
+import jax
 import numpy as np
 
-from vit_jax.data.pipeline import Batch, EvalData
-from vit_jax.data.source import Source, Spread
+from vit_jax.data.examples import Arrays as ExampleArrays
+from vit_jax.data.pipeline import EvalData
+from vit_jax.data.source import Label, Source, Spread
 from vit_jax.evals.corruptions.kinds import KINDS, SEVERITIES, check, corrupt
 from vit_jax.evals.corruptions.weather import frost_pictures
-from vit_jax.evals.evaluator import Evaluator, Predict
+from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
 from vit_jax.types import UserError
 
 
 class Corruptions(Evaluator):
     """`mean_accuracy` on images corrupted after preprocessing, and its parts by kind and by severity (arXiv:1903.12261).
 
-    Every kind (None is all 15) at every severity, of so many `examples`, evenly spread (None is all). Results are named
-    `severity1` and so on, and as the kinds are. Raises UserError for an unknown kind or severity, and for frost without its
+    Every kind (None is all 15) at every severity, on `examples` evenly spread images (None is all). Results are named
+    `severity1` and so on, and by kind. Raises UserError for an unknown kind or severity, and for frost without its
     photographs.
     """
 
@@ -35,26 +39,29 @@ class Corruptions(Evaluator):
             raise UserError(
                 f"kinds={kinds}, severities={severities}, examples={examples}; expected at least one of each."
             )
-        if source.label_shape:
+        if not isinstance(source.fields.get("label"), Label):
             raise UserError("Found several numbers for each image, expected one class: leave this evaluator out.")
         if "frost" in self.kinds:
             frost_pictures()  # an error now rather than after hours
         source = source if examples is None else Spread(source, examples)
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
 
-    def __call__(self, predict: Predict) -> dict[str, float]:
+        clean = self.data
+        self.passes = {f"{kind}/{s}": _Corrupted(clean, kind, s) for kind in self.kinds for s in self.severities}
+
+    def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
         """See Evaluator."""
-        accuracy = np.zeros((len(self.kinds), len(self.severities)))
-        for row, kind in enumerate(self.kinds):
-            for column, severity in enumerate(self.severities):
-                outputs = self.outputs(predict, _Corrupted(self.data, kind, severity))
-                right = np.concatenate([out["logits"].argmax(axis=1) == out["label"] for out in outputs])
-                accuracy[row, column] = right.mean()
+        return Measured({"right": outputs["logits"].argmax(axis=1) == batch["label"]})
+
+    def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
+        """See Evaluator."""
+        right = [[measured[f"{kind}/{s}"]["right"] for s in self.severities] for kind in self.kinds]
+        accuracy = np.array([[one.mean() for one in row] for row in right])
         return {
             **dict(zip(self.kinds, accuracy.mean(axis=1).tolist(), strict=True)),
             **{f"severity{s}": float(a) for s, a in zip(self.severities, accuracy.mean(axis=0), strict=True)},
             "mean_accuracy": float(accuracy.mean()),
-            "num_examples": len(right),
+            "num_examples": len(right[0][0]),
         }
 
 
@@ -65,9 +72,6 @@ class _Corrupted(EvalData):
         vars(self).update(vars(clean))  # the same reader, so that an image is read once for all kinds
         self._kind, self._severity = kind, severity
 
-    def _make_batch(self, step: int) -> Batch:
-        batch = super()._make_batch(step)
-        for row in np.flatnonzero(batch["mask"]):
-            rng = np.random.default_rng([int(batch["index"][row]), list(KINDS).index(self._kind), self._severity])
-            batch["image"][row] = corrupt(batch["image"][row], self._kind, self._severity, rng)
-        return batch
+    def transformed(self, example: ExampleArrays, index: int) -> ExampleArrays:
+        rng = np.random.default_rng([index, list(KINDS).index(self._kind), self._severity])
+        return {**example, "image": corrupt(example["image"], self._kind, self._severity, rng)}

@@ -1,0 +1,208 @@
+"""The stages of a network, which a task may enter between."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.helpers import apply, images, init
+from vit_jax import trees
+from vit_jax.config.factory import build
+from vit_jax.models.mixer import Mixer
+from vit_jax.models.resnet import ResNet
+from vit_jax.models.vit import ViT
+from vit_jax.types import UserError
+
+X = images(2, 8, 12, 3)
+GRID = (2, 3)
+POOLS = {"tok": {"pool": "tok"}, "gap": {"pool": "gap"}, "map": {"pool": "map"}}
+VITS = {
+    **POOLS,
+    "distilled": {"distilled": True, "registers": 2},
+    "norm after pool": {"pool": "gap", "norm_after_pool": True, "class_token": True, "rep_size": 5},
+}
+WAYS = {"plain": {}, "scan": {"scan": True}, "remat": {"remat": "full"}}
+
+
+def vit(**fields):
+    return ViT(3, 8, 3, 16, 2, patch_size=4, **fields)
+
+
+def mixer():
+    return Mixer(3, 8, 3, 4, 16, patch_size=4)
+
+
+def stage(model, params, method, *arguments, **options):
+    """The result of one method."""
+    run = functools.partial(model.apply, method=method, **options)
+    return jax.jit(lambda params, *arguments: run({"params": params}, *arguments))(params, *arguments)
+
+
+@pytest.mark.parametrize("fields", VITS.values(), ids=VITS)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_the_stages_of_a_vit_one_after_the_other_are_the_whole(fields, way):
+    model = vit(**fields, **way)
+    params = init(model, X)
+    out = X
+    for method in ("embed", "encode", "pool_tokens", "apply_head"):
+        out = stage(model, params, method, out)
+    assert out.shape == (2, 3)
+    np.testing.assert_allclose(out, apply(model, params, X), rtol=1e-5, atol=1e-5)
+
+
+def test_the_stages_of_a_hybrid_and_of_a_mixer_one_after_the_other_are_the_whole():
+    x = images(2, 32, 32, 3)
+    model = vit(stem=ResNet((1, 1), width=32), pool="map").clone(patch_size=1)
+    params = init(model, x)
+    out = x
+    for method in ("embed", "encode", "pool_tokens", "apply_head"):
+        out = stage(model, params, method, out)
+    np.testing.assert_allclose(out, apply(model, params, x), rtol=1e-5, atol=1e-5)
+    model = mixer()
+    params = init(model, X)
+    encoded = stage(model, params, "encode", stage(model, params, "embed", X))
+    logits = stage(model, params, "apply_head", encoded.mean(axis=1))
+    np.testing.assert_allclose(logits, apply(model, params, X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("name", "prefix"), [("tok", 1), ("gap", 0), ("map", 0), ("distilled", 4)])
+def test_features_of_a_vit(name, prefix, way):
+    model = vit(**VITS[name], **way)
+    params = init(model, X)
+    found = stage(model, params, "features", X)
+    _, sown = apply(model, params, X, mutable=["intermediates"])
+    sown = sown["intermediates"]
+    tokens = prefix + GRID[0] * GRID[1]
+    assert (tuple(found["grid"]), found["prefix"]) == (GRID, prefix)
+    assert (found["tokens"].shape, found["pooled"].shape) == ((2, tokens, 8), (2, 8))
+    assert [x.shape for x in found["stages"]] == [(2, tokens, 8)] * 3
+    np.testing.assert_allclose(found["tokens"], sown["encoded"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["pooled"], sown["pooled"], rtol=1e-5, atol=1e-5)
+    for i, after in enumerate(found["stages"]):
+        np.testing.assert_allclose(after, sown["encoder"][f"block_{i}"]["out"], rtol=1e-5, atol=1e-5)
+
+
+def test_features_of_a_hybrid_a_mixer_and_a_resnet():
+    x = images(2, 32, 48, 3)
+    hybrid = vit(stem=ResNet((1, 1), width=32)).clone(patch_size=2)
+    found = stage(hybrid, init(hybrid, x), "features", x)
+    assert (tuple(found["grid"]), found["prefix"]) == ((2, 3), 1)
+    assert (found["tokens"].shape, found["pooled"].shape) == ((2, 7, 8), (2, 8))
+    assert [y.shape for y in found["stages"]] == [(2, 7, 8)] * 3
+
+    found = stage(mixer(), init(mixer(), X), "features", X)
+    assert (tuple(found["grid"]), found["prefix"]) == (GRID, 0)
+    assert (found["tokens"].shape, found["pooled"].shape) == ((2, 6, 8), (2, 8))
+    assert [y.shape for y in found["stages"]] == [(2, 6, 8)] * 3
+    np.testing.assert_allclose(found["pooled"], found["tokens"].mean(axis=1), rtol=1e-5, atol=1e-6)
+
+    resnet = ResNet((1, 1), width=32)
+    params = init(resnet, x)
+    found = stage(resnet, params, "features", x)
+    assert (tuple(found["grid"]), found["prefix"]) == ((4, 6), 0)
+    assert tuple(found["grid"]) == resnet.grid((32, 48))
+    assert (found["tokens"].shape, found["pooled"].shape) == ((2, 24, 256), (2, 256))
+    # The root, then each stage.
+    assert [y.shape for y in found["stages"]] == [(2, 8, 12, 32), (2, 8, 12, 128), (2, 4, 6, 256)]
+    last = apply(resnet, params, x)
+    np.testing.assert_allclose(found["stages"][-1], last, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["tokens"], last.reshape(2, 24, 256), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["pooled"], last.mean(axis=(1, 2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("fields", POOLS.values(), ids=POOLS)
+def test_a_masked_token_changes_no_other_one(fields, way):
+    model = vit(**fields, **way)
+    params = init(model, X)
+    tokens = stage(model, params, "embed", X)
+    n = tokens.shape[1]
+    # In the middle and at the end, never the prefix; of large values, which would be seen.
+    kept = np.array([i for i in range(n) if i not in (2, n - 1)])
+    mask = jnp.zeros((2, n), bool).at[:, kept].set(True)
+    filled = jnp.where(mask[:, :, None], tokens, 100 * images(*tokens.shape))
+
+    expected = stage(model, params, "encode", tokens[:, kept])
+    encoded = stage(model, params, "encode", filled, mask)
+    assert encoded.shape == tokens.shape
+    np.testing.assert_allclose(encoded[:, kept], expected, rtol=1e-5, atol=1e-5)
+    # Without the mask they are seen.
+    assert np.abs(stage(model, params, "encode", filled)[:, kept] - expected).max() > 1e-2
+
+    pooled = stage(model, params, "pool_tokens", expected)
+    filled = jnp.where(mask[:, :, None], encoded, 100 * images(*tokens.shape))
+    np.testing.assert_allclose(stage(model, params, "pool_tokens", filled, mask), pooled, rtol=1e-5, atol=1e-5)
+    if fields["pool"] != "tok":
+        assert np.abs(stage(model, params, "pool_tokens", filled) - pooled).max() > 1e-2
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("fields", POOLS.values(), ids=POOLS)
+def test_no_gradient_reaches_a_masked_token(fields, way):
+    model = vit(**fields, **way)
+    params = init(model, X)
+    tokens = stage(model, params, "embed", X)
+    mask = jnp.ones(tokens.shape[:2], bool).at[0, 3].set(False).at[1, -1].set(False)
+
+    def total(tokens):
+        encoded = model.apply({"params": params}, tokens, mask, method="encode")
+        return jnp.square(model.apply({"params": params}, encoded, mask, method="pool_tokens")).sum()
+
+    reached = np.abs(jax.jit(jax.grad(total))(tokens)).max(axis=2) > 0
+    np.testing.assert_array_equal(reached, mask)
+
+
+def test_a_mask_that_is_all_true_is_none():
+    model = vit(pool="map")
+    params = init(model, X)
+    tokens = stage(model, params, "embed", X)
+    mask = jnp.ones(tokens.shape[:2], bool)
+    expected, found = stage(model, params, "encode", tokens), stage(model, params, "encode", tokens, mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        stage(model, params, "pool_tokens", found, mask),
+        stage(model, params, "pool_tokens", expected),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("form", ["pallas", "cudnn"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_fused_kernel_takes_no_mask(way, form):
+    model = vit(attention=form, **way)
+    params = init(vit(), X)
+    tokens = stage(vit(), params, "embed", X)
+    with pytest.raises(UserError, match=rf"model\.attention='{form}' .* mask.*'plain' or 'auto'"):
+        stage(model, params, "encode", tokens, jnp.ones(tokens.shape[:2], bool))
+
+
+def test_a_head_of_its_own_keeps_its_names_and_begins_with_the_deviation_it_is_given():
+    network = {"type": "vit.ViT", "width": 512, "depth": 1, "mlp_dim": 8, "num_heads": 2, "patch_size": 4}
+    head = {"type": "linear", "std": 0.02}
+    model = build({**network, "head": head}, "model", num_classes=3)
+    names, plain = (
+        trees.flatten(jax.jit(m.init)(jax.random.key(0), X)["params"])
+        for m in (model, build(network, "model", num_classes=3))
+    )
+    assert {name: leaf.shape for name, leaf in names.items()} == {name: leaf.shape for name, leaf in plain.items()}
+    assert names["head/kernel"].shape == (512, 3)
+    assert np.std(names["head/kernel"]) == pytest.approx(0.02, rel=0.1)
+    assert np.abs(np.mean(names["head/kernel"])) < 0.002
+    assert not names["head/bias"].any()
+    assert not plain["head/kernel"].any()
+
+
+def test_both_heads_of_a_distilled_vit_are_of_the_kind_that_is_given():
+    spec = {"type": "vit.ViT", "width": 512, "depth": 1, "mlp_dim": 8, "num_heads": 2, "patch_size": 4}
+    model = build(
+        {**spec, "distilled": True, "head": {"type": "linear", "std": 0.02, "bias": -3.0}}, "model", num_classes=3
+    )
+    params = trees.flatten(jax.jit(model.init)(jax.random.key(0), X)["params"])
+    for name in ("head", "head_dist"):
+        assert np.std(params[f"{name}/kernel"]) == pytest.approx(0.02, rel=0.1)
+        np.testing.assert_array_equal(params[f"{name}/bias"], [-3.0] * 3)
+    assert (params["head/kernel"] != params["head_dist/kernel"]).any()

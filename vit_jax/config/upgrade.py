@@ -1,0 +1,26 @@
+"""Turns records of earlier versions into today's when they are read; nothing else knows that there were others."""
+
+from typing import Any
+
+# Raised by one whenever config.json changes in a way that is handled here.
+VERSION = 2
+
+
+def upgrade(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json as this version writes it.
+
+    Version 1 had one image and one label in an example, and no version number.
+    """
+    if record.get("version", 1) >= VERSION:
+        return record
+    data = dict(record["data"])
+    names, shape = data.get("class_names"), data.pop("label_shape", ())
+    config = record["config"]
+    if isinstance(data.get("image_shape"), list) and isinstance(names, list):
+        data["layout"] = {
+            "image": [data["image_shape"], "uint8"],
+            "label": [list(shape), "float32" if shape else "int32"],
+        }
+        several = "Numbers" if str(config.get("task", {}).get("type", "")).endswith("Regress") else "Labels"
+        data["fields"] = {"image": "Image", "label": several if shape else "Label"}
+    return {**record, "data": data, "version": VERSION}

@@ -1,0 +1,67 @@
+"""Transforms that change which keys an example has."""
+
+import numpy as np
+
+from vit_jax.data import source
+from vit_jax.data.source import Encoded, Example, Fields
+
+
+class Patchify:
+    """Replace `image` by its patches, up to a budget: `patches` [n, p * p * c], `coords` [n, 2], `valid` [n].
+
+    coords are (row, column); rows beyond the patches of the image are zero and not valid.
+    """
+
+    reads = ("image",)
+
+    def __init__(self, patch: int, budget: int):
+        self._patch, self._budget = patch, budget
+
+    def fields(self, fields: Fields) -> Fields:
+        """Return the fields of the result."""
+        rest = {key: field for key, field in fields.items() if key != "image"}
+        return rest | dict.fromkeys(("patches", "coords", "valid"), source.Field())
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example["image"]
+        image = image.decode() if isinstance(image, Encoded) else image
+        p = self._patch
+        rows, columns = image.shape[0] // p, image.shape[1] // p
+        if not 0 < rows * columns <= self._budget:
+            raise ValueError(
+                f"patchify({p}, {self._budget}): found an image of {image.shape[0]} x {image.shape[1]} pixels, which is "
+                f"{rows} x {columns} patches; resize it before."
+            )
+        grid = image[: rows * p, : columns * p].reshape(rows, p, columns, p, -1).swapaxes(1, 2)
+        count, rest = rows * columns, {key: value for key, value in example.items() if key != "image"}
+        patches = np.zeros((self._budget, p * p * image.shape[2]), np.uint8)
+        patches[:count] = grid.reshape(count, -1)
+        coords = np.zeros((self._budget, 2), np.int32)
+        coords[:count] = np.indices((rows, columns)).reshape(2, -1).T
+        return rest | {"patches": patches, "coords": coords, "valid": np.arange(self._budget) < count}
+
+
+def patchify(patch: int, budget: int) -> Patchify:
+    """Cut the image into patches of `patch` pixels, row by row, as a sequence of `budget` (arXiv:2307.06304)."""
+    if patch < 1 or budget < 1:
+        raise ValueError(f"expected a patch and a budget of at least 1, found {patch} and {budget}")
+    return Patchify(patch, budget)
+
+
+class Drop:
+    """Leave out some keys, which are then never read or decoded."""
+
+    def __init__(self, keys: tuple[str, ...]):
+        self.reads = keys
+
+    def fields(self, fields: Fields) -> Fields:
+        """Return the fields that are left."""
+        return {key: field for key, field in fields.items() if key not in self.reads}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {key: value for key, value in example.items() if key not in self.reads}
+
+
+def drop(key: str, *keys: str) -> Drop:
+    """Leave out keys of the example."""
+    return Drop((key, *keys))

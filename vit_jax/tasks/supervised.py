@@ -1,0 +1,88 @@
+"""What supervised objectives share: a network with one output for each class or number, and normalised images."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array
+
+from vit_jax.tasks.task import (
+    Scale,
+    Spec,
+    Task,
+    TaskState,
+    Weights,
+    apply,
+    check_scale,
+    collections_of,
+    init_variables,
+    normalize,
+)
+from vit_jax.types import Params, Pixels, Rng, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Task):
+    """A network trained on labels; images are normalised by `mean` and `std` of [0, 1] values.
+
+    Mutable collections of the network, such as batch statistics, are the task's state.
+    """
+
+    model: nn.Module
+    class_names: tuple[str, ...] = ()
+    spec: Spec | None = None
+    mean: Scale = 0.5
+    std: Scale = 0.5
+
+    def __post_init__(self):
+        check_scale(self.mean, self.std)
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of classes or numbers."""
+        return len(self.class_names) or self.model.num_classes  # type: ignore[attr-defined]
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """The mutable collections of the network."""
+        return () if self.spec is None else collections_of(self.model, self.spec["image"].shape)
+
+    @property
+    def decomposable(self) -> bool:  # type: ignore[override]
+        """See Task; batch statistics are of the whole batch."""
+        return not self.collections
+
+    def init_state(self, params: Params) -> TaskState:
+        """See Task."""
+        if not self.collections or self.spec is None:
+            return {}
+        variables = init_variables(self.model, jax.random.key(0), self.spec["image"].shape)
+        return {name: variables[name] for name in self.collections}
+
+    def update(self, params: Params, state: TaskState, stats: Any, step: Array) -> TaskState:
+        """See Task."""
+        return stats if self.collections else state
+
+    def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
+        """See Task."""
+        return {"": {"params": params, **state}}
+
+    def train_outputs(self, params: Params, state: TaskState, images: Pixels, rng: Rng) -> tuple[Array, Any, Any]:
+        """Return the outputs [b, classes] in training, what the network sows, and its updated collections."""
+        out, sown, updated = apply(self.model, {"params": params, **state}, normalize(images, self.mean, self.std), rng)
+        return self._checked(out), sown, updated
+
+    def outputs(self, weights: Weights, images: Pixels) -> tuple[Array, dict[str, Array]]:
+        """Return the outputs [b, classes] in use, and `features` where the network sows them."""
+        out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
+        return self._checked(out), {key: sown[key] for key in ("features",) if key in sown}
+
+    def _checked(self, out: Any) -> Array:
+        if isinstance(out, Array) and out.ndim == 2 and (not self.class_names or out.shape[1] == self.num_outputs):
+            return out
+        found = f"an array of shape {out.shape}" if hasattr(out, "shape") else f"a {type(out).__name__}"
+        raise UserError(
+            f"The model {type(self.model).__name__} returns {found}; expected logits [b, {self.num_outputs}], one for each "
+            f"of the {self.num_outputs} classes: give it a field num_classes, which is set to that, or return that many."
+        )

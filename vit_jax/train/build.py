@@ -1,0 +1,310 @@
+"""Builds the parts of a run from its config, checked before anything is compiled or written."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.errors
+import jax
+import numpy as np
+
+from vit_jax import distributed, inference, sharding, trees
+from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.saver import Saver
+from vit_jax.chips import chip_of
+from vit_jax.config import factory, schema
+from vit_jax.config.factory import ConfigError, call
+from vit_jax.config.kinds import fits
+from vit_jax.data.examples import Layout
+from vit_jax.data.pipeline import DataSpec, TrainData
+from vit_jax.data.resident import ResidentData
+from vit_jax.data.source import Encoded, Source, UnreadableImage
+from vit_jax.data.transforms.preprocess import parse
+from vit_jax.evals.evaluator import Evaluator, check_needs, shard
+from vit_jax.grads.gradient import Gradient
+from vit_jax.inference import Loaded
+from vit_jax.optim import make_optimizer
+from vit_jax.tasks.distill import Teacher
+from vit_jax.tasks.task import Task, backbone_names, reading
+from vit_jax.train import settings, transfer
+from vit_jax.train.metrics import Recorder
+from vit_jax.train.parts import Parts
+from vit_jax.train.state import State, initial_state
+from vit_jax.train.step import Step, make_step
+from vit_jax.types import Params, UserError, compile_regex
+
+
+def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData | None = None) -> Parts:
+    """Build what training computes, from a filled-in config and what its data look like; nothing is compiled.
+
+    train_data: the training data, which may keep arrays on the devices.
+    """
+    steps = factory.steps_of(config, data.num_examples)
+    spec = shapes_of(data.layout)
+    teacher = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], data.class_names)}
+    task: Task = factory.build_task(
+        config["task"], config["model"], class_names=data.class_names,
+        fields=data.fields, spec=spec, steps=steps, extra=teacher,
+    )  # fmt: skip
+    gradient: Gradient = factory.build(config["grad"], "grad")
+    if gradient.splits_batch and not task.decomposable:
+        raise UserError(
+            f"config.grad takes the gradient of parts of a batch, but the loss of {type(task).__name__} is not a mean over "
+            "examples (decomposable=False); use grad type='gradient.Plain', and mesh.fsdp or model.remat to save memory."
+        )
+    with reading(task, spec):
+        params = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
+    optim = config["optim"]
+    rule = factory.build(optim.get("rule"), "optim.rule")
+    schedule = factory.build(optim.get("schedule"), "optim.schedule", steps=steps)
+    layers = functools.cache(lambda: backbone_names(task, params).layers(params))
+    tx, learning_rate = call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers)
+    fetch = None if train_data is None else train_data.fetch
+    layout = data.layout if train_data is None else train_data.layout
+    ema_decay, seed, freeze = config["ema_decay"], config["seed"], config["freeze"]
+    if ema_decay is not None and set(
+        jax.eval_shape(task.evaluated, params, jax.eval_shape(task.init_state, params))
+    ) != {""}:
+        raise ConfigError(
+            f"config.ema_decay is {ema_decay}, but {type(task).__name__} keeps averages of its own; leave ema_decay unset."
+        )
+    return Parts(
+        task=task,
+        gradient=gradient,
+        init=functools.partial(
+            initial_state, task, tx, spec,
+            seed=seed, ema=ema_decay is not None, freeze=freeze and compile_regex(freeze, "freeze"),
+        ),
+        make_step=functools.partial(
+            make_step, task, tx, learning_rate, gradient,
+            seed=seed, peak=optim["lr"], ema_decay=ema_decay, fetch=fetch,
+        ),
+        constants={"task": task.constants, "data": {} if train_data is None else train_data.device_arrays},
+        batch=shapes_of(layout, config["batch_size"]),
+        steps=steps,
+        parallel=config["parallel"],
+        seed=seed,
+        rules=config["sharding"] or (),
+        fetch=fetch,
+    )  # fmt: skip
+
+
+def shapes_of(layout: Layout, batch_size: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of an example's arrays, or of a global batch of them."""
+    batch = () if batch_size is None else (batch_size,)
+    return {key: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype) for key, x in layout.items()}
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run, checked and ready to begin."""
+
+    path: Path
+    mesh: jax.sharding.Mesh
+    parts: Parts
+    data: TrainData
+    evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
+    train_step: Step
+    initial_params: Params | None  # of the model that the run begins from
+    shardings: State
+    saver: Saver
+    recorder: Recorder
+    seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
+
+
+def build(config: dict[str, Any], path: Path) -> Run:
+    """Build the parts of a run from a plain config without compiling anything; then create the workdir."""
+    config = schema.check(config)
+    source: Source = factory.build(config["data"].get("source"), "data.source")
+    pretrained, facts = settings.load_init(config["init"], path)
+    config = schema.check(settings.fill_in(config, facts, source))
+    workdirs.check(path, config)
+
+    mesh = call("mesh", sharding.make_mesh, config["mesh"])
+    sharding.check_batch(config["batch_size"], mesh)
+    saver, recorder = call("checkpoint", Saver, config["checkpoint"]), call("log", Recorder, config["log"])
+    data = build_data(config, source, sharding.local_rows(mesh, config["batch_size"]))
+    check_holdouts(config["data"]["source"], config["evals"])
+    evaluators = {name: build_evaluator(name, entry) for name, entry in config["evals"].items()}
+    check_best(saver.best, evaluators)
+
+    parts = build_parts(config, data.spec, data)
+    train_step, shardings = parts.compile(mesh), parts.shardings(mesh)
+    check_repeats(parts.task, config["data"].get("repeats", 1))
+    weights = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)[""]
+    for name, (evaluator, _) in evaluators.items():
+        check_evaluator(name, evaluator, parts.task, weights, data.spec)
+        shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
+    in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source)
+    spec = shapes_of(data.spec.layout)
+    merged = None
+    if pretrained is not None:
+        merged = transfer.begin(pretrained, config["init"], parts.task, spec, config["seed"])
+
+    record = {
+        "class_names": parts.task.class_names,
+        "num_examples": data.spec.num_examples,
+        "layout": data.spec.layout,
+        "fields": {key: type(field).__name__ for key, field in data.spec.fields.items()},
+        **in_use,
+        **({"init": facts} if facts else {}),
+    }
+    distributed.wait("every process has checked the workdir")
+    if distributed.is_first():
+        workdirs.open_run(path, config, record)
+        if merged is not None:
+            transfer.write_report(merged, config["init"]["ref"], path)
+    distributed.wait("the workdir is there")
+    chip = chip_of(jax.devices())
+    return Run(
+        path=path,
+        mesh=mesh,
+        parts=parts,
+        data=data,
+        evaluators=evaluators,
+        train_step=train_step,
+        initial_params=None if merged is None else trees.nest(merged.params),
+        shardings=shardings,
+        saver=saver,
+        recorder=recorder,
+        seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
+    )
+
+
+def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:
+    """Build the training batches of a filled-in config, of which this process reads these rows, or all."""
+    options = {key: value for key, value in config["data"].items() if key not in ("resident", "eval_preprocess")}
+    resident = config["data"].get("resident")
+    if not fits(resident, bool | None):
+        raise ConfigError(f"data.resident is {resident!r}; expected bool.")
+    return call(
+        "data",
+        ResidentData if resident else TrainData,
+        options | {"source": source},
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        rows=rows,
+    )
+
+
+def load_teacher(reference: str, class_names: tuple[str, ...]) -> Teacher:
+    """Load the model to learn from; raises UserError where it is untrained or has other classes than the data."""
+    loaded: Loaded = inference.load(reference)
+    if loaded.names_known and loaded.class_names != class_names:
+        raise UserError(
+            f"The teacher {reference} has {len(loaded.class_names)} classes such as {loaded.class_names[:3]}, the training "
+            f"data {len(class_names)} such as {class_names[:3]}; they must be the same, in the same order."
+        )
+    if loaded.has_untrained_head:
+        raise UserError(
+            f"The head of the teacher {reference} is untrained, so it has nothing to teach; name a trained model."
+        )
+    return Teacher(loaded.task, loaded.weights, loaded.image_shape)
+
+
+def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int | None]:
+    """Build the evaluator of an entry of `evals`, and return the steps between two runs of it."""
+    every = entry.get("every")
+    if every is not None and (not fits(every, int) or every < 1):
+        raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
+    return factory.build({key: value for key, value in entry.items() if key != "every"}, f"evals.{name}"), every
+
+
+def check_evaluator(name: str, evaluator: Evaluator, task: Task, weights: Any, train: DataSpec) -> None:
+    """Raise UserError where an evaluator measures other classes than the task's, or what the task does not give."""
+    found = evaluator.spec.class_names
+    if found != task.class_names and task.class_names and not evaluator.own_classes:
+        only = [sorted(set(a) - set(b)) for a, b in ((task.class_names, found), (found, task.class_names))]
+        raise UserError(
+            f"evals.{name}: its classes differ from those of the training data; only in training: {only[0][:5]}, "
+            f"only in evaluation: {only[1][:5]}. Both need the same classes in the same order."
+        )
+    try:
+        check_needs(f"evals.{name}", evaluator, task.predict, weights)
+    except (flax.errors.ScopeParamShapeError, TypeError) as error:
+        here, there = ({k: tuple(x.shape) for k, x in spec.layout.items()} for spec in (evaluator.spec, train))
+        if here == there:
+            raise
+        raise UserError(
+            f"evals.{name}.preprocess gives {shown_layout(here)}, data.preprocess {shown_layout(there)}, and the model cannot "
+            f"take both; make the sizes equal. ({str(error).partition(chr(10))[0][:200]})"
+        ) from None
+
+
+def shown_layout(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return the shapes of an example's arrays in words."""
+    return ", ".join(f"{key} of shape {shape}" for key, shape in shapes.items() if shape)
+
+
+def usage(
+    eval_preprocess: str | None,
+    evals: Mapping[str, Mapping[str, Any]],
+    evaluators: Mapping[str, tuple[Evaluator, int | None]],
+    train: DataSpec,
+    source: Source,
+) -> dict[str, Any]:
+    """Return how the trained model is used: `preprocess` and the `image_shape` that it gives.
+
+    They are data.eval_preprocess, or the first evaluator's; else a resize to the size of the training images.
+    """
+    measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
+    if eval_preprocess is not None:
+        return {"preprocess": eval_preprocess, "image_shape": image_shape_of(source, eval_preprocess)}
+    if measured is not None:
+        name, evaluator = measured
+        return {"preprocess": evals[name].get("preprocess", ""), "image_shape": evaluator.spec.layout["image"].shape}
+    if "image" not in train.layout:
+        raise UserError(
+            f"The training examples have {', '.join(map(repr, train.layout))}, so how images are prepared for the trained model "
+            "does not follow from them; give data.eval_preprocess, such as 'resize(224)', or an evaluator."
+        )
+    height, width, _ = shape = train.layout["image"].shape
+    return {"preprocess": f"resize(({height}, {width}))", "image_shape": shape}
+
+
+def image_shape_of(source: Source, preprocess: str) -> tuple[int, ...]:
+    """Return the shape that a preprocess spec gives the first readable image of a source."""
+    transforms = parse(preprocess)
+    for index in range(len(source)):
+        try:
+            image = source[index]["image"]
+            return transforms.image(image.decode() if isinstance(image, Encoded) else np.asarray(image)).shape
+        except UnreadableImage:
+            continue
+    raise UserError("Found no readable image, so data.eval_preprocess cannot be tried; repair the images.")
+
+
+def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
+    """Raise ConfigError where no evaluator measures the metric whose best checkpoint is to be kept."""
+    name = (best or "").partition("/")[0]
+    if best is not None and not any(name == known or name.startswith(f"{known}_") for known in evaluators):
+        names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
+        raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
+
+
+def check_repeats(task: Task, repeats: int) -> None:
+    """Raise ConfigError where images would be mixed with copies of themselves."""
+    mix = getattr(task, "mix", None)
+    if repeats > 1 and mix is not None and mix.partner == "roll":
+        raise ConfigError(
+            f"data.repeats={repeats} puts the copies of an image side by side, and task.mix.partner='roll' would mix them with "
+            "each other; expected task.mix.partner='flip'."
+        )
+
+
+def check_holdouts(train: Mapping[str, Any], evals: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError where an evaluation splits the folder of the training differently than the training does."""
+    for name, entry in evals.items():
+        test = entry.get("source", {})
+        if any(source.get("type") != "folder.Folder" for source in (train, test)) or test.get("path") != train.get(
+            "path"
+        ):
+            continue
+        for key in ("holdout", "split_seed"):
+            if train.get(key) != test.get(key):
+                raise ConfigError(
+                    f"data.source.{key} is {train.get(key)} but evals.{name}.source.{key} is {test.get(key)}, so that "
+                    "images could be in both halves of the folder; give both the same value."
+                )

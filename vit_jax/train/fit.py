@@ -1,0 +1,139 @@
+"""The training loop: carries a run from its last checkpoint to its last step."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from vit_jax import distributed, sharding, trees
+from vit_jax.checkpoint import remote
+from vit_jax.checkpoint import saver as savers
+from vit_jax.config import factory
+from vit_jax.evals.evaluator import Arrays
+from vit_jax.evals.evaluator import evaluate as run_evaluator
+from vit_jax.inference import Predictor
+from vit_jax.train.build import Run, build
+from vit_jax.train.metrics import NonFiniteLossError
+from vit_jax.train.preemption import Preemption
+from vit_jax.train.report import announce, finish, write_report
+from vit_jax.train.state import State, title
+
+
+def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Train what the config says in `workdir`, from its last checkpoint where it has one; return the last metrics.
+
+    Raises UserError before any compile where config, data or workdir are wrong, and NonFiniteLossError where training
+    diverges. On SIGTERM it saves and returns. Any other exception outside the step saves the last state first.
+    """
+    with Preemption() as preemption, remote.opened(workdir) as place:
+        return train(build(factory.plain(config), place.path), preemption, place)
+
+
+def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:
+    """Run the loop: step, log, evaluate, save, stop."""
+    saver, recorder, steps = run.saver, run.recorder, run.parts.steps
+    place.push()  # fails now where the place cannot be written
+    saver.open(place.checkpoints)
+    state = restore_or_init(run)
+    start = done = int(state.step)
+    recorder.open(run.path, start, steps=steps, batch_size=run.data.batch_size, seconds_at_peak=run.seconds_at_peak)
+    predict = Predictor(run.parts.task, run.mesh)
+    # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
+    block_each = jax.default_backend() == "cpu" and run.mesh.size > 1
+    announce(run, state, place)
+    begin, in_step = time.perf_counter(), False
+    measured: dict[str, Mapping[str, Arrays]] = {}
+    try:
+        for step, batch in recorder.timed(run.data.from_step(start, steps)):
+            batch = sharding.put_batch(batch, run.mesh)
+            in_step = True
+            state, metrics = run.train_step(state, batch)
+            in_step, done = False, step + 1
+            recorder.took(done, metrics, run.data.unreadable)
+            if step == start:
+                compiled = time.perf_counter()
+                jax.block_until_ready(metrics)
+                first = time.perf_counter() - compiled
+                print(f"compiled in {compiled - begin:.1f} s, first step {first:.1f} s", flush=True)
+                recorder.restart_clock(done)
+            elif block_each:
+                jax.block_until_ready(metrics)
+            last = done == steps
+            due = [name for name, (_, every) in run.evaluators.items() if last or (every and done % every == 0)]
+            stop = preemption.due(done)  # asked once, so that the step saved is the step printed
+            save = last or stop or done % saver.every == 0 or (saver.best is not None and bool(due))
+            if due or save:
+                recorder.flush_steps(run.data.unreadable)
+                with recorder.paused():
+                    results, measured = evaluate(run, state, predict, due)
+                    recorder.evaluated(done, results)
+                    if save:
+                        saver.latest()  # so that a mirror has it before another replaces it
+                        place.push()
+                        saver.save(done, trees.flatten(state), results)
+            if stop and not last:
+                saver.latest()
+                place.push()
+                print(f"SIGTERM: saved step {done}; run the same command to resume", flush=True)
+                return {}
+        if start < steps or not (run.path / "report").exists():
+            write_report(run, measured or evaluate(run, state, predict, list(run.evaluators))[1])
+    except NonFiniteLossError as error:
+        good = saver.latest()
+        kept = f"the last good checkpoint is step {good}, in {place.shown(saver.directory)}"
+        error.args = (
+            f"Stopped: {error}; {'no checkpoint was saved before' if good is None else kept}. A lower optim.lr, a longer warm-up "
+            "or optim.clip_norm may help.",
+        )
+        raise
+    except BaseException:
+        print(save_last(run, None if in_step else state, done, place), flush=True)
+        raise
+    finally:
+        recorder.close()
+        saver.close()
+    return finish(run, state, place)
+
+
+def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:
+    """Save the state of a run that an exception ends, if it is whole and finite; return where the run can resume from."""
+    saved = run.saver.latest()
+    if state is not None and saved != done and distributed.agree(run.recorder.is_finite()):
+        with contextlib.suppress(Exception):  # a writer may be what failed
+            run.recorder.flush_steps(run.data.unreadable)
+        try:
+            run.saver.save(done, trees.flatten(state), {})
+            saved = run.saver.latest()
+            place.push()
+        except Exception as error:  # the one that began it is what is shown
+            print(f"could not save step {done}: {error}", flush=True)
+    if saved is None:
+        return "nothing was saved"
+    return f"step {saved} is saved in {place.shown(run.saver.directory)}; run the same command to resume"
+
+
+def evaluate(
+    run: Run, state: State, predict: Predictor, names: list[str]
+) -> tuple[dict[str, float], dict[str, Mapping[str, Arrays]]]:
+    """Return the results of these evaluators on each kind of weights, as NAME/KEY, and what was measured by NAME."""
+    results: dict[str, float] = {}
+    measured: dict[str, Mapping[str, Arrays]] = {}
+    weights = state.evaluated(run.parts.task) if names else {}
+    for name in names:
+        for suffix, kind in weights.items():
+            values, measured[title(name, suffix)] = run_evaluator(run.evaluators[name][0], predict, kind)
+            results |= {f"{title(name, suffix)}/{key}": value for key, value in values.items()}
+    return results, measured
+
+
+def restore_or_init(run: Run) -> State:
+    """Return the state of the last checkpoint, or the first state."""
+    step = run.saver.latest()
+    if step is None:
+        return jax.jit(run.parts.init, out_shardings=run.shardings)(run.initial_params)
+    like = sharding.with_shardings(run.parts.shapes, run.shardings)
+    return trees.unflatten(like, savers.restore(run.saver.directory, step, trees.flatten(like)))

@@ -1,0 +1,78 @@
+"""The first parameters of a run that begins from another model."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from vit_jax import trees
+from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines, report_text
+from vit_jax.config.factory import call
+from vit_jax.inference import Loaded
+from vit_jax.tasks.task import Spec, Task, backbone_names
+from vit_jax.train.settings import check_init
+
+
+def grid_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the rows and columns of the patches of an image; None for a network without `grid`."""
+    grid = getattr(module, "grid", None)
+    return grid(image_shape[:2]) if grid else None
+
+
+def stated(module: nn.Module) -> dict[str, Any]:
+    """Return every field of a network with its value, defaults included, as in a config."""
+    values = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    own = {key: value for key, value in values.items() if key not in ("parent", "name")}
+    return {key: stated(value) if isinstance(value, nn.Module) else value for key, value in own.items()}
+
+
+def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed: int) -> Merged:
+    """Return the first parameters of a run: the backbone from another model, what is outside it begins anew.
+
+    Raises UserError that lists what does not match.
+    """
+    asked = call("init", check_init, init)
+
+    def initial() -> dict[str, Any]:
+        return trees.flatten(task.init(jax.random.key(seed), spec))
+
+    @functools.cache
+    def compiled() -> dict[str, np.ndarray]:
+        return jax.device_get(jax.jit(initial)())
+
+    like = jax.eval_shape(initial)
+    names = backbone_names(task, trees.nest(like))
+    shape = spec["image"].shape if "image" in spec else source.image_shape
+    merged = merge(
+        source=source.arrays,
+        source_model=stated(source.model),
+        source_classes=source.class_names if source.names_known else None,
+        source_grid=grid_of(source.model, source.image_shape),
+        model=stated(names.module),
+        like={name: like[full] for name, full in names.full.items()},
+        fresh=lambda name: compiled()[names.full[name]],
+        classes=task.class_names or None,
+        grid=grid_of(names.module, shape),
+        head=asked["head"],
+        posemb=source.posemb if asked["posemb"] == "auto" else asked["posemb"],
+        allow=asked["allow"] or "",
+    )
+    params = {names.full[name]: leaf for name, leaf in merged.params.items()}
+    report = [dataclasses.replace(entry, name=names.full.get(entry.name, entry.name)) for entry in merged.report]
+    others = [name for name in like if name not in params]
+    params |= {name: compiled()[name] for name in others}
+    report += [Entry(name, "reset", "outside the backbone, begins anew") for name in others]
+    return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
+
+
+def write_report(merged: Merged, ref: str, path: Path) -> None:
+    """Print what became of the model's parameters, and write it in full into the workdir as init.txt."""
+    workdirs.write_text(path / "init.txt", report_text(merged.report))
+    notes = (f"note: {note}" for note in merged.notes)
+    print(f"begins from {ref}:", *report_lines(merged.report), *notes, sep="\n", flush=True)
