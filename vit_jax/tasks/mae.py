@@ -1,0 +1,145 @@
+"""Masked autoencoding: reconstruct the pixels of masked patches from the visible ones (MAE, arXiv:2111.06377)."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from vit_jax.layers.block import Block
+from vit_jax.layers.encoder import Encoder
+from vit_jax.layers.posemb import sincos2d
+from vit_jax.tasks.task import Aux, Batch, Scale, Spec, Task, TaskState, Weights, apply, check_scale, normalize, stream
+from vit_jax.types import Images, Params, Rng, Tokens, UserError
+
+
+class Decoder(nn.Module):
+    """A light transformer on all tokens: the encoded visible ones, and a learned mask token for every masked patch."""
+
+    width: int
+    depth: int
+    num_heads: int
+    outputs: int
+    grid: tuple[int, int]
+    prefix: int
+
+    @nn.compact
+    def __call__(self, visible: Tokens, restore: Int[Array, "b patches"]) -> Float[Array, "b patches o"]:
+        """Predict the pixels of every patch from the visible tokens; restore: each patch's place in the shuffled order."""
+        x = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), name="embed")(visible)
+        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        masked = jnp.tile(mask_token, (len(x), restore.shape[1] + self.prefix - x.shape[1], 1))
+        shuffled = jnp.concatenate([x[:, self.prefix :], masked], axis=1)
+        patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1) + sincos2d(*self.grid, self.width)[None]
+        x = jnp.concatenate([x[:, : self.prefix], patches], axis=1)
+        x = Encoder(partial(Block, 4 * self.width, self.num_heads), self.depth, name="encoder")(x, train=True)
+        dense = nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="pixels")
+        return dense(x[:, self.prefix :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mae(Task):
+    """Learn by the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
+
+    The network is a column such as vit.ViT, whose `embed` and `encode` are entered between: it sees (1 - mask_ratio) of the
+    patches. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512.
+    """
+
+    model: nn.Module
+    mask_ratio: float = 0.75
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    norm_pixels: bool = True
+    mean: Scale = 0.5
+    std: Scale = 0.5
+    decomposable = True
+
+    def __post_init__(self):
+        check_scale(self.mean, self.std)
+        if not 0 < self.mask_ratio < 1:
+            raise UserError(f"task.mask_ratio is {self.mask_ratio}; expected a share of the patches between 0 and 1.")
+        if not all(hasattr(self.model, stage) for stage in ("embed", "encode", "num_prefix", "grid")):
+            raise UserError(
+                f"task.Mae masks tokens, which {type(self.model).__name__} cannot; use model type='vit.ViT'."
+            )
+
+    def init(self, rng: Rng, spec: Spec) -> Params:
+        """See Task."""
+        images = jnp.zeros((1, *spec["image"].shape))
+        visible, restore = jnp.zeros((1, self.model.num_prefix + 1, self.model.width)), self._order(rng, images)
+        decoder = self._decoder(images).init(stream(rng, "decoder"), visible, jnp.argsort(restore, axis=1))
+        return {"backbone": self.model.init(rng, images)["params"], "decoder": decoder["params"]}
+
+    def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
+        """See Task; draws the random order of the patches, of which the first are visible."""
+        return {"image": batch["image"], "order": self._order(stream(rng, "mask"), batch["image"])}
+
+    def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
+        """See Task."""
+        predicted, masked = self.reconstruct(params, batch, rng)
+        errors = jnp.square(predicted - self.targets(normalize(batch["image"], self.mean, self.std))).mean(axis=2)
+        return jnp.mean(errors, axis=1, where=masked).mean(), Aux({})
+
+    def reconstruct(
+        self, params: Params, batch: Batch, rng: Rng
+    ) -> tuple[Float[Array, "b patches o"], Bool[Array, "b patches"]]:
+        """Return the predicted pixels of every patch of a prepared batch, and which patches are masked."""
+        images, order = normalize(batch["image"], self.mean, self.std), batch["order"]
+        kept, prefix = round((1 - self.mask_ratio) * order.shape[1]), self.model.num_prefix
+
+        def encode_visible(model: nn.Module, images: Images) -> Tokens:
+            tokens = model.embed(images, train=True)
+            patches = jnp.take_along_axis(tokens[:, prefix:], order[:, :kept, None], axis=1)
+            return model.encode(jnp.concatenate([tokens[:, :prefix], patches], axis=1), train=True)
+
+        visible = self.model.apply({"params": params["backbone"]}, images, method=encode_visible, rngs={"dropout": rng})
+        restore = jnp.argsort(order, axis=1)
+        predicted: Any = self._decoder(images).apply({"params": params["decoder"]}, visible, restore)
+        return predicted.astype(jnp.float32), restore >= kept
+
+    def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
+        """Return the `features` of whole images."""
+        return {"features": apply(*self.backbone(weights), normalize(batch["image"], self.mean, self.std))[0]}
+
+    def backbone(self, weights: Weights) -> tuple[nn.Module, Weights]:
+        """See Task."""
+        return self.model, {"params": weights["params"]["backbone"]}
+
+    def targets(self, images: Images) -> Float[Array, "b patches o"]:
+        """Return the pixels of each patch, row by row, normalised within the patch where norm_pixels says so."""
+        rows, columns = self.model.grid(images.shape[1:3])
+        patches = rearrange(images, "b (i p) (j q) c -> b (i j) (p q c)", i=rows, j=columns)
+        if not self.norm_pixels:
+            return patches
+        mean, variance = patches.mean(axis=2, keepdims=True), patches.var(axis=2, keepdims=True, ddof=1)
+        return (patches - mean) / jnp.sqrt(variance + 1e-6)
+
+    def _order(self, rng: Rng, images: Array) -> Int[Array, "b patches"]:
+        """Return a random order of the patches of each image."""
+        rows, columns = self.model.grid(images.shape[1:3])
+        kept = round((1 - self.mask_ratio) * rows * columns)
+        if (
+            images.shape[1] % rows
+            or images.shape[2] % columns
+            or self.model.stride not in (None, self.model.patch_size)
+        ):
+            raise UserError(
+                "task.Mae rebuilds patches that tile the image; leave model.stride and model.padding unset."
+            )
+        if not 0 < kept < rows * columns:
+            raise UserError(
+                f"task.mask_ratio={self.mask_ratio} of {rows} x {columns} patches leaves {kept} visible; expected at least one "
+                "visible and one masked patch: use another mask_ratio, a smaller model.patch_size or larger images."
+            )
+        return jnp.argsort(jax.random.uniform(rng, (len(images), rows * columns)), axis=1)
+
+    def _decoder(self, images: Array) -> Decoder:
+        grid = self.model.grid(images.shape[1:3])
+        outputs = images.shape[1] * images.shape[2] * images.shape[3] // (grid[0] * grid[1])
+        sizes = (self.decoder_width, self.decoder_depth, self.decoder_heads)
+        return Decoder(*sizes, outputs, grid, self.model.num_prefix)
