@@ -16,6 +16,7 @@ from vit_jax.types import UserError
 ARGUMENTS = {
     "cifar10": "folder:{data}",
     "digits": "",
+    "dino": "",
     "mae": "",
     "finetune": "model=mu/8,data=folder:{data},size=32",
     "small_data": "data=folder:{data},aug=strong",

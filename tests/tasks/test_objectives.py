@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT, checkpoint, environment, losses, rows
 from vit_jax import inference, main
 
-OBJECTIVES = ("mae",)
+OBJECTIVES = ("mae", "dino")
 SHORT = (
     *("--config.steps=20", "--config.batch_size=16", "--config.log.every=1", "--config.log.tensorboard=False"),
     *("--config.checkpoint.every=10", "--config.model.width=16", "--config.model.depth=1", "--config.model.mlp_dim=16"),
