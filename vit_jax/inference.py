@@ -136,15 +136,18 @@ class Loaded:
 
     def predict(self, batch: dict[str, np.ndarray]) -> Outputs:
         """Return the outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" for a "label"."""
-        shape, dtype = batch["image"].shape[1:], batch["image"].dtype
-        if dtype != np.uint8:
+        self.check_images(batch["image"].shape[1:], batch["image"].dtype)
+        return self.predictor.outputs(self.weights, batch)
+
+    def check_images(self, shape: tuple[int, ...], dtype: Any) -> None:
+        """Raise UserError for images of another shape (h, w, c) or dtype than the model takes."""
+        if np.dtype(dtype) != np.uint8:
             raise UserError(f"The model takes uint8 images and normalises them itself; found {dtype}.")
         if shape != self.image_shape:
             raise UserError(
                 f"The model takes images of shape {self.image_shape}; found {shape}. Give images of that size and number "
                 "of channels, or use loaded.preprocess."
             )
-        return self.predictor.outputs(self.weights, batch)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> Outputs:
         """Return `logits`, `probs` (for a regression `values`) and `features` of preprocessed images."""

@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
         evaluator = make_evaluator(target, given, flags, loaded, images, remarks)
+        if "image" in evaluator.spec.layout:
+            loaded.check_images(*evaluator.spec.layout["image"])
         check_needs(name, evaluator, loaded.task.predict, loaded.weights)
         results[name], measured = evaluate(evaluator, loaded.predictor, loaded.weights)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]

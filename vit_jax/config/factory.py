@@ -69,7 +69,9 @@ def _makes(target: Any, kind: Any) -> bool:
 
 
 def _modules_in(package: str) -> list[str]:
-    return [info.name for info in pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", []))]
+    """Return the modules of a seam's package, without those that are another seam's, such as the heads of models."""
+    infos = pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", []))
+    return [info.name for info in infos if f"{package}.{info.name}" not in SEAMS.values()]
 
 
 def types_in(package: str) -> dict[str, Any]:

@@ -43,7 +43,15 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     """
     steps = factory.steps_of(config, data.num_examples)
     spec = shapes_of(data.layout)
-    teacher = {} if config["teacher"] is None else {"teacher": load_teacher(config["teacher"], data.class_names)}
+    teacher = {}
+    if config["teacher"] is not None:
+        target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
+        if "teacher" not in factory.parameters(target):
+            raise ConfigError(
+                f"config.teacher is {config['teacher']!r}, but {target.__name__} takes no teacher; give task "
+                "type='distill.Distill', or leave teacher unset."
+            )
+        teacher = {"teacher": load_teacher(config["teacher"], data.class_names)}
     task: Task = factory.build_task(
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
