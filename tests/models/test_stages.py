@@ -206,3 +206,27 @@ def test_both_heads_of_a_distilled_vit_are_of_the_kind_that_is_given():
         assert np.std(params[f"{name}/kernel"]) == pytest.approx(0.02, rel=0.1)
         np.testing.assert_array_equal(params[f"{name}/bias"], [-3.0] * 3)
     assert (params["head/kernel"] != params["head_dist/kernel"]).any()
+
+
+def test_every_parameter_has_its_layer():
+    stem = ResNet((1,), width=32)
+    model = vit(distilled=True, registers=2, pre_norm=True, stem=stem)
+    names = trees.flatten(jax.eval_shape(model.init, jax.random.key(0), images(1, 32, 32, 3))["params"])
+    layers = {name: model.layer_of(name) for name in names}
+    before = ("stem/", "embed/", "cls", "dist", "registers", "posemb/", "pre_norm/")
+    for name, layer in layers.items():
+        if name.startswith(before):
+            assert layer == 0, name
+        elif "block_" in name:
+            assert layer == 1 + int(name.partition("block_")[2][0]), name
+        else:
+            assert layer == 4, name
+    assert {name.split("/")[0] for name, layer in layers.items() if layer == 4} == {"encoder", "head", "head_dist"}
+    assert set(layers.values()) == set(range(5))
+
+
+def test_parameters_of_a_mixer_and_of_a_resnet_have_their_layers():
+    network, resnet = mixer(), ResNet((1, 1), width=32)
+    names = ("embed/kernel", "encoder/block_1/tokens/up/kernel", "encoder/norm/scale", "head/bias")
+    assert [network.layer_of(name) for name in names] == [0, 2, 4, 4]
+    assert [resnet.layer_of(n) for n in ("root/kernel", "root_norm/scale", "stage_1/unit_0/conv1/kernel")] == [0, 0, 2]
