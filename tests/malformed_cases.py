@@ -452,8 +452,17 @@ train(
 )
 train("threshold_of_softmax", "--config.task.target_threshold=0.2", says=("target_threshold", "bce"))
 train("no_teacher", "--config.task={'type': 'distill.Distill'}", says=("no teacher", "--config.teacher=REF"))
-train("teacher_without_use", "--config.teacher=$run", says=("config.teacher is", "Classify takes no teacher", "distill.Distill"))
-train("unknown_teacher", "--config.teacher=nowhere", says=("No model at", "nowhere"))
+train(
+    "teacher_without_use",
+    "--config.teacher=$run",
+    says=("config.teacher is", "Classify takes no teacher", "distill.Distill"),
+)
+train(
+    "unknown_teacher",
+    "--config.task={'type': 'distill.Distill'}",
+    "--config.teacher=nowhere",
+    says=("No model at", "nowhere"),
+)
 train("regression_of_classes", "--config.task={'type': 'regress.Regress'}", says=("table.Table",))
 train("rho_0", "--config.grad={'type': 'sam.Sam', 'rho': 0.0}", says=("rho=0.0", "above 0"))
 train(
