@@ -107,3 +107,10 @@ def test_a_wrong_argument_of_finetune_is_told(argument, says):
 def test_a_folder_may_have_a_comma_in_its_name():
     config = config_file.load(f"{ROOT / 'configs' / 'finetune.py'}:model=B/16,data=folder:/a,b=c,size=64")
     assert (config.data.source.path, config.image_size) == ("/a,b=c", 64)
+
+
+def test_configs_share_no_values():
+    first, before = schema.defaults(), schema.defaults().to_dict()
+    first.checkpoint.best, first.log.wandb, first.optim.layer_decay, first.data.eval_preprocess = "x", "y", 0.5, "z"
+    first.mesh.fsdp, first.init = 2, {"ref": "somewhere"}
+    assert schema.defaults().to_dict() == before

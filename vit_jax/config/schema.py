@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from vit_jax.config.factory import ConfigError, check_plain, flatten, near, shown
 from vit_jax.config.kinds import fits, hint_name
@@ -163,8 +163,15 @@ def defaults() -> ml_collections.ConfigDict:
     kinds = {"steps": int, "epochs": float, "sharding": list, "image_size": int, "ema_decay": float, "init": dict}
     kinds |= {"teacher": str, "freeze": str, "by_size": list}
     return ml_collections.ConfigDict(
-        {name: placeholder(kinds[name]) if key.default is None else key.default for name, key in KEYS.items()}
+        {name: placeholder(kinds[name]) if key.default is None else _fresh(key.default) for name, key in KEYS.items()}
     )
+
+
+def _fresh(default: Any) -> Any:
+    """Return a default with placeholders of its own, since a config writes into them."""
+    if isinstance(default, dict):
+        return {key: _fresh(value) for key, value in default.items()}
+    return placeholder(default.get_type()) if isinstance(default, FieldReference) else default
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
