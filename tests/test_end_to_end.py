@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import ROOT, TINY_FLAGS, environment, rows, run
 from vit_jax import inference
 from vit_jax.__main__ import main as vit
-from vit_jax.data.reference import open_source
+from vit_jax.data.open import open_source
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.digits import Digits
 from vit_jax.train.fit import fit

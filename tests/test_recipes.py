@@ -175,7 +175,7 @@ def test_every_recipe_is_trained():
 
 @pytest.mark.parametrize("recipe", FACTS)
 def test_a_recipe_has_the_settings_of_its_source(recipe):
-    config = configs.flatten(load(recipe).to_dict())
+    config = configs.flatten_config(load(recipe).to_dict())
     assert {key: config.get(key) for key in FACTS[recipe]} == FACTS[recipe]
 
 

@@ -18,8 +18,8 @@ from vit_jax import __main__ as commands
 from vit_jax import inference, main, stores
 from vit_jax.checkpoint import remote
 from vit_jax.checkpoint.saver import steps_in
+from vit_jax.data.open import open_source
 from vit_jax.data.pipeline import TrainData
-from vit_jax.data.reference import open_source
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 

@@ -18,7 +18,7 @@ from vit_jax import sharding, stores, trees
 from vit_jax.checkpoint import remote, saver, workdir
 from vit_jax.checkpoint.transfer.merge import is_untrained_head
 from vit_jax.config import factory
-from vit_jax.config.kinds import fits, hint_name
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.source import UnreadableImage

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.examples import Array
+from vit_jax.data.open import Relabelled, open_source
 from vit_jax.data.pipeline import TrainData
-from vit_jax.data.reference import Relabelled, open_source
 from vit_jax.data.source import Numbers, UnreadableImage
 from vit_jax.data.sources.table import Table
 from vit_jax.types import UserError

@@ -48,7 +48,7 @@ def runs_of(folder, argument=""):
     configs_of_runs = [
         config_file.load(sweep_file.config_of(sweep, run), sweep_file.config_flags(run)).to_dict() for run in sweep.runs
     ]
-    return sweep, [configs.flatten(config) for config in configs_of_runs]
+    return sweep, [configs.flatten_config(config) for config in configs_of_runs]
 
 
 def table_of(folder):

@@ -15,7 +15,7 @@ from vit_jax import chips
 from vit_jax.cli import plan as plan_command
 from vit_jax.config import load as config_file
 from vit_jax.perf import plan as plans
-from vit_jax.perf.stand_in import fill_in
+from vit_jax.perf.stand_in import stand_in_config
 from vit_jax.types import UserError
 
 MODEL = "--config.model={'type': 'vit.ViT', 'width': 64, 'depth': 2, 'mlp_dim': 64, 'num_heads': 2, 'patch_size': 4}"
@@ -29,7 +29,7 @@ def told(capsys, *flags):
 
 def test_a_step_here_is_planned_without_running_it(capsys):
     (one,) = told(capsys)
-    config, spec, _ = fill_in(config_file.load("configs/digits.py", []).to_dict())
+    config, spec, _ = stand_in_config(config_file.load("configs/digits.py", []).to_dict())
     assert (spec.layout["image"].shape, config["batch_size"]) == ((16, 16, 1), 64)
     numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 17 * 64 + 64 + 128 + 650
     assert one["params"] == 4 * numbers
@@ -71,7 +71,7 @@ def test_fsdp_exchanges_the_parameters_and_not_the_activations(fields):
 
 
 def test_what_does_not_fit_is_told_with_changes_that_were_not_made_yet():
-    config, spec, _ = fill_in(config_file.load("configs/digits.py", []).to_dict())
+    config, spec, _ = stand_in_config(config_file.load("configs/digits.py", []).to_dict())
     one = plans.plan(config, spec, jax.devices())
     small = dataclasses.replace(
         one, chip=chips.Chip("small", 1e12, one.peak / 2, 1e11, 1e10), devices=8, params=one.peak
@@ -113,9 +113,9 @@ class Refused:
 
 
 def test_a_program_that_the_compiler_refuses_is_one_that_does_not_fit(capsys):
-    facts = plans.compiled(Refused(), 8, accelerator=True)
+    facts = plans.program_facts(Refused(), 8, accelerator=True)
     assert facts["peak"] == 34.82 * 2**30
-    config, spec, _ = fill_in(config_file.load("configs/digits.py", []).to_dict())
+    config, spec, _ = stand_in_config(config_file.load("configs/digits.py", []).to_dict())
     one = plans.plan(config, spec, jax.devices())
     large = dataclasses.replace(one, chip=chips.CHIPS["TPU v5 lite"], **facts)
     assert large.fits is False

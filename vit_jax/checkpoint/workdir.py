@@ -75,7 +75,7 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
             if (path / name).exists() and not is_right(path / name):
                 kind = "file" if (path / name).is_file() else "folder"
                 raise UserError(f"{path / name} is a {kind}, which no run writes; move it away or give a new folder.")
-        changed, _ = schema.differences(read(path)["config"], _as_json(config))
+        changed, _ = schema.changed_keys(read(path)["config"], _as_json(config))
         if changed:
             raise UserError(
                 f"--workdir={workdir} contains a run of another config; {_table(read(path)['config'], config, changed)}\n"
@@ -106,7 +106,7 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
         keys = [key for key in data if record["data"].get(key) != data[key] and key not in ("preprocess", "fields")]
         if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
-        _, free = schema.differences(record["config"], config)
+        _, free = schema.changed_keys(record["config"], config)
         if not free and all(record.get(key) == value for key, value in now.items()):
             return path
         record = record | {"config": config, "data": data, "changes": [*record["changes"], {"keys": free, **now}]}
@@ -175,6 +175,6 @@ def _as_json(tree: Any) -> Any:
 
 
 def _table(old: Mapping[str, Any], new: Mapping[str, Any], keys: list[str]) -> str:
-    before, after = configs.flatten(old), configs.flatten(_as_json(new))
+    before, after = configs.flatten_config(old), configs.flatten_config(_as_json(new))
     lines = [f"\n  {key}: {before.get(key)!r} there, {after.get(key)!r} here" for key in keys]
     return "these keys differ:" + "".join(configs.first(lines))

@@ -126,7 +126,7 @@ def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
     """See the module's docstring."""
-    from vit_jax.perf.composed import Composed, report
+    from vit_jax.perf.composed import Composed, step_figures
     from vit_jax.perf.turns import in_turns
 
     composed = Composed(config, flags.num_classes)
@@ -136,7 +136,7 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
         training = composed.training()
         seconds = in_turns({"ours": training} | ({"peer": peer} if peer else {}), flags.steps, flags.rounds)
         profile(flags.profile, training)
-        return report(composed, training, peer, seconds)
+        return step_figures(composed, training, peer, seconds)
 
 
 def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def default_of(loaded: Any, flags: Any, images: Images) -> str:
 
 def open_data(loaded: Any, label_key: str | None, reference: str, split: str | None) -> Any:
     """Return the images of a split of `reference`, with the channels that the model takes; label_key is only for tfds:NAME."""
-    from vit_jax.data.reference import open_source
+    from vit_jax.data.open import open_source
 
     trained_on = loaded.config.get("data", {}).get("source", {})
     own_key = {"label_key": label_key} if label_key and reference.startswith("tfds:") else {}
@@ -145,7 +145,7 @@ def make_evaluator(
 ) -> Any:
     """Build an evaluator of the data that the flags name, from the given arguments that it takes."""
     from vit_jax.config.load import value_of
-    from vit_jax.data.reference import Relabelled
+    from vit_jax.data.open import Relabelled
 
     takes = configs.parameters(target)
     hints = configs.parameter_hints(target)

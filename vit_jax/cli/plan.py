@@ -37,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax import sharding
     from vit_jax.config.load import load
     from vit_jax.perf import plan as plans
-    from vit_jax.perf.stand_in import fill_in
+    from vit_jax.perf.stand_in import stand_in_config
 
-    config, spec, note = fill_in(load(flags.config, overrides).to_dict(), flags.num_classes)
+    config, spec, note = stand_in_config(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:
         print(f"note: {note}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     rows: list[tuple[str, Any, dict[str, Any]]] = []
 
     def add(name: str | None, config: dict[str, Any], changes: dict[str, Any]) -> Any:
-        one = compiled(plans, config, spec, slices[name], name)
+        one = compile_plan(plans, config, spec, slices[name], name)
         rows.append((name or "here", one, changes))
         print(json.dumps(as_dict(*rows[-1])) if flags.json else as_text(*rows[-1], flags.fit), flush=True)
         return one
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def compiled(plans: Any, config: dict[str, Any], spec: Any, devices: Sequence[Any], name: str | None) -> Any:
+def compile_plan(plans: Any, config: dict[str, Any], spec: Any, devices: Sequence[Any], name: str | None) -> Any:
     """Return the plan of one step, after printing that it is being compiled."""
     axes = ",".join(f"{axis}={size}" for axis, size in config["mesh"].items() if size not in (None, 1)) or "data=1"
     print(f"compiling for {name or 'this machine'}, {axes} ...", end=" ", file=sys.stderr, flush=True)
@@ -116,35 +116,35 @@ def as_text(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
     lines = [
         f"\n{name}: {one.devices} x {chip.name if chip else 'device'}, {axes}; {one.batch_size} images a step"
         + (f"; with {flags_of(changes)}" if changes else ""),
-        f"  memory      parameters {scaled(one.params, 'B')}, optimiser {scaled(one.optimizer, 'B')}, temporaries "
-        f"{scaled(one.temporaries, 'B')}; peak {scaled(one.peak, 'B')}"
-        + (f" of {scaled(chip.memory, 'B')}" if chip else ""),
-        f"  operations  {scaled(one.flops, 'FLOP')}, of which the model's {scaled(one.model_flops, 'FLOP')}",
+        f"  memory      parameters {with_unit(one.params, 'B')}, optimiser {with_unit(one.optimizer, 'B')}, temporaries "
+        f"{with_unit(one.temporaries, 'B')}; peak {with_unit(one.peak, 'B')}"
+        + (f" of {with_unit(chip.memory, 'B')}" if chip else ""),
+        f"  operations  {with_unit(one.flops, 'FLOP')}, of which the model's {with_unit(one.model_flops, 'FLOP')}",
     ]
     if one.moved is None:
         lines.append("  moved       unknown, since the compiler refuses a program of this size")
     else:
         inside = f", plus the traffic inside {one.kernels} kernels" if one.kernels else ""
         lines.append(
-            f"  moved       {scaled(one.moved, 'B')} from and to memory; {scaled(one.accessed, 'B')} accessed by "
+            f"  moved       {with_unit(one.moved, 'B')} from and to memory; {with_unit(one.accessed, 'B')} accessed by "
             f"XLA's count of operands{inside}"
         )
     lines += [
-        f"  sent        {scaled(traffic.size, 'B')} in {traffic.count} {traffic.kind}, {scaled(traffic.sent, 'B')} sent"
+        f"  sent        {with_unit(traffic.size, 'B')} in {traffic.count} {traffic.kind}, {with_unit(traffic.sent, 'B')} sent"
         for traffic in one.traffic
     ]
     if one.times:
-        parts = ", ".join(f"{part} {scaled(seconds, 's')}" for part, seconds in one.times.items())
+        parts = ", ".join(f"{part} {with_unit(seconds, 's')}" for part, seconds in one.times.items())
         best = max(one.times.values())
         lines.append(
-            f"  at best     {scaled(best, 's')} a step, {one.images_per_second:,.0f} images/s, MFU "
+            f"  at best     {with_unit(best, 's')} a step, {one.images_per_second:,.0f} images/s, MFU "
             f"{one.model_flops / best / chip.flops:.0%} ({parts})"
         )
     if one.fits is False:
-        lines.append(f"  DOES NOT FIT: {scaled(one.peak - chip.memory, 'B')} over the chip's memory")
+        lines.append(f"  DOES NOT FIT: {with_unit(one.peak - chip.memory, 'B')} over the chip's memory")
         if not tried:
             lines.append(
-                f"              mesh.fsdp shards the state of {scaled(one.params + one.optimizer, 'B')}; model.remat, a "
+                f"              mesh.fsdp shards the state of {with_unit(one.params + one.optimizer, 'B')}; model.remat, a "
                 "smaller batch or microbatches (grad of type accumulate.Accumulate) reduce the rest; --fit tries them"
             )
     return "\n".join(lines)
@@ -153,7 +153,7 @@ def as_text(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"))
 
 
-def scaled(value: float, unit: str) -> str:
+def with_unit(value: float, unit: str) -> str:
     """Return a quantity in three digits, such as 2.6 GB or 17.9 ms."""
     if math.isnan(value):
         return "unknown"

@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config.kinds import cast, fits, hint_name
+from vit_jax.config.hints import cast, fits, hint_name
 from vit_jax.types import UserError
 
 SEAMS = {
@@ -118,7 +118,7 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))
         raise ConfigError(
-            f"{path}.type: {type_name!r} is {shown(target)}; expected a subclass of {what} ({getattr(kind, '__module__', '')}) "
+            f"{path}.type: {type_name!r} is {quoted(target)}; expected a subclass of {what} ({getattr(kind, '__module__', '')}) "
             f"with all its methods, or a function annotated to return one."
         )
     return target
@@ -173,7 +173,7 @@ def check_arguments(
             raise ConfigError(f"{path}.{key}: unknown key{near(key, set(allowed) - set(extra))}")
         if key in hints:
             if not fits(value, hints[key]):
-                raise ConfigError(f"{path}.{key} is {shown(value)}; expected {hint_name(hints[key])}.")
+                raise ConfigError(f"{path}.{key} is {quoted(value)}; expected {hint_name(hints[key])}.")
             given[key] = cast(value, hints[key])
     return given
 
@@ -195,7 +195,7 @@ def check_part(path: str, spec: Any) -> None:
         check_part(f"{path}.{key}", value)
 
 
-def shown(value: Any, most: int = 200) -> str:
+def quoted(value: Any, most: int = 200) -> str:
     """Return a value as messages show it, cut off where it is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
@@ -206,8 +206,8 @@ def build(spec: Any, path: str, /, *, trust: bool = True, **extra: Any) -> Any:
     package = seam_of(path)
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
-        raise ConfigError(f"{path} is {shown(plain(spec))}; expected dict(type=..., ...).")
-    spec = dict(plain(spec))
+        raise ConfigError(f"{path} is {quoted(to_plain(spec))}; expected dict(type=..., ...).")
+    spec = dict(to_plain(spec))
     target = resolve(spec["type"], package, path, trust)
     fill = getattr(importlib.import_module(package), "fill", dict)
     arguments = {
@@ -261,7 +261,7 @@ def build_task(
     return build(task, "task", trust=trust, model=module, **given, **(extra or {}))
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a config as plain dictionaries with its references resolved."""
     try:
         return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
@@ -290,12 +290,12 @@ def first(lines: list[str], most: int = 15) -> list[str]:
     return lines[:most] + ([f"\n  ... and {len(lines) - most} more"] if len(lines) > most else [])
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
     """Return the leaves by dotted path; tuples become lists, as in JSON."""
     if isinstance(config, Mapping):
         leaves: dict[str, Any] = {}
         for key, value in config.items():
-            leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+            leaves |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
         return leaves
     return {prefix: list(config) if isinstance(config, tuple) else config}
 

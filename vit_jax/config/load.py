@@ -19,13 +19,13 @@ from vit_jax.config.factory import (
     near,
     parameter_hints,
     parameters,
-    plain,
+    quoted,
     resolve,
     seam_of,
-    shown,
+    to_plain,
     types_in,
 )
-from vit_jax.config.kinds import fits, hint_name
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.types import UserError
 
 
@@ -150,7 +150,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
-        raise ConfigError(f"""{flag} is {shown(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
+        raise ConfigError(f"""{flag} is {quoted(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
     if hint is str:
         return literal if isinstance(literal, str) else text
     if hint is None:
@@ -158,7 +158,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     for value in (literal, text):
         if fits(value, hint):
             return float(value) if hint is float else value
-    raise ConfigError(f"{flag} is {shown(text)}; expected {hint_name(hint)}.")
+    raise ConfigError(f"{flag} is {quoted(text)}; expected {hint_name(hint)}.")
 
 
 def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
@@ -170,7 +170,7 @@ def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
     for part in path.split("."):
         node = node[part]
     target = resolve(node["type"], package, path)
-    given = getattr(importlib.import_module(package), "fill", dict)(plain(node))
+    given = getattr(importlib.import_module(package), "fill", dict)(to_plain(node))
     known = parameters(target)
     lacks = [key for key in given if key not in known and key not in ("type", *BESIDE.get(package, ()))]
     if lacks:

@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 import ml_collections
 from ml_collections.config_dict import FieldReference, placeholder
 
-from vit_jax.config.factory import ConfigError, check_plain, flatten, near, shown
-from vit_jax.config.kinds import fits, hint_name
+from vit_jax.config.factory import ConfigError, check_plain, flatten_config, near, quoted
+from vit_jax.config.hints import fits, hint_name
 
 
 class Key(NamedTuple):
@@ -182,7 +182,7 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"config.{name}: unknown key{near(name, KEYS)}")
         kind = KEYS[name].kind
         if value is not None and not fits(value, kind):
-            raise ConfigError(f"config.{name} is {shown(value)}; expected {hint_name(kind)}.")
+            raise ConfigError(f"config.{name} is {quoted(value)}; expected {hint_name(kind)}.")
     lacking = [name for name, key in KEYS.items() if key.default is not None and config.get(name) is None]
     lacking = [name for name in lacking if name != "batch_size" or config.get("by_size") is None]
     if lacking:
@@ -206,8 +206,8 @@ def may_change(path: str) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in MAY_CHANGE)
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the paths at which two plain configs differ: those that change the numbers of a run, and those that cannot."""
-    before, after = ({k: v for k, v in flatten(c).items() if v is not None} for c in (old, new))
+    before, after = ({k: v for k, v in flatten_config(c).items() if v is not None} for c in (old, new))
     paths = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [key for key in paths if not may_change(key)], [key for key in paths if may_change(key)]

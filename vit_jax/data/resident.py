@@ -12,7 +12,7 @@ from vit_jax.data.examples import Array, Layout
 from vit_jax.data.pipeline import Batch, DataSpec, TrainData
 from vit_jax.data.source import Image, Segments, Source
 from vit_jax.data.transforms.device_ops import DEVICE_OPS, DeviceOp
-from vit_jax.data.transforms.preprocess import parse_steps, split
+from vit_jax.data.transforms.preprocess import parse_steps, split_spec
 from vit_jax.types import Rng
 
 # Operations without randomness, done once for each image.
@@ -28,7 +28,7 @@ class ResidentData(TrainData):
     """
 
     def __init__(self, source: Source, preprocess: str, batch_size: int, seed: int, threads: int = 2, **options: Any):
-        texts = split(preprocess)
+        texts = split_spec(preprocess)
         count = next((i for i, text in enumerate(texts) if text.partition("(")[0].strip() not in FIXED), len(texts))
         self._random: list[DeviceOp] = parse_steps(preprocess, DEVICE_OPS, texts[count:], count)
         super().__init__(source, "|".join(texts[:count]), batch_size, seed, threads=threads, **options)

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from vit_jax.data.reference import Relabelled
+from vit_jax.data.open import Relabelled
 from vit_jax.data.source import Label, Source
 from vit_jax.data.sources.tfds import imagenet_names
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured

@@ -48,7 +48,7 @@ def weights_of(queries: Queries, keys: Heads, mask: Mask = None) -> Weights:
     return jax.nn.softmax(scores).astype(queries.dtype)
 
 
-def mixed(weights: Weights, values: Heads) -> Queries:
+def weighted_values(weights: Weights, values: Heads) -> Queries:
     """Return the weighted means of the values."""
     return jnp.einsum("bkqn,bknh->bkqh", weights, values.swapaxes(1, 2)).swapaxes(1, 2)
 
@@ -58,7 +58,7 @@ def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
     dtype = queries.dtype
     if dtype.itemsize == 2 and platform() == "cpu":  # where products of 16 bits are slow
         queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
-    return mixed(weights_of(queries, keys), values).astype(dtype)
+    return weighted_values(weights_of(queries, keys), values).astype(dtype)
 
 
 def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:

@@ -75,7 +75,7 @@ class Attention(nn.Module):
                 v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
-            mixed = attend.mixed(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
+            mixed = attend.weighted_values(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
         else:
             mixed = attend.FORMS[form if queries is tokens else "plain"](q, k, v)
         return nn.DenseGeneral(

@@ -12,8 +12,8 @@ from vit_jax.chips import chip_of
 from vit_jax.config.factory import call
 from vit_jax.inference import Predictor
 from vit_jax.perf.peer import Peer
-from vit_jax.perf.prediction import Prediction
-from vit_jax.perf.stand_in import fill_in
+from vit_jax.perf.prediction import OurPrediction
+from vit_jax.perf.stand_in import stand_in_config
 from vit_jax.perf.step import Program, Training, compile_training, figures, peak_memory, random_batch
 from vit_jax.perf.turns import ratio
 from vit_jax.train.build import build_parts
@@ -24,7 +24,7 @@ class Composed:
     """What training computes for a plain config, whose data need not be here."""
 
     def __init__(self, config: dict[str, Any], num_classes: int | None):
-        self.config, self.spec, _ = fill_in(config, num_classes)
+        self.config, self.spec, _ = stand_in_config(config, num_classes)
         self.mesh = call("mesh", sharding.make_mesh, self.config["mesh"])
         sharding.check_batch(self.config["batch_size"], self.mesh)
         self.batch_size = self.config["batch_size"]
@@ -50,14 +50,14 @@ class Composed:
         """(h, w, c) of the training images."""
         return self.spec.layout["image"].shape
 
-    def prediction(self, batch_size: int) -> Prediction:
+    def prediction(self, batch_size: int) -> OurPrediction:
         """Return predictions with random weights."""
 
         def weights() -> Any:
             return self.parts.init(None).evaluated(self.task)[""]
 
         init = jax.jit(weights, out_shardings=sharding.everywhere(self.mesh))
-        return Prediction(Predictor(self.task, self.mesh), init(), batch_size, self.image_shape)
+        return OurPrediction(Predictor(self.task, self.mesh), init(), batch_size, self.image_shape)
 
     def peer(self, name: str, dtype: str | None, predictions: int | None = None) -> Peer:
         """Return a peer that trains the same model at the same batch size, or predicts `predictions` images at once."""
@@ -84,7 +84,7 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def report(
+def step_figures(
     composed: Composed, training: Training, peer: Peer | None, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
     """Return the figures of a step, and of the peer if there is one; `lines` is the same as text."""

@@ -12,7 +12,7 @@ from vit_jax import sharding
 from vit_jax.config import factory
 from vit_jax.data.pipeline import TrainData
 from vit_jax.perf import input_speed as speed
-from vit_jax.perf.stand_in import fill_in
+from vit_jax.perf.stand_in import stand_in_config
 from vit_jax.train.build import build, build_data
 
 
@@ -53,7 +53,7 @@ def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) ->
 
 def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
     """Measure the batches alone, for numbers of threads and of worker processes: see input_speed.py."""
-    config = fill_in(config).config
+    config = stand_in_config(config).config
     source = factory.build(config["data"]["source"], "data.source")
 
     def open_data(threads: int, workers: int) -> TrainData:

@@ -125,7 +125,7 @@ def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> S
     rest = [(tree.params, tree.ema, tree.frozen, tree.state) for tree in (shapes, shardings)]
     begin = time.perf_counter()
     lowered = jit_step(parts.make_step(), constants, mesh, shardings, parts.rules).lower(constants, shapes, parts.batch)
-    made = compiled(lowered, len(devices), chip is not None)
+    made = program_facts(lowered, len(devices), chip is not None)
     return StepPlan(
         devices=len(devices),
         chip=chip,
@@ -140,7 +140,7 @@ def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> S
     )
 
 
-def compiled(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
+def program_facts(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
     """Return fields of a StepPlan from a program compiled for this number of devices, or from why it was not compiled."""
     try:
         program = lowered.compile()

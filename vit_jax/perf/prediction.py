@@ -11,7 +11,7 @@ from vit_jax.perf.turns import Side, in_turns, ratio
 from vit_jax.tasks.task import Weights
 
 
-class Prediction:
+class OurPrediction:
     """A predict function on one batch of random bytes; called with a number of times, it returns their seconds.
 
     latencies: the seconds of each prediction so far, without the first, which runs here and compiles.
@@ -33,7 +33,9 @@ class Prediction:
         return time.perf_counter() - whole
 
 
-def measure_prediction(ours: Prediction, peer: Side | None, batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
+def measure_prediction(
+    ours: OurPrediction, peer: Side | None, batch_size: int, steps: int, rounds: int
+) -> dict[str, Any]:
     """Return images per second, median and 95th percentile of the latency, and the speed relative to the peer."""
     sides: dict[str, Side] = {"ours": ours} | ({} if peer is None else {"peer": peer})
     found = in_turns(sides, steps, rounds)

@@ -26,7 +26,7 @@ class FilledIn(NamedTuple):
     note: str | None
 
 
-def fill_in(config: Mapping[str, Any], num_classes: int | None = None) -> FilledIn:
+def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -> FilledIn:
     """Return a training config filled in, with made-up data where its own cannot be opened.
 
     Those have `num_classes` classes, or as many as ImageNet where they are ImageNet, and the shape that the preprocessing gives

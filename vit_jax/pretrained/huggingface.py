@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config.kinds import fits
+from vit_jax.config.hints import fits
 from vit_jax.pretrained import specs
 from vit_jax.pretrained.links import (
     Link,

@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vit_jax.config.kinds import cast, fits, hint_name
+from vit_jax.config.hints import cast, fits, hint_name
 from vit_jax.pretrained.pretrained import FlatParams
 from vit_jax.pretrained.reference import SUFFIXES, WEIGHTS
 from vit_jax.types import UserError

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.config.kinds import fits
+from vit_jax.config.hints import fits
 from vit_jax.pretrained import specs
 from vit_jax.pretrained.pretrained import Interpolation, Preprocessing
 from vit_jax.pretrained.tensors import config_value

@@ -16,7 +16,7 @@ from vit_jax.checkpoint.saver import Saver
 from vit_jax.chips import chip_of
 from vit_jax.config import factory, schema
 from vit_jax.config.factory import ConfigError, call
-from vit_jax.config.kinds import fits
+from vit_jax.config.hints import fits
 from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
@@ -28,7 +28,7 @@ from vit_jax.inference import Loaded
 from vit_jax.optim import make_optimizer
 from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task, backbone_names, reading
-from vit_jax.train import settings, transfer
+from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
 from vit_jax.train.state import State, initial_state
@@ -42,7 +42,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     train_data: the training data, which may keep arrays on the devices.
     """
     steps = factory.steps_of(config, data.num_examples)
-    spec = shapes_of(data.layout)
+    spec = batch_shapes(data.layout)
     teacher = {}
     if config["teacher"] is not None:
         target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
@@ -90,7 +90,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
             seed=seed, peak=optim["lr"], ema_decay=ema_decay, fetch=fetch,
         ),
         constants={"task": task.constants, "data": {} if train_data is None else train_data.device_arrays},
-        batch=shapes_of(layout, config["batch_size"]),
+        batch=batch_shapes(layout, config["batch_size"]),
         steps=steps,
         parallel=config["parallel"],
         seed=seed,
@@ -99,7 +99,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     )  # fmt: skip
 
 
-def shapes_of(layout: Layout, batch_size: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(layout: Layout, batch_size: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of an example's arrays, or of a global batch of them."""
     batch = () if batch_size is None else (batch_size,)
     return {key: jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype) for key, x in layout.items()}
@@ -146,10 +146,10 @@ def build(config: dict[str, Any], path: Path) -> Run:
         check_evaluator(name, evaluator, parts.task, weights, data.spec)
         shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source)
-    spec = shapes_of(data.spec.layout)
+    spec = batch_shapes(data.spec.layout)
     merged = None
     if pretrained is not None:
-        merged = transfer.begin(pretrained, config["init"], parts.task, spec, config["seed"])
+        merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
 
     record = {
         "class_names": parts.task.class_names,
@@ -163,7 +163,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
     if distributed.is_first():
         workdirs.open_run(path, config, record)
         if merged is not None:
-            transfer.write_report(merged, config["init"]["ref"], path)
+            begin_from.write_merge_report(merged, config["init"]["ref"], path)
     distributed.wait("the workdir is there")
     chip = chip_of(jax.devices())
     return Run(

@@ -30,7 +30,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     diverges. On SIGTERM it saves and returns. Any other exception outside the step saves the last state first.
     """
     with Preemption() as preemption, remote.opened(workdir) as place:
-        return train(build(factory.plain(config), place.path), preemption, place)
+        return train(build(factory.to_plain(config), place.path), preemption, place)
 
 
 def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:

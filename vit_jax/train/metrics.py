@@ -14,7 +14,7 @@ import jax
 
 from vit_jax import distributed
 from vit_jax.checkpoint.workdir import write_text
-from vit_jax.config.kinds import fits
+from vit_jax.config.hints import fits
 from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
 from vit_jax.types import UserError
 

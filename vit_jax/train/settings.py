@@ -12,7 +12,7 @@ from vit_jax import inference
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config.factory import ConfigError, call, parameters, resolve, seam_of
-from vit_jax.config.kinds import fits
+from vit_jax.config.hints import fits
 from vit_jax.data.source import Encoded, Source, UnreadableImage
 from vit_jax.inference import Loaded
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vit_jax.checkpoint.transfer import heads, positions
+from vit_jax.checkpoint.transfer import class_heads, positions
 from vit_jax.checkpoint.transfer.patches import Grid, adapt_channels, resize_patch_embed
 from vit_jax.types import ResizeMethod, UserError, compile_regex
 
@@ -71,7 +71,7 @@ def merge(
     fresh: Callable[[str], np.ndarray],
     classes: tuple[str, ...] | None,
     grid: Grid | None,
-    head: heads.Mode = "auto",
+    head: class_heads.Mode = "auto",
     posemb: ResizeMethod = "bilinear",
     allow: str = "",
 ) -> Merged:
@@ -87,7 +87,7 @@ def merge(
     allowed = compile_regex(allow, "init.allow") if allow else re.compile(r"(?!)")
     source = {name: np.asarray(leaf, np.float32) for name, leaf in source.items()}
     _check_token_mixing(source, like, source_grid, grid)
-    plan = heads.plan(head, source, like, source_classes, classes)
+    plan = class_heads.plan_head(head, source, like, source_classes, classes)
     fixed = source_model.get("posemb") == "sincos2d"
     moved = positions.move(source, like, source_grid, grid, posemb, fixed=fixed)
     values: dict[str, Value] = {}
@@ -96,7 +96,7 @@ def merge(
     for name, leaf in like.items():
         fitted, entry = _fitted(name, source, tuple(leaf.shape), moved)
         value: Value | None = fitted
-        if heads.in_head(name):
+        if class_heads.in_head(name):
             value, entry = _head(entry, fitted, source.get(name), tuple(leaf.shape), plan, fresh)
         if value is None and allowed.search(name):
             value = functools.partial(fresh, name)
@@ -108,7 +108,7 @@ def merge(
     for name in source:
         if name not in like:
             report.append(Entry(name, "left over"))
-            if not allowed.search(name) and not (heads.in_head(name) and plan.mode == "reset"):
+            if not allowed.search(name) and not (class_heads.in_head(name) and plan.mode == "reset"):
                 unfit.append(name)
     different = _different(source_model, model)
     if unfit:
@@ -147,7 +147,7 @@ def _head(
     value: np.ndarray | None,
     pretrained: np.ndarray | None,
     shape: Shape,
-    plan: heads.HeadPlan,
+    plan: class_heads.HeadPlan,
     fresh: Callable[[str], np.ndarray],
 ) -> tuple[Value | None, Entry]:
     """Return the value of a parameter of the head group as planned; `value` is the pretrained one where its shape fits."""
@@ -159,7 +159,7 @@ def _head(
     columns: Value | None = value
     if plan.mode == "map" and not is_rep and pretrained is not None:
         fits = pretrained.shape[:-1] == shape[:-1]
-        columns = (lambda: heads.mapped(plan, pretrained, fresh(entry.name))) if fits else None
+        columns = (lambda: class_heads.mapped(plan, pretrained, fresh(entry.name))) if fits else None
     if columns is not None and not is_rep:
         return columns, Entry(entry.name, "loaded", plan.why)
     return columns, entry

@@ -101,7 +101,7 @@ def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(boxes, 0, np.array([size[1], size[0], size[1], size[0]])).astype(np.float32)
 
 
-def scaled(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+def scale_boxes(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
     """Return boxes of an image of size `old` in the same image resized to `new`."""
     return clipped(boxes * (np.array([new[1], new[0]] * 2) / np.array([old[1], old[0]] * 2)), new)
 
@@ -119,7 +119,7 @@ class _Resize(Geometric):
         return _resize(image, self._target(*image.shape[:2]), "nearest" if nearest else self._method)
 
     def boxes(self, boxes, drawn, old, new):
-        return scaled(boxes, old, new)
+        return scale_boxes(boxes, old, new)
 
 
 def resize(size: Size, method: Method = "bilinear") -> Geometric:
@@ -317,7 +317,7 @@ class RandomCrop(Geometric):
     def boxes(self, boxes, drawn, old, new):
         left, top, right, bottom = drawn
         inside = (bottom - top, right - left)
-        return scaled(shifted(boxes, left, top, inside), inside, new)
+        return scale_boxes(shifted(boxes, left, top, inside), inside, new)
 
 
 def inception_crop(

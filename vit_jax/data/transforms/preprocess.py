@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.config.kinds import cast, fits, hint_name
+from vit_jax.config.hints import cast, fits, hint_name
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
 from vit_jax.data.transforms import augment, ops, policies, sequence, views
@@ -146,11 +146,11 @@ def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
 
     Only literals are read, nothing is evaluated. Raises UserError with the spec, the position and the remedy.
     """
-    texts = split(spec)
+    texts = split_spec(spec)
     return Transforms(list(zip(texts, parse_steps(spec, OPS, texts), strict=True)), fields)
 
 
-def split(spec: str) -> list[str]:
+def split_spec(spec: str) -> list[str]:
     """Return the operations of a spec: its parts between "|" outside quotes and brackets."""
     parts, depth, quote, escaped = [""], 0, "", False
     for character in spec:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.config.factory import flatten, steps_of
-from vit_jax.config.kinds import fits
+from vit_jax.config.factory import flatten_config, steps_of
+from vit_jax.config.hints import fits
 from vit_jax.runs.sweeps.record import SweepRecord, load_record
 from vit_jax.train.metrics import read_rows, seconds_of
 from vit_jax.types import UserError
@@ -172,7 +172,7 @@ def read_run(path: Path, name: str) -> RunResult:
     return RunResult(
         name=name,
         path=path,
-        config={key: value for key, value in flatten(config).items() if value is not None},
+        config={key: value for key, value in flatten_config(config).items() if value is not None},
         curves=curves,
         step=rows[-1]["step"] if rows else 0,
         steps=steps,

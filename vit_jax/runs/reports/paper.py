@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config.factory import flatten, near
-from vit_jax.config.kinds import fits, hint_name
+from vit_jax.config.factory import flatten_config, near
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.runs.reports.collect import MetricMode, RunResult, equal_values, join_distinct
 from vit_jax.runs.reports.seed_groups import SeedStatistics, group_by_seed
 from vit_jax.types import UserError
@@ -27,7 +27,7 @@ class PaperRow:
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Return whether a run's flattened config, without unset keys, belongs to this row."""
-        return all(equal_values(config.get(key), value) for key, value in flatten(self.where).items())
+        return all(equal_values(config.get(key), value) for key, value in flatten_config(self.where).items())
 
 
 @dataclasses.dataclass(frozen=True)

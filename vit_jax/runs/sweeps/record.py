@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vit_jax.checkpoint.workdir import write_text
-from vit_jax.config.factory import first, shown
+from vit_jax.config.factory import first, quoted
 from vit_jax.runs.sweeps.space import Sweep, run_names
 from vit_jax.types import UserError
 
@@ -98,7 +98,7 @@ def _check_same_sweep(folder: Path, old: SweepRecord, sweep: Sweep, overrides: S
     ours, theirs = ({_settings_key(s) for s in runs} for runs in (sweep.runs, [run.settings for run in old.runs]))
     if not ours & theirs:
         differ.append(
-            f"\n  no run is the same: {shown(old.runs[0].settings)} in the folder, {shown(sweep.runs[0])} now"
+            f"\n  no run is the same: {quoted(old.runs[0].settings)} in the folder, {quoted(sweep.runs[0])} now"
         )
     if differ:
         raise UserError(

@@ -71,7 +71,7 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
     return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
 
 
-def write_report(merged: Merged, ref: str, path: Path) -> None:
+def write_merge_report(merged: Merged, ref: str, path: Path) -> None:
     """Print what became of the model's parameters, and write it in full into the workdir as init.txt."""
     workdirs.write_text(path / "init.txt", report_text(merged.report))
     notes = (f"note: {note}" for note in merged.notes)

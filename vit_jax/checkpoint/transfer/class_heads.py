@@ -28,7 +28,7 @@ def in_head(name: str) -> bool:
     return name.partition("/")[0] in ("head", "head_dist", "rep")
 
 
-def plan(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Names, new: Names) -> HeadPlan:
+def plan_head(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Names, new: Names) -> HeadPlan:
     """Decide what to do with the head of `source` in the model of `like`; old, new: their class names where known.
 
     Raises UserError where the source's head cannot be used as `mode` says.
