@@ -230,3 +230,15 @@ def test_parameters_of_a_mixer_and_of_a_resnet_have_their_layers():
     names = ("embed/kernel", "encoder/block_1/tokens/up/kernel", "encoder/norm/scale", "head/bias")
     assert [network.layer_of(name) for name in names] == [0, 2, 4, 4]
     assert [resnet.layer_of(n) for n in ("root/kernel", "root_norm/scale", "stage_1/unit_0/conv1/kernel")] == [0, 0, 2]
+
+
+def test_a_mask_token_stands_for_masked_patches_at_their_positions():
+    model = vit(mask_token=True)
+    params = model.init(jax.random.key(0), X)["params"]
+    masked = jnp.array([[True, False, True, False, False, True], [False] * 5 + [True]])
+    seen = model.apply({"params": params}, X, masked=masked, method=model.embed)
+    whole = model.apply({"params": params}, X, method=model.embed)
+    at_masked = params["mask_token"] + params["posemb"]["table"][:, 1:]
+    np.testing.assert_allclose(seen[:, 1:], jnp.where(masked[:, :, None], at_masked, whole[:, 1:]), atol=1e-6)
+    with pytest.raises(UserError, match="mask_token=True"):
+        vit().apply({"params": init(vit(), X)}, X, masked=masked, method=vit().embed)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vit_jax.layers.attend import Form
 from vit_jax.layers.block import Block
@@ -29,7 +29,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 # What tokens are made of, before the first block.
-EMBEDDING = re.compile(r"^(stem|embed|cls|dist|registers|posemb|pre_norm)(/|$)")
+EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_norm)(/|$)")
 
 
 class ViT(nn.Module):
@@ -39,7 +39,7 @@ class ViT(nn.Module):
     pool: "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are
     the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
-    (arXiv:2309.16588), and the patches. posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the
+    (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the
     patches have learned positions too. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020).
     norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
     its initial value; drop_path, drop_path_rule: see drop_path_rates; attention: see layers/attend.py; remat, scan: see
@@ -64,6 +64,7 @@ class ViT(nn.Module):
     class_token: bool | None = None
     distilled: bool = False
     registers: int = 0
+    mask_token: bool = False
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
     posemb_prefix: bool = True
     pre_norm: bool = False
@@ -153,9 +154,20 @@ class ViT(nn.Module):
         return int(self._has_class_token) + int(self.distilled) + self.registers
 
     @nn.compact
-    def embed(self, images: Images, *, train: bool = False) -> Tokens:
-        """Map images to the tokens that the first block sees: prefix and patches with their positions."""
+    def embed(self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False) -> Tokens:
+        """Map images to the tokens that the first block sees: prefix and patches with their positions.
+
+        masked: patches that the mask token stands for, in a model that has one; they keep their positions.
+        """
         patches, grid = self._patches(images)
+        if self.mask_token:
+            token = self.param(
+                "mask_token", nn.initializers.normal(0.02), (1, 1, self.width), self._dtypes["param_dtype"]
+            )
+            if masked is not None:
+                patches = jnp.where(masked[:, :, None], token.astype(patches.dtype), patches)
+        elif masked is not None:
+            raise UserError("Patches can be masked only in a model with a mask token; give model.mask_token=True.")
         prefix = self._prefix(patches)
         positions = partial(AddPositions, self.posemb, grid, param_dtype=self._dtypes["param_dtype"], name="posemb")
         if self.posemb_prefix:
