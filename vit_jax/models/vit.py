@@ -40,7 +40,8 @@ class ViT(nn.Module):
     the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
-    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020).
+    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too. pre_norm: a LayerNorm
+    before the first block (CLIP, arXiv:2103.00020).
     norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
     its initial value; drop_path, drop_path_rule: see drop_path_rates; attention: see layers/attend.py; remat, scan: see
     Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a linear
