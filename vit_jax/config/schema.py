@@ -122,7 +122,9 @@ KEYS: dict[str, Key] = {
         "finds may be missing or left over; `trust` allows code from outside vit_jax.",
     ),
     "teacher": Key(
-        str | None, None, "The model that a task such as distill.Distill learns from: any reference, as in `init`."
+        str | None,
+        None,
+        "The model that a task such as distill.Distill or beit.Beit learns from: any reference, as in `init`.",
     ),
     "freeze": Key(str | None, None, "Parameters whose name the regex finds stay as they begin."),
     "by_size": Key(

@@ -134,12 +134,14 @@ class ViT(nn.Module):
         """
         return self.apply_head(self.pool_tokens(self.encode(self.embed(images, train=train), train=train)))
 
-    def features(self, images: Images, *, train: bool = False) -> dict[str, Any]:
+    def features(
+        self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
+    ) -> dict[str, Any]:
         """Return `tokens` [b, n, d] with `prefix` tokens before the patches of `grid`, `pooled` [b, d], and `stages`.
 
-        stages: the tokens after each block, before the last norm.
+        stages: the tokens after each block, before the last norm. masked: see embed.
         """
-        encoded, stages = self.encode(self.embed(images, train=train), train=train, stages=True)
+        encoded, stages = self.encode(self.embed(images, masked=masked, train=train), train=train, stages=True)
         pooled = self.pool_tokens(encoded)
         return {
             "tokens": encoded,

@@ -26,8 +26,8 @@ from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
 from vit_jax.optim import make_optimizer
-from vit_jax.tasks.distill import Teacher
 from vit_jax.tasks.task import Task, backbone_names, reading
+from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
@@ -48,10 +48,14 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
         if "teacher" not in factory.parameters(target):
             raise ConfigError(
-                f"config.teacher is {config['teacher']!r}, but {target.__name__} takes no teacher; give task "
-                "type='distill.Distill', or leave teacher unset."
+                f"config.teacher is {config['teacher']!r}, but {target.__name__} takes no teacher; give a task "
+                "that takes one, such as type='distill.Distill', or leave teacher unset."
             )
-        teacher = {"teacher": load_teacher(config["teacher"], data.class_names)}
+        teacher = {
+            "teacher": load_teacher(
+                config["teacher"], data.class_names if "class_names" in factory.parameters(target) else None
+            )
+        }
     task: Task = factory.build_task(
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
@@ -197,9 +201,14 @@ def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | 
     )
 
 
-def load_teacher(reference: str, class_names: tuple[str, ...]) -> Teacher:
-    """Load the model to learn from; raises UserError where it is untrained or has other classes than the data."""
+def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher:
+    """Load the model to learn from, for a task of these classes or of none.
+
+    Raises UserError where its head is untrained or has other classes.
+    """
     loaded: Loaded = inference.load(reference)
+    if class_names is None:
+        return Teacher(loaded.task, loaded.weights, loaded.image_shape)
     if loaded.names_known and loaded.class_names != class_names:
         raise UserError(
             f"The teacher {reference} has {len(loaded.class_names)} classes such as {loaded.class_names[:3]}, the training "
