@@ -28,9 +28,9 @@ def get_config(arg: str = "mae") -> ml_collections.ConfigDict:
     options = parse(rest, data="digits")
     if objective not in TYPES:
         raise ValueError(f"found the objective {objective!r}, expected one of {', '.join(TYPES)}")
-    kind, _, place = options.data.partition(":")
+    kind, _, place = options["data"].partition(":")
     if (kind == "folder") != bool(place) or kind not in ("digits", "folder"):
-        raise ValueError(f"found the data {options.data!r}, expected digits or folder:PATH")
+        raise ValueError(f"found the data {options['data']!r}, expected digits or folder:PATH")
     small = kind == "digits"
     source = {"type": "digits.Digits"} if small else {"type": "folder.Folder", "path": place}
     size = 16 if small else 32

@@ -94,7 +94,7 @@ def half_cosine(first: float, last: float, progress: Any) -> Array:
     return jnp.asarray(first + (last - first) * share, jnp.float32)
 
 
-def ramp(first: float, last: float, step: Any, length: float) -> Array:
+def ramp(first: float, last: float, step: Any, length: float | int) -> Array:
     """Return a number that goes from first to last in a straight line over the first `length` steps."""
     return jnp.asarray(first + (last - first) * jnp.clip(step / max(1.0, length), 0.0, 1.0), jnp.float32)
 
