@@ -25,7 +25,7 @@ from configs import arguments, common, imagenet
 # Of ImageNet's colours, as torchvision's models are normalised.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LR, BATCH_SIZE = 1e-3, 1024  # 5e-4 for 512 images
-CROP = "inception_crop(SIZE, 0.08, method='bicubic')|flip"
+CROP = "random_resized_crop(SIZE, method='bicubic')|flip"
 RAND_AUGMENT = "rand_augment(9, 0.5, method='bicubic')"
 MIX = {"type": "MixupOrCutMix", "mixup_alpha": 0.8, "cutmix_alpha": 1.0}
 

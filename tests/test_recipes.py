@@ -84,7 +84,7 @@ FACTS = {
         "optim.rule.type": "lamb", "optim.rule.eps": 1e-8, "optim.clip_norm": 1.0, "task.loss_name": "bce",
         "task.label_smoothing": 0.0, "task.target_threshold": 0.0, "data.repeats": 3, "model.drop_path_rule": "constant",
         "model.layer_scale": 1e-4, "model.posemb_prefix": False,
-        "data.preprocess": "inception_crop(SIZE, 0.08, method='bicubic')|flip|three_augment(0.3)",
+        "data.preprocess": "random_resized_crop(SIZE, method='bicubic')|flip|three_augment(0.3)",
     },
     "deit3:variant=L/16,epochs=400": {
         "image_size": 192, "optim.lr": 3e-3, "model.drop_path": 0.4, "optim.weight_decay": 0.02, "epochs": 400,
