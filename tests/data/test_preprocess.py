@@ -117,13 +117,9 @@ def test_the_area_of_a_random_resized_crop_is_uniform_in_its_range():
 
 
 @pytest.mark.parametrize("crop", ["inception_crop", "random_resized_crop"])
-@pytest.mark.parametrize("ratio", ["1", "1.3", "4 / 3", "(0.5, 2)"])
+@pytest.mark.parametrize("ratio", ["1", "1.3", "(0.5, 2)"])
 def test_a_ratio_is_one_number_or_two(crop, ratio):
-    spec = f"{crop}(8, 0.05, 1.0, {ratio}, 'bilinear')"
-    if "/" in ratio:  # no literal
-        pytest.raises(UserError, parse, spec)
-    else:
-        assert apply(spec, image()).shape == (8, 8, 3)
+    assert apply(f"{crop}(8, 0.05, 1.0, {ratio}, 'bilinear')", image()).shape == (8, 8, 3)
 
 
 def smooth(height=150, width=200, channels=3):
