@@ -12,9 +12,11 @@ RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %;
 repository's weights of S reach 79.9 %. B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
 
 A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as in the
-repository but for the bias of the patches, which is zero. The learning rate follows the step, where timm's stays the
-same for an epoch. One share of mixup or cutmix is drawn for the whole batch, where the repository's processes each draw one for
-their part of it. The numbers are of the weights themselves, without a running average. None of this was run here.
+repository but for the bias of the patches, which is zero. The learning rate follows the step, where timm's stays the same for an
+epoch. The three copies of an image follow one another in one order of all images, where the repository shuffles every epoch and
+shows a third of the images in it: each is seen as often on average. One share of mixup or cutmix is drawn for the whole batch,
+where the repository's processes each draw one for their part of it. The numbers are of the weights themselves, without a running
+average. None of this was run here.
 """
 
 import ml_collections
