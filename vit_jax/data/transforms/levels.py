@@ -44,9 +44,9 @@ def _levels(enhance: Level, **others: Level) -> dict[str, tuple[str, Level]]:
 def tensorflow(translate: float, scale: float = 1.0) -> Levels:
     """Return the levels of AutoAugment's TensorFlow code, also above 10; big_vision's randaug is that code.
 
-    `translate` is the distance in pixels at level 10; `scale` multiplies all distances. Two overflows of that code are reproduced, since models were trained
-    with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels 10 and 20 (google-research/big_vision
-    issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one by 7.
+    `translate` is the distance in pixels at level 10; `scale` multiplies all distances. Two overflows of that code are
+    reproduced, since models were trained with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels 10 and 20
+    (google-research/big_vision issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one by 7.
     """
     levels = _levels(
         _enhance,
