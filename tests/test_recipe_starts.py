@@ -7,13 +7,15 @@ import optax
 import pytest
 
 from tests.test_configs import ARGUMENTS
-from tests.test_recipes import PATHS, RUNS, load
+from tests.test_recipes import PATHS, RUNS, load, toy
 from vit_jax import trees
 from vit_jax.config.factory import build
 from vit_jax.models import fill
 from vit_jax.optim import make_optimizer
 from vit_jax.optim.schedules import constant
 from vit_jax.tasks.losses import LOSSES
+from vit_jax.train.build import build as build_run
+from vit_jax.types import UserError
 
 TOY = {"width": 64, "depth": 1, "mlp_dim": 128, "num_heads": 4, "tokens_mlp_dim": 16, "channels_mlp_dim": 128}
 RECIPES = [
@@ -99,6 +101,14 @@ def test_the_optimisers_of_recipes_learn_from_their_first_weights(recipe):
 
 def test_lamb_does_not_learn_from_a_head_of_zeros():
     assert learned("deit3", model_of("deit3", patch_size=8, head=None)) < 0.1
+
+
+def test_a_run_whose_lamb_cannot_move_a_parameter_is_refused(tmp_path):
+    config = toy("deit3")
+    config.model.head = None
+    with pytest.raises(UserError, match=r"head/kernel begins at zero and would stay near it.*'std': 0.02"):
+        build_run(config.to_dict(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def spread(recipe):

@@ -76,6 +76,7 @@ def of_torchvision(area: tuple[float, float]) -> np.ndarray:
 
 
 def main() -> None:
+    """Print the table."""
     print(
         "| recipe | crop | mean area | below a quarter | width / height | centre, x | centre, y |\n"
         + "| --- " * 7

@@ -94,6 +94,7 @@ def test_another_image_size_resizes_the_position_embeddings_and_is_reported(firs
 def test_a_run_keeps_how_the_model_it_began_from_is_resized(first, tmp_path, asked):
     loaded = dataclasses.replace(inference.load(first), posemb="bicubic", patches="bicubic")
     config = tuning(first, image_size=16, model={"patch_size": 6, "stride": 2})
+    config.data.preprocess = "resize(SIZE)"
     spec = {"image": jax.ShapeDtypeStruct((16, 16, 1), "uint8")}
     task = build(config.to_dict(), tmp_path / "run").parts.task
     began = begin_from.begin(loaded, {"ref": str(first), "posemb": asked}, task, spec, 0).params
