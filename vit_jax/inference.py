@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import is_published
 from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.task import Task, Weights
-from vit_jax.types import Params, ResizeMethod, UserError
+from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 Outputs = dict[str, np.ndarray]
 
@@ -89,7 +89,8 @@ class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
-    the class names come from its source and are not numbers. posemb: how its position embeddings are resized. config: the
+    the class names come from its source and are not numbers. posemb, patches: how its position and patch embeddings are
+    resized. config: the
     config of the training run, empty for published and random weights. notes: what was assumed where the source is silent.
     """
 
@@ -100,7 +101,8 @@ class Loaded:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     names_known: bool = True
-    posemb: ResizeMethod = "bilinear"
+    posemb: PosembMethod = "bilinear"
+    patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -239,11 +241,16 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     )
     weights = _restore(path, step, suffix, task, shapes)
     # A run that began from published weights keeps how they are resized.
-    began = data.get("init")
-    posemb: ResizeMethod = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
+    began = data.get("init") if isinstance(data.get("init"), dict) else {}
+    posemb: PosembMethod = next(
+        (method for method in get_args(PosembMethod) if method == began.get("posemb")), "bilinear"
+    )
+    patches: PatchMethod = next(
+        (method for method in get_args(PatchMethod) if method == began.get("patches")), "bilinear"
+    )
     known = bool(data.get("names_known", True))
     spec = network | {"num_classes": len(task.class_names)}
-    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, config)
+    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config)
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
@@ -262,7 +269,7 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     params = jax.device_put(trees.unflatten(like, source.params), everywhere)
     return Loaded(
         network, task, {"params": params}, images.spec, image_shape, names,
-        names_known=source.class_names is not None, posemb=source.posemb, notes=source.notes,
+        names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches, notes=source.notes,
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
-ResizeMethod = Literal["bilinear", "bicubic"]  # of position embeddings
+PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias"]  # how position embeddings are resized
+PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resized patch embedding undoes
 
 
 def __getattr__(name: str) -> Any:

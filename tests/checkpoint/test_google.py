@@ -185,6 +185,11 @@ def test_without_positions_they_are_sincos2d_for_224_pixels(tmp_path):
     assert read.preprocessing.spec == "resize_small(256, 'box')|central_crop(224)"
 
 
+def test_positions_and_patches_are_resized_as_the_original_and_big_vision_do(tmp_path):
+    read = google.read(written(tmp_path / "a.npz", VIT), {}, "a.npz")
+    assert (read.posemb, read.patches) == ("bilinear", "bilinear")
+
+
 def test_preprocessing_equals_the_authors(tmp_path):
     arrays = written(tmp_path / "a.npz", VIT)
     assert google.read(arrays, {}, "a.npz").preprocessing.spec == "resize(32)"

@@ -98,6 +98,10 @@ def test_logits_equal_transformers(case):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
+def test_positions_are_resized_as_transformers_does(case):
+    assert case[1].posemb == "bicubic_no_antialias"
+
+
 def test_names_in_memory_and_on_disk_read_as_the_same_model(case, tmp_path):
     model, source, *_ = case
     model.save_pretrained(tmp_path)

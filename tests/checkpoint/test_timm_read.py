@@ -127,3 +127,12 @@ def test_the_original_deit_iii_is_read():
     assert original.keys() != arrays.keys()
     assert theirs.read(original, {}, "it").params.keys() == theirs.read(arrays, {}, "it").params.keys()
     assert not theirs.read(original, {}, "it").model["posemb_prefix"]
+
+
+@pytest.mark.parametrize(
+    ("config", "posemb"), [({"architecture": "deit3_small_patch16_224"}, "bicubic"), ({}, "bicubic_no_antialias")]
+)
+def test_positions_are_resized_as_timm_does_or_for_weights_alone_as_deit_does(config, posemb):
+    _, arrays = unnamed("deit3_small_patch16_224", depth=1)
+    found = theirs.read(arrays, config, "weights")
+    assert (found.posemb, found.patches) == (posemb, "bicubic")

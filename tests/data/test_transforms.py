@@ -26,6 +26,7 @@ GEOMETRIC = {
     "pad_crop": "pad_crop((36, 40), 4)",
     "simple_crop": "simple_crop(56)",
     "inception_crop": "inception_crop((32, 44), 0.3)",
+    "random_resized_crop": "random_resized_crop((32, 44), 0.3)",
 }
 
 

@@ -15,11 +15,15 @@ OBJECTIVES = {
     "mae": True, "simmim": True, "ijepa": True, "lejepa": False, "dino": True, "ibot": True, "dinov2": False, "vqkd": True,
     "beit": True,
 }  # fmt: skip
+TEST = {"source": {"type": "digits.Digits", "split": "test"}, "preprocess": "resize(16)", "batch_size": 500}
+EVALS = {
+    "knn": {"type": "knn.Knn", "train": {"type": "digits.Digits", "split": "train"}, **TEST},
+    "collapse": {"type": "collapse.Collapse", **TEST},
+}
 SHORT = (
     *("--config.steps=6", "--config.batch_size=16", "--config.log.every=1", "--config.log.tensorboard=False"),
     *("--config.checkpoint.every=3", "--config.model.width=16", "--config.model.depth=1", "--config.model.mlp_dim=16"),
-    *("--config.model.num_heads=2", "--config.optim.schedule.warmup_steps=2", "--config.evals.probe=None"),
-    *("--config.evals.knn.every=None", "--config.evals.collapse.every=None"),
+    *("--config.model.num_heads=2", "--config.optim.schedule.warmup_steps=2", f"--config.evals={EVALS}"),
 )
 OWN = {"ijepa": ("--config.task.predictor_depth=1",), "vqkd": ("--config.task.teacher_width=16",)}
 

@@ -68,7 +68,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
             "image_shape": loaded.image_shape,
             "num_examples": 0,
             "preprocess": loaded.preprocess_spec,
-            "init": {"posemb": loaded.posemb},
+            "init": {"posemb": loaded.posemb, "patches": loaded.patches},
         }
         state = trees.flatten({key: tree for key, tree in loaded.weights.items() if key != "params"})
         workdir.write_model(out, config, data, params, state)

@@ -116,9 +116,11 @@ KEYS: dict[str, Key] = {
     "init": Key(
         dict | None,
         None,
-        '{"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a published '
+        '{"ref": MODEL, "head": "auto", "posemb": "auto", "patches": "auto", "allow": REGEX} begins from the '
+        "weights of another run or of a published "
         "model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto keeps it where "
-        "the classes are the same. `posemb` is bilinear or bicubic; auto follows the model's authors. Parameters that `allow` "
+        "the classes are the same. `posemb` is bilinear, bicubic or bicubic_no_antialias, `patches` bilinear or "
+        "bicubic: how position and patch embeddings are resized; auto follows the model's authors. Parameters that `allow` "
         "finds may be missing or left over; `trust` allows code from outside vit_jax.",
     ),
     "teacher": Key(

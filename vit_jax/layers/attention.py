@@ -7,6 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.product import dot_general
 from vit_jax.types import Mask, Tokens, UserError
 
@@ -25,6 +26,7 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     form: attend.Form = "auto"
+    weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -42,7 +44,7 @@ class Attention(nn.Module):
             dense = nn.DenseGeneral(
                 head,
                 use_bias=self.qkv_bias,
-                kernel_init=nn.initializers.xavier_uniform(),
+                kernel_init=INITIAL[self.weight_init].kernel,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 dot_general=dot_general,
@@ -81,7 +83,7 @@ class Attention(nn.Module):
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
-            kernel_init=nn.initializers.xavier_uniform(),
+            kernel_init=INITIAL[self.weight_init].kernel,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             dot_general=dot_general,

@@ -14,6 +14,7 @@ from vit_jax.layers.attend import Form
 from vit_jax.layers.block import Block
 from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.mlp import MlpKind
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool, masked_mean
@@ -43,10 +44,11 @@ class ViT(nn.Module):
     "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too. pre_norm: a LayerNorm
     before the first block (CLIP, arXiv:2103.00020).
     norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
-    its initial value; drop_path, drop_path_rule: see drop_path_rates; attention: see layers/attend.py; remat, scan: see
-    Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a linear
-    layer of zeros with the bias head_bias. num_classes=0 returns the pooled features in place of logits. Every parameter is
-    param_dtype; every activation dtype, except statistics and softmax, which are float32.
+    its initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; attention: see
+    layers/attend.py; remat, scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a part of
+    models/heads.py; by default a linear layer of zeros with the bias head_bias. weight_init: see layers/initial.py; posemb_std:
+    see AddPositions. num_classes=0 returns the pooled features in place of logits. Every parameter is param_dtype; every
+    activation dtype, except statistics and softmax, which are float32.
 
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
@@ -68,6 +70,7 @@ class ViT(nn.Module):
     mask_token: bool = False
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
     posemb_prefix: bool = True
+    posemb_std: float | Literal["width"] = 0.02
     pre_norm: bool = False
     mlp: MlpKind = "gelu_tanh"
     qk_norm: bool = False
@@ -80,8 +83,10 @@ class ViT(nn.Module):
     attn_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
+    scale_by_keep: bool = True
     head: nn.Module | None = None
     head_bias: float = 0.0
+    weight_init: WeightInit = "xavier"
     attention: Form = "auto"
     remat: Remat = "none"
     scan: bool = False
@@ -101,6 +106,8 @@ class ViT(nn.Module):
         for name in ("registers", "rep_size"):
             if not 0 <= (getattr(self, name) or 0) < 2**31:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a number of at least 0 and below 2**31.")
+        if self.posemb_std != "width" and self.posemb_std < 0:
+            raise UserError(f"model.posemb_std={self.posemb_std}; expected a number of at least 0, or 'width'.")
         for name in ("dropout", "attn_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a rate in [0, 1).")
@@ -172,7 +179,8 @@ class ViT(nn.Module):
         elif masked is not None:
             raise UserError("Patches can be masked only in a model with a mask token; give model.mask_token=True.")
         prefix = self._prefix(patches)
-        positions = partial(AddPositions, self.posemb, grid, param_dtype=self._dtypes["param_dtype"], name="posemb")
+        fields = {"std": self.posemb_std, "param_dtype": self._dtypes["param_dtype"], "name": "posemb"}
+        positions = partial(AddPositions, self.posemb, grid, **fields)
         if self.posemb_prefix:
             x = positions(prefix.shape[1])(jnp.concatenate([prefix, patches], axis=1))
         else:
@@ -259,7 +267,7 @@ class ViT(nn.Module):
                     f"model.stem gives arrays of {images.ndim} dimensions; it must give feature maps [b, h, w, c]."
                 )
         geometry = (patch, pair(self.stride or patch), self.padding, self.embed_bias, source)
-        x = PatchEmbed(self.width, *geometry, **self._dtypes, name="embed")(images)
+        x = PatchEmbed(self.width, *geometry, self.weight_init, **self._dtypes, name="embed")(images)
         return rearrange(x, "b rows cols d -> b (rows cols) d"), (x.shape[1], x.shape[2])
 
     def _prefix(self, patches: Tokens) -> Float[Array, "b p d"]:
@@ -272,7 +280,7 @@ class ViT(nn.Module):
             ("registers", self.registers),
         ):
             if count:
-                init = nn.initializers.zeros if name == "cls" else nn.initializers.normal(0.02)
+                init = INITIAL[self.weight_init].token if name == "cls" else nn.initializers.normal(0.02)
                 token = self.param(name, init, (1, count, width), self._dtypes["param_dtype"])
                 tokens.append(jnp.tile(token.astype(patches.dtype), (b, 1, 1)))
         return jnp.concatenate(tokens, axis=1)
@@ -290,6 +298,8 @@ class ViT(nn.Module):
             qkv_bias=self.qkv_bias,
             layer_scale=self.layer_scale,
             attention=self.attention,
+            scale_by_keep=self.scale_by_keep,
+            weight_init=self.weight_init,
             **self._dtypes,
         )
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import optax
 
@@ -67,3 +68,11 @@ def make_optimizer(
             raise UserError(f"optim.layer_decay={layer_decay} needs a network whose layers are known.")
         parts += [scale_by_layer(layer_decay, layers)]
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate)), learning_rate
+
+
+def norm_scaled(rule: optax.GradientTransformation, params: Params, optim: Mapping[str, Any]) -> frozenset[str]:
+    """Return the parameters whose updates the rule of a config scales by their norms."""
+    if not isinstance(rule, DecaysItself):
+        return frozenset()
+    decays = weight_decays(params, optim["weight_decay"], optim["decay"], optim.get("multipliers") or [])
+    return frozenset(name for name, share in decays.items() if share)

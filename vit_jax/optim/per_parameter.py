@@ -85,7 +85,10 @@ def each_by(
 
 
 class DecaysItself(optax.GradientTransformationExtraArgs):
-    """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}."""
+    """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}.
+
+    It scales the updates of decayed parameters by their norms, so that these must not begin at zero.
+    """
 
     def with_decays(self, decays: Callable[[Params], dict[str, float]]) -> optax.GradientTransformation:
         """Return the rule with these weight decays, which `init` computes too."""

@@ -78,7 +78,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
         config_value(config, "preprocessor", dict, {}, origin), size, arrays[_PATCHES].shape[1], kind, origin
     )
     names = _class_names(config, model["num_classes"])
-    return Pretrained(model, params, images, names, origin, "bicubic", tuple(notes + image_notes))
+    return Pretrained(model, params, images, names, origin, "bicubic_no_antialias", notes=tuple(notes + image_notes))
 
 
 def _rename(arrays: FlatParams) -> FlatParams:

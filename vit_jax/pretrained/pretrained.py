@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from vit_jax.types import ResizeMethod
+from vit_jax.types import PatchMethod, PosembMethod
 
 FlatParams = dict[str, np.ndarray]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -70,7 +70,7 @@ class Pretrained:
       preprocessing: how its images are prepared.
       class_names: names of the classes in order, or None if the source does not list them.
       origin: what was read, for messages.
-      posemb: how the authors resize position embeddings.
+      posemb, patches: how the authors resize position and patch embeddings.
       notes: assumptions made where the source does not say, one sentence each.
     """
 
@@ -79,5 +79,6 @@ class Pretrained:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     origin: str
-    posemb: ResizeMethod = "bilinear"
+    posemb: PosembMethod = "bilinear"
+    patches: PatchMethod = "bilinear"
     notes: tuple[str, ...] = ()

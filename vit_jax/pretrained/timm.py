@@ -21,7 +21,7 @@ from vit_jax.pretrained.links import (
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, write_folder
 from vit_jax.pretrained.timm_config import TimmArgs
-from vit_jax.types import UserError
+from vit_jax.types import PosembMethod, UserError
 
 # Arrays that only a supported network has.
 _VIT, _MIXER = "blocks.0.attn.qkv.weight", "blocks.0.mlp_tokens.fc1.weight"
@@ -78,7 +78,10 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     first = "embed/kernel" if not model.get("stem") else "stem/root/kernel"
     preprocessing, image_notes = timm_config.read_preprocessing(config, size, params[first].shape[2], origin)
     names = timm_config.read_class_names(config, model["num_classes"], origin)
-    return Pretrained(model, params, preprocessing, names, origin, "bicubic", tuple(notes + size_notes + image_notes))
+    # A state dict alone is taken as the original DeiT's, whose code resizes positions without antialiasing.
+    posemb: PosembMethod = "bicubic" if args.architecture else "bicubic_no_antialias"
+    all_notes = tuple(notes + size_notes + image_notes)
+    return Pretrained(model, params, preprocessing, names, origin, posemb, "bicubic", all_notes)
 
 
 def _rename(name: str) -> str:

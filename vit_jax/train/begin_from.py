@@ -61,6 +61,7 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
         grid=grid_of(names.module, shape),
         head=asked["head"],
         posemb=source.posemb if asked["posemb"] == "auto" else asked["posemb"],
+        patches=source.patches if asked["patches"] == "auto" else asked["patches"],
         allow=asked["allow"] or "",
     )
     params = {names.full[name]: leaf for name, leaf in merged.params.items()}

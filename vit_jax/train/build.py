@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax import distributed, inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint.saver import Saver, steps_in
 from vit_jax.chips import chip_of
 from vit_jax.config import factory, schema
 from vit_jax.config.factory import ConfigError, call
@@ -25,7 +25,7 @@ from vit_jax.data.transforms.preprocess import parse
 from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
-from vit_jax.optim import make_optimizer
+from vit_jax.optim import make_optimizer, norm_scaled
 from vit_jax.tasks.task import Task, backbone_names, reading
 from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
@@ -100,6 +100,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         seed=seed,
         rules=config["sharding"] or (),
         fetch=fetch,
+        norm_scaled=norm_scaled(rule, params, optim),
     )  # fmt: skip
 
 
@@ -154,6 +155,9 @@ def build(config: dict[str, Any], path: Path) -> Run:
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
+    initial_params = None if merged is None else trees.nest(merged.params)
+    if not steps_in(path / "checkpoints"):
+        check_first(parts, initial_params)
 
     record = {
         "class_names": parts.task.class_names,
@@ -177,12 +181,30 @@ def build(config: dict[str, Any], path: Path) -> Run:
         data=data,
         evaluators=evaluators,
         train_step=train_step,
-        initial_params=None if merged is None else trees.nest(merged.params),
+        initial_params=initial_params,
         shardings=shardings,
         saver=saver,
         recorder=recorder,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
+
+
+def check_first(parts: Parts, initial: Params | None) -> None:
+    """Raise UserError where a parameter begins at zero and its updates are scaled by its norm: it would stay near zero."""
+    if not parts.norm_scaled:
+        return
+
+    def moving(given: Params | None) -> dict[str, jax.Array]:
+        params = trees.flatten(parts.init(given).params)
+        return {name: leaf.any() for name, leaf in params.items() if name in parts.norm_scaled}
+
+    stuck = [name for name, moves in jax.jit(moving)(initial).items() if not moves]
+    if stuck:
+        raise UserError(
+            f"optim.rule scales the updates of decayed parameters by their norms, but {stuck[0]} begins at zero and would stay "
+            "near it. Begin a head otherwise, such as model.head={'type': 'linear', 'std': 0.02}, or leave the parameter out of "
+            "optim.decay."
+        )
 
 
 def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:

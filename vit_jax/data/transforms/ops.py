@@ -4,6 +4,7 @@ Images are uint8 [h, w, c]. Resizing is antialiased by Pillow, except in random 
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -288,24 +289,25 @@ def padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
 
 
 class RandomCrop(Geometric):
-    """A random part of the image, resized, as `inception_crop` describes.
+    """A random part of the image, resized to `size`; a subclass draws it.
 
     `draw` returns the box and `resized` maps the part inside it, so that a decoder may decode that part alone. Resampling
     sees nothing outside the part.
     """
 
-    def __init__(self, size: tuple[int, int], area: tuple[float, float], ratio: float, method: Method):
-        self._size, self._area, self._ratio, self._method = size, area, ratio, method
+    def __init__(self, size: Size, area: tuple[float, float], ratio: float | tuple[float, float], method: Method):
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError(f"expected 0 < area_min <= area_max <= 1, found {area[0]} and {area[1]}")
+        if not isinstance(ratio, tuple) and ratio < 1:
+            raise ValueError(f"expected ratio >= 1, or two numbers, found {ratio}")
+        self._ratio = ratio if isinstance(ratio, tuple) else (1 / ratio, ratio)
+        if not 0 < self._ratio[0] <= self._ratio[1]:
+            raise ValueError(f"expected the smaller ratio above 0 and first, found {ratio}")
+        self._size, self._area, self._method = _height_width(size), area, method
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        for _ in range(100):
-            pixels = height * width * rng.uniform(*self._area)
-            aspect = self._ratio ** rng.uniform(-1, 1)
-            box_width, box_height = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
-            if 1 <= box_width <= width and 1 <= box_height <= height:
-                left, top = int(rng.integers(width - box_width + 1)), int(rng.integers(height - box_height + 1))
-                return left, top, left + box_width, top + box_height
-        return 0, 0, width, height
+        """Return the box (left, top, right, bottom) in an image of this size."""
+        raise NotImplementedError
 
     def image(self, image, drawn, nearest=False):
         return self.resized(cut(image, drawn), nearest)
@@ -320,22 +322,71 @@ class RandomCrop(Geometric):
         return scale_boxes(shifted(boxes, left, top, inside), inside, new)
 
 
+class _InceptionCrop(RandomCrop):
+    def draw(self, height, width, rng):
+        least, most = (share * height * width for share in self._area)
+        for _ in range(100):
+            aspect = rng.uniform(*self._ratio)
+            tallest = min(round((most / aspect) ** 0.5), height)
+            if round(tallest * aspect) > width:
+                tallest = int((width + 0.5) / aspect)
+                tallest -= round(tallest * aspect) > width
+            shortest = min(round((least / aspect) ** 0.5), tallest)
+            rows = int(rng.integers(shortest, tallest + 1))
+            # Rounding may have left the bounds of the area by a row.
+            rows += round(rows * aspect) * rows < least
+            rows -= round(rows * aspect) * rows > most
+            columns = round(rows * aspect)
+            if least <= rows * columns <= most and 1 <= rows <= height and 1 <= columns <= width:
+                # The last place is left out, as there.
+                left = int(rng.integers(max(1, width - columns)))
+                top = int(rng.integers(max(1, height - rows)))
+                return left, top, left + columns, top + rows
+        return 0, 0, width, height
+
+
+class _RandomResizedCrop(RandomCrop):
+    def draw(self, height, width, rng):
+        narrowest, widest = self._ratio
+        for _ in range(10):
+            pixels = height * width * rng.uniform(*self._area)
+            aspect = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
+            columns, rows = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
+            if 1 <= columns <= width and 1 <= rows <= height:
+                left, top = int(rng.integers(width - columns + 1)), int(rng.integers(height - rows + 1))
+                return left, top, left + columns, top + rows
+        columns, rows = min(width, round(height * widest)), min(height, round(width / narrowest))
+        left, top = (width - columns) // 2, (height - rows) // 2
+        return left, top, left + columns, top + rows
+
+
 def inception_crop(
     size: Size,
     area_min: float = 0.05,
     area_max: float = 1.0,
-    ratio: float = 4 / 3,
+    ratio: float | tuple[float, float] = (0.75, 1.33),
     method: Method = "bilinear",
 ) -> RandomCrop:
-    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6).
+    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6), as the original ViT and big_vision do.
 
-    Its share of the area is uniform in [area_min, area_max], its width / height log-uniform in [1 / ratio, ratio]; a
-    draw that does not fit is repeated up to 100 times, then the whole image is used, as TensorFlow's
-    sample_distorted_bounding_box does.
+    The draw is that of TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a number r stands for
+    1 / r to r), then the height uniform among those whose share of the area is in [area_min, area_max] and that fit. Small
+    parts are so more frequent than with `random_resized_crop`. A draw that does not fit is repeated up to 100 times, then the
+    whole image is used. TensorFlow's own bilinear resize is not antialiased.
     """
-    target = _height_width(size)
-    if not 0 < area_min <= area_max <= 1:
-        raise ValueError(f"expected 0 < area_min <= area_max <= 1, found {area_min} and {area_max}")
-    if ratio < 1:
-        raise ValueError(f"expected ratio >= 1, found {ratio}")
-    return RandomCrop(target, (area_min, area_max), ratio, method)
+    return _InceptionCrop(size, (area_min, area_max), ratio, method)
+
+
+def random_resized_crop(
+    size: Size,
+    area_min: float = 0.08,
+    area_max: float = 1.0,
+    ratio: float | tuple[float, float] = (3 / 4, 4 / 3),
+    method: Method = "bilinear",
+) -> RandomCrop:
+    """Cut a random part of the image and resize it to `size`, as torchvision's RandomResizedCrop; DeiT, MAE and DINO use it.
+
+    The share of the area is uniform in [area_min, area_max], width / height log-uniform in `ratio` (a number r stands for
+    1 / r to r). After 10 draws that do not fit it is the middle of the image, as much of it as `ratio` allows.
+    """
+    return _RandomResizedCrop(size, (area_min, area_max), ratio, method)
