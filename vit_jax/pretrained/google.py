@@ -103,9 +103,9 @@ def _preprocessing(
     size = (side * rows, side * cols) if side else (224, 224)
     half = (0.5,) * channels
     if is_original or not model["num_classes"] or model.get("pool") == "map":
-        preprocessing = Preprocessing(size, None, "bilinear", half, half)
+        preprocessing = Preprocessing(size, size, "bilinear", half, half)
     else:
-        preprocessing = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half)
+        preprocessing = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half, keep_ratio=True)
     authors = "the original repository" if is_original else "big_vision"
     return preprocessing, (
         f"The file does not describe the preprocessing: assumed {preprocessing.spec} and values in [-1, 1], as in {authors}."

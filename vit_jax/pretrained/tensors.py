@@ -51,12 +51,17 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
 
 
 def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
+    """Return a value of the config.json of `origin`, as `value_in` does."""
+    return value_in(config, key, hint, default, f"{origin}: its {CONFIG}")
+
+
+def value_in(config: Mapping[str, Any], key: str, hint: Any, default: Any, file: str) -> Any:
     """Return config[key], or the default if it is absent or null; raise UserError if it is not of the hinted type."""
     value = config.get(key)
     if value is None:
         return default
     if not fits(value, hint):
-        raise UserError(f"{origin}: its config.json has {key}={value!r:.80}; expected {hint_name(hint)}.")
+        raise UserError(f"{file} has {key}={value!r:.80}; expected {hint_name(hint)}.")
     return cast(value, hint)
 
 
