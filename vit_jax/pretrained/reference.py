@@ -1,5 +1,6 @@
 """References to published models: a path, hf:OWNER/NAME[@revision], or a name of the original repository."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -23,10 +24,11 @@ def read(reference: str) -> Pretrained:
     from vit_jax.pretrained import google, huggingface, timm
     from vit_jax.pretrained.tensors import read_arrays
 
-    arrays, config = read_arrays(locate(reference))
+    arrays, config, notes = read_arrays(locate(reference))
     for library in (google, timm, huggingface):
         if library.matches(arrays, config):
-            return library.read(arrays, config, reference)
+            found = library.read(arrays, config, reference)
+            return dataclasses.replace(found, notes=(*notes, *found.notes))
     examples = ", ".join(sorted(arrays)[:4])
     raise UserError(
         f"{reference} contains {len(arrays)} arrays ({examples}, ...) of an unknown model; expected a ViT, DeiT, hybrid or "
