@@ -35,7 +35,6 @@ FIXED_FIELDS: dict[str, Any] = {
     "pre_norm": False,
     "norm_after_pool": False,
 }
-CLASS_LISTS = {1000: "ImageNet", 21843: "ImageNet-21k"}
 
 _BLOCK, _MIXER_BLOCK = r"Transformer/encoderblock_(\d+)/", r"MixerBlock_(\d+)/"
 # Before Flax's linen, modules were numbered in order of creation across classes.
@@ -82,8 +81,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     if classes and branch.endswith("img/"):
         notes.append(f"Its head maps to the {classes} dimensions shared by image and text, not to classes.")
     elif classes:
-        known = f": probably those of {CLASS_LISTS[classes]}, sorted by WordNet id" if classes in CLASS_LISTS else ""
-        notes.append(f"The file does not name its {classes} classes{known}.")
+        notes.append(f"The file does not name its {classes} classes.")
     is_original = _ORIGINAL_POSEMB in inside or "stem/kernel" in arrays
     preprocessing, note = _preprocessing(model, patches, first.shape[2], is_original)
     return Pretrained(model, params, preprocessing, None, origin, notes=(*notes, note))
