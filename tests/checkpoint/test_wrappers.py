@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+from tests.checkpoint.test_google import VIT, written
 from tests.peers import timm, torch, transformers
 from vit_jax.pretrained import reference
 from vit_jax.types import UserError
@@ -209,3 +210,37 @@ def test_names_of_transformers_keep_their_own_prefix(prefix, tmp_path):
     found = reference.read(str(tmp_path / "a.pth"))
     np.testing.assert_array_equal(found.params["head/kernel"], state["classifier.weight"].numpy().T)
     assert "Not loaded: vit (1 arrays)" in " ".join(found.notes)
+
+
+NETWORKS = {
+    "mixer": lambda: timm.models.mlp_mixer.MlpMixer(
+        img_size=16, patch_size=8, num_blocks=1, embed_dim=32, num_classes=5
+    ),
+    "hybrid": lambda: timm.create_model("vit_tiny_r_s16_p8_224", depth=1, num_classes=5),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mixers_and_hybrids_are_found_in_wrappers_too(name, tmp_path):
+    state = NETWORKS[name]().state_dict()
+    averaged = {name: x + 1 for name, x in state.items()}
+    torch.save({"model": under("module.", state), "model_ema": under("module.", averaged)}, tmp_path / "a.pth")
+    found = reference.read(str(tmp_path / "a.pth"))
+    np.testing.assert_array_equal(found.params["head/kernel"], averaged["head.weight"].numpy().T)
+    assert "The averaged weights under 'model_ema.module' are used" in found.notes[0]
+
+
+@pytest.mark.parametrize("branch", ["", "params/", "model/params/", "module/"])
+def test_branches_of_google_files_are_found(branch, tmp_path):
+    arrays = written(tmp_path / "plain.npz", VIT)
+    averaged = {name: x + 1 for name, x in arrays.items()}
+    np.savez(tmp_path / "a.npz", **{branch + name: x for name, x in arrays.items()})
+    found = reference.read(str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(found.params["cls"], arrays["cls"])
+    if branch:
+        beside = {f"ema_{branch}{name}": x for name, x in averaged.items()}
+        moments = {f"opt/0/mu/{name}": x for name, x in arrays.items()}
+        np.savez(tmp_path / "b.npz", **{branch + name: x for name, x in arrays.items()}, **beside, **moments)
+        found = reference.read(str(tmp_path / "b.npz"))
+        np.testing.assert_array_equal(found.params["cls"], averaged["cls"])
+        assert "The averaged weights under 'ema_" in " ".join(found.notes)

@@ -127,6 +127,8 @@ def _hint(reference: str) -> str:
         stem = f"{stem.upper()}+" if stem else ""
         known = [f"the published {name}" for name in (f"{stem}ViT-{letter}_{patch}",) if hub.find(name)]
         return f" (did you mean {' or '.join([*known, f'the size {stem}{letter}/{patch} with random weights'])}?)"
-    if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", reference) and not os.path.isdir(reference.partition("/")[0]):
+    owner, _, name = reference.partition("/")
+    is_name = re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z][\w.-]*", reference) and Path(name).suffix not in SUFFIXES
+    if is_name and not os.path.isdir(owner):
         return f" (did you mean hf:{reference} on the hub?)"
     return ""

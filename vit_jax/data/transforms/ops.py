@@ -145,7 +145,7 @@ def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_visi
             return round(height / ratio), round(width / ratio)
         if rule == "big_vision":
             scale = np.float32(size) / np.float32(shorter)
-            return int(np.rint(height * scale)), int(np.rint(width * scale))
+            return int(np.rint(np.float32(height) * scale)), int(np.rint(np.float32(width) * scale))
         longer = int(size * max(height, width) / shorter)
         return (longer, size) if width <= height else (size, longer)
 
