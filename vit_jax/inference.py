@@ -26,7 +26,7 @@ from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
-from vit_jax.pretrained.reference import is_published
+from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.task import Task, Weights
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
@@ -89,9 +89,9 @@ class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
-    the class names come from its source and are not numbers. posemb, patches: how its position and patch embeddings are
-    resized. config: the
-    config of the training run, empty for published and random weights. notes: what was assumed where the source is silent.
+    the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
+    position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
+    notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
@@ -192,7 +192,8 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     there is one; a suffix such as ":raw" or ":student" selects others. Code from outside vit_jax that a workdir names is imported
     only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
-    place, step, suffix = _parse(str(reference))
+    reference = as_ours(str(reference))
+    place, step, suffix = _parse(reference)
     with remote.fetched(place, step) as path:
         return _loaded(reference if path == Path(place) else path, path, step, suffix, trust, changes)
 
@@ -255,9 +256,12 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     """Return a model of another library."""
+    from vit_jax.pretrained import imagenet
+
     images, network = source.preprocessing, {**source.model, **changes}
     image_shape = (*images.size, len(images.mean))
-    names = source.class_names or tuple(map(str, range(network["num_classes"])))
+    assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
+    names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
     task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
     different = trees.differences(source.params, trees.flatten(like))
     if different:
@@ -267,9 +271,11 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
     params = jax.device_put(trees.unflatten(like, source.params), everywhere)
+    notes = [f"Its {len(names)} classes are shown by ImageNet's names, in the order of WordNet ids."] if assumed else []
     return Loaded(
         network, task, {"params": params}, images.spec, image_shape, names,
-        names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches, notes=source.notes,
+        names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
+        notes=(*source.notes, *notes),
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ from vit_jax.types import UserError
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Size = int | tuple[int, int]
 Method = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+# How a library turns fractions into pixels. timm uses torchvision's.
+Rule = Literal["big_vision", "torchvision", "transformers"]
 
 # Filters by their names in Pillow.
 FILTERS = {
@@ -129,41 +131,66 @@ def resize(size: Size, method: Method = "bilinear") -> Geometric:
     return _Resize(lambda height, width: target, method)
 
 
-def resize_small(size: int, method: Method = "bilinear") -> Geometric:
-    """Resize so that the shorter side is `size`, keeping the aspect ratio to the nearest pixel."""
-    _height_width(size)
+def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_vision") -> Geometric:
+    """Resize so that the shorter side is `size`, or the image just covers (height, width), keeping the aspect ratio.
+
+    The longer side is rounded in float32 as in big_vision (pp/ops_image.py), or down as in torchvision (transforms.Resize) and
+    transformers (get_resize_output_image_size). For (height, width) all sides are rounded, as in timm (ResizeKeepRatio).
+    """
+    least = _height_width(size)
 
     def target(height: int, width: int) -> tuple[int, int]:
-        scale = size / min(height, width)
-        return round(height * scale), round(width * scale)
+        shorter = min(height, width)
+        if not isinstance(size, int):
+            ratio = min(height / least[0], width / least[1])
+            return round(height / ratio), round(width / ratio)
+        if rule == "big_vision":
+            scale = np.float32(size) / np.float32(shorter)
+            return int(np.rint(np.float32(height) * scale)), int(np.rint(np.float32(width) * scale))
+        longer = int(size * max(height, width) / shorter)
+        return (longer, size) if width <= height else (size, longer)
 
     return _Resize(target, method)
 
 
 class _CentralCrop(Geometric):
-    def __init__(self, size: Size):
-        self._given, self._size = size, _height_width(size)
+    def __init__(self, size: Size, rule: Rule):
+        self._given, self._size, self._rule = size, _height_width(size), rule
 
     def draw(self, height, width, rng):
-        top, left = (height - self._size[0]) // 2, (width - self._size[1]) // 2
-        if top < 0 or left < 0:
+        """Return where the upper left corner of the window is in the image, negative for an image that is padded."""
+        free = (height - self._size[0], width - self._size[1])
+        if min(free) < 0 and self._rule == "big_vision":
             raise UserError(
                 f"Found an image of {height} x {width} pixels, expected at least {self._size[0]} x {self._size[1]} "
                 f"for central_crop({self._given}): put resize_small before it."
             )
+        top, left = (
+            -(-pixels // 2) if pixels < 0 else round(pixels / 2) if self._rule == "torchvision" else pixels // 2
+            for pixels in free
+        )
         return left, top
 
     def image(self, image, drawn, nearest=False):
         left, top = drawn
+        if min(drawn) < 0:
+            before = (max(-top, 0), max(-left, 0))
+            after = (max(self._size[i] - image.shape[i] - before[i], 0) for i in range(2))
+            image = np.pad(image, [*zip(before, after, strict=True), (0, 0)])
+            top, left = max(top, 0), max(left, 0)
         return image[top : top + self._size[0], left : left + self._size[1]]
 
     def boxes(self, boxes, drawn, old, new):
         return shifted(boxes, *drawn, new)
 
 
-def central_crop(size: Size) -> Geometric:
-    """Cut the middle `size` pixels; where a margin is odd, the extra pixel is cut at the bottom or right."""
-    return _CentralCrop(size)
+def central_crop(size: Size, rule: Rule = "big_vision") -> Geometric:
+    """Cut the middle `size` pixels.
+
+    Where a margin is odd, the extra pixel is cut at the bottom or right; torchvision rounds the margin's half to even instead.
+    An image that is too small is an error; torchvision and transformers pad it with black.
+    """
+    return _CentralCrop(size, rule)
 
 
 class _Flip(Geometric):
