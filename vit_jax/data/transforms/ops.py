@@ -13,7 +13,7 @@ from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOp
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from vit_jax.data.decode import MAX_PIXELS
+from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
 from vit_jax.data.source import Box, cut
 from vit_jax.types import UserError
 
@@ -42,9 +42,11 @@ def _height_width(size: Size) -> tuple[int, int]:
 
 
 def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resample the image to (height, width)."""
+    """Resample the image to (height, width); raise UnreadableImage where that takes more memory than any image."""
     if image.shape[:2] == size:
         return image
+    check_size(*size)
+    check_size(image.shape[0], size[1])  # Pillow resizes the rows first
     resample = Image.Resampling[method.upper()]
     target = size[::-1]
     if image.shape[2] == 3:
@@ -245,8 +247,8 @@ class _PadCrop(Geometric):
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Geometric:
     """Pad every side by `padding` pixels and cut a random window of `size` (arXiv:1512.03385, section 4.2)."""
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, found {padding}")
+    if not 0 <= padding <= MAX_SIDE:
+        raise ValueError(f"padding must be at least 0 and at most {MAX_SIDE}, found {padding}")
     return _PadCrop(size, padding, mode)
 
 
@@ -298,6 +300,8 @@ class RandomCrop(Geometric):
         self._size, self._area, self._ratio, self._method = size, area, ratio, method
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        # Of the whole image, so that which images are unreadable does not depend on the draw.
+        check_size(max(height, width), max(self._size))
         for _ in range(100):
             pixels = height * width * rng.uniform(*self._area)
             aspect = self._ratio ** rng.uniform(-1, 1)
