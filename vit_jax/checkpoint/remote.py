@@ -27,8 +27,8 @@ class Workdir:
     """The folder of a run: `path` is local, `checkpoints` is where orbax writes, and `url` is what the user specified."""
 
     def __init__(self, url: str | Path):
-        self.url = str(url)
-        self.path = Path(url)
+        self.url = os.path.expanduser(url)
+        self.path = Path(self.url)
         self.checkpoints: os.PathLike[str] = self.path / "checkpoints"
 
     def push(self) -> None:
