@@ -137,3 +137,18 @@ def test_the_folder_of_a_config_may_have_a_colon(tmp_path):
     assert load(str(tmp_path / "a:b/x.py")).steps
     with pytest.raises(UserError, match="no file"):
         load(str(tmp_path / "a:b/none.py:arg"))
+
+
+def test_a_workdir_that_orbax_cannot_write_is_refused_before_any_compile(tmp_path, train, capsys):
+    assert train(*TINY_FLAGS, f"--workdir={tmp_path}/run\udcff", "--config.steps=2") == 2
+    assert "expected UTF-8" in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
+
+
+def test_a_workdir_may_have_any_other_name_which_is_printed_as_text(tmp_path, train, capsys):
+    name = "run \x1b[31m\n$x$ 'é"
+    assert train(*TINY_FLAGS, f"--workdir={tmp_path}/{name}", "--config.steps=2") == 0
+    assert (tmp_path / name / "report/curves.png").exists()
+    output = capsys.readouterr().out
+    assert r"run \x1b[31m\n$x$ 'é/report" in output
+    assert "\x1b" not in output
