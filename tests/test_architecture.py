@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores"},
+    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores", "printable"},
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -30,6 +30,7 @@ GROUND = {
     "chips": set(),
     "flops": set(),
     "stores": {"types"},
+    "printable": set(),
     "config": {"types"},
 }
 HOMES = {

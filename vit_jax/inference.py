@@ -21,7 +21,7 @@ from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source
 from vit_jax.data.decode import decode, from_picture
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
@@ -160,10 +160,7 @@ class Loaded:
         """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
-            try:
-                image = decode(stores.read(str(image)), channels)
-            except OSError as error:
-                raise UnreadableImage(error.strerror or str(error)) from error
+            image = decode(read_file(os.path.expanduser(image)), channels)
         elif isinstance(image, Image.Image):
             image = from_picture(image, channels)
         image = np.asarray(image)

@@ -16,6 +16,7 @@ from vit_jax import distributed as processes
 from vit_jax import stores
 from vit_jax.checkpoint.saver import COMPLETE, steps_in
 from vit_jax.pretrained.reference import SUFFIXES
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 UPLOAD_SECONDS = 15.0  # between uploads
@@ -27,16 +28,16 @@ class Workdir:
     """The folder of a run: `path` is local, `checkpoints` is where orbax writes, and `url` is what the user specified."""
 
     def __init__(self, url: str | Path):
-        self.url = str(url)
-        self.path = Path(url)
+        self.url = os.path.expanduser(url)
+        self.path = Path(self.url)
         self.checkpoints: os.PathLike[str] = self.path / "checkpoints"
 
     def push(self) -> None:
         """Upload new files."""
 
     def shown(self, path: os.PathLike[str]) -> str:
-        """Return a path in the workdir as the user specified it."""
-        return str(path)
+        """Return a path in the workdir as the user specified it, on one printable line."""
+        return line(path)
 
 
 class RemoteWorkdir(Workdir):
@@ -131,7 +132,7 @@ class RemoteWorkdir(Workdir):
         shutil.rmtree(self.path, ignore_errors=True)
 
     def shown(self, path: os.PathLike[str]) -> str:
-        return str(path).replace(str(self.path), self.url, 1)
+        return line(str(path).replace(str(self.path), self.url, 1))
 
 
 @contextlib.contextmanager

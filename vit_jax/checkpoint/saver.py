@@ -93,6 +93,15 @@ def _as_user_error(directory: Place) -> contextlib.AbstractContextManager[None]:
     return stores.readable_errors(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
 
 
+def check_path(path: Place) -> None:
+    """Raise UserError for a path that Orbax cannot open, because it is not UTF-8 or has a null character."""
+    text = str(path) if stores.is_remote(path) else os.path.abspath(path)
+    if text.encode(errors="replace").decode() != text or "\0" in text:
+        raise UserError(
+            f"{text!r} cannot be the path of checkpoints; expected UTF-8 without null characters: rename it."
+        )
+
+
 def steps_in(directory: Place) -> list[int]:
     """Return the steps of the complete checkpoints in a folder, in order."""
     if stores.is_remote(directory):
@@ -105,6 +114,7 @@ def steps_in(directory: Place) -> list[int]:
 @contextlib.contextmanager
 def _reading(directory: Place, step: int) -> Iterator[ocp.CheckpointManager]:
     """Open a checkpoint for reading; whatever its damage raises becomes a UserError."""
+    check_path(directory)
     hook = sys.unraisablehook
     # After the first failed read orbax closes its event loop, and each read still running would print a traceback.
     sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)

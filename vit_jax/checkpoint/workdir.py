@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint.saver import Saver, check_path
 from vit_jax.chips import hardware
 from vit_jax.config import factory as configs
 from vit_jax.config import schema
@@ -60,6 +60,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
     """Raise UserError where a folder cannot be the workdir of a config: of another config, with other files, unwritable."""
     path = Path(workdir)
+    check_path(path)
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
@@ -125,6 +126,7 @@ def write_model(
 
     It appears only when it is complete. Raises UserError where it cannot be written.
     """
+    check_path(path)
     partial = path.with_name(path.name + ".partial")
     data = {"layout": {"image": (data["image_shape"], "uint8")}, "fields": {"image": "Image"}, **data}
     record = {"version": VERSION, "config": _as_json(config), "data": _as_json(data), "changes": []}
