@@ -104,6 +104,8 @@ KEYS: dict[str, Key] = {
             "clip_norm": 1.0,
             # The learning rate of each block is this factor smaller than of the next (arXiv:2111.06377); none by default.
             "layer_decay": placeholder(float),
+            # Where the weight decay ends, by a half cosine over the run; constant by default.
+            "weight_decay_end": placeholder(float),
         },
         "The optimiser.",
     ),

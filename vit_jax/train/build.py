@@ -72,7 +72,9 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     rule = factory.build(optim.get("rule"), "optim.rule")
     schedule = factory.build(optim.get("schedule"), "optim.schedule", steps=steps)
     layers = functools.cache(lambda: backbone_names(task, params).layers(params))
-    tx, learning_rate = call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers)
+    tx, learning_rate = call(
+        "optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers, steps=steps
+    )
     fetch = None if train_data is None else train_data.fetch
     layout = data.layout if train_data is None else train_data.layout
     ema_decay, seed, freeze = config["ema_decay"], config["seed"], config["freeze"]
