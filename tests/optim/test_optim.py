@@ -122,5 +122,5 @@ def test_the_weight_decay_goes_from_its_beginning_to_its_end_by_a_half_cosine():
 
 @pytest.mark.parametrize(("decay", "end"), [(0.0, 0.4), (0.04, -1.0)])
 def test_a_weight_decay_that_cannot_end_there_is_refused(decay, end):
-    with pytest.raises(UserError, match="optim.weight_decay_end"):
+    with pytest.raises(UserError, match=r"optim\.weight_decay_end"):
         make_optimizer(optax.identity(), schedules.constant(10), 1.0, decay, weight_decay_end=end, steps=10)
