@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores"},
+    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores", "interrupts"},
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -24,6 +24,7 @@ FLOORS = [
 GROUND = {
     "xla_env": set(),
     "types": set(),
+    "interrupts": set(),
     "trees": set(),
     "sharding": {"types", "trees"},
     "distributed": {"types"},

@@ -4,12 +4,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from vit_jax import interrupts
 from vit_jax.cli import command
 from vit_jax.xla_env import restart_tuned, use_compilation_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake that the user can fix."""
+    """Return the exit code: 0 when finished or preempted, 1 when diverged, 2 for what the user can fix, 130 after Ctrl-C."""
     # Until fit takes over there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = command.run_cli(train, sys.argv[1:] if argv is None else argv)
@@ -39,4 +40,4 @@ def train(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     restart_tuned()
-    sys.exit(main())
+    interrupts.leave(main())

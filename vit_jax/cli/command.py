@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vit_jax.config.factory import near
+from vit_jax.interrupts import EXIT_CODE, Interrupts
 from vit_jax.types import UserError
 
 
@@ -27,12 +28,13 @@ class Parser(argparse.ArgumentParser):
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
     try:
-        return function(argv)
+        with Interrupts():
+            return function(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return EXIT_CODE
     except BrokenPipeError:  # the reading end of a pipe was closed, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
