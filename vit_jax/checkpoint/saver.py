@@ -79,6 +79,8 @@ class Saver:
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
         """Begin to write a checkpoint; the arrays may be donated once this returns."""
         with _as_user_error(self.directory):
+            if not stores.is_remote(self.directory):
+                os.stat(self.directory)  # orbax would create it again in a workdir that was renamed
             if step not in self.manager.all_steps():
                 self.manager.save(
                     step,

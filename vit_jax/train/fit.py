@@ -1,6 +1,7 @@
 """The training loop: carries a run from its last checkpoint to its last step."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import ml_collections
 
 from vit_jax import distributed, sharding, trees
-from vit_jax.checkpoint import remote
+from vit_jax.checkpoint import disk, remote
 from vit_jax.checkpoint import saver as savers
 from vit_jax.config import factory
 from vit_jax.evals.evaluator import Arrays, Predict
@@ -31,7 +32,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     with Preemption() as preemption, remote.opened(workdir) as place:
         run = build(factory.to_plain(config), place.path)
-        with run.opened(), preemption.ctrl_c.deferred():
+        with disk.explained(place.path), run.opened(), preemption.ctrl_c.deferred():
             return train(run, preemption, place)
 
 
@@ -100,13 +101,16 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
             "or optim.clip_norm may help.",
         )
         raise
-    except BaseException:
+    except BaseException as error:
         preemption.ctrl_c.saving = True
-        print(save_last(run, None if in_step else state, done, place), flush=True)
+        if disk.code_of(error, run.path) is None:
+            print(save_last(run, None if in_step else state, done, place), flush=True)
         raise
     finally:
-        recorder.close()
-        saver.close()
+        # The error that began it is what is shown.
+        with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
+            recorder.close()
+            saver.close()
     return finish(run, state, place)
 
 
