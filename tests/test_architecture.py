@@ -9,7 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores", "interrupts"},
+    {
+        "types",
+        "trees",
+        "sharding",
+        "config",
+        "xla_env",
+        "distributed",
+        "chips",
+        "flops",
+        "stores",
+        "interrupts",
+        "peers",
+    },
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -25,9 +37,10 @@ GROUND = {
     "xla_env": set(),
     "types": set(),
     "interrupts": set(),
+    "peers": set(),
     "trees": set(),
     "sharding": {"types", "trees"},
-    "distributed": {"types"},
+    "distributed": {"types", "peers"},
     "chips": set(),
     "flops": set(),
     "stores": {"types"},

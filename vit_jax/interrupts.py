@@ -137,10 +137,11 @@ def active() -> Iterator[Interrupts]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with the exit code of a command, which Ctrl-C no longer changes; after Ctrl-C wait for no thread."""
+    """End the process with the exit code of a command, which Ctrl-C no longer changes; after an error wait for no thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if code == EXIT_CODE:
-        sys.stdout.flush()
+    if code:  # JAX would wait for other processes
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 

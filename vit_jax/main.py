@@ -21,20 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """See main."""
-    config_argument, workdir, overrides = command.parse_run(argv, __doc__)
     from vit_jax import distributed
 
+    if {"-h", "--help"} & set(argv):
+        command.parse_run(argv, __doc__)
     distributed.initialize()
-    use_compilation_cache()
-    from vit_jax.config.load import load
-    from vit_jax.train.fit import fit
-    from vit_jax.train.metrics import NonFiniteLossError
+    with distributed.leaving():
+        config_argument, workdir, overrides = command.parse_run(argv, __doc__)
+        use_compilation_cache()
+        from vit_jax.config.load import load
+        from vit_jax.train.fit import fit
+        from vit_jax.train.metrics import NonFiniteLossError
 
-    try:
-        fit(load(config_argument, overrides), workdir)
-    except NonFiniteLossError as error:
-        print(error, file=sys.stderr)
-        return 1
+        try:
+            fit(load(config_argument, overrides), workdir)
+        except NonFiniteLossError as error:
+            print(error, file=sys.stderr)
+            return 1
     return 0
 
 

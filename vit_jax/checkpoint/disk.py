@@ -42,6 +42,11 @@ def explained(workdir: Path) -> Iterator[None]:
 
 def code_of(error: BaseException | None, workdir: Path) -> int | None:
     """Return the errno where an error, or one that caused it, is of the disk below a workdir."""
+    has_vanished = (workdir / "checkpoints").exists() and not (
+        workdir / "config.json"
+    ).exists()  # orbax creates the first
+    if error is not None and (has_vanished or not workdir.exists()):
+        return errno.ENOENT
     while error is not None:
         text, name = str(error), getattr(error, "filename", None)
         for code in REMEDIES:

@@ -30,8 +30,10 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     Raises UserError before any compile where config, data or workdir are wrong, and NonFiniteLossError where training
     diverges. On SIGTERM it saves and returns. Ctrl-C, and any other exception outside the step, saves the last state first.
     """
+    config = factory.to_plain(config)
+    distributed.check_equal(factory.flatten_config(config) | {"--workdir": str(workdir)})
     with Preemption() as preemption, remote.opened(workdir) as place:
-        run = build(factory.to_plain(config), place.path)
+        run = build(config, place.path)
         with disk.explained(place.path), run.opened(), preemption.ctrl_c.deferred():
             return train(run, preemption, place)
 
@@ -103,6 +105,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         raise
     except BaseException as error:
         preemption.ctrl_c.saving = True
+        distributed.wait_for_the_end(error)
         if disk.code_of(error, run.path) is None:
             print(save_last(run, None if in_step else state, done, place), flush=True)
         raise
