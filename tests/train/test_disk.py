@@ -79,6 +79,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the file of events cannot be closed
 def test_a_full_disk_is_one_message_and_the_run_resumes_once_there_is_room(small_disk, tmp_path, monkeypatch, capfd):
     ballast = small_disk / "ballast"
 

@@ -18,6 +18,7 @@ NAME = "run.lock"
 BEAT_SECONDS = 5.0
 # A run on another machine that has not beaten for so long has ended.
 STALE_SECONDS = 45.0
+_held: set[Any] = set()  # tokens of this process
 
 
 @contextlib.contextmanager
@@ -36,11 +37,13 @@ def locked(workdir: Path) -> Iterator[None]:
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(path, ended), daemon=True)
     thread.start()
+    _held.add(own["token"])
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        _held.remove(own["token"])
         with contextlib.suppress(OSError):
             if _read(path) == own:
                 path.unlink()
@@ -93,7 +96,8 @@ def _is_alive(path: Path, found: Mapping[str, Any]) -> bool:
             return False
     pid, here = found.get("pid"), _identity(os.getpid())
     if isinstance(pid, int) and all(found.get(key) == here[key] for key in ("host", "boot", "pids")):
-        return _identity(pid)["started"] == found.get("started")
+        runs = _identity(pid)["started"] == found.get("started")
+        return found.get("token") in _held if runs and pid == os.getpid() else runs
     first, since = _beat_of(path), time.monotonic()
     print(f"waiting up to {STALE_SECONDS:.0f} s to see whether the run of {path} still lives", flush=True)
     while time.monotonic() - since < STALE_SECONDS:

@@ -1,5 +1,6 @@
 """Checkpoints of a run: flat dictionaries of arrays, written by orbax."""
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -140,7 +141,9 @@ def _reading(directory: Place, step: int) -> Iterator[ocp.Checkpointer]:
     """Open a checkpoint for reading; whatever its damage raises becomes a UserError."""
     hook = sys.unraisablehook
     # After the first failed read orbax closes its event loop, and each read still running would print a traceback.
-    sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)
+    sys.unraisablehook = lambda late: (
+        None if asyncio.iscoroutine(late.object) or "Event loop is closed" in str(late.exc_value) else hook(late)
+    )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             yield checkpointer

@@ -111,9 +111,9 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         raise
     finally:
         # The error that began it is what is shown.
-        with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
-            recorder.close()
-            saver.close()
+        for close in (recorder.close, saver.close):
+            with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
+                close()
     return finish(run, state, place)
 
 

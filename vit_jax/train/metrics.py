@@ -205,9 +205,10 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, and close the writers."""
-        self.flush()
-        for writer in self._writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:  # the writers too where one fails
+            for writer in self._writers:
+                stack.callback(writer.close)
+            self.flush()
 
     def _speed(self, step: int) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)
