@@ -46,12 +46,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
     state = restore_or_init(run)
     start = done = int(state.step)
     recorder.open(run.path, start, steps=steps, batch_size=run.data.batch_size, seconds_at_peak=run.seconds_at_peak)
-    predictor = Predictor(run.parts.task, run.mesh)
-
-    def predict(*args: Any) -> Any:
-        preemption.check()
-        return predictor(*args)
-
+    predict = preemption.checked(Predictor(run.parts.task, run.mesh))
     # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
     block_each = jax.default_backend() == "cpu" and run.mesh.size > 1
     preemption.ctrl_c.safe = lambda: saved_words(max(savers.steps_in(saver.directory), default=None), run, place)
@@ -110,11 +105,15 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
             print(save_last(run, None if in_step else state, done, place), flush=True)
         raise
     finally:
-        # The error that began it is what is shown.
-        for close in (recorder.close, saver.close):
-            with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
-                close()
+        close(run)
     return finish(run, state, place)
+
+
+def close(run: Run) -> None:
+    """Wait until everything is written; where an error ends the run, it is what is shown, not those that follow from it."""
+    for end in (run.recorder.close, run.saver.close):
+        with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
+            end()
 
 
 def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:

@@ -4,9 +4,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -55,10 +55,15 @@ class Preemption:
                 return
             yield batch
 
-    def check(self) -> None:
-        """Raise KeyboardInterrupt after Ctrl-C, where nothing is lost by it and no other process waits."""
-        if self.ctrl_c.requested and jax.process_count() == 1:
-            raise KeyboardInterrupt
+    def checked(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return the function raising KeyboardInterrupt after Ctrl-C instead, where no other process waits for this one."""
+
+        def call(*args: Any) -> T:
+            if self.ctrl_c.requested and jax.process_count() == 1:
+                raise KeyboardInterrupt
+            return function(*args)
+
+        return call
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
