@@ -14,6 +14,7 @@ from etils import epath
 
 from vit_jax import distributed as processes
 from vit_jax import stores
+from vit_jax.checkpoint import lock
 from vit_jax.checkpoint.saver import COMPLETE, steps_in
 from vit_jax.pretrained.reference import SUFFIXES
 from vit_jax.printable import line
@@ -85,7 +86,7 @@ class RemoteWorkdir(Workdir):
         found = {}
         for folder, folders, names in os.walk(self.path):
             folders[:] = [name for name in folders if name != "checkpoints"]
-            for path in (Path(folder) / name for name in names if not name.endswith(".partial")):
+            for path in (Path(folder) / name for name in names if not name.endswith((".partial", lock.NAME))):
                 found[path.relative_to(self.path).as_posix()] = (path.stat().st_mtime_ns, path.stat().st_size)
         return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from vit_jax.checkpoint import lock
 from vit_jax.checkpoint.saver import Saver, check_path
 from vit_jax.chips import hardware
 from vit_jax.config import factory as configs
@@ -82,7 +83,7 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
                 f"--workdir={workdir} contains a run of another config; {_table(read(path)['config'], config, changed)}\n"
                 "Give another --workdir, or the same config to resume."
             )
-    elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name not in ("config.json.partial", lock.NAME) for entry in path.iterdir()):
         raise UserError(
             f"--workdir={workdir} has files but no config.json, so it is not a run to resume; give a new folder."
         )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vit_jax.config.factory import near
+from vit_jax.interrupts import EXIT_CODE, Interrupts
 from vit_jax.printable import lines
 from vit_jax.types import UserError
 
@@ -39,12 +40,13 @@ def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         if isinstance(stream, io.TextIOWrapper):  # names may contain what the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
-        return function(argv)
+        with Interrupts():
+            return function(argv)
     except UserError as error:
         print(f"error: {lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return EXIT_CODE
     except BrokenPipeError:  # the reading end of a pipe was closed, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

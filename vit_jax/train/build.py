@@ -1,8 +1,9 @@
 """Builds the parts of a run from its config, checked before anything is compiled or written."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from vit_jax import distributed, inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.lock import locked
 from vit_jax.checkpoint.saver import Saver, steps_in
+from vit_jax.checkpoint.transfer.merge import Merged
 from vit_jax.chips import chip_of
 from vit_jax.config import factory, schema
 from vit_jax.config.factory import ConfigError, call
@@ -117,20 +120,40 @@ class Run:
     """The parts of a run, checked and ready to begin."""
 
     path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]  # what follows from the data
+    merged: Merged | None  # the model that the run begins from
     mesh: jax.sharding.Mesh
     parts: Parts
     data: TrainData
     evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
     train_step: Step
-    initial_params: Params | None  # of the model that the run begins from
     shardings: State
     saver: Saver
     recorder: Recorder
     seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
 
+    @property
+    def initial_params(self) -> Params | None:
+        return None if self.merged is None else trees.nest(self.merged.params)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the workdir, or record what changed since the run began, and lock it; the first process does so for all."""
+        distributed.wait("every process has checked the workdir")
+        with contextlib.ExitStack() as stack:
+            if distributed.is_first():
+                stack.enter_context(locked(self.path))
+                workdirs.check(self.path, self.config)  # another run may have begun since
+                workdirs.open_run(self.path, self.config, self.record)
+                if self.merged is not None:
+                    begin_from.write_merge_report(self.merged, self.config["init"]["ref"], self.path)
+            distributed.wait("the workdir is there")
+            yield
+
 
 def build(config: dict[str, Any], path: Path) -> Run:
-    """Build the parts of a run from a plain config without compiling anything; then create the workdir."""
+    """Build the parts of a run from a plain config; nothing is compiled or written."""
     config = schema.check(config)
     source: Source = factory.build(config["data"].get("source"), "data.source")
     pretrained, facts = settings.load_init(config["init"], path)
@@ -157,9 +180,8 @@ def build(config: dict[str, Any], path: Path) -> Run:
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
-    initial_params = None if merged is None else trees.nest(merged.params)
     if not steps_in(path / "checkpoints"):
-        check_first(parts, initial_params)
+        check_first(parts, None if merged is None else trees.nest(merged.params))
 
     record = {
         "class_names": parts.task.class_names,
@@ -169,21 +191,17 @@ def build(config: dict[str, Any], path: Path) -> Run:
         **in_use,
         **({"init": facts} if facts else {}),
     }
-    distributed.wait("every process has checked the workdir")
-    if distributed.is_first():
-        workdirs.open_run(path, config, record)
-        if merged is not None:
-            begin_from.write_merge_report(merged, config["init"]["ref"], path)
-    distributed.wait("the workdir is there")
     chip = chip_of(jax.devices())
     return Run(
         path=path,
+        config=config,
+        record=record,
+        merged=merged,
         mesh=mesh,
         parts=parts,
         data=data,
         evaluators=evaluators,
         train_step=train_step,
-        initial_params=initial_params,
         shardings=shardings,
         saver=saver,
         recorder=recorder,
