@@ -5,8 +5,10 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from vit_jax.config.factory import near
+from vit_jax.config.factory import near, quoted
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.printable import lines
 from vit_jax.types import UserError
 
@@ -31,6 +33,22 @@ def path_flag(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
     return os.path.expanduser(text)
+
+
+def number_flag(hint: Any) -> Callable[[str], Any]:
+    """Return what reads a number of a hint, such as Count, from the text of a flag; for argparse."""
+    kind = float if fits(0.5, hint) else int
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if not fits(value, hint):
+            raise argparse.ArgumentTypeError(f"found {quoted(text, 40)}; expected {hint_name(hint)}")
+        return value
+
+    return read
 
 
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

@@ -10,14 +10,13 @@ import difflib
 import importlib
 import inspect
 import re
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.config.hints import cast, fits, hint_name
+from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
 from vit_jax.data.transforms import augment, ops, policies, sequence, views
@@ -93,7 +92,13 @@ class Transforms:
 
     def image(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator | None = None) -> np.ndarray:
         """Return one image on its own, transformed."""
-        return self({"image": image}, np.random.default_rng(0) if rng is None else rng)["image"]
+        made = self({"image": image}, np.random.default_rng(0) if rng is None else rng)
+        if "image" not in made:
+            steps = "|".join(text for text, _, _ in self._steps)
+            raise UserError(
+                f"{steps!r} makes {', '.join(map(repr, made)) or 'nothing'} of an image; expected an image."
+            )
+        return made["image"]
 
 
 def _decoded(value: Any) -> Any:
@@ -194,7 +199,7 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
-    hints = typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+    hints = hints_of(maker)
     for key, value in bound.arguments.items():
         if not fits(value, hints.get(key, Any)):
             raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {hint_name(hints[key])}.")
