@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -53,13 +54,13 @@ def outcome(config: dict, workdir: Path, whole: bool = False) -> str:
     try:
         with hostile.bounded():
             if whole:
-                fit(config, workdir)
+                fit(ml_collections.ConfigDict(config), workdir)
             else:
                 begin(config, workdir)
     except UserError as error:
         return "refused" if len(str(error)) < 4000 else f"a message of {len(str(error))} letters"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
     return "accepted"

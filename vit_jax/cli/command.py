@@ -1,6 +1,7 @@
 """Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -32,7 +33,14 @@ def path_flag(text: str) -> str:
     """Return the path that a flag gives, here or on an object store, with ~ expanded; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
-    return os.path.expanduser(text)
+    path = os.path.expanduser(text)
+    if "://" not in path:
+        try:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise argparse.ArgumentTypeError("it is longer than a path can be") from None
+    return path
 
 
 def number_flag(hint: Any) -> Callable[[str], Any]:

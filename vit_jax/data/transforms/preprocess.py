@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vit_jax.config.factory import quoted
 from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
@@ -37,6 +38,8 @@ OPS = IMAGE_OPS | {
         *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
     )
 }
+# A spec may come with a downloaded model, and each operation is done for each image.
+MOST_LETTERS = 10_000
 IMAGE: Fields = {"image": source.Image()}
 # A name from anywhere, before its arguments.
 ABSOLUTE = re.compile(r"\s*((?:\w+\.)*\w+):(\w+)\s*(\(.*)?$", re.DOTALL)
@@ -157,6 +160,10 @@ def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
 
 def split_spec(spec: str) -> list[str]:
     """Return the operations of a spec: its parts between "|" outside quotes and brackets."""
+    if len(spec) > MOST_LETTERS:
+        raise UserError(
+            f"Found a preprocess of {len(spec):,} letters, expected at most {MOST_LETTERS:,}: {quoted(spec, 60)}"
+        )
     parts, depth, quote, escaped = [""], 0, "", False
     for character in spec:
         if quote:
@@ -178,7 +185,7 @@ def parse_steps(spec: str, table: Mapping[str, Callable[..., Any]], texts: Seque
 
 
 def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int, text: str) -> Any:
-    where = f"operation {position} of preprocess {spec!r}"
+    where = f"operation {position} of preprocess {quoted(spec)}"
     absolute = ABSOLUTE.match(text) if table is OPS else None
     if absolute:
         table = {absolute[2]: _imported(where, absolute[1], absolute[2])}

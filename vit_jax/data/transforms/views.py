@@ -46,8 +46,8 @@ def views(views: Count, crops: Threads = 0, view: str = "", crop: str = "", last
 
     if crops and not crop:
         raise ValueError(f"expected a spec `crop` for {crops} crops, such as crop='inception_crop(96, 0.05, 0.4)|flip'")
-    specs = [view] * (views - 1) + [view if last_view is None else last_view]
-    return Views([parse(spec) for spec in specs], [parse(crop)] * crops)
+    large = [parse(view)] * (views - 1) + [parse(view if last_view is None else last_view)]
+    return Views(large, [parse(crop)] * crops)
 
 
 class Maybe:
