@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_jax.config.factory import flatten_config
 
-SECONDS = 60  # that a case may take, on a busy machine
+SECONDS = 30  # of computing that a case may take, and ten times as long with what it waits for
 MEMORY = 4 * 2**30  # bytes of address space that a case may take besides what the process has
 
 # By the type of the value that they replace; an unset key gets those of numbers and of strings.
@@ -68,23 +68,26 @@ def misspelt(config: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def bounded(seconds: int = SECONDS, memory: int = MEMORY) -> Iterator[None]:
-    """Raise TimeoutError after some seconds, and MemoryError where memory is asked for beyond a bound."""
+    """Raise TimeoutError after some seconds of computing, and MemoryError where memory is asked for beyond a bound."""
 
     def late(*_: Any) -> None:
         raise TimeoutError(f"still running after {seconds} s")
 
-    handler = signal.signal(signal.SIGALRM, late)
+    handlers = {number: signal.signal(number, late) for number in (signal.SIGALRM, signal.SIGPROF)}
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + memory, hard))
-    signal.alarm(seconds)
+    signal.alarm(10 * seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def shown(value: Any) -> str:

@@ -18,8 +18,10 @@ from tests.test_recipes import RUNS, toy
 from vit_jax import __main__ as commands
 from vit_jax import main as training
 from vit_jax.cli import command
+from vit_jax.data import pipeline
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.transforms.preprocess import OPS, parse
+from vit_jax.train import build as parts
 from vit_jax.train.build import Run, build
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError
@@ -70,6 +72,46 @@ def outcome(config: dict, workdir: Path, whole: bool = False) -> str:
 def test_a_sample_of_wrong_values_is_refused(path, value, tmp_path):
     assert outcome(hostile.replaced(tiny_config().to_dict(), path, value), tmp_path / "run") == "refused"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "predict x --model=y --top=1000000000000", "predict x --model=y --batch_size=0", "evaluate --model=x --data=y --batch_size=nan",
+        "bench data --config=x --steps=-1", "bench data --config=x --rounds=1000000000000", "bench data --config=x --counts=1,1000000000000",
+        "plan --config=x --num_classes=1e400", "prepare --data=folder:x --out=y --threads=1000000000000",
+        "prepare --data=folder:x --out=y --max_unreadable=nan", "prepare --data=folder:x --out=y --min_side=", "report x --watch=inf",
+        "sweep x --out=y --jobs=1000000000000", "sweep x --out=y --executor=ray --gpus=-1", "launch slurm --nodes=0.5 -- true",
+    ],
+)  # fmt: skip
+def test_a_number_of_a_flag_is_checked_first(line, capsys):
+    assert run(line.split()) == 2
+    flag = next(word for word in line.split() if word.rpartition("=")[2] in line.split()[-1]).partition("=")[0]
+    assert (
+        f"expected {'int' if flag not in ('--max_unreadable', '--watch', '--gpus') else 'finite float'} from"
+        in capsys.readouterr().err
+    )
+
+
+def test_batches_beyond_the_memory_of_the_host_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "host_memory", lambda: 5 * 16 * 68.0 - 1)  # five batches of 16 images and labels
+    with pytest.raises(UserError, match="prefetch=4 of them ahead"):
+        build(tiny_config().to_dict(), tmp_path / "run")
+    monkeypatch.setattr(pipeline, "host_memory", lambda: 10 * 360 * 68.0)
+    build(tiny_config().to_dict(), tmp_path / "run")
+
+
+def test_a_state_beyond_the_memory_of_a_device_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "device_memory", lambda _: 1e4)
+    with pytest.raises(UserError, match=r"on each device.*mesh\.fsdp"):
+        build(tiny_config().to_dict(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_long_preprocess_is_refused_at_once():
+    with pytest.raises(UserError, match="500,000 letters, expected at most 10,000") as error:
+        parse("flip|" * 100_000)
+    assert len(str(error.value)) < 300
 
 
 TOYS = {"width": "16", "depth": "1", "mlp_dim": "32", "num_heads": "2"}

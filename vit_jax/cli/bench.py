@@ -30,7 +30,9 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser(what).parse(rest)
     if not what:
         raise UserError(f"Found {flags.what} after other words; put it first: vit bench {flags.what} ...")
-    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
+    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size is not None else []
+    if what == "data":
+        numbers("counts", flags.counts)
     if flags.steps is None:
         flags.steps = STEPS[what]
     if what != "inference" and sizes:

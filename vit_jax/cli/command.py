@@ -21,8 +21,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed flags; raise UserError for an unknown flag."""
+        """Return the parsed flags; raise UserError for an unknown flag, or one whose value is empty."""
         values, unknown = self.parse_known_args(argv)
+        for word, following in zip(argv, [*argv[1:], None], strict=True):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and (not value if equals else following == ""):
+                raise UserError(f"{flag} is empty; give it a value, or leave it out.")
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(f"Unknown argument {unknown[0]}{near(unknown[0].partition('=')[0], known)}")

@@ -106,8 +106,8 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     module_name, _, name = type_name.partition(":")
     if not trust and not module_name.startswith("vit_jax."):
         raise ConfigError(
-            f"{path}.type is {type_name!r}, code from outside vit_jax; pass --trust (in Python trust=True) if you trust "
-            "its author."
+            f"{path}.type is {type_name!r}, code from outside vit_jax, which is imported only if you trust its author: "
+            "with --trust of evaluate, predict and convert, init.trust=True of a config, or trust=True of vit_jax.load."
         )
     try:
         target = getattr(importlib.import_module(module_name), name)

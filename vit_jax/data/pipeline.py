@@ -40,6 +40,8 @@ class _Data:
     rows: those of each global batch that this process reads; None is all of them.
     """
 
+    remedy = "repair or remove them"  # of too many unreadable examples
+
     def __init__(
         self,
         source: Source,
@@ -58,7 +60,7 @@ class _Data:
                 f"Found threads={threads}, prefetch={prefetch}, cache_mb={cache_mb}, max_unreadable={max_unreadable}, "
                 "expected three numbers of at least 0 and a share between 0 and 1: correct those outside."
             )
-        self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
+        self._reader = Reader(source, preprocess, cache_mb, max_unreadable, self.remedy)
         self.spec = DataSpec(self._reader.layout, len(source), self._reader.fields)
         self.batch_size = batch_size
         self._check_memory(len(rows) if rows is not None else batch_size, prefetch)
@@ -71,7 +73,7 @@ class _Data:
         if (prefetch + 1) * batch > host_memory():
             raise UserError(
                 f"Found batches of {batch / 2**30:.1f} GiB in this process, with prefetch={prefetch} of them ahead; expected at "
-                f"most the {host_memory() / 2**30:.1f} GiB of this machine: lower batch_size or prefetch."
+                f"most the {host_memory() / 2**30:.1f} GiB of this machine: lower batch_size or, in training, data.prefetch."
             )
 
     @property
@@ -107,6 +109,7 @@ class TrainData(_Data):
 
     # Arrays that live on the devices, and what turns a batch into the one that the task prepares; see ResidentData.
     device_arrays: Mapping[str, np.ndarray] = {}
+    remedy = "repair or remove them, or raise data.max_unreadable"
     fetch: Callable | None = None
 
     def __init__(
