@@ -137,7 +137,7 @@ def test_messages_of_unreadable_files_are_one_line(tmp_path, caplog):
         Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
     (tmp_path / "b\x1b[31m\n\udcff" / "bad\n.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
-        reader = Reader(Folder(str(tmp_path), "all"), "", 0, 1.0)
+        reader = Reader(Folder(str(tmp_path), "all"), "", 0, 1.0, "repair them")
     (name,) = reader.unreadable
     assert name.isprintable()
     assert all(record.getMessage().isprintable() for record in caplog.records)

@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vit_jax import distributed, stores, trees
 from vit_jax.checkpoint.checksums import checksums
-from vit_jax.types import UserError
+from vit_jax.types import Steps, UserError
 
 Flat = dict[str, Any]
 Place = str | os.PathLike[str]
@@ -46,7 +46,7 @@ class Saver:
     """
 
     def __init__(
-        self, every: int = 1000, keep: int = 1, best: str | None = None, best_mode: Literal["max", "min"] = "max"
+        self, every: Steps = 1000, keep: Steps = 1, best: str | None = None, best_mode: Literal["max", "min"] = "max"
     ):
         if every < 1 or keep < 1:
             raise UserError(f"checkpoint.every={every} and checkpoint.keep={keep} must be at least 1.")

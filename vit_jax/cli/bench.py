@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, path_flag, split_overrides
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag, split_overrides
+from vit_jax.types import BatchSize, Count, Steps, Units, UserError
 
 # Steps in a round.
 STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
+# What flags with several numbers count.
+COUNTED = {"batch_size": BatchSize, "counts": Count}
 PROFILED = 5  # steps in a trace
 
 
@@ -28,11 +30,11 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser(what).parse(rest)
     if not what:
         raise UserError(f"Found {flags.what} after other words; put it first: vit bench {flags.what} ...")
-    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
+    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size is not None else []
+    if what == "data":
+        numbers("counts", flags.counts)
     if flags.steps is None:
         flags.steps = STEPS[what]
-    if flags.steps < 1 or flags.rounds < 1:
-        raise UserError(f"--steps={flags.steps} and --rounds={flags.rounds} must be at least 1.")
     if what != "inference" and sizes:
         if len(sizes) > 1:
             raise UserError(f"--batch_size={flags.batch_size} has several sizes; expected one, but for inference.")
@@ -72,8 +74,8 @@ def make_parser(what: str) -> Parser:
         "--batch_size", metavar="N", default=several, help="batch size; for inference several, such as 1,8,64"
     )
     default = f"; default {STEPS[what]}" if what else ""
-    parser.add_argument("--steps", type=int, help=f"steps of each in a round{default}")
-    parser.add_argument("--rounds", type=int, default=5, help="how often all are timed; default 5")
+    parser.add_argument("--steps", type=number_flag(Steps), help=f"steps of each in a round{default}")
+    parser.add_argument("--rounds", type=number_flag(Count), default=5, help="how often all are timed; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if what == "data":
         parser.add_argument("--counts", default="1,2", metavar="N,...", help="of threads, and of workers; default 1,2")
@@ -81,7 +83,7 @@ def make_parser(what: str) -> Parser:
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
         parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
         parser.add_argument(
-            "--num_classes", type=int, help="classes number of classes, for a data set that is not here"
+            "--num_classes", type=number_flag(Units), help="classes number of classes, for a data set that is not here"
         )
         parser.add_argument(
             "--profile",
@@ -95,11 +97,11 @@ def make_parser(what: str) -> Parser:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """Return the positive numbers of a flag, such as "1,8"; raises UserError for others."""
-    words = text.split(",")
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--{flag}={text}; expected a positive number, or several as 1,8.")
-    return [int(word) for word in words]
+    """Return the numbers of a flag, such as "1,8"; raises UserError where they are not of its kind."""
+    try:
+        return [number_flag(COUNTED[flag])(word) for word in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--{flag}={text}: {error}, or several as 1,8.") from None
 
 
 def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:

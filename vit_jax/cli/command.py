@@ -1,12 +1,15 @@
 """Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
+import errno
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from vit_jax.config.factory import near
+from vit_jax.config.factory import near, quoted
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.interrupts import EXIT_CODE, Interrupts
 from vit_jax.printable import lines
 from vit_jax.types import UserError
@@ -19,8 +22,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed flags; raise UserError for an unknown flag."""
+        """Return the parsed flags; raise UserError for an unknown flag, or one whose value is empty."""
         values, unknown = self.parse_known_args(argv)
+        for word, following in zip(argv, [*argv[1:], None], strict=True):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and (not value if equals else following == ""):
+                raise UserError(f"{flag} is empty; give it a value, or leave it out.")
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(f"Unknown argument {unknown[0]}{near(unknown[0].partition('=')[0], known)}")
@@ -31,7 +38,30 @@ def path_flag(text: str) -> str:
     """Return the path that a flag gives, here or on an object store, with ~ expanded; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
-    return os.path.expanduser(text)
+    path = os.path.expanduser(text)
+    if "://" not in path:
+        try:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise argparse.ArgumentTypeError("it is longer than a path can be") from None
+    return path
+
+
+def number_flag(hint: Any) -> Callable[[str], Any]:
+    """Return what reads a number of a hint, such as Count, from the text of a flag; for argparse."""
+    kind = float if fits(0.5, hint) else int
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if not fits(value, hint):
+            raise argparse.ArgumentTypeError(f"found {quoted(text, 40)}; expected {hint_name(hint)}")
+        return value
+
+    return read
 
 
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

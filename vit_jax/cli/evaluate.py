@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, number_flag, split_overrides
 from vit_jax.config import factory as configs
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, UserError
 
 # Arguments of evaluators that follow from flags of the command.
 GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
@@ -21,8 +21,6 @@ def main(argv: Sequence[str]) -> int:
     """Print what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
     given, rest = split_overrides(argv, "--evaluator.")
     flags = make_parser().parse(rest)
-    if flags.batch_size is not None and flags.batch_size < 1:
-        raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
     if flags.label_key is not None and not flags.data.startswith("tfds:"):
         raise UserError(f"--label_key={flags.label_key} is only for --data=tfds:NAME; found {flags.data}.")
     if flags.split is not None and flags.data.startswith("table:"):
@@ -87,7 +85,9 @@ def make_parser() -> Parser:
     parser.add_argument("--evaluator.KEY", metavar="VALUE", help="an argument of the evaluator, such as k of knn")
     parser.add_argument("--train", metavar="SOURCE", help="training images of fewshot, knn and probe; default: --data")
     parser.add_argument("--train_split", default="train", help="their split; default: train")
-    parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
+    parser.add_argument(
+        "--batch_size", type=number_flag(BatchSize), help="default: that of the training run's evaluation, or 256"
+    )
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

@@ -9,8 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from vit_jax.cli.command import Parser, path_flag
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.types import Count, Threads, Units, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,12 +108,12 @@ def slurm_parser() -> Parser:
     parser = new_parser("slurm", "Run COMMAND in this folder on nodes of a Slurm cluster, one process per GPU.")
     add = parser.add_argument
     add("--name", default="vit_jax", help="name of the job, its script and its log; default vit_jax")
-    add("--nodes", type=int, default=1, help="default 1")
-    add("--gpus", type=int, default=1, help="GPUs per node; default 1, and 0 for CPU nodes")
+    add("--nodes", type=number_flag(Units), default=1, help="default 1")
+    add("--gpus", type=number_flag(Threads), default=1, help="GPUs per node; default 1, and 0 for CPU nodes")
     add("--time", help="time limit, such as 24:00:00; before it the run saves, and the job is requeued to resume")
     add("--partition", help="partition of the cluster")
     add("--account", help="account to charge")
-    add("--cpus", type=int, help="cores per process; default: Slurm's, often 1")
+    add("--cpus", type=number_flag(Count), help="cores per process; default: Slurm's, often 1")
     add("--mem", help="memory per node, such as 200G")
     add(
         "--sbatch", action="append", default=[], metavar="FLAG", help="another sbatch flag, such as --sbatch=--qos=high"

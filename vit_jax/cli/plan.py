@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, number_flag, split_overrides
 from vit_jax.config.factory import near
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import Units, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +30,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="AXES",
         help="in place of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
-    parser.add_argument("--num_classes", type=int, help="number of classes, for a data set that is not here")
+    parser.add_argument(
+        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
+    )
     parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser, path_flag
+from vit_jax.cli.command import Parser, number_flag, path_flag
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Units, UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,13 +23,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
-    parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
-    parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
+    parser.add_argument(
+        "--top", type=number_flag(Units), default=5, help="how many classes to print for each image; default 5"
+    )
+    parser.add_argument(
+        "--batch_size", type=number_flag(BatchSize), default=32, help="images predicted at once; default 32"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
-    if flags.top < 1 or flags.batch_size < 1:
-        raise UserError(f"--top={flags.top} and --batch_size={flags.batch_size} must be at least 1.")
     paths = list(find_images(flags.images))
 
     from vit_jax import inference

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vit_jax.cli.command import Parser, path_flag
+from vit_jax.cli.command import Parser, number_flag, path_flag
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import Between, Count, Fraction, Units, UserError
 
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 MAX_NAMED = 10  # unreadable images that are printed
@@ -88,23 +88,35 @@ def make_parser() -> Parser:
     parser.add_argument("--split", metavar="NAMES", help="splits to write, such as train,val; default: all")
     parser.add_argument(
         "--min_side",
-        type=int,
+        type=number_flag(Units),
         metavar="N",
         help="shrink larger images to a shorter side of N pixels; smaller files are copied; default: copy all",
     )
-    parser.add_argument("--quality", type=int, help="JPEG quality of images shrunk by --min_side, 1 to 100; default 95")
+    parser.add_argument(
+        "--quality",
+        type=number_flag(Annotated[int, Between(1, 100)]),
+        help="JPEG quality of images shrunk by --min_side, 1 to 100; default 95",
+    )
     parser.add_argument(
         "--image_key", metavar="KEY", help="image feature of tfds:NAME that --min_side shrinks; default: image"
     )
-    parser.add_argument("--threads", type=int, default=2, help="number of threads; the result is the same; default 2")
     parser.add_argument(
-        "--max_unreadable", type=float, default=0.01, help="fraction of unreadable images to tolerate; default 0.01"
+        "--threads",
+        type=number_flag(Count),
+        default=2,
+        help="number of threads; the result is the same; default 2",
+    )
+    parser.add_argument(
+        "--max_unreadable",
+        type=number_flag(Fraction),
+        default=0.01,
+        help="fraction of unreadable images to tolerate; default 0.01",
     )
     return parser
 
 
 def check(flags: Any, kind: str, place: str) -> None:
-    """Raise UserError for flags that are out of range or not for this kind of data."""
+    """Raise UserError for flags that are not for this kind of data."""
     if kind not in ("folder", "tfds") or not place:
         raise UserError(f"--data={flags.data} is not a dataset; expected folder:PATH or tfds:NAME.")
     for flag, folder in (("out", flags.out), ("data_dir", flags.data_dir)):
@@ -116,12 +128,6 @@ def check(flags: Any, kind: str, place: str) -> None:
     for flag in ("quality", "image_key"):
         if getattr(flags, flag) is not None and flags.min_side is None:
             raise UserError(f"--{flag}={getattr(flags, flag)} has no effect without --min_side; set --min_side too.")
-    if flags.threads < 1 or (flags.min_side is not None and flags.min_side < 1):
-        raise UserError(f"--threads={flags.threads} and --min_side={flags.min_side} must be at least 1.")
-    if flags.quality is not None and not 1 <= flags.quality <= 100:
-        raise UserError(f"--quality={flags.quality} must be from 1 to 100.")
-    if not 0 <= flags.max_unreadable <= 1:
-        raise UserError(f"--max_unreadable={flags.max_unreadable} must be a fraction from 0 to 1, such as 0.01.")
 
 
 def check_outside(target: Path, source: str) -> None:

@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from vit_jax.cli.command import Parser, path_flag
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.types import Between, UserError
 
 if TYPE_CHECKING:
     from vit_jax.runs.reports.comparison import RunComparison
@@ -42,10 +42,9 @@ def main(argv: Sequence[str]) -> int:
         help="folder for the files; default: the first DIR, unless it is on an object store",
     )
     watch_help = f"repeat every SECONDS; default {WATCH_SECONDS:g}"
-    add("--watch", nargs="?", type=float, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
+    seconds = number_flag(Annotated[float, Between(0.1, 1e6)])
+    add("--watch", nargs="?", type=seconds, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
     flags = parser.parse(with_watch_value(argv))
-    if flags.watch is not None and not 0 < flags.watch < float("inf"):
-        raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
 
     from rich.console import Console
 

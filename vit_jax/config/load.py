@@ -91,10 +91,12 @@ def _split(argument: str) -> tuple[str, str]:
 
 def _find(name: str, function: str, what: str, example: str) -> Path:
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False too for a name that no file can have
         return path.resolve()
     nearby = [
-        str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"
+        str(p)
+        for p in (path.parent if os.path.isdir(path.parent) else Path("configs")).glob("*.py")
+        if p.stem[0] != "_"
     ]
     close = difflib.get_close_matches(name, nearby, n=3, cutoff=0.4)
     hint = (
@@ -102,7 +104,7 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
         if close
         else f"give the path of a file with {function}(), e.g. {example}."
     )
-    raise UserError(f"{what}: no file {name!r}; {hint}")
+    raise UserError(f"{what}: no file {quoted(name)}; {hint}")
 
 
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 
 from vit_jax.config.factory import ConfigError, check_plain, flatten_config, near, quoted
 from vit_jax.config.hints import fits, hint_name
+from vit_jax.types import BatchSize, Seed, Steps, Units
 
 
 class Key(NamedTuple):
@@ -21,11 +22,11 @@ class Key(NamedTuple):
 
 KEYS: dict[str, Key] = {
     "seed": Key(
-        int, 0, "Everything random is a function of the seed, the step and the example's position in the global order."
+        Seed, 0, "Everything random is a function of the seed, the step and the example's position in the global order."
     ),
-    "steps": Key(int | None, None, "The length of the run, or `epochs`."),
+    "steps": Key(Steps | None, None, "The length of the run, or `epochs`."),
     "epochs": Key(float | None, None, "The length of the run in passes over the data, or `steps`."),
-    "batch_size": Key(int | None, 128, "Examples in a step, over all devices."),
+    "batch_size": Key(BatchSize | None, 128, "Examples in a step, over all devices."),
     "parallel": Key(
         Literal["jit", "pmap"],
         "jit",
@@ -46,7 +47,7 @@ KEYS: dict[str, Key] = {
         may_change=True,
     ),
     "image_size": Key(
-        int | None,
+        Units | None,
         None,
         "What SIZE stands for in the preprocess specs, in pixels; SIZE*7//6 works too. By default that of the model in `init`.",
     ),

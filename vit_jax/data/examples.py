@@ -185,7 +185,8 @@ class Reader:
     example and PROBES more spread over the set must agree.
     """
 
-    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
+    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float, remedy: str):
+        self._remedy = remedy
         self.unreadable: dict[str, str] = {}
         self._examples = Examples(source, preprocess, cache_mb * 2**20)
         self.source, self.fields, self._max_unreadable = source, self._examples.fields, max_unreadable
@@ -242,5 +243,5 @@ class Reader:
         files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
         return UserError(
             f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "
-            f"{self._max_unreadable:.2%}: repair or remove them, or raise max_unreadable. For example: {files}"
+            f"{self._max_unreadable:.2%}: {self._remedy}. For example: {files}"
         )

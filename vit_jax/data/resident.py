@@ -13,7 +13,7 @@ from vit_jax.data.pipeline import Batch, DataSpec, TrainData
 from vit_jax.data.source import Image, Segments, Source
 from vit_jax.data.transforms.device_ops import DEVICE_OPS, DeviceOp
 from vit_jax.data.transforms.preprocess import parse_steps, split_spec
-from vit_jax.types import Rng
+from vit_jax.types import BatchSize, Rng, Seed, Threads
 
 # Operations without randomness, done once for each image.
 FIXED = ("resize", "resize_small", "central_crop")
@@ -27,7 +27,9 @@ class ResidentData(TrainData):
     and channel; every device holds a full copy unless mesh.fsdp is set.
     """
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int, seed: int, threads: int = 2, **options: Any):
+    def __init__(
+        self, source: Source, preprocess: str, batch_size: BatchSize, seed: Seed, threads: Threads = 2, **options: Any
+    ):
         texts = split_spec(preprocess)
         count = next((i for i, text in enumerate(texts) if text.partition("(")[0].strip() not in FIXED), len(texts))
         self._random: list[DeviceOp] = parse_steps(preprocess, DEVICE_OPS, texts[count:], count)

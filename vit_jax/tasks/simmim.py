@@ -10,7 +10,7 @@ from vit_jax.tasks import task
 from vit_jax.tasks.masks import check_ratio, masked_share, random_masks
 from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Count, Params, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Simmim(Pretraining):
     """
 
     mask_ratio: float = 0.6
-    unit: int = 2
+    unit: Count = 2
     decomposable = True
 
     def __post_init__(self):

@@ -16,10 +16,10 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.lock import locked
 from vit_jax.checkpoint.saver import Saver, steps_in
 from vit_jax.checkpoint.transfer.merge import Merged
-from vit_jax.chips import chip_of
+from vit_jax.chips import chip_of, device_memory
 from vit_jax.config import factory, schema
-from vit_jax.config.factory import ConfigError, call
-from vit_jax.config.hints import fits
+from vit_jax.config.factory import ConfigError, call, quoted
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
@@ -36,7 +36,7 @@ from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
 from vit_jax.train.state import State, initial_state
 from vit_jax.train.step import Step, make_step
-from vit_jax.types import Params, UserError, compile_regex
+from vit_jax.types import Params, Steps, UserError, compile_regex
 
 
 def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData | None = None) -> Parts:
@@ -169,7 +169,9 @@ def build(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
 
     parts = build_parts(config, data.spec, data)
-    train_step, shardings = parts.compile(mesh), parts.shardings(mesh)
+    shardings = parts.shardings(mesh)
+    check_memory(parts.shapes, shardings)
+    train_step = parts.compile(mesh)
     check_repeats(parts.task, config["data"].get("repeats", 1))
     weights = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)[""]
     for name, (evaluator, _) in evaluators.items():
@@ -209,6 +211,16 @@ def build(config: dict[str, Any], path: Path) -> Run:
     )
 
 
+def check_memory(shapes: State, shardings: State) -> None:
+    """Raise UserError where a device cannot keep its part of the state."""
+    needed, there = sharding.bytes_on_device(shapes, shardings), device_memory(jax.local_devices())
+    if needed > there:
+        raise UserError(
+            f"Parameters, optimiser and averages take {needed / 2**30:,.1f} GiB on each device, which has {there / 2**30:,.1f} "
+            "GiB: use a smaller model, or shard them over more devices with mesh.fsdp."
+        )
+
+
 def check_first(parts: Parts, initial: Params | None) -> None:
     """Raise UserError where a parameter begins at zero and its updates are scaled by its norm: it would stay near zero."""
     if not parts.norm_scaled:
@@ -230,12 +242,12 @@ def check_first(parts: Parts, initial: Params | None) -> None:
 def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:
     """Build the training batches of a filled-in config, of which this process reads these rows, or all."""
     options = {key: value for key, value in config["data"].items() if key not in ("resident", "eval_preprocess")}
-    resident = config["data"].get("resident")
-    if not fits(resident, bool | None):
-        raise ConfigError(f"data.resident is {resident!r}; expected bool.")
+    for key, kind in (("resident", bool), ("eval_preprocess", str)):
+        if not fits(config["data"].get(key), kind | None):
+            raise ConfigError(f"data.{key} is {quoted(config['data'][key])}; expected {hint_name(kind)}.")
     return call(
         "data",
-        ResidentData if resident else TrainData,
+        ResidentData if config["data"].get("resident") else TrainData,
         options | {"source": source},
         batch_size=config["batch_size"],
         seed=config["seed"],
@@ -266,8 +278,8 @@ def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher
 def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int | None]:
     """Build the evaluator of an entry of `evals`, and return the steps between two runs of it."""
     every = entry.get("every")
-    if every is not None and (not fits(every, int) or every < 1):
-        raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
+    if not fits(every, Steps | None):
+        raise ConfigError(f"evals.{name}.every is {quoted(every)}; expected {hint_name(Steps)}.")
     return factory.build({key: value for key, value in entry.items() if key != "every"}, f"evals.{name}"), every
 
 

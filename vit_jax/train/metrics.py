@@ -17,7 +17,7 @@ from vit_jax import distributed
 from vit_jax.checkpoint.workdir import write_text
 from vit_jax.config.hints import fits
 from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
-from vit_jax.types import UserError
+from vit_jax.types import Steps, UserError
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,7 +81,7 @@ class Recorder:
     Step metrics stay on the device until the next step is running, so that the device never waits for the host.
     """
 
-    def __init__(self, every: int = 50, tensorboard: bool = True, wandb: str | None = None):
+    def __init__(self, every: Steps = 50, tensorboard: bool = True, wandb: str | None = None):
         if every < 1:
             raise UserError(f"log.every is {every}; expected a number of steps.")
         if wandb is not None:

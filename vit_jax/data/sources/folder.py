@@ -13,7 +13,7 @@ from vit_jax.data import files
 from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Example, Image, Label, Source, normalized
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import Count, Seed, UserError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -26,7 +26,9 @@ class Folder(Source):
     at any depth inside a class folder; what is left out is logged. The folder may be on an object store.
     """
 
-    def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
+    def __init__(
+        self, path: str, split: str = "train", holdout: float = 0.1, split_seed: Seed = 0, channels: Count = 3
+    ):
         self._root, self._channels = os.path.expanduser(path), channels
         split_folders = _split_folders(self._root)
         if split_folders:

@@ -14,7 +14,7 @@ from vit_jax import stores
 from vit_jax.data.files import read_file
 from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Example, Image, Labels, Numbers, Source, normalized
-from vit_jax.types import UserError
+from vit_jax.types import Count, UserError
 
 
 class Table(Source):
@@ -24,7 +24,7 @@ class Table(Source):
     File and images may be on an object store. Raises UserError with the line where it is not such a table.
     """
 
-    def __init__(self, path: str, channels: int = 3):
+    def __init__(self, path: str, channels: Count = 3):
         self._root, self._channels = os.path.dirname(os.path.expanduser(path)), channels
         try:
             reader = csv.reader(io.StringIO(stores.read(os.path.expanduser(path)).decode("utf-8-sig"), newline=""))

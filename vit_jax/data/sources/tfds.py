@@ -13,7 +13,7 @@ from vit_jax import stores
 from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Example, Image, Label, Labels, Source, UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
-from vit_jax.types import UserError
+from vit_jax.types import Count, UserError
 
 DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
 
@@ -34,7 +34,7 @@ class Tfds(Source):
         data_dir: str | None = None,
         image_key: str = "image",
         label_key: str = "label",
-        channels: int = 3,
+        channels: Count = 3,
     ):
         data_dir = os.path.expanduser(data_dir) if data_dir else default_dir()
         if data_dir is None or not stores.is_remote(data_dir):

@@ -237,6 +237,8 @@ class _Rotate(Geometric):
 
 def rotate(degrees: float) -> Geometric:
     """Rotate by an angle uniform in [-degrees, degrees] about the centre; the uncovered corners are black."""
+    if degrees < 0:
+        raise ValueError(f"degrees must be at least 0, found {degrees}")
     return _Rotate(degrees)
 
 

@@ -12,7 +12,7 @@ from vit_jax.data.source import Label, Source, Spread
 from vit_jax.evals.corruptions.kinds import KINDS, SEVERITIES, check, corrupt
 from vit_jax.evals.corruptions.weather import frost_pictures
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 class Corruptions(Evaluator):
@@ -30,9 +30,9 @@ class Corruptions(Evaluator):
         kinds: list[str] | None = None,
         severities: tuple[int, ...] = SEVERITIES,
         examples: int | None = None,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         self.kinds, self.severities = tuple(available() if kinds is None else kinds), tuple(severities)
         check(self.kinds, self.severities)
