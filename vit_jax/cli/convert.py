@@ -1,6 +1,7 @@
 """Convert a model to another library's format: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Write a loaded model in a format; return notes on what the format cannot express."""
     from vit_jax import trees
     from vit_jax.checkpoint import workdir
-    from vit_jax.pretrained import google, huggingface, timm
+    from vit_jax.pretrained import google, huggingface, swin, timm
     from vit_jax.pretrained.pretrained import from_spec
 
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
@@ -80,6 +81,8 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
         notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
     writer: Callable[..., list[str]] = {"npz": google, "timm": timm, "hf": huggingface}[to].write
+    if loaded.spec["type"] == "swin.Swin" and to in LIBRARIES:
+        writer = functools.partial(swin.write, library=LIBRARIES[to])
     return notes + writer(out, loaded.spec, params, preprocessing, loaded.class_names if loaded.names_known else None)
 
 

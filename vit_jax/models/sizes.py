@@ -53,6 +53,24 @@ MIXER_SIZES = {
     "L": MixerSize(1024, 24, 512, 4096),
 }
 
+
+@dataclasses.dataclass(frozen=True)
+class SwinSize:
+    """Width of the first stage, and depth and attention heads of every stage."""
+
+    width: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+
+
+# arXiv:2103.14030 section 3.3.
+SWIN_SIZES = {
+    "T": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "S": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "B": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "L": SwinSize(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
 # Units of each stage of the ResNet, and the patch size on its feature map: arXiv:2010.11929 section 4.1, arXiv:2106.10270.
 HYBRIDS = {
     "R+Ti/16": ((), 8),
@@ -63,7 +81,7 @@ HYBRIDS = {
 }
 
 
-def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize] = SIZES) -> dict[str, Any]:
+def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize | SwinSize] = SIZES) -> dict[str, Any]:
     """Return the model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
     if name not in sizes:
@@ -99,6 +117,8 @@ def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     network = re.split(r"[.:]", str(spec.get("type")))[-1]
     if network == "ResNet":
         raise UserError(f"A ResNet has no variants; found variant={variant!r}. Give its stages, such as [3, 4, 9].")
+    if network == "Swin":
+        return parse_variant(variant, SWIN_SIZES) | fields
     if network == "Mixer":
         return parse_variant(variant, MIXER_SIZES) | fields
     return (parse_hybrid(variant) if "+" in variant else parse_variant(variant)) | fields

@@ -42,6 +42,7 @@ class Ibot(Dino):
     def __post_init__(self):
         super().__post_init__()
         self.need_mask_token()
+        self.need_stages()
         for ratio in self.mask_ratio:
             check_ratio("mask_ratio", ratio)
         if not 0 < self.mask_prob <= 1 or self.mask_ratio[0] > self.mask_ratio[1]:

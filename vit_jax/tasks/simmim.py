@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -41,7 +42,8 @@ class Simmim(Pretraining):
         # The initial values of torch's layers.
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         decoder = nn.Dense(shape[0] // rows * (shape[1] // columns) * shape[2], kernel_init=init)
-        width = self.model.width
+        images = jax.ShapeDtypeStruct((1, *shape), "uint8")
+        width = jax.eval_shape(self.tokens, backbone, images).shape[2]
         return {
             "backbone": backbone,
             "decoder": decoder.init(task.stream(rng, "decoder"), jnp.zeros((1, 1, width)))["params"],
