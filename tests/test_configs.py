@@ -20,6 +20,11 @@ ARGUMENTS = {
     "mae": "",
     "finetune": "model=mu/8,data=folder:{data},size=32",
     "small_data": "data=folder:{data},aug=strong",
+    "labelfree": "ibot,data=folder:{data}",
+    "mae_cifar_mini": "data=folder:{data}",
+    "dino_cifar_mini": "data=folder:{data}",
+    "ibot_cifar_mini": "data=folder:{data}",
+    "lejepa_cifar_mini": "data=folder:{data}",
 }
 
 

@@ -53,7 +53,7 @@ def make_optimizer(
     if weight_decay_end is not None and (weight_decay_end < 0 or not weight_decay or isinstance(rule, DecaysItself)):
         raise UserError(
             f"optim.weight_decay_end is {weight_decay_end}, with weight_decay={weight_decay}; expected a number of at least 0, a "
-            "weight_decay above 0 to begin with, and a rule other than lamb."
+            "weight_decay above 0 to begin with, and a rule other than lamb and lars."
         )
     compile_regex(decay, "optim.decay")
     multipliers = multipliers or []

@@ -44,10 +44,17 @@ def views(views: Count, crops: Threads = 0, view: str = "", crop: str = "", last
     """
     from vit_jax.data.transforms.preprocess import parse
 
+    specs = views_of(views, crops, view, crop, last_view)
+    return Views(*([parse(spec) for spec in specs[key]] for key in ("views", "crops")))
+
+
+def views_of(views: int, crops: int, view: str, crop: str, last_view: str | None) -> dict[str, list[str]]:
+    """Return the spec of each of the `views` and `crops`; raises ValueError for a number or a spec that is missing."""
+    if views < 1 or crops < 0:
+        raise ValueError(f"expected at least 1 view and 0 crops, found {views} and {crops}")
     if crops and not crop:
         raise ValueError(f"expected a spec `crop` for {crops} crops, such as crop='inception_crop(96, 0.05, 0.4)|flip'")
-    large = [parse(view)] * (views - 1) + [parse(view if last_view is None else last_view)]
-    return Views(large, [parse(crop)] * crops)
+    return {"views": [view] * (views - 1) + [view if last_view is None else last_view], "crops": [crop] * crops}
 
 
 class Maybe:
