@@ -235,9 +235,9 @@ train(
 )
 case(
     "command_to_train",
-    "train",
+    "fit",
     "--config=configs/digits.py",
-    says=("Unknown command 'train'", "python -m vit_jax.main"),
+    says=("Unknown command 'fit'", "did you mean train"),
 )
 case("bench_kind_last", "bench", "--config=configs/digits.py", "step", says=("put it first", "vit bench step"))
 case("unknown_command", "evalute", "--model=$run", says=("Unknown command 'evalute'", "did you mean evaluate?"))

@@ -16,10 +16,16 @@ FORMATS = ("npz", "timm", "hf", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
 TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
 
+EXAMPLES = """
+vit convert --model=workdirs/photos --out=photos_timm --to=timm
+vit convert --model=workdirs/photos --out=photos_hf --to=hf --push=OWNER/NAME
+vit convert --model=hf:timm/vit_base_patch16_224.augreg_in21k --out=b16.npz --to=npz
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Write the model, read it back and compare the outputs; the exit code is 1 if they differ."""
-    parser = Parser(prog="vit convert", description=__doc__)
+    parser = Parser(prog="vit convert", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
     parser.add_argument("--out", required=True, metavar="PATH", help="a new folder, or a new .npz file")
     parser.add_argument(

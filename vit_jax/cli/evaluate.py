@@ -15,6 +15,12 @@ GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
+EXAMPLES = """
+vit evaluate --model=workdirs/digits --data=digits
+vit evaluate --model=workdirs/photos@2400 --data=folder:PHOTOS --split=test --per_class
+vit evaluate --model=hf:timm/vit_small_patch16_224.augreg_in21k --data=folder:PHOTOS --evaluator=knn,probe --evaluator.k=5
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
@@ -69,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the flags of the command."""
-    parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit evaluate", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )

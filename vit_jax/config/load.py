@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from vit_jax.config import words
 from vit_jax.config.factory import (
     BESIDE,
     ConfigError,
@@ -111,6 +112,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node, path = config, ""
     for part in parents:
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            _hint_foreign(key, text)
             known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
             raise ConfigError(f"--config.{key}: unknown key {part!r}{near(part, known)}")
         node, path = node[part], f"{path}.{part}" if path else part
@@ -121,7 +123,11 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if not isinstance(node, ml_collections.ConfigDict):
         raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys; set it as a whole.")
     arguments = _arguments_of(node, path)
+    if key == "model.variant" and "type" in node:
+        arguments["variant"] = str
+        _make_way(node, text)
     if last not in node and last not in arguments:
+        _hint_foreign(key, text)
         raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
     hint = dict if seam_of(key) else arguments.get(last)
     current = None
@@ -141,6 +147,21 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
 
 
+def _make_way(model: ml_collections.ConfigDict, variant: str) -> None:
+    """Delete the fields of a model that a variant stands for, since those that are given would win."""
+    fill = importlib.import_module("vit_jax.models").fill
+    model.unlock()
+    for field in fill({"type": model.type, "variant": variant}).keys() & set(model) - {"type"}:
+        del model[field]
+
+
+def _hint_foreign(key: str, text: str) -> None:
+    """Raise ConfigError where an unknown key is another library's, with what it is called here."""
+    hint = words.key_hint(key, text) or words.key_hint(key.rpartition(".")[2], text)
+    if hint and not hint.startswith(f"--config.{key}="):
+        raise ConfigError(f"--config.{key}: unknown key; expected {hint}")
+
+
 def value_of(flag: str, text: str, hint: Any) -> Any:
     """Return the value of a flag's text for a type hint: a Python literal where that fits, or the text itself."""
     try:
@@ -150,6 +171,8 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
+        if flag == "--config.model" and (hint := words.model_hint(text)):
+            raise ConfigError(f"{flag} is {quoted(text)}{hint.replace('model.variant', '--config.model.variant')}.")
         raise ConfigError(f"""{flag} is {quoted(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
     if hint is str:
         return literal if isinstance(literal, str) else text
