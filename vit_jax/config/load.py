@@ -38,6 +38,11 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
     config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
     for key, text in overrides:
         _override(config, key, text)
+    given = {key for key, _ in overrides}
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in given and other not in given:  # the one that is given replaces the config's other
+            del config[other]
+            config[other] = None
     for key in dict.fromkeys(key for key, _ in overrides if key.endswith(".type")):
         _check_retyped(config, key.removesuffix(".type"))
     return config
