@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             tables += per_class(measured[""], evaluator.spec.class_names)
         if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
-            print(title + summary(results[name], most=len(results[name])), flush=True)
+            print(title + summary(results[name]), flush=True)
     if remarks:
         print(*dict.fromkeys(remarks), sep="\n", file=sys.stderr)
     if flags.json:
