@@ -1,4 +1,4 @@
-"""Evaluate a model: vit evaluate --model=REF --data=digits|folder:PATH|table:FILE|tfds:NAME [--evaluator=NAME] [--json]."""
+"""Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--json]."""
 
 import functools
 import json
@@ -79,7 +79,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="digits, folder:PATH, table:FILE, tfds:NAME or your own MODULE:SOURCE",
+    )
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
     parser.add_argument(

@@ -29,6 +29,9 @@ from vit_jax.config.factory import (
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.types import UserError
 
+# The folder of vit_jax and of its recipes, configs/, in a checkout and where it is installed.
+ROOT = Path(__file__).parents[2]
+
 
 def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
     """Load the config of "FILE.py" or "FILE.py:ARG" and apply overrides (key, text) in order.
@@ -88,8 +91,9 @@ def run(argument: str, function: str, kind: type, what: str, example: str) -> An
 
 def _find(name: str, function: str, what: str, example: str) -> Path:
     path = Path(name)
-    if path.is_file():
-        return path.resolve()
+    for place in (path, ROOT / path):  # the recipes of vit_jax are found from any folder
+        if place.is_file() and (place is path or path.parts[0] == "configs"):
+            return place.resolve()
     nearby = [
         str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"
     ]

@@ -91,6 +91,26 @@ def parse_hybrid(variant: str) -> dict[str, Any]:
     return parse_variant(size) | {"patch_size": patch_size, "stem": {"type": "resnet.ResNet", "stages": stages}}
 
 
+class FromVariant:
+    """Builds a network from a size name, which is none of its fields."""
+
+    def __new__(cls, *_: Any, **fields: Any):
+        """Refuse a size name among the fields, with the remedy."""
+        if "variant" in fields:
+            raise UserError(
+                f"{cls.__name__} has no field variant; write {cls.__name__}.from_variant({fields['variant']!r}, num_classes=10)."
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def from_variant(cls, variant: str, num_classes: int, **fields: Any) -> Any:
+        """Return the network of a size name such as "B/16" or "R50+B/16"; other fields may be given as in a config."""
+        from vit_jax.config import factory  # which a network itself does without
+
+        spec = {"type": f"{cls.__module__}:{cls.__qualname__}", "variant": variant, **fields}
+        return factory.build(spec, "model", num_classes=num_classes)
+
+
 def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model config with its `variant`, if any, replaced by the fields of that size; explicit fields win."""
     fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
