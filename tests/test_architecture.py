@@ -69,7 +69,7 @@ HOMES = {
     "tensorboardX": {"train"},
     "optuna": {"runs"},
     "wandb": {"train"},
-    "rich": {"cli", "runs"},
+    "rich": {"cli", "runs", "train"},
     "scipy": {"data", "evals", "runs"},
     "ml_collections": {"config", "train"},
 }

@@ -5,9 +5,11 @@ import errno
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vit_jax.config import words
 from vit_jax.config.factory import near, quoted
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.interrupts import EXIT_CODE, Interrupts
@@ -16,7 +18,15 @@ from vit_jax.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors, with near matches of unknown flags."""
+    """An argument parser whose errors are UserErrors, with near matches of unknown flags.
+
+    examples: command lines, one a line, which --help shows at its end.
+    """
+
+    def __init__(self, *, examples: str = "", **options: Any):
+        epilog = textwrap.indent(f"\n{examples.strip()}", "  ")
+        options |= {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": f"examples:{epilog}"}
+        super().__init__(**options)
 
     def error(self, message: str):
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
@@ -100,18 +110,10 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
     return overrides, rest
 
 
-def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
-    """Return --config, --workdir and --config.KEY=VALUE as (file[:arg], workdir, [(key, value text)])."""
-    overrides, rest = split_overrides(argv)
-    parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
-    parser.add_argument(
-        "--workdir",
-        type=path_flag,
-        required=True,
-        metavar="DIR",
-        help="a new folder, local or on gs:// or s3://, or a run to resume",
-    )
-    parser.add_argument("--config.KEY", metavar="VALUE", help="override a key of the config; may be repeated")
-    values = parser.parse(rest)
-    return values.config, values.workdir, overrides
+def hint_flag(argv: Sequence[str]) -> None:
+    """Raise UserError where a flag of training is another library's, with what it is called here."""
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        hint = words.key_hint(flag, value or ("" if after.startswith("-") else after))
+        if word.startswith("--") and hint:
+            raise UserError(f"Unknown argument {flag}; expected {hint}")

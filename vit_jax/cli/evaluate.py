@@ -1,4 +1,4 @@
-"""Evaluate a model: vit evaluate --model=REF --data=digits|folder:PATH|table:FILE|tfds:NAME [--evaluator=NAME] [--json]."""
+"""Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--json]."""
 
 import functools
 import json
@@ -15,6 +15,12 @@ from vit_jax.types import BatchSize, UserError
 GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
+
+EXAMPLES = """
+vit evaluate --model=workdirs/digits --data=digits
+vit evaluate --model=workdirs/photos@2400 --data=folder:PHOTOS --split=test --per_class
+vit evaluate --model=hf:timm/vit_small_patch16_224.augreg_in21k --data=folder:PHOTOS --evaluator=knn,probe --evaluator.k=5
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
             tables += per_class(measured[""], evaluator.spec.class_names)
         if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
-            print(line(title + summary(results[name], most=len(results[name]))), flush=True)
+            print(line(title + summary(results[name])), flush=True)
     if remarks:
         print(*dict.fromkeys(map(line, remarks)), sep="\n", file=sys.stderr)
     if flags.json:
@@ -68,11 +74,16 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the flags of the command."""
-    parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit evaluate", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="digits, folder:PATH, table:FILE, tfds:NAME or your own MODULE:SOURCE",
+    )
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
     parser.add_argument(

@@ -12,6 +12,17 @@ from collections.abc import Sequence
 from vit_jax.cli.command import Parser, number_flag, path_flag
 from vit_jax.types import Count, Threads, Units, UserError
 
+EXAMPLES = {
+    "tpu": """
+vit launch tpu --name=vit --zone=us-west4-a --type=v5litepod-64 --spot -- \\
+  vit train --config=configs/vit_s16_i1k.py --workdir=gs://BUCKET/vit
+""",
+    "slurm": """
+vit launch slurm --nodes=2 --gpus=8 --cpus=16 --time=24:00:00 -- \\
+  vit train --config=configs/vit_s16_i1k.py --workdir=/shared/vit
+""",
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Launch the command after -- and return its exit code."""
@@ -42,8 +53,8 @@ def new_parser(target: str, description: str) -> Parser:
         prog=f"vit launch {target}",
         usage=f"vit launch {target} [flags] -- COMMAND",
         description=description,
+        examples=EXAMPLES[target],
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

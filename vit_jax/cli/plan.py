@@ -13,11 +13,16 @@ from vit_jax.config.factory import near
 from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
+EXAMPLES = """
+vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
+vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Compile the train step ahead of time, and print its cost on each chip; nothing is run."""
     overrides, rest = split_overrides(argv)
-    parser = Parser(prog="vit plan", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit plan", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
     parser.add_argument(

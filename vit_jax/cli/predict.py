@@ -13,10 +13,15 @@ from vit_jax.cli.command import Parser, number_flag, path_flag
 from vit_jax.printable import line
 from vit_jax.types import BatchSize, Units, UserError
 
+EXAMPLES = """
+vit predict --model=workdirs/photos photo.jpg more_photos/ --top=3
+vit predict --model=hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k photo.jpg --json
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
-    parser = Parser(prog="vit predict", description=__doc__)
+    parser = Parser(prog="vit predict", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
         "images", type=path_flag, nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
     )

@@ -16,6 +16,11 @@ from vit_jax.types import Between, Count, Fraction, Units, UserError
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 MAX_NAMED = 10  # unreadable images that are printed
 
+EXAMPLES = """
+vit prepare --data=folder:PHOTOS --out=prepared --min_side=256
+vit prepare --data=tfds:imagenet2012 --data_dir=/data/tfds --out=prepared
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Write a TFDS dataset as array_record into a new folder of DIR, and print how to read it."""
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of the command's flags."""
-    parser = Parser(prog="vit prepare", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit prepare", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--data",
         required=True,

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 30.0  # default of --watch
 
+EXAMPLES = """
+vit report workdirs/digits_sweep
+vit report workdirs/a workdirs/b --out=report --watch
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print the runs in and below folders as tables, and write report.csv, report.md, report.html and curves.png."""
-    parser = Parser(prog="vit report", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit report", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     add = parser.add_argument
     add(
         "folders",

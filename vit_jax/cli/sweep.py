@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from vit_jax.runs.sweeps.executor import Executor
     from vit_jax.runs.sweeps.record import SweepRecord
 
+EXAMPLES = """
+vit sweep experiments/digits_sweep_202611/sweep.py --out=workdirs/digits_sweep --jobs=2
+vit sweep sweep.py --out=workdirs/lr --dry-run
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the sweep; return 0 if every run is finished, 1 if some failed, 130 or 143 after Ctrl-C or SIGTERM."""
@@ -97,9 +102,7 @@ def make_executor(flags: argparse.Namespace) -> "Executor":
 
 def make_parser() -> Parser:
     """Return the parser of the command."""
-    parser = Parser(
-        prog="vit sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog="vit sweep", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     add = parser.add_argument
     add("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
     add("--out", type=path_flag, required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")

@@ -8,7 +8,9 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 import typing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -109,12 +111,14 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
             f"{path}.type is {type_name!r}, code from outside vit_jax, which is imported only if you trust its author: "
             "with --trust of evaluate, predict and convert, init.trust=True of a config, or trust=True of vit_jax.load."
         )
+    if os.getcwd() not in sys.path:  # last, so that it hides no installed module
+        sys.path.append(os.getcwd())
     try:
         target = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
-            "a file beside the config."
+            "a file beside the config or in this folder."
         ) from None
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))

@@ -95,7 +95,7 @@ KEYS: dict[str, Key] = {
         dict,
         {
             "rule": {"type": "adam", "b1": 0.9, "b2": 0.999},
-            "schedule": {"type": "cosine", "warmup_steps": 0},
+            "schedule": {"type": "cosine", "warmup_steps": 0.0},
             "lr": 1e-3,
             # Multiplied by the learning rate; on the parameters whose name the regex finds.
             "weight_decay": 0.0,
@@ -198,8 +198,8 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     steps, epochs, batch_size, ema_decay = (config[name] for name in ("steps", "epochs", "batch_size", "ema_decay"))
     if (steps is not None and epochs is not None) or (config["by_size"] is None and steps is None and epochs is None):
         raise ConfigError(
-            f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}. On a command line unset the other: "
-            "--config.steps=None."
+            f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}. Write --config.steps=1000 or "
+            "--config.epochs=10, either of which replaces the config's other."
         )
     if min((value for value in (batch_size, steps, epochs) if value is not None), default=1) <= 0:
         raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")

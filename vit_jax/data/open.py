@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`."""
+"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`, or your own `MODULE:SOURCE`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.config.factory import call
+from vit_jax.config.factory import build, call, parameters, resolve
 from vit_jax.data.source import Example, Label, Labels, Numbers, Source, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
@@ -14,7 +14,7 @@ from vit_jax.data.sources.table import Table
 from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
-KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME")
+KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME", "MODULE:SOURCE")
 
 
 def open_source(
@@ -41,6 +41,11 @@ def open_source(
     if kind == "tfds" and place:
         where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
         return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})
+    if "." in kind or (place and place.isidentifier()):
+        target = resolve(reference, "vit_jax.data.sources", "--data")
+        return build(
+            {"type": reference, **({"split": split or "test"} if "split" in parameters(target) else {})}, "data.source"
+        )
     raise UserError(f"Found the data {reference!r}, expected one of {', '.join(KINDS)}.")
 
 

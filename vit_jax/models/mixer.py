@@ -14,11 +14,12 @@ from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.models import heads
+from vit_jax.models.sizes import FromVariant
 from vit_jax.models.vit import BLOCK, pair
 from vit_jax.types import Count, DtypeName, Images, Logits, Tokens, Units, UserError
 
 
-class Mixer(nn.Module):
+class Mixer(FromVariant, nn.Module):
     """MLP-Mixer: patches, blocks of MLPs across tokens and across channels, global average, linear head.
 
     The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features in place of logits. Every

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.config import words
 from vit_jax.types import UserError
 
 
@@ -85,6 +86,8 @@ def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize | SwinSize]
     """Return the model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
     if name not in sizes:
+        if hint := words.model_hint(variant):
+            raise UserError(f"Unknown model size in variant={variant!r}{hint}.")
         near = difflib.get_close_matches(name, sizes, n=3, cutoff=0.1) or list(sizes)
         raise UserError(f"Unknown model size {name!r} in variant={variant!r}; near: {', '.join(near)}.")
     fields = dataclasses.asdict(sizes[name])
@@ -104,6 +107,26 @@ def parse_hybrid(variant: str) -> dict[str, Any]:
     stages, patch_size = HYBRIDS[variant]
     size = variant.partition("+")[2].partition("/")[0]
     return parse_variant(size) | {"patch_size": patch_size, "stem": {"type": "resnet.ResNet", "stages": stages}}
+
+
+class FromVariant:
+    """Builds a network from a size name, which is none of its fields."""
+
+    def __new__(cls, *_: Any, **fields: Any):
+        """Refuse a size name among the fields, with the remedy."""
+        if "variant" in fields:
+            raise UserError(
+                f"{cls.__name__} has no field variant; write {cls.__name__}.from_variant({fields['variant']!r}, num_classes=10)."
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def from_variant(cls, variant: str, num_classes: int, **fields: Any) -> Any:
+        """Return the network of a size name such as "B/16" or "R50+B/16"; other fields may be given as in a config."""
+        from vit_jax.config import factory  # which a network itself does without
+
+        spec = {"type": f"{cls.__module__}:{cls.__qualname__}", "variant": variant, **fields}
+        return factory.build(spec, "model", num_classes=num_classes)
 
 
 def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:

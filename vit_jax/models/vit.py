@@ -20,6 +20,7 @@ from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool, masked_mean
 from vit_jax.layers.posemb import AddPositions
 from vit_jax.models import heads
+from vit_jax.models.sizes import FromVariant
 from vit_jax.types import Count, DtypeName, Images, Logits, Mask, Tokens, Units, UserError
 
 
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_norm)(/|$)")
 
 
-class ViT(nn.Module):
+class ViT(FromVariant, nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
 
     stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes.

@@ -21,7 +21,7 @@ def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
         raise UserError(
             f"optim.schedule.{key}={given} does not fit into a run of {steps} steps"
             + (f" after a warm-up of {warmup}" if warmup else "")
-            + f"; expected 0 to {steps - warmup}, or a share of the run below 1."
+            + f"; expected 0 to {steps - warmup}, or a share of the run below 1, such as --config.optim.schedule.{key}=0.1."
         )
     if length != int(length):
         raise UserError(f"optim.schedule.{key}={given}; expected a whole number, or a share below 1.")

@@ -45,12 +45,16 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
     saver.open(place.checkpoints)
     state = restore_or_init(run)
     start = done = int(state.step)
-    recorder.open(run.path, start, steps=steps, batch_size=run.data.batch_size, seconds_at_peak=run.seconds_at_peak)
+    recorder.open(
+        run.path, start, steps=steps, batch_size=run.data.batch_size, num_examples=run.data.spec.num_examples,
+        seconds_at_peak=run.seconds_at_peak,
+    )  # fmt: skip
     predict = preemption.checked(Predictor(run.parts.task, run.mesh))
     # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
     block_each = jax.default_backend() == "cpu" and run.mesh.size > 1
     preemption.ctrl_c.safe = lambda: saved_words(max(savers.steps_in(saver.directory), default=None), run, place)
     announce(run, state, place)
+    recorder.show("compiling" if start < steps else "")
     begin, in_step = time.perf_counter(), False
     measured: dict[str, Mapping[str, Arrays]] = {}
     try:
@@ -65,6 +69,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
                 jax.block_until_ready(metrics)
                 first = time.perf_counter() - compiled
                 print(f"compiled in {compiled - begin:.1f} s, first step {first:.1f} s", flush=True)
+                recorder.show("")
                 recorder.restart_clock(done)
             elif block_each:
                 jax.block_until_ready(metrics)

@@ -15,6 +15,7 @@ from vit_jax.train.state import State, title
 from vit_jax.viz.curves import draw_curves
 from vit_jax.viz.predictions import Prediction, draw_predictions
 
+MANY_EPOCHS = 1000
 SHOWN = 48  # predictions in the sheet
 
 
@@ -31,6 +32,13 @@ def announce(run: Run, state: State, place: remote.Workdir) -> None:
         f"of {run.data.batch_size} on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parts.parallel}; "
         f"{place.shown(run.path)}"
     )
+    epochs = steps * run.data.batch_size / spec.num_examples
+    if epochs > MANY_EPOCHS:
+        print(
+            f"warning: {steps:,} steps of {run.data.batch_size} are {epochs:,.0f} epochs of {spec.num_examples:,} examples, which "
+            "takes long and may overfit; --config.epochs=100 sets another length",
+            flush=True,
+        )
     if done:
         print(f"resuming at step {done}" if done < steps else f"already finished at step {done}", flush=True)
 
