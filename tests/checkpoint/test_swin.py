@@ -180,7 +180,7 @@ def test_scan_and_remat_change_neither_results_nor_gradients(way):
         return jax.jit(jax.value_and_grad(lambda p: jnp.square(network.apply({"params": p}, images)).sum()))(params)
 
     for a, b in zip(jax.tree.leaves(loss(plain)), jax.tree.leaves(loss(other)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
 
 
 def test_layers_and_features_follow_the_stages():

@@ -80,7 +80,7 @@ class WindowAttention(nn.Module):
             scores = jnp.einsum("bkqh,bknh->bkqn", q / jnp.asarray(math.sqrt(head[1]), q.dtype), k).astype(jnp.float32)
         else:
             log10 = nn.initializers.constant(math.log(10.0))
-            scale = self.param("logit_scale", log10, (self.num_heads,), self.param_dtype)
+            scale = self.param("logit_scale", log10, (self.num_heads, 1, 1), self.param_dtype)
             q, k = (_unit(a.astype(jnp.float32)) for a in (q, k))
             factor = jnp.exp(jnp.minimum(scale.astype(jnp.float32), math.log(100.0)))
             scores = jnp.einsum("bkqh,bknh->bkqn", q, k) * factor.reshape(1, -1, 1, 1)

@@ -169,7 +169,7 @@ def _block(theirs: str, ours: str, k: int, model: Mapping[str, Any], hf: bool) -
     found += from_heads(f"{theirs}.attention.output.dense" if hf else f"{attention}.proj", f"{ours}/attn/out", k)
     if v2:
         mlp = f"{attention}.{'continuous_position_bias_mlp' if hf else 'cpb_mlp'}"
-        found.append(Link(f"{attention}.logit_scale", (f"{ours}/attn/logit_scale",), "k n b -> n (k b)", {"b": 1}))
+        found.append(same(f"{attention}.logit_scale", f"{ours}/attn/logit_scale"))
         found += [*dense(f"{mlp}.0", f"{ours}/attn/offset_up"), *dense(f"{mlp}.2", f"{ours}/attn/offset_down")[:1]]
     else:
         found.append(same(f"{attention}.relative_position_bias_table", f"{ours}/attn/offset_bias"))

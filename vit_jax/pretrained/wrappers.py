@@ -13,7 +13,7 @@ from vit_jax.types import UserError
 # The first array of a ViT, hybrid or Mixer by the names of timm and transformers, after a prefix as short as possible.
 _FIRST = re.compile(
     r"((?:[^./]+[./])*?)(?:patch_embed\.(?:proj|backbone\.(?:stem\.)?conv)\.weight|stem\.proj\.weight"
-    r"|(?:(?:vit|deit)\.)?embeddings\.patch_embeddings\.projection\.weight)"
+    r"|(?:(?:vit|deit|swin|swinv2)\.)?embeddings\.patch_embeddings\.projection\.weight)"
 )
 _AVERAGED = {"ema", "teacher", "target", "averaged", "average", "avg", "swa", "shadow", "polyak"}
 _MOMENTS = {"optimizer", "optim", "opt", "mu", "nu", "exp_avg", "exp_avg_sq", "momentum_buffer", "trace"}
