@@ -28,8 +28,13 @@ class Parser(argparse.ArgumentParser):
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
     try:
-        with Interrupts():
-            return function(argv)
+        with Interrupts() as ctrl_c:
+            try:
+                return function(argv)
+            except Exception:
+                if ctrl_c.requested:  # libraries turn KeyboardInterrupt into other exceptions
+                    raise KeyboardInterrupt from None
+                raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
