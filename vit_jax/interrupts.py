@@ -19,10 +19,12 @@ from typing import NoReturn
 GRACE = 8.0  # seconds to end in after Ctrl-C
 RETRY = 0.1
 EXIT_CODE = 130  # of a shell, after Ctrl-C
+# Modules whose functions cannot be interrupted; the import of a C++ extension ends in another exception.
+UNSAFE = ("jax", "jaxlib", "importlib")
 
 
 class Interrupts:
-    """Inside the context, Ctrl-C raises KeyboardInterrupt in the main thread as soon as no function of JAX is running there.
+    """Inside the context, Ctrl-C raises KeyboardInterrupt in the main thread as soon as it neither imports nor runs JAX.
 
     If the process has not ended GRACE seconds later, or at a second Ctrl-C, it ends at once where `ends_process`. In `deferred`
     nothing is raised.
@@ -84,7 +86,7 @@ class Interrupts:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         again, self.requested = self.requested and not self._ends_process, True
-        if again or not (self._is_deferred or self._raised or _in_jax(frame)):
+        if again or not (self._is_deferred or self._raised or _is_unsafe(frame)):
             self._raised = True
             raise KeyboardInterrupt
 
@@ -146,9 +148,9 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _in_jax(frame: FrameType | None) -> bool:
+def _is_unsafe(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] in ("jax", "jaxlib"):
+        if frame.f_globals.get("__name__", "").partition(".")[0] in UNSAFE:
             return True
         frame = frame.f_back
     return False

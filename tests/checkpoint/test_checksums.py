@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax.checkpoint import saver
-from vit_jax.checkpoint.checksums import checksums
+from vit_jax.checkpoint.checksums import checksums, device_sum, host_sum
 from vit_jax.types import UserError
 
 WORKDIRS = Path(__file__).parent.parent / "workdirs"
@@ -110,6 +110,13 @@ def test_a_change_of_any_element_changes_the_checksum(dtype):
         other[index] = 1
         found.add(checksums({"x": other})["x"])
     assert len(found) == 1 + array.size
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 5, 7), (1100, 1000)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "uint32"])
+def test_host_and_devices_agree(shape, dtype):
+    array = jnp.asarray(np.random.default_rng(0).integers(0, 100, shape)).astype(dtype)
+    assert host_sum(array) == int(device_sum(array))
 
 
 def test_two_elements_that_change_places_change_the_checksum():

@@ -80,8 +80,13 @@ def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         if isinstance(stream, io.TextIOWrapper):  # names may contain what the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
-        with Interrupts():
-            return function(argv)
+        with Interrupts() as ctrl_c:
+            try:
+                return function(argv)
+            except Exception:
+                if ctrl_c.requested:  # libraries turn KeyboardInterrupt into other exceptions
+                    raise KeyboardInterrupt from None
+                raise
     except UserError as error:
         print(f"error: {lines(error)}", file=sys.stderr)
         return 2
