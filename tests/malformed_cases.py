@@ -396,9 +396,9 @@ train(
 train("neither_steps_nor_epochs", "--config.steps=none", says="set one of steps and epochs")
 train("infinite_epochs", "--config.steps=none", "--config.epochs=1e999", says=("epochs", "finite float"))
 train("negative_epochs", "--config.steps=none", "--config.epochs=-1", says=("epochs=-1", "positive"))
-train("batch_size_0", "--config.batch_size=0", says=("batch_size=0", "positive"))
-train("negative_seed", "--config.seed=-1", says=("seed=-1", "2**32"))
-train("huge_seed", f"--config.seed={10**30}", says=("seed=1000000", "2**32"))
+train("batch_size_0", "--config.batch_size=0", says=("config.batch_size is '0'", "from 1 to"))
+train("negative_seed", "--config.seed=-1", says=("config.seed is '-1'", "from 0 to 4,294,967,295"))
+train("huge_seed", f"--config.seed={10**30}", says=("config.seed is '1000000", "from 0 to 4,294,967,295"))
 train("negative_lr", "--config.optim.lr=-0.1", says=("lr=-0.1", "negative"))
 train("negative_decay", "--config.optim.weight_decay=-1", says=("weight_decay=-1", "negative"))
 train("clip_norm_0", "--config.optim.clip_norm=0", says=("clip_norm=0", "positive"))
@@ -473,7 +473,7 @@ train("rho_0", "--config.grad={'type': 'sam.Sam', 'rho': 0.0}", says=("rho=0.0",
 train(
     "sam_inside", "--config.grad={'type': 'sam.Sam', 'inner': {'type': 'sam.Sum'}}", says=("grad.inner.type", "sam.Sam")
 )
-train("repeats_0", "--config.data.repeats=0", says=("repeats=0", "at least 1"))
+train("repeats_0", "--config.data.repeats=0", says=("data.repeats is 0", "from 1 to"))
 train("multiplier_key", "--config.optim.multipliers=[('^head/', {'wd': 1.0})]", says=("wd=1.0", "weight_decay"))
 train(
     "multiplier_finds_nothing",
@@ -487,7 +487,7 @@ train("mean_of_3_channels", "--config.task.mean=(0.5,0.5,0.5)", says=("task.mean
 train("dropout", "--config.model.dropout=1.5", says=("dropout", "1.5", "[0, 1)"))
 train("negative_attn_dropout", "--config.model.attn_dropout=-0.5", says=("attn_dropout", "-0.5", "[0, 1)"))
 train("drop_path_1", "--config.model.drop_path=1.0", says=("drop_path", "1.0", "[0, 1)"))
-train("width_0", "--config.model.width=0", says=("width", "0", "at least 1"))
+train("width_0", "--config.model.width=0", says=("model.width is '0'", "from 1 to"))
 train("depth_negative", "--config.model.depth=-1", says=("depth", "-1"))
 train("mlp_dim_0", "--config.model.mlp_dim=0", says=("mlp_dim", "0", "at least 1"))
 train("heads_0", "--config.model.num_heads=0", says=("num_heads", "0", "at least 1"))
@@ -515,7 +515,7 @@ train(
     says=("microbatches=3", "16"),
 )
 train("microbatches_0", "--config.grad={'type': 'accumulate.Accumulate', 'microbatches': 0}", says=("microbatches=0",))
-train("threads_negative", "--config.data.threads=-1", says=("threads=-1", "at least"))
+train("threads_negative", "--config.data.threads=-1", says=("data.threads is -1", "from 0 to"))
 train("cache_negative", "--config.data.cache_mb=-1", says=("cache_mb=-1", "at least"))
 train("max_unreadable", "--config.data.max_unreadable=1.5", says=("max_unreadable=1.5", "between 0 and 1"))
 train("prefetch_negative", says=("prefetch=-1", "at least"), config="$tmp/bad.py",
@@ -535,14 +535,14 @@ train(
 train("checkpoint_key", says=("checkpoint.evry: unknown key", "every"), config="$tmp/bad.py",
       prepare=config_file("config.unlock(); config.checkpoint.evry = 3"))  # fmt: skip
 train("log_every_0", "--config.log.every=0", says=("log.every is 0", "expected"))
-train("eval_batch_0", "--config.evals.test.batch_size=0", says=("batch_size=0", "at least 1"))
+train("eval_batch_0", "--config.evals.test.batch_size=0", says=("evals.test.batch_size is '0'", "from 1 to"))
 train(
     "fake_size_3",
     "--config.data.source={'type': 'fake.Fake', 'image_size': (8,8,8)}",
     says=("data.source.image_size", "expected int | tuple"),
 )
 train("fake_size_0", "--config.data.source={'type': 'fake.Fake', 'image_size': 0}", says=("image_size=0", "at least 1"))
-train("fake_seed", "--config.data.source={'type': 'fake.Fake', 'image_size': 8, 'seed': -1}", says=("seed=-1",))
+train("fake_seed", "--config.data.source={'type': 'fake.Fake', 'image_size': 8, 'seed': -1}", says=("seed is -1",))
 
 # Devices, mesh and sharding.
 train("mesh_of_3", "--config.mesh={'data': 3}", says=("'data': 3", "devices", "one may be -1"))
@@ -853,8 +853,8 @@ prepare("prepare_tfds", data="tfds:no_such_set", says=("'no_such_set'",))
 prepare("prepare_tfds_name", data="tfds:no/such/set!", says=("'no/such/set!'", "check the name"))
 prepare("prepare_side_0", "--min_side=0", says=("--min_side=0", "at least 1"))
 prepare("prepare_side_text", "--min_side=big", says=("--min_side", "'big'"))
-prepare("prepare_threads", "--threads=-1", says=("--threads=-1", "at least 1"))
-prepare("prepare_quality", "--min_side=8", "--quality=101", says=("--quality=101", "1 to 100"))
+prepare("prepare_threads", "--threads=-1", says=("--threads", "'-1'", "from 1 to"))
+prepare("prepare_quality", "--min_side=8", "--quality=101", says=("--quality", "'101'", "1 to 100"))
 prepare("prepare_quality_alone", "--quality=90", says=("--quality=90", "--min_side"))
 prepare("prepare_share", "--max_unreadable=nan", says=("--max_unreadable=nan", "from 0 to 1"))
 prepare("prepare_split", "--split=tets", says=("--split=tets", "train, test|test, train"))
@@ -922,7 +922,7 @@ evaluate(
     prepare=lambda tmp, shared: (write_images(tmp / "data", "0 1"), empty("*/*.png")(tmp / "data")),
     says=("unreadable images among 8", "the file is empty"),
 )
-evaluate("evaluate_batch_0", "--data=digits", "--batch_size=0", says=("batch_size=0", "at least 1"))
+evaluate("evaluate_batch_0", "--data=digits", "--batch_size=0", says=("evals.test.batch_size is '0'", "from 1 to"))
 evaluate("evaluate_batch_negative", "--data=digits", "--batch_size=-3", says=("batch_size=-3", "at least 1"))
 evaluate("evaluate_batch_text", "--data=digits", "--batch_size=NaN", says=("--batch_size", "'NaN'"))
 evaluate("evaluate_split_of_a_table", "--data=table:t.csv", "--split=val", says=("--split=val", "has no splits"))
@@ -1031,7 +1031,7 @@ predict(
     says=("no images in", ".jpg"),
 )
 predict("predict_device", "/dev/zero", says=("/dev/zero",))
-predict("predict_top_0", "$images", "--top=0", says=("--top=0", "at least 1"))
+predict("predict_top_0", "$images", "--top=0", says=("--top", "'0'", "from 1 to"))
 predict("predict_top_text", "$images", "--top=all", says=("--top", "'all'"))
 predict("predict_batch_0", "$images", "--batch_size=0", says=("--batch_size=0", "at least 1"))
 predict("predict_model_missing", "$images", model="$tmp/run", says=("No model at", "$tmp/run"))

@@ -144,10 +144,10 @@ def test_peer_that_is_silent_is_given_up():
 
 def test_mistakes_in_flags_are_told(capsys):
     assert "invalid choice" in refused(capsys, "steps", *TINY_FLAGS)
-    assert "several sizes" in refused(capsys, "step", *TINY_FLAGS, "--batch_size=1,2")
-    assert "--batch_size=some" in refused(capsys, "inference", *TINY_FLAGS, "--batch_size=some")
+    assert "--batch_size: found '1,2'" in refused(capsys, "step", *TINY_FLAGS, "--batch_size=1,2")
+    assert "--batch_size: found 'some'" in refused(capsys, "inference", *TINY_FLAGS, "--batch_size=some")
     assert "Unknown argument --profiel" in refused(capsys, "step", *TINY_FLAGS, "--profiel=x")
-    assert "at least 1" in refused(capsys, "step", *TINY_FLAGS, "--rounds=0")
+    assert "from 1 to" in refused(capsys, "step", *TINY_FLAGS, "--rounds=0")
 
 
 def test_profile_writes_a_trace(capsys, tmp_path):

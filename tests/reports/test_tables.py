@@ -93,7 +93,7 @@ def test_mistakes_in_the_command_are_user_errors(tmp_path, capsys):
         ([], "DIR"),
         ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path), "--metric=test/acuracy"], "did you mean test/accuracy"),
-        ([str(tmp_path), "--watch=-1"], "expected a number of seconds"),
+        ([str(tmp_path), "--watch=-1"], "expected finite float from 0.1"),
         ([str(tmp_path), f"--out={tmp_path / 'run' / 'config.json'}"], "cannot be written"),
     ):
         assert vit(["report", *flags]) == 2

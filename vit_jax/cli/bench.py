@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, number_flag, path_flag, split_overrides
+from vit_jax.cli.command import Parser, number_flag, numbers_flag, path_flag, split_overrides
 from vit_jax.types import BatchSize, Count, Steps, Units, UserError
 
 # Steps in a round.
 STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
-# What flags with several numbers count.
-COUNTED = {"batch_size": BatchSize, "counts": Count}
 PROFILED = 5  # steps in a trace
 # What each measures.
 KINDS = {
@@ -40,15 +38,10 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser(what).parse(rest)
     if not what:
         raise UserError(f"Found {flags.what} after other words; put it first: vit bench {flags.what} ...")
-    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size is not None else []
-    if what == "data":
-        numbers("counts", flags.counts)
     if flags.steps is None:
         flags.steps = STEPS[what]
-    if what != "inference" and sizes:
-        if len(sizes) > 1:
-            raise UserError(f"--batch_size={flags.batch_size} has several sizes; expected one, but for inference.")
-        overrides.append(("batch_size", str(sizes[0])))
+    if what != "inference" and flags.batch_size is not None:
+        overrides.append(("batch_size", str(flags.batch_size)))
     if getattr(flags, "peer", None):
         from vit_jax.perf.peer import function_of
 
@@ -65,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         "data": bench_data,
         "inference": bench_inference,
     }
-    result = measure[what](config, flags, sizes)
+    result = measure[what](config, flags)
     lines = result.pop("lines")
     print(json.dumps(result) if flags.json else "\n".join(lines))
     return 0
@@ -84,15 +77,27 @@ def make_parser(what: str) -> Parser:
     parser.add_argument("what", choices=STEPS, help=what_help)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    several = "1,8,64" if what == "inference" else None
-    size_help = f"one or several; default {several}" if several else "batch size; default: the config's"
-    parser.add_argument("--batch_size", metavar="N", default=several, help=size_help)
+    if what == "inference":
+        sizes = numbers_flag(BatchSize)
+        parser.add_argument(
+            "--batch_size", type=sizes, metavar="N,...", default="1,8,64", help="batch sizes; default 1,8,64"
+        )
+    else:
+        parser.add_argument(
+            "--batch_size", type=number_flag(BatchSize), metavar="N", help="batch size; default the config's"
+        )
     default = f"; default {STEPS[what]}" if what else ""
     parser.add_argument("--steps", type=number_flag(Steps), help=f"steps of each in a round{default}")
     parser.add_argument("--rounds", type=number_flag(Count), default=5, help="how often all are timed; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if what == "data":
-        parser.add_argument("--counts", default="1,2", metavar="N,...", help="of threads, and of workers; default 1,2")
+        parser.add_argument(
+            "--counts",
+            type=numbers_flag(Count),
+            default="1,2",
+            metavar="N,...",
+            help="of threads, and of workers; default 1,2",
+        )
     if what in ("step", "inference"):
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
         parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
@@ -108,15 +113,7 @@ def make_parser(what: str) -> Parser:
     return parser
 
 
-def numbers(flag: str, text: str) -> list[int]:
-    """Return the numbers of a flag, such as "1,8"; raises UserError where they are not of its kind."""
-    try:
-        return [number_flag(COUNTED[flag])(word) for word in text.split(",")]
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"--{flag}={text}: {error}, or several as 1,8.") from None
-
-
-def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+def bench_loop(config: dict[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """See KINDS."""
     from vit_jax.perf.loop import measure_loop
 
@@ -129,11 +126,11 @@ def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
     return result | {"lines": [line]}
 
 
-def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+def bench_data(config: dict[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """See KINDS."""
     from vit_jax.perf.loop import measure_data
 
-    rows = measure_data(config, numbers("counts", flags.counts), flags.steps, flags.rounds)
+    rows = measure_data(config, flags.counts, flags.steps, flags.rounds)
     lines = [
         f"{row['count']} {row['kind']}: {row['images_per_second']:.1f} images/s, {row['scaling']:.2f} of the first's"
         for row in rows
@@ -141,7 +138,7 @@ def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
     return {"rows": rows, "lines": lines}
 
 
-def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
+def bench_step(config: dict[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """See KINDS."""
     from vit_jax.perf.composed import Composed, step_figures
     from vit_jax.perf.turns import in_turns
@@ -156,7 +153,7 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
         return step_figures(composed, training, peer, seconds)
 
 
-def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:
+def bench_inference(config: dict[str, Any], flags: argparse.Namespace) -> dict[str, Any]:
     """See KINDS."""
     from vit_jax.perf.composed import Composed
     from vit_jax.perf.prediction import measure_prediction
@@ -165,7 +162,7 @@ def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: li
     for dtype in flags.dtypes.split(",") if flags.dtypes else [None]:
         model = config["model"] | ({} if dtype is None else {"dtype": dtype})
         composed = Composed(config | {"model": model}, flags.num_classes)
-        for size in sizes:
+        for size in flags.batch_size:
             with contextlib.ExitStack() as stack:
                 peer = None
                 if flags.peer:

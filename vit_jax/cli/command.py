@@ -16,6 +16,8 @@ from vit_jax.interrupts import EXIT_CODE, Interrupts
 from vit_jax.printable import lines
 from vit_jax.types import UserError
 
+LONGEST = 4000  # letters of a message, which may quote what a user gave
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UserErrors, with near matches of unknown flags.
@@ -74,6 +76,12 @@ def number_flag(hint: Any) -> Callable[[str], Any]:
     return read
 
 
+def numbers_flag(hint: Any) -> Callable[[str], list[Any]]:
+    """Return what reads several numbers of a hint, such as 1,8, from the text of a flag; for argparse."""
+    read = number_flag(hint)
+    return lambda text: [read(word) for word in text.split(",")]
+
+
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
@@ -88,7 +96,8 @@ def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
                     raise KeyboardInterrupt from None
                 raise
     except UserError as error:
-        print(f"error: {lines(error)}", file=sys.stderr)
+        text = lines(error)
+        print(f"error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return EXIT_CODE

@@ -29,6 +29,7 @@ from vit_jax.config.factory import (
     types_in,
 )
 from vit_jax.config.hints import fits, hint_name
+from vit_jax.config.schema import KEYS
 from vit_jax.types import UserError
 
 # The folder of vit_jax and of its recipes, configs/, in a checkout and where it is installed.
@@ -159,7 +160,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if isinstance(current, ml_collections.ConfigDict):
             hint = dict
         elif hint is None and kind is not type(None):
-            hint = kind | None  # None is the default, or unset
+            hint = (KEYS[last].kind if not path and last in KEYS else kind) | None  # None is the default, or unset
     value = value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")
     node.unlock()

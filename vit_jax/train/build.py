@@ -172,7 +172,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
     shardings = parts.shardings(mesh)
     check_memory(parts.shapes, shardings)
     train_step = parts.compile(mesh)
-    check_repeats(parts.task, config["data"].get("repeats", 1))
+    check_repeats(parts.task, config["data"].get("repeats") or 1)
     weights = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)[""]
     for name, (evaluator, _) in evaluators.items():
         check_evaluator(name, evaluator, parts.task, weights, data.spec)

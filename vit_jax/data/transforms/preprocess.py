@@ -208,7 +208,7 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
+        raise UserError(f"Found {quoted(text.strip())} as {where}, {usage}: {error}.") from None
     hints = hints_of(maker)
     for key, value in bound.arguments.items():
         if not fits(value, hints.get(key, Any)):
@@ -217,9 +217,11 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
     try:
         made = maker(*bound.args, **bound.kwargs)
     except ValueError as error:
-        raise UserError(f"Found {text.strip()!r} as {where}: {error}.") from None
+        raise UserError(f"Found {quoted(text.strip())} as {where}: {error}.") from None
     if not callable(made):
-        raise UserError(f"Found {text.strip()!r} as {where}, which makes a {type(made).__name__}: expected a function.")
+        raise UserError(
+            f"Found {quoted(text.strip())} as {where}, which makes a {type(made).__name__}: expected a function."
+        )
     return OnImages(made) if maker is IMAGE_OPS.get(name) else made
 
 
@@ -249,6 +251,6 @@ def _read_call(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         pass
     raise UserError(
-        f"Found {text!r} as {where}, expected name(literal, key=literal) such as resize_small(256): "
+        f"Found {quoted(text)} as {where}, expected name(literal, key=literal) such as resize_small(256): "
         "write operations separated by '|'."
     )
