@@ -8,6 +8,7 @@ import pytest
 
 from tests.test_recipes import FAKE, load
 from vit_jax.data.transforms.preprocess import parse
+from vit_jax.train import fit as training
 from vit_jax.train.build import build
 from vit_jax.types import UserError
 
@@ -191,3 +192,14 @@ def test_crops_of_a_recipe_are_made():
 def test_a_wrong_argument_is_told(recipe, says):
     with pytest.raises(UserError, match=says):
         load(recipe)
+
+
+def test_dino_trains_on_views_made_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "write_report", lambda *_: None)  # drawing takes seconds
+    config = load("dino_cifar_mini:data=folder:/images")
+    source = FAKE | {"image_size": 32}
+    config.steps, config.batch_size, config.data.source, config.data.resident = 2, 4, source, True
+    config.evals, config.data.eval_preprocess = {}, "resize(32)"
+    config.model.update(SMALL)
+    config.task.update({"outputs": 8, "hidden": 8, "bottleneck": 4})
+    assert np.isfinite(training.fit(config, tmp_path / "run")["loss"])
