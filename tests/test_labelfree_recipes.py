@@ -148,6 +148,8 @@ def test_the_views_of_a_recipe_are_those_of_its_source(recipe):
 def test_every_stage_is_traced(recipe, tmp_path):
     config = load(recipe)
     config.epochs, config.steps, config.batch_size = None, 100, 4
+    if "dino_cifar" in recipe and "init" in recipe:  # of images as large as the model that it begins from
+        config.image_size, config.data.preprocess = 224, "resize(224)"
     size = config.image_size
     source = FAKE | {"image_size": size, "num_examples": 8}
     config.data.source, config.data.threads = source, 1
@@ -157,8 +159,6 @@ def test_every_stage_is_traced(recipe, tmp_path):
     if "type" in config.model:
         config.model.update(SMALL)
     config.task.update({key: x for key, x in NARROW.items() if config.task.get(key) is not None})
-    if "dino_cifar" in recipe and "init" in recipe:  # of images as large as the model that it begins from
-        config.image_size, config.data.preprocess = 224, "resize(224)"
     parts = build(config.to_dict(), tmp_path / "run").parts
     constants = {"task": parts.task.constants, "data": {}}
     after, metrics = jax.eval_shape(parts.make_step(), constants, parts.shapes, dict(parts.batch))
