@@ -12,8 +12,8 @@ Published, on ImageNet-1k's validation images at 224 px after 1,600 epochs, for 
 the repository's weights reach 83.66, 85.95, 86.93 %), linear probe 68.0, 75.8, 76.6 % (the repository's code 67.8, 76.0,
 77.2 %). L takes 42 hours on 64 V100 for 800 epochs; fine-tuning B takes 7 hours on 32.
 
-Query, key and value begin apart, where the repository draws one matrix for the three. LARS leaves the bias alone, as there. None
-of this was run here.
+Query, key and value begin apart, where the repository draws one matrix for the three. Fixed positions have the frequencies of
+big_vision, whose lowest is a little lower. None of this was run here.
 """
 
 import ml_collections

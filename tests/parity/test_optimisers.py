@@ -166,3 +166,17 @@ def test_layer_decay_equals_timms_except_for_the_last_norm(agrees):
     for name, leaf in theirs.items():
         moved = 1 / 0.7 if name.startswith("encoder/norm/") else 1
         agrees("layer decay", TIMM, ours[name], leaf * moved, 1e-6)
+
+
+def test_lars_is_that_of_mae(agrees):
+    """The rule of facebookresearch/mae, util/lars.py, written out in float64."""
+    ours = after(rules.lars())
+    for name, start in START.items():
+        param, momentum = start.copy(), np.zeros(start.shape)
+        for grads in GRADS:
+            update = grads[name] + (DECAY * param if name.endswith("kernel") else 0.0)
+            if param.ndim > 1:
+                update = update * 0.001 * np.linalg.norm(param) / np.linalg.norm(update)
+            momentum = 0.9 * momentum + update
+            param = param - LR * momentum
+        agrees(f"lars: {name}", "numpy float64", ours[name], param, 1e-5)

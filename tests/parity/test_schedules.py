@@ -9,6 +9,7 @@ import pytest
 
 from tests.peers import timm, torch
 from vit_jax.optim import schedules
+from vit_jax.types import UserError
 
 STEPS, WARMUP, PEAK = 1000, 100, 3e-3
 AT = np.linspace(0, STEPS, 50).round().astype(np.int32)
@@ -73,3 +74,12 @@ def test_cosine_equals_timms(warmup, prefix, agrees):
     theirs = [scheduler._get_lr(int(step))[0] / PEAK for step in AT]
     share = schedules.cosine(STEPS, warmup, end=1e-5 / PEAK, start=1e-6 / PEAK, count_warmup=not prefix)
     agrees("schedule: cosine of DeiT", f"timm {timm.__version__}", jax.jit(share)(AT), theirs, 1e-6)
+
+
+def test_multistep_is_that_of_simmim():
+    """The rule of microsoft/SimMIM, lr_scheduler.py: linear from a start, then a power of the factor."""
+    schedule = schedules.multistep(800, 10 / 800, (700 / 800,), 0.1, start=5e-3)
+    found = [float(schedule(step)) for step in (0, 5, 10, 699, 700, 799)]
+    np.testing.assert_allclose(found, [5e-3, 0.5 * (5e-3 + 1), 1, 1, 0.1, 0.1], rtol=1e-6)
+    with pytest.raises(UserError, match="rising order"):
+        schedules.multistep(100, 0, (0.8, 0.5))

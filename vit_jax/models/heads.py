@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -21,20 +22,28 @@ def linear(std: float = 0.0, bias: float = 0.0) -> nn.Module:
     return nn.Dense(0, kernel_init=kernel, bias_init=nn.initializers.constant(bias))
 
 
-class BatchNormLinear(nn.Dense):
+class BatchNormLinear(nn.Module):
     """A linear layer of features that have mean 0 and variance 1 in the batch, or by running averages of both in use."""
 
-    momentum: float = 0.9
-    eps: float = 1e-6
+    features: int
+    std: float
+    momentum: float
+    eps: float
+    dtype: DtypeName = "float32"
+    param_dtype: DtypeName = "float32"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b d"]) -> Logits:
-        """Map features to logits; training is where the statistics can be written."""
+        """Map features to logits; it is training where the statistics can be written."""
         trains = self.is_mutable_collection("batch_stats")
         norm = nn.BatchNorm(
             not trains, momentum=self.momentum, epsilon=self.eps, use_bias=False, use_scale=False, name="norm"
         )
-        return super().__call__(norm(inputs).astype(inputs.dtype))
+        dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
+        shape = (inputs.shape[-1], self.features)
+        kernel: Array = self.param("kernel", nn.initializers.normal(self.std), shape, param_dtype)
+        bias: Array = self.param("bias", nn.initializers.zeros, shape[1:], param_dtype)
+        return norm(inputs).astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)[None]
 
 
 def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-6) -> nn.Module:
@@ -43,7 +52,7 @@ def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-
         raise UserError(
             f"model.head has std={std}, momentum={momentum}, eps={eps}; expected numbers above 0, and a momentum in [0, 1)."
         )
-    return BatchNormLinear(0, kernel_init=nn.initializers.normal(std), momentum=momentum, eps=eps)
+    return BatchNormLinear(0, std, momentum, eps)
 
 
 def fitted(head: nn.Module, num_classes: int, dtype: DtypeName, param_dtype: DtypeName) -> Any:

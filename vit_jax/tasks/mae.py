@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.layers.block import Block
 from vit_jax.layers.encoder import Encoder
+from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.posemb import sincos2d
 from vit_jax.tasks.masks import check_ratio
 from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
@@ -27,6 +28,7 @@ class Decoder(nn.Module):
     outputs: int
     grid: tuple[int, int]
     prefix: int
+    mlp: Gelu
 
     @nn.compact
     def __call__(self, visible: Tokens, restore: Int[Array, "b patches"]) -> Float[Array, "b patches o"]:
@@ -37,7 +39,9 @@ class Decoder(nn.Module):
         shuffled = jnp.concatenate([x[:, self.prefix :], masked], axis=1)
         patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1) + sincos2d(*self.grid, self.width)[None]
         x = jnp.concatenate([x[:, : self.prefix], patches], axis=1)
-        x = Encoder(partial(Block, 4 * self.width, self.num_heads), self.depth, name="encoder")(x, train=True)
+        x = Encoder(partial(Block, 4 * self.width, self.num_heads, mlp=self.mlp), self.depth, name="encoder")(
+            x, train=True
+        )
         dense = nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="pixels")
         return dense(x[:, self.prefix :])
 
@@ -47,7 +51,8 @@ class Mae(Pretraining):
     """Learn by the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
 
     The network is a column such as vit.ViT, whose `embed` and `encode` are entered between: it sees (1 - mask_ratio) of the
-    patches. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512.
+    patches. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512; its
+    GELU is exact or approximate as the network's.
     """
 
     mean: Scale = 0.5
@@ -122,4 +127,5 @@ class Mae(Pretraining):
         grid = self.model.grid(images.shape[1:3])
         outputs = images.shape[1] * images.shape[2] * images.shape[3] // (grid[0] * grid[1])
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_heads)
-        return Decoder(*sizes, outputs, grid, self.model.num_prefix)
+        mlp: Gelu = "gelu" if getattr(self.model, "mlp", None) == "gelu" else "gelu_tanh"
+        return Decoder(*sizes, outputs, grid, self.model.num_prefix, mlp)
