@@ -1,3 +1,3 @@
 """Vision Transformers in JAX: pretrain, fine-tune, evaluate, understand and scale."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
