@@ -12,8 +12,8 @@ PAGE = Path(__file__).parent / "reference" / "configs.md"
 HEAD = """# Configs
 
 Every top-level key with its reason, as in `vit_jax/config/schema.py`; `configs/common.py` returns a config of the defaults.
-`--config.KEY=VALUE` sets any of them, and any argument of a [part](parts.md); None means unset. A workdir accepts other values of the keys
-marked "yes" when its run resumes.
+`--config.KEY=VALUE` sets any of them, and any argument of a [part](parts.md); None means unset. A workdir accepts other values
+of the keys marked "yes" when its run resumes.
 
 | key | what | may change |
 | --- | --- | --- |

@@ -18,7 +18,7 @@ from docs import configs_page
 from tests.conftest import ROOT, tiny_config
 from vit_jax.__main__ import main as vit
 from vit_jax.cli import command as commands
-from vit_jax.cli.train import parse as parse_train
+from vit_jax.cli import train
 from vit_jax.config.load import load
 from vit_jax.train.fit import fit
 
@@ -66,7 +66,7 @@ def check_vit(words: list[str]) -> None:
         check(rest[rest.index("--") + 1 :])
     if name == "train":
         with pytest.raises(Parsed):
-            parse_train(rest)
+            train.parse(rest)
         overrides, flags = commands.split_overrides(rest)
         config = next(flag.removeprefix("--config=") for flag in flags if flag.startswith("--config="))
         if not config.startswith(("mine.py", "my_project/")):  # of the reader
