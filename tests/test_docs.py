@@ -16,6 +16,7 @@ from PIL import Image
 
 from docs import configs_page
 from tests.conftest import ROOT, tiny_config
+from tests.reports.browser import CHROMIUM, Browser
 from vit_jax.__main__ import main as vit
 from vit_jax.cli import command as commands
 from vit_jax.cli import train
@@ -212,6 +213,12 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
             r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?((?:https?:)?//[^">\s]+)', page.read_text()
         )
         assert not loaded, (page.name, loaded)
+    if CHROMIUM is not None:
+        browser = Browser(tmp_path / "profile")
+        for name in ("index.html", "reference/parts.html"):
+            browser.open(tmp_path / "build" / "site" / name)
+        browser.close()
+        assert all(url.startswith(("file:", "data:", "blob:", "about:")) for url in browser.requests)
 
 
 def test_citation_and_changelog_name_the_version():
