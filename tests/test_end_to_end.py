@@ -1,8 +1,6 @@
-"""What the README tells its readers to do, done."""
+"""What users do with a trained model: evaluate, predict, load; tests/test_docs.py has the commands of README and docs."""
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 
@@ -166,27 +164,6 @@ def test_commands_tell_how_they_are_used(capsys):
             vit([command, "--help"])
         assert stop.value.code == 0
         assert "--json" in capsys.readouterr().out
-
-
-def test_readme_commands_are_real(tmp_path):
-    """Every training, evaluate and predict command of the README parses, and names files and keys that exist."""
-    readme = (ROOT / "README.md").read_text()
-    blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", readme, flags=re.DOTALL)).replace("\\\n", " ")
-    commands = [
-        line.partition(" #")[0] for line in blocks.splitlines() if line.startswith(("python -m vit_jax", "vit "))
-    ]
-    assert len(commands) >= 4
-    from vit_jax.cli.train import parse
-    from vit_jax.config.load import load
-
-    for command in commands:
-        words = shlex.split(command)
-        if words[:2] == ["vit", "train"] or words[:3] == ["python", "-m", "vit_jax.main"]:
-            config, _, overrides = parse(words[2 if words[0] == "vit" else 3 :])
-            load(str(ROOT / config), overrides)
-        else:
-            name = words[1] if words[0] == "vit" else words[3]
-            assert (ROOT / "vit_jax" / "cli" / f"{name}.py").exists(), command
 
 
 def test_interpreter_starts_the_commands(trained, digit_files):

@@ -10,7 +10,7 @@ vj.ViT.from_variant("B/16", num_classes=10)
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the names of the library are; each is imported when it is first used, so that importing vit_jax imports no jax.
 _HOMES = {
