@@ -14,7 +14,7 @@ vit models augreg --json
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print name, training data, image size and hub references of every model whose line contains TEXT."""
+    """Print the facts of every model whose name, data or place contains TEXT, a line each."""
     parser = Parser(prog="vit models", description=__doc__, examples=EXAMPLES)
     parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="such as B_16 or sam; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object per model")
@@ -26,9 +26,14 @@ def main(argv: Sequence[str]) -> int:
     models = [m for m in ORIGINAL.values() if text in f"{m.name} {m.data} {' '.join(m.places)}".lower()]
     if not models:
         raise UserError(f"No model has {flags.text!r} in its name, data or places; `vit models` lists all.")
+    if flags.json:
+        for model in models:
+            facts = {"parameters": model.parameters, "accuracy": model.accuracy}
+            print(json.dumps(dataclasses.asdict(model) | facts))
+        return 0
+    print("parameters    px  ImageNet  name, data and where it is")
     for model in models:
-        if flags.json:
-            print(json.dumps(dataclasses.asdict(model)))
-        else:
-            print(f"{model.name}\n    {model.data}, {model.resolution} px: {', '.join(model.places)}")
+        accuracy = f"{model.accuracy:6.2f} %" if model.accuracy else "       -"
+        about = f"{model.name} ({model.data}): {', '.join(model.places)}"
+        print(f"{model.parameters / 1e6:8.1f} M  {model.resolution:4}  {accuracy}  {about}")
     return 0

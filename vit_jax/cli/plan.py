@@ -1,11 +1,14 @@
 """Know before you launch: vit plan --config=FILE.py[:ARG] [--topology=v5e:4x8,...] [--mesh=fsdp=-1] [--fit] [--json]."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vit_jax.cli.command import Parser, number_flag, split_overrides
@@ -13,6 +16,7 @@ from vit_jax.config.factory import near
 from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
+TICK_SECONDS = 5.0  # between two signs of life while a step is compiled
 EXAMPLES = """
 vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
 vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
@@ -79,9 +83,28 @@ def compile_plan(plans: Any, config: dict[str, Any], spec: Any, devices: Sequenc
     """Return the plan of one step, after printing that it is being compiled."""
     axes = ",".join(f"{axis}={size}" for axis, size in config["mesh"].items() if size not in (None, 1)) or "data=1"
     print(f"compiling for {name or 'this machine'}, {axes} ...", end=" ", file=sys.stderr, flush=True)
-    one = plans.plan(config, spec, devices)
+    with ticking():
+        one = plans.plan(config, spec, devices)
     print(f"{one.compile_seconds:.0f} s", file=sys.stderr, flush=True)
     return one
+
+
+@contextlib.contextmanager
+def ticking() -> Iterator[None]:
+    """Print the seconds so far every few seconds."""
+    begin, done = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(TICK_SECONDS):
+            print(f"{time.monotonic() - begin:.0f} s ...", end=" ", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def local_devices() -> list[Any]:
@@ -145,8 +168,8 @@ def as_text(name: str, one: Any, changes: dict[str, Any], tried: bool) -> str:
         parts = ", ".join(f"{part} {with_unit(seconds, 's')}" for part, seconds in one.times.items())
         best = max(one.times.values())
         lines.append(
-            f"  at best     {with_unit(best, 's')} a step, {one.images_per_second:,.0f} images/s, MFU "
-            f"{one.model_flops / best / chip.flops:.0%} ({parts})"
+            f"  at best     {with_unit(best, 's')} a step, {one.images_per_second:,.0f} images/s: the longest of {parts}, each at "
+            "the chip's peak"
         )
     if one.fits is False:
         lines.append(f"  DOES NOT FIT: {with_unit(one.peak - chip.memory, 'B')} over the chip's memory")

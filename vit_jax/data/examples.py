@@ -234,7 +234,7 @@ class Reader:
             self._skip.add(index)
             self.unreadable[name] = reason
             too_many = len(self._skip) > max(1, round(self._max_unreadable * len(self.source), 6))
-        logging.warning("Unreadable image %s: %s", name, reason)
+        logging.getLogger("vit_jax").warning("Unreadable image %s: %s", name, reason)
         if too_many:
             raise self.too_many_unreadable()
 

@@ -61,7 +61,7 @@ class Collapse(Evaluator):
         features = measured[""]["features"]
         rank, spreads = effective_rank(features), spread(features)
         if rank < SMALLEST_RANK or spreads < SMALLEST_SPREAD:
-            logging.warning(
+            logging.getLogger("vit_jax").warning(
                 "The features collapse: their effective rank is %.1f of %d and their spread %.3f of 1, so images cannot be told "
                 "apart. Try a lower learning rate, a longer warm-up, a lower teacher temperature or stronger augmentation.",
                 rank, features.shape[1], spreads,

@@ -123,6 +123,16 @@ class OriginalModel:
     resolution: int
     places: tuple[str, ...]
 
+    @property
+    def parameters(self) -> int:
+        """Parameters with a head of 1000 classes, at 224 pixels."""
+        return _PARAMETERS[re.sub(r"-(224|i21k|i1k)\b.*", "", self.name.rpartition("/")[2]).replace("ViT-", "")]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The published accuracy on ImageNet's validation images in %, or None."""
+        return next((found for pattern, found in _ACCURACIES.items() if re.fullmatch(pattern, self.name)), None)
+
 
 # Folder -> training data and resolution.
 _FOLDERS = {
@@ -175,6 +185,28 @@ _AUGREG = (
 )
 # The recommended run of a size (configs/augreg.py), where it is on the hub: augreg/B_16.
 _RECOMMENDED = {f"augreg/{_AUGREG[i][0].partition('-')[0]}": f"augreg/{_AUGREG[i][0]}" for i in (0, 2, 5, 11)}
+
+
+# With a head of 1000 classes at 224 pixels, by size; a test counts them.
+_PARAMETERS = {
+    "Ti_16": 5_717_416, "S_32": 22_878_952, "S_16": 22_050_664, "B_32": 88_224_232, "B_16": 86_567_656, "B_8": 86_576_872,
+    "L_32": 306_535_400, "L_16": 304_326_632, "H_14": 632_045_800, "R_Ti_16": 6_337_704, "R26_S_32": 36_431_912,
+    "R50+B_16": 98_659_112, "R50_L_32": 328_994_856, "Mixer-B_16": 59_880_472, "Mixer-L_16": 208_196_168,
+}  # fmt: skip
+# Published, by a regular expression of names: arXiv:2010.11929 table 5, 2105.01601 table 3, 2106.01548 table 2, and 2106.10270
+# table 3, of models fine-tuned at 384 pixels.
+_ACCURACIES = {
+    r"imagenet21k\+imagenet2012/ViT-B_32": 81.28, r"imagenet21k\+imagenet2012/ViT-B_16": 83.97,
+    r"imagenet21k\+imagenet2012/ViT-L_32": 80.99, r"imagenet21k\+imagenet2012/ViT-L_16": 85.15,
+    r"imagenet1k/Mixer-B_16": 76.44, r"imagenet1k/Mixer-L_16": 71.76, r"sam/ViT-B_32": 73.6, r"sam/ViT-B_16": 79.9,
+    **{
+        rf"augreg/{size}-i21k-.*-res_384": accuracy
+        for size, accuracy in {
+            "Ti_16": 78.22, "S_32": 79.58, "S_16": 83.73, "B_32": 83.59, "B_16": 85.49, "L_16": 85.59, "R_Ti_16": 75.40,
+            "R26_S_32": 83.85, "R50_L_32": 85.99,
+        }.items()
+    },
+}  # fmt: skip
 
 
 def _original_models() -> dict[str, OriginalModel]:
