@@ -23,6 +23,7 @@ SEAMS = {
     "model": "vit_jax.models",
     "model.stem": "vit_jax.models",
     "model.head": "vit_jax.models.heads",
+    "model.rope": "vit_jax.layers.rope",
     "task": "vit_jax.tasks",
     "task.mix": "vit_jax.tasks.mixing",
     "grad": "vit_jax.grads",
