@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -239,7 +239,8 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     weights = _restore(path, step, suffix, task, shapes)
     # A run that began from published weights keeps how they are resized.
     began = data.get("init")
-    posemb: ResizeMethod = "bicubic" if isinstance(began, dict) and began.get("posemb") == "bicubic" else "bilinear"
+    kept = began.get("posemb") if isinstance(began, dict) else None
+    posemb: ResizeMethod = next((method for method in get_args(ResizeMethod) if method == kept), "bilinear")
     known = bool(data.get("names_known", True))
     spec = network | {"num_classes": len(task.class_names)}
     return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, config)

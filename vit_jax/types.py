@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
-ResizeMethod = Literal["bilinear", "bicubic", "bicubic_sharp"]  # of position embeddings
+ResizeMethod = Literal["bilinear", "bicubic", "dinov2"]  # of position embeddings
 
 
 def __getattr__(name: str) -> Any:

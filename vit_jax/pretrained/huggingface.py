@@ -52,9 +52,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     stated = config_value(config, "preprocessor", dict, {}, origin)
     images, image_notes = _read_preprocessing(stated, size, channels, kind, origin)
     names = _class_names(config, model["num_classes"])
-    method: ResizeMethod = (
-        "bicubic" if kind in ("vit", "deit", "dinov2_with_registers", "dinov3_vit") else "bicubic_sharp"
-    )
+    method: ResizeMethod = "dinov2" if kind == "dinov2" else "bicubic"
     return Pretrained(model, params, images, names, origin, method, tuple([*assumed, *notes, *image_notes]))
 
 

@@ -27,7 +27,7 @@ from vit_jax.types import UserError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 # Keys under which training scripts save the weights.
-WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema", "params")
+WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema", "params", "teacher", "target_encoder", "encoder")
 
 
 def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
@@ -47,7 +47,9 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     if not arrays:
         raise UserError(f"{file} contains no arrays; expected the weights of a model.")
-    return {name: _to_float32(name, array, file) for name, array in arrays.items()}, config
+    # BEiT's files contain the offsets between tokens, which are no weights.
+    weights = {name: array for name, array in arrays.items() if not name.endswith("relative_position_index")}
+    return {name: _to_float32(name, array, file) for name, array in weights.items()}, config
 
 
 def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
@@ -161,7 +163,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} contains a {type(loaded).__name__}; expected a state dict.")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
     return {
-        str(name).removeprefix("module."): (x.float() if x.is_floating_point() else x).numpy()
+        str(name).removeprefix("module.").removeprefix("backbone."): (x.float() if x.is_floating_point() else x).numpy()
         for name, x in tensors.items()
     }
 

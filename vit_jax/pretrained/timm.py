@@ -21,7 +21,7 @@ from vit_jax.pretrained.links import (
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, write_folder
 from vit_jax.pretrained.timm_config import TimmArgs
-from vit_jax.types import UserError
+from vit_jax.types import ResizeMethod, UserError
 
 # Arrays that only a supported network has.
 _VIT, _MIXER = "blocks.0.attn.qkv.weight", "blocks.0.mlp_tokens.fc1.weight"
@@ -86,7 +86,14 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     preprocessing, image_notes = timm_config.read_preprocessing(config, size, params[first].shape[2], origin)
     names = timm_config.read_class_names(config, model["num_classes"], origin)
     notes = [*notes, *left_out, *size_notes, *image_notes, *timm_config.read_license(config)]
-    return Pretrained(model, params, preprocessing, names, origin, "bicubic", tuple(notes))
+    return Pretrained(model, params, preprocessing, names, origin, _resize_rule(arrays, args), tuple(notes))
+
+
+def _resize_rule(arrays: FlatParams, args: TimmArgs) -> ResizeMethod:
+    """Return how the authors of the weights resize position embeddings; a mask token is only in DINOv2's own files."""
+    is_dino = args.tag == "dino" or re.search("_dinov2$", args.architecture or "")
+    is_own = {"mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma"} <= arrays.keys()
+    return "dinov2" if is_dino or (is_own and "reg_token" not in arrays) else "bicubic"
 
 
 def _rename(name: str) -> str:

@@ -25,7 +25,7 @@ _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit3$", {"num_heads": 3, "pool_include_prefix": True}),
 )
 # Number of heads by model width, where the head width is not 64.
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = {"tok": "token", "gap": "avg", "map": "map"}
 

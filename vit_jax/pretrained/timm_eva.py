@@ -24,8 +24,8 @@ def matches(arrays: FlatParams, args: TimmArgs) -> bool:
     if re.search("^vit_.*(_rope_|_pe_|_lingbot|_rpn_|_eupe)", name):
         return False
     own = {f"{_FIRST}attn.{key}" for key in ("q_bias", "q_proj.weight", _TABLE)}
-    is_dinov3 = f"{_FIRST}gamma_1" in arrays and "pos_embed" not in arrays
-    return bool(own & set(arrays)) or is_dinov3 or bool(re.search("dinov3|^eva02|^eva_|^beit", name))
+    is_dinov3 = f"{_FIRST}gamma_1" in arrays and not {"pos_embed", f"{_FIRST}attn.qkv.bias"} & set(arrays)
+    return bool(own & set(arrays)) or is_dinov3 or bool(re.search("dinov3|^eva02_|^eva_giant|^beit(v2)?_", name))
 
 
 def read_spec(
@@ -48,9 +48,8 @@ def read_spec(
     pools = {theirs: ours for ours, theirs in timm_config.POOLS.items() if ours != "map"}
     if pool not in pools:
         raise UserError(f"{origin} has global_pool={pool!r}; expected one of {', '.join(pools)}.")
-    heads = args.num_heads or (32 if width == 4096 else timm_config.HEADS.get(width, max(width // 64, 1)))
-    if width == 1280 and is_dinov3 and not args.num_heads:
-        heads = 20
+    by_width = timm_config.HEADS | ({1280: 20} if is_dinov3 else {})
+    heads = args.num_heads or by_width.get(width, max(width // 64, 1))
     if width % heads:
         raise UserError(
             f"{origin} has width {width}, which is not divisible by {heads} heads; set num_heads in its config.json."
@@ -97,7 +96,11 @@ def _rope(
 ) -> dict[str, Any] | None:
     """Return the rotary positions: they have no arrays, so that the architecture's name tells, or without one what is typical."""
     name = args.architecture or ""
-    if f"{_FIRST}attn.{_TABLE}" in arrays or f"rel_pos_bias.{_TABLE}" in arrays or name.startswith("beit"):
+    if (
+        f"{_FIRST}attn.{_TABLE}" in arrays
+        or f"rel_pos_bias.{_TABLE}" in arrays
+        or name.startswith(("beit_", "beitv2_"))
+    ):
         return None
     default = None
     if "dinov3" in name or (not name and "pos_embed" not in arrays):

@@ -23,7 +23,7 @@ def check_init(
     *,
     ref: str,
     head: Literal["auto", "keep", "reset", "map"] = "auto",
-    posemb: Literal["auto", "bilinear", "bicubic"] = "auto",
+    posemb: Literal["auto", "bilinear", "bicubic", "dinov2"] = "auto",
     allow: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:

@@ -13,16 +13,33 @@ def resize_matrix(old: int, new: int, method: ResizeMethod) -> Float[np.ndarray,
 
     "bilinear" aligns the first and last samples, as scipy.ndimage.zoom(order=1, mode="nearest") does; the
     default mode of zoom returns 0 for the last sample where its position is rounded up, as from 24 to 42. "bicubic" is the
-    antialiased kernel with a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks.
+    antialiased kernel with a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks. "dinov2" is PyTorch's kernel
+    without antialiasing, with a = -0.75, for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
+    (interpolate_pos_encoding in the authors' vision_transformer.py), but not of models with registers, whose rule is "bicubic".
     """
     at = np.arange(old).reshape(1, -1)
     if method == "bilinear":
         return np.maximum(0.0, 1.0 - np.abs(at - np.linspace(0.0, old - 1.0, new).reshape(-1, 1)))
+    if method == "dinov2":
+        return _cubic_matrix(old, new, scale=old / (new + 0.1))
     scale = old / new
     x = np.abs(at - (np.arange(new).reshape(-1, 1) + 0.5) * scale + 0.5) / max(scale, 1.0)
     inner, outer = (1.5 * x - 2.5) * x**2 + 1.0, ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
     weights = np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic_matrix(old: int, new: int, scale: float, a: float = -0.75) -> Float[np.ndarray, "{new} {old}"]:
+    """Return cubic convolution with the samples at the edges repeated, whose step is `scale` old samples."""
+    source = (np.arange(new) + 0.5) * scale - 0.5
+    first = np.floor(source).astype(int)
+    matrix = np.zeros((new, old))
+    for tap in range(-1, 3):
+        x = np.abs(source - (first + tap))
+        inner = ((a + 2) * x - (a + 3)) * x**2 + 1
+        outer = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), np.where(x <= 1, inner, outer))
+    return matrix
 
 
 def resize_posemb(
