@@ -170,7 +170,13 @@ class ViT(nn.Module):
     @property
     def num_prefix(self) -> int:
         """The number of tokens before the patches."""
-        return int(self._has_class_token) + int(self.distilled) + self.registers
+        return sum(self.prefix_sizes.values())
+
+    @property
+    def prefix_sizes(self) -> dict[str, int]:
+        """The numbers of tokens of each kind before the patches, in their order."""
+        counts = (int(self._has_class_token), int(self.distilled), self.registers)
+        return dict(zip(("class_token", "distillation_token", "registers"), counts, strict=True))
 
     @nn.compact
     def embed(self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False) -> Tokens:

@@ -49,7 +49,8 @@ def read_spec(
     if pool not in pools:
         raise UserError(f"{origin} has global_pool={pool!r}; expected one of {', '.join(pools)}.")
     by_width = timm_config.HEADS | ({1280: 20} if is_dinov3 else {})
-    heads = args.num_heads or by_width.get(width, max(width // 64, 1))
+    tables = [x.shape[1] for name, x in arrays.items() if name.endswith(_TABLE) and x.ndim == 2]
+    heads = tables[0] if tables else args.num_heads or by_width.get(width, max(width // 64, 1))
     if width % heads:
         raise UserError(
             f"{origin} has width {width}, which is not divisible by {heads} heads; set num_heads in its config.json."
