@@ -34,6 +34,12 @@ FIXED_FIELDS: dict[str, Any] = {
     "embed_bias": True,
     "pre_norm": False,
     "norm_after_pool": False,
+    "mask_token": False,
+    "rope": None,
+    "relative_bias": "none",
+    "post_norm": False,
+    "attn_norm": False,
+    "mlp_norm": False,
 }
 CLASS_LISTS = {1000: "ImageNet", 21843: "ImageNet-21k"}
 
