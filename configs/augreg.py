@@ -67,7 +67,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.epochs = given["epochs"]
     config.batch_size = 4096
     config.model = {
-        "type": "vit.ViT", "variant": variant, "dropout": drop, "drop_path": drop, "head_bias": imagenet.HEAD_BIAS[data],
+        "type": "vit.ViT", "variant": variant, "dropout": drop, "drop_path": drop, "posemb_std": "width",
+        "head_bias": imagenet.HEAD_BIAS[data],
     }  # fmt: skip
     if data == "i1k":
         config.model.rep_size = vit.WIDTHS[variant.rpartition("+")[2].partition("/")[0]]

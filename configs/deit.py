@@ -11,10 +11,12 @@ Published, on ImageNet-1k's validation images at 224 px (table 5), for Ti, S, B:
 RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %; B distilled from DeiT-B 81.9 % (table 2). The
 repository's weights of S reach 79.9 %. B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
 
-A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as
-everywhere here (Xavier, a head of zeros) and not truncated normal. The learning rate follows the step, where timm's stays the
-same for an epoch. One share of mixup or cutmix is drawn for the whole batch, where the repository's processes each draw one for
-their part of it. The numbers are of the weights themselves, without a running average. None of this was run here.
+A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as in the
+repository but for the bias of the patches, which is zero. The learning rate follows the step, where timm's stays the same for an
+epoch. The three copies of an image follow one another in one order of all images, where the repository shuffles every epoch and
+shows a third of the images in it: each is seen as often on average. One share of mixup or cutmix is drawn for the whole batch,
+where the repository's processes each draw one for their part of it. The numbers are of the weights themselves, without a running
+average. None of this was run here.
 """
 
 import ml_collections
@@ -25,8 +27,9 @@ from configs import arguments, common, imagenet
 # Of ImageNet's colours, as torchvision's models are normalised.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LR, BATCH_SIZE = 1e-3, 1024  # 5e-4 for 512 images
-CROP = "inception_crop(SIZE, 0.08, method='bicubic')|flip"
+CROP = "random_resized_crop(SIZE, method='bicubic')|flip"
 RAND_AUGMENT = "rand_augment(9, 0.5, method='bicubic')"
+HEAD = {"type": "linear", "std": 0.02}
 MIX = {"type": "MixupOrCutMix", "mixup_alpha": 0.8, "cutmix_alpha": 1.0}
 
 
@@ -49,6 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.epochs = given["epochs"]
     config.batch_size = BATCH_SIZE
     config.model = {"type": "vit.ViT", "variant": given["variant"], "mlp": "gelu", "drop_path": 0.1}
+    config.model.update({"weight_init": "trunc_normal", "head": HEAD})
     config.task = {
         "type": "classify.Classify", "loss_name": "softmax_xent", "label_smoothing": 0.1, "mix": MIX, "mean": MEAN, "std": STD,
     }  # fmt: skip

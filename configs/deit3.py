@@ -60,7 +60,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = _base(given, sizes[data])
     config.epochs = epochs
     config.model.update(
-        {"type": "vit.ViT", "variant": variant, "mlp": "gelu", "layer_scale": 1e-4, "posemb_prefix": False}
+        {
+            "type": "vit.ViT",
+            "variant": variant,
+            "mlp": "gelu",
+            "layer_scale": 1e-4,
+            "posemb_prefix": False,
+            "weight_init": "trunc_normal",
+        }
     )
     config.model.drop_path = rates[data, epochs]
     _lamb(config, lr if data == "i1k" else 1e-3, 0.05 if epochs == 800 else 0.02, epochs)
@@ -79,7 +86,8 @@ def _base(given: dict, size: int) -> ml_collections.ConfigDict:
     imagenet.fill(config, given, "simple_crop(SIZE)|flip|three_augment(0.3)", RESIZE, whole=True)
     config.image_size = size
     config.batch_size = 2048
-    config.model = {"drop_path_rule": "constant"}
+    # LAMB scales each step by the norm of the parameter, so that a head of zeros would stay near zero.
+    config.model = {"drop_path_rule": "constant", "head": deit.HEAD}
     config.task.label_smoothing = 0.1
     config.task.update({"mix": {"type": "CutMix", "alpha": 1.0}, "mean": deit.MEAN, "std": deit.STD})
     return config
@@ -104,7 +112,7 @@ def _finetune(given: dict, epochs: int) -> ml_collections.ConfigDict:
     config = _base(given | {"data": "i1k"}, given["size"])
     config.model.drop_path = rates[given["variant"]]
     del config.init
-    config.init = {"ref": given["init"], "head": "auto", "posemb": "bicubic", "allow": placeholder(str)}
+    config.init = {"ref": given["init"], "head": "auto", "posemb": "bicubic_no_antialias", "allow": placeholder(str)}
     if given["data"] == "i21k":
         config.epochs = 50
         _lamb(config, 3e-4, 0.02, 50)

@@ -25,11 +25,11 @@ def get_config(data: str = "digits") -> ml_collections.ConfigDict:
     if small:
         resize, views = (
             "resize(16)",
-            ("rotate(15.0)|inception_crop(16, 0.5)", "rotate(15.0)|inception_crop(8, 0.3, 0.6)"),
+            ("rotate(15.0)|random_resized_crop(16, 0.5)", "rotate(15.0)|random_resized_crop(8, 0.3, 0.6)"),
         )
     else:
         resize = "resize(32)"
-        views = (f"inception_crop(32, 0.4)|flip|{COLOURS}", f"inception_crop(16, 0.1, 0.4)|flip|{COLOURS}")
+        views = (f"random_resized_crop(32, 0.4)|flip|{COLOURS}", f"random_resized_crop(16, 0.1, 0.4)|flip|{COLOURS}")
 
     config = common.get_config()
     config.steps = 1500 if small else 3000

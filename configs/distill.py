@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         temperature, lr, decay = lengths[epochs]
     config.epochs = epochs
     config.teacher = given["teacher"]
-    config.model = {"type": "vit.ViT", "variant": given["variant"]}
+    config.model = {"type": "vit.ViT", "variant": given["variant"], "posemb_std": "width"}
     config.task = {
         "type": "distill.Distill",
         "kind": "soft",

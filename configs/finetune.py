@@ -5,7 +5,7 @@
     data     cifar10, cifar100, pets, flowers or imagenet (TFDS), tfds:NAME, or folder:PATH
     size     pixels; 384, as both papers, or "own": the size of the model's own images
     recipe   vit: arXiv:2010.11929, table 4; augreg: arXiv:2106.10270, section 3.4
-    tune     all; head: the head alone, which is a linear probe; attn: the attention layers and the head (arXiv:2203.09795)
+    tune     all; head: the head alone, which is a linear probe; attn: the attention layers, positions and head (arXiv:2203.09795)
 
 SGD with momentum 0.9 in bfloat16, cosine decay, batch 512, gradients clipped at 1, no weight decay. Published, for AugReg B/32
 from ImageNet-21k at 384 px (big_vision, configs/transfer.py): CIFAR-10 98.55, CIFAR-100 91.35, Pets 93.78, Flowers 99.43,
@@ -27,7 +27,7 @@ DATASETS = {
     "flowers": ("oxford_flowers102", "train+validation", "test", 500, 100, (0.001, 0.003, 0.01, 0.03), 0.003),
     "imagenet": ("imagenet2012", "train", "validation", 20_000, 500, (0.003, 0.01, 0.03, 0.06), 0.03),
 }
-FREEZE = {"all": None, "head": "^(?!head)", "attn": r"^(?!head|encoder/block_\d+/attn/)"}
+FREEZE = {"all": None, "head": "^(?!head)", "attn": r"^(?!head|posemb/|encoder/block_\d+/attn/)"}
 
 
 def _by_size(below: int | None, batch_size: int, steps: int, lr: float) -> dict:

@@ -13,6 +13,8 @@ folder. A data set tfds:NAME is divided as they are.
 import ml_collections
 
 ARGUMENTS: dict = {"source": "", "evals": ("val", "all")}
+# The images of big_vision's recipes are resized with antialiasing here; big_vision trains on bilinear crops without it, and
+# evaluates on means of areas ("area"), next to which ours differ by little.
 # The shorter side to 256 and the middle 224 pixels, or as much of another image size.
 RESIZE = "resize_small(SIZE*8//7)|central_crop(SIZE)"
 # Name in TFDS, training split and the evaluations, as big_vision divides them. The last hundredth of ImageNet-1k's training

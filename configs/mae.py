@@ -30,7 +30,7 @@ def get_config(data: str = "digits") -> ml_collections.ConfigDict:
     }  # fmt: skip
     config.task = {"type": "mae.Mae", "mask_ratio": 0.75, "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4}
     config.data.source = source | {"split": "train"}
-    config.data.preprocess = f"{resize}|pad_crop(16, 1)" if small else "inception_crop(32, 0.2)|flip"
+    config.data.preprocess = f"{resize}|pad_crop(16, 1)" if small else "random_resized_crop(32, 0.2)|flip"
     config.data.threads = 1
     config.optim.rule.b2 = 0.95
     config.optim.lr = 1e-3

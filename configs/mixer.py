@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "type": "mixer.Mixer",
         "variant": given["variant"],
         "drop_path": 0.1,
+        "scale_by_keep": False,
         "head_bias": imagenet.HEAD_BIAS[given["data"]],
     }
     config.task.loss_name = "sigmoid_xent"

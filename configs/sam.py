@@ -51,7 +51,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     imagenet.fill(config, given)
     config.epochs = 300
     config.batch_size = 4096
-    config.model = {"type": "mixer.Mixer"} if given["model"] == "mixer" else {"type": "vit.ViT", "pool": "gap"}
+    config.model = (
+        {"type": "mixer.Mixer"}
+        if given["model"] == "mixer"
+        else {"type": "vit.ViT", "pool": "gap", "posemb_std": "width"}
+    )
     config.model.update({"variant": given["variant"], "head_bias": -10.0})
     config.task.loss_name = "sigmoid_xent"
     if given["method"] == "gsam":

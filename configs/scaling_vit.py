@@ -33,7 +33,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     imagenet.fill(config, given)
     config.steps = given["steps"]
     config.batch_size = 16_384
-    config.model = {"type": "vit.ViT", "variant": given["variant"], "pool": "map", "head_bias": -10.0}
+    config.model = {
+        "type": "vit.ViT",
+        "variant": given["variant"],
+        "pool": "map",
+        "posemb_std": "width",
+        "head_bias": -10.0,
+    }
     config.task.loss_name = "sigmoid_xent"
     config.optim.rule = {"type": "adafactor", "momentum": 0.9, "beta2_cap": 0.999}
     config.optim.lr = 8e-4

@@ -14,12 +14,13 @@ Published, fine-tuned at 384 px (table 5), in % of B/16, B/32, L/16, L/32 and, f
     Flowers     99.38 99.11 99.61 99.19 99.51   89.49 85.43 89.66 86.36
     ImageNet    83.97 81.28 85.15 80.99 85.13   77.91 73.38 76.53 71.16
 
-Without fine-tuning, at 224 px (google-research/vision_transformer, issue 62): ImageNet-1k B/16 74.79, B/32 69.19 % after 300
-epochs, L/16 72.59, L/32 66.90 % after 90; the ImageNet-21k validation images of the authors B/16 47.88, B/32 44.04, L/16 49.90,
+Without fine-tuning, at 224 px (google-research/vision_transformer, issue 62): ImageNet-1k B/16 74.79, B/32 69.19, L/16 72.59,
+L/32 66.90 %, all after 300 epochs; the ImageNet-21k validation images of the authors B/16 47.88, B/32 44.04, L/16 49.90,
 L/32 45.42 %. L/16 on ImageNet-21k took 0.23k TPUv3-core-days (table 2).
 
 Loss, hidden layer and bias of the head, and the end of the decay at 1e-5 are those of the published weights (issues 2 and 34).
-The paper does not say how its ImageNet-1k was divided; here a hundredth is held out. None of this was run here.
+The paper does not say how its ImageNet-1k was divided; here a hundredth is held out. Crops are drawn as in TensorFlow, but
+resized with antialiasing, which its code has not. None of this was run here.
 """
 
 import ml_collections

@@ -7,7 +7,8 @@
 
 Published for 90, 150 and 300 epochs on one TPUv3-8 (tables 1 and 2), at 224 px: validation 76.5, 78.5, 80.0 %; ReaL 83.1, 84.5,
 85.4 %; ImageNet-v2 64.2, 66.4, 68.3 %. 90 epochs take 6.5 hours, 300 less than a day. Nothing differs from the listing but the
-host's image operations, which are Pillow's in place of TensorFlow's. None of this was run here.
+host's image operations, which are Pillow's in place of TensorFlow's: crops are resized with antialiasing, where big_vision has
+none, and evaluation images by an antialiased bilinear filter, where big_vision averages over areas. None of this was run here.
 """
 
 import ml_collections

@@ -128,6 +128,20 @@ def agrees(record_property):
     return check
 
 
+def pytest_collection_modifyitems(items):
+    """Keep the tests that share a fixture of their module on one worker, so that it is made once."""
+    for item in items:
+        shared = [
+            name
+            for name, found in item._fixtureinfo.name2fixturedefs.items()
+            if found[-1].scope == "module" and found[-1].baseid == item.nodeid.partition("::")[0]
+        ]
+        if shared and not item.get_closest_marker("xdist_group"):
+            params = getattr(item, "callspec", None)
+            chosen = [str(params.params[name]) for name in shared if params and name in params.params]
+            item.add_marker(pytest.mark.xdist_group("-".join([item.module.__name__, *chosen])))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Prints the table of parity: every ingredient that was compared with code of others."""
     rows: dict[tuple[str, str], tuple[float, float]] = {}

@@ -811,6 +811,7 @@ train(
 
 # Weights of another run to begin from.
 INIT = "--config.init={'ref': '%s'}"
+train("init_size", INIT % "B16", says=("did you mean the published ViT-B_16",))
 train("init_missing", INIT % "$tmp/nowhere", says=("No model at", "$tmp/nowhere", "DIR@STEP"))
 train("init_is_file", INIT % "$config", says=("not a .npz, .safetensors or .pth file", "expected the weights"))
 train("init_no_workdir", INIT % "$images", says=("is not a workdir", "config.json"))

@@ -72,7 +72,7 @@ FACTS = {
     },
     "deit:variant=B/16": {
         "epochs": 300, "batch_size": 1024, "optim.lr": 1e-3, "optim.weight_decay": 0.05, "optim.clip_norm": None,
-        "model.drop_path": 0.1, "model.mlp": "gelu", "task.label_smoothing": 0.1, "task.mix.mixup_alpha": 0.8,
+        "model.drop_path": 0.1, "model.mlp": "gelu", "model.weight_init": "trunc_normal", "model.head.std": 0.02, "task.label_smoothing": 0.1, "task.mix.mixup_alpha": 0.8,
         "task.mix.cutmix_alpha": 1.0, "data.repeats": 3, "ema_decay": None, "data.source.split": "train",
     },
     "deit:teacher=MODEL,epochs=1000": {
@@ -84,7 +84,7 @@ FACTS = {
         "optim.rule.type": "lamb", "optim.rule.eps": 1e-8, "optim.clip_norm": 1.0, "task.loss_name": "bce",
         "task.label_smoothing": 0.0, "task.target_threshold": 0.0, "data.repeats": 3, "model.drop_path_rule": "constant",
         "model.layer_scale": 1e-4, "model.posemb_prefix": False,
-        "data.preprocess": "inception_crop(SIZE, 0.08, method='bicubic')|flip|three_augment(0.3)",
+        "data.preprocess": "random_resized_crop(SIZE, method='bicubic')|flip|three_augment(0.3)",
     },
     "deit3:variant=L/16,epochs=400": {
         "image_size": 192, "optim.lr": 3e-3, "model.drop_path": 0.4, "optim.weight_decay": 0.02, "epochs": 400,
@@ -114,7 +114,7 @@ FACTS = {
     "sam:method=sam,model=mixer,variant=B/16": {"grad.type": "sam.Sam", "grad.rho": 0.2, "model.type": "mixer.Mixer"},
     "mixer:variant=L/16,data=i21k": {
         "epochs": 300, "batch_size": 4096, "optim.lr": 1e-3, "optim.weight_decay": 0.1, "optim.schedule.type": "linear",
-        "optim.schedule.warmup_steps": 10_000, "model.drop_path": 0.1, "model.head_bias": -10.0, "task.mix.alpha": 0.5,
+        "optim.schedule.warmup_steps": 10_000, "model.drop_path": 0.1, "model.scale_by_keep": False, "model.head_bias": -10.0, "task.mix.alpha": 0.5,
         "data.preprocess": "inception_crop(SIZE)|flip|randaug(2, 20)", "task.loss_name": "sigmoid_xent",
     },
     "mixer": {"task.mix.alpha": 0.5, "data.preprocess": "inception_crop(SIZE)|flip|randaug(2, 15)", "model.head_bias": -6.9},

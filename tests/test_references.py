@@ -1,6 +1,7 @@
 """Model references and what is reported about them."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.peers import timm
+from tests.peers import timm, torch
 from vit_jax import inference, trees
 from vit_jax.__main__ import main as vit
 from vit_jax.checkpoint import workdir
 from vit_jax.config import factory as config
+from vit_jax.pretrained import imagenet, reference
 from vit_jax.types import UserError
 
 SPEC = {"type": "vit.ViT", "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4, "mlp": "gelu"}
@@ -107,3 +109,85 @@ def test_assumptions_about_a_model_are_printed_with_its_predictions(tmp_path, ph
     for command in (["predict", str(photos)], ["evaluate", f"--data=folder:{photos}"]):
         assert vit([*command, f"--model={tmp_path / 'm.npz'}"]) == 0
         assert "assumed GELU's tanh approximation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("local-dir:somewhere/out", "somewhere/out"),
+        ("hf-hub:timm/vit_base_patch16_224.augreg_in21k", "hf:timm/vit_base_patch16_224.augreg_in21k"),
+        ("hf_hub:google/vit-base-patch16-224", "hf:google/vit-base-patch16-224"),
+        ("https://huggingface.co/google/vit-base-patch16-224", "hf:google/vit-base-patch16-224"),
+        ("https://huggingface.co/google/vit-base-patch16-224/tree/main", "hf:google/vit-base-patch16-224@main"),
+        ("vit_base_patch16_224.augreg_in21k", "hf:timm/vit_base_patch16_224.augreg_in21k"),
+        ("vit_base_patch16_224.npz", "vit_base_patch16_224.npz"),
+        ("ViT-B_16", "ViT-B_16"),
+        ("runs/a@3:raw", "runs/a@3:raw"),
+    ],
+)
+def test_references_of_other_libraries_get_what_they_mean(given, meant):
+    assert reference.as_ours(given) == meant
+
+
+HINTS = [
+    ("B16", "did you mean the published ViT-B_16 or the size B/16 with random weights?"),
+    ("vit-b-16", "the published ViT-B_16 or the size B/16"),
+    ("ViT-L/32", "the published ViT-L_32 or the size L/32"),
+    ("R50+ViT-B/16", "the published R50+ViT-B_16 or the size R50+B/16"),
+    ("S16", "did you mean the size S/16 with random weights?"),
+    ("vit_base_patch16_224", "hf:timm/vit_base_patch16_224.orig_in21k or"),
+    ("vit_base_patch14_518", "hf:timm/vit_base_patch14_518.TAG"),
+    ("google/vit-base-patch16-224", "did you mean hf:google/vit-base-patch16-224 on the hub?"),
+]
+
+
+@pytest.mark.parametrize(("given", "hint"), HINTS)
+def test_a_near_reference_gets_a_hint(given, hint, photos):
+    with pytest.raises(UserError, match=re.escape(hint)):
+        inference.load(given)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "convert"])
+def test_every_command_gives_the_hint(command, photos, tmp_path, capsys):
+    arguments = {
+        "predict": ["predict", "--model=B16", str(photos)],
+        "evaluate": ["evaluate", "--model=B16", "--data=digits"],
+        "convert": ["convert", "--model=B16", "--to=hf", f"--out={tmp_path / 'out'}"],
+    }
+    assert vit(arguments[command]) == 2
+    assert "did you mean the published ViT-B_16" in capsys.readouterr().err
+
+
+def test_local_dir_is_the_folder_that_timm_reads(tmp_path):
+    write(tmp_path / "run")
+    assert inference.load(f"local-dir:{tmp_path / 'run'}").class_names == NAMES
+    assert inference.load(f"local-dir:{tmp_path / 'run'}@0:raw").class_names == NAMES
+
+
+@pytest.mark.parametrize("classes", [1000, 10450, 11221, 11821, 21841, 21843])
+def test_the_names_of_imagenet_are_those_of_timm(classes):
+    info = Path(timm.data.__file__).parent / "_info"
+    if classes == 10450:
+        synsets = (info / "imagenet21k_miil_w21_synsets.txt").read_text().split()
+        words = dict(line.split("\t") for line in (info / "imagenet_synset_to_lemma.txt").read_text().splitlines())
+        theirs = [words[wnid] for wnid in synsets]
+    else:
+        theirs = timm.data.ImageNetInfo(timm.data.infer_imagenet_subset({"num_classes": classes})).label_descriptions()
+    ours = imagenet.class_names(classes)
+    assert len(set(ours)) == len(ours) == classes
+    assert [re.sub(r" \(n\d{8}\)$", "", name) for name in ours] == theirs
+
+
+def test_a_model_that_does_not_name_its_1000_classes_shows_those_of_imagenet(tmp_path, photos, capsys):
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=64, depth=1, num_heads=1, num_classes=1000
+    )
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    loaded = inference.load(tmp_path / "a.pth")
+    assert loaded.class_names[0] == "tench, Tinca tinca"
+    assert loaded.class_names[134] == "crane (n02012849)"
+    assert not loaded.names_known
+    assert "ImageNet's names" in loaded.notes[-1]
+    assert vit(["predict", f"--model={tmp_path / 'a.pth'}", str(photos)]) == 0
+    printed = capsys.readouterr().out
+    assert any(name.partition(",")[0] in printed for name in loaded.class_names)

@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
-from vit_jax import cli
+from vit_jax import cli, interrupts
 from vit_jax.cli import command
 from vit_jax.config.factory import near
 from vit_jax.types import UserError
@@ -38,4 +38,4 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.leave(main())

@@ -21,15 +21,15 @@ from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source
 from vit_jax.data.decode import decode, from_picture
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
-from vit_jax.pretrained.reference import is_published
+from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.task import Task, Weights, normalize
-from vit_jax.types import Params, ResizeMethod, UserError
+from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 Outputs = dict[str, np.ndarray]
 
@@ -58,7 +58,7 @@ class Predictor:
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
         """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
 
-        needs: the outputs to compute, all by default. hidden: keys that predict does not see.
+        needs: the outputs to compute, by default all but the large `tokens`. hidden: keys that predict does not see.
         """
         key = None if needs is None else tuple(needs), frozenset(hidden)
         if key not in self._compiled:
@@ -67,7 +67,8 @@ class Predictor:
             def outputs(weights: Weights, batch: dict[str, jax.Array]):
                 seen = {name: x for name, x in batch.items() if name not in unseen}
                 found = self._task.predict(weights, seen)
-                return batch, found if needs is None else {name: found[name] for name in needs}
+                chosen = [name for name in found if name != "tokens"] if needs is None else needs
+                return batch, {name: found[name] for name in chosen}
 
             whole = sharding.everywhere(self._mesh)
             self._compiled[key] = jax.jit(sharding.on_mesh(outputs, self._mesh), out_shardings=whole)
@@ -88,8 +89,9 @@ class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
-    the class names come from its source and are not numbers. posemb: how its position embeddings are resized. config: the
-    config of the training run, empty for published and random weights. notes: what was assumed where the source is silent.
+    the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
+    position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
+    notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
@@ -99,7 +101,8 @@ class Loaded:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     names_known: bool = True
-    posemb: ResizeMethod = "bilinear"
+    posemb: PosembMethod = "bilinear"
+    patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -200,10 +203,7 @@ class Loaded:
         """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
-            try:
-                image = decode(stores.read(str(image)), channels)
-            except OSError as error:
-                raise UnreadableImage(error.strerror or str(error)) from error
+            image = decode(read_file(os.path.expanduser(image)), channels)
         elif isinstance(image, Image.Image):
             image = from_picture(image, channels)
         image = np.asarray(image)
@@ -232,7 +232,8 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     there is one; a suffix such as ":raw" or ":student" selects others. Code from outside vit_jax that a workdir names is imported
     only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
-    place, step, suffix = _parse(str(reference))
+    reference = as_ours(str(reference))
+    place, step, suffix = _parse(reference)
     with remote.fetched(place, step) as path:
         return _loaded(reference if path == Path(place) else path, path, step, suffix, trust, changes)
 
@@ -281,19 +282,26 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     )
     weights = _restore(path, step, suffix, task, shapes)
     # A run that began from published weights keeps how they are resized.
-    began = data.get("init")
-    kept = began.get("posemb") if isinstance(began, dict) else None
-    posemb: ResizeMethod = next((method for method in get_args(ResizeMethod) if method == kept), "bilinear")
+    began = data.get("init") if isinstance(data.get("init"), dict) else {}
+    posemb: PosembMethod = next(
+        (method for method in get_args(PosembMethod) if method == began.get("posemb")), "bilinear"
+    )
+    patches: PatchMethod = next(
+        (method for method in get_args(PatchMethod) if method == began.get("patches")), "bilinear"
+    )
     known = bool(data.get("names_known", True))
     spec = network | {"num_classes": len(task.class_names)}
-    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, config)
+    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config)
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     """Return a model of another library."""
+    from vit_jax.pretrained import imagenet
+
     images, network = source.preprocessing, {**source.model, **changes}
     image_shape = (*images.size, len(images.mean))
-    names = source.class_names or tuple(map(str, range(network["num_classes"])))
+    assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
+    names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
     task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
     different = trees.differences(source.params, trees.flatten(like))
     if different:
@@ -303,9 +311,11 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
     params = jax.device_put(trees.unflatten(like, source.params), everywhere)
+    notes = [f"Its {len(names)} classes are shown by ImageNet's names, in the order of WordNet ids."] if assumed else []
     return Loaded(
         network, task, {"params": params}, images.spec, image_shape, names,
-        names_known=source.class_names is not None, posemb=source.posemb, notes=source.notes,
+        names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
+        notes=(*source.notes, *notes),
     )  # fmt: skip
 
 

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
-ResizeMethod = Literal["bilinear", "bicubic", "dinov2"]  # of position embeddings
+# How position embeddings are resized.
+PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias", "dinov2"]
+PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resized patch embedding undoes
 
 
 def __getattr__(name: str) -> Any:

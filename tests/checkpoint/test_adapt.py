@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from tests.peers import timm, torch
+from tests.peers import timm, torch, transformers
 from vit_jax.checkpoint.transfer.patches import adapt_channels, resize_matrix, resize_patch_embed, resize_posemb
 from vit_jax.types import UserError
 
@@ -47,7 +47,7 @@ def test_bilinear_keeps_the_last_sample_where_scipy_rounds_it_away(old, new):
     np.testing.assert_allclose(resized, scipy.ndimage.zoom(x, new / old, order=1, mode="nearest"), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "bicubic_no_antialias", "half_pixel"])
 def test_the_same_size_is_the_same(method):
     np.testing.assert_array_equal(resize_matrix(7, 7, method), np.eye(7))
 
@@ -57,23 +57,70 @@ def test_a_table_of_another_grid_is_refused():
         resize_posemb(normal(1, 17, 8), (4, 4), (8, 8), 0, "bilinear")
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((14, 14), (24, 24)), ((14, 14), (10, 20)), ((24, 24), (14, 14)), ((7, 12), (12, 5)), ((1, 2), (3, 7))],
+)
+def test_bicubic_position_embeddings_without_antialiasing_are_those_of_deit_and_transformers(old, new, prefix):
+    """Both call torch.nn.functional.interpolate(mode="bicubic", align_corners=False): deit/main.py, modeling_vit.py."""
+    table = normal(1, prefix + old[0] * old[1], 8)
+    grid = torch.from_numpy(table[:, prefix:].astype(np.float64).reshape(1, *old, 8)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, new, mode="bicubic", align_corners=False)
+    resized = resize_posemb(table, old, new, prefix, "bicubic_no_antialias")
+    np.testing.assert_allclose(resized[:, prefix:], expected.flatten(2).permute(0, 2, 1), atol=1e-6)
+    np.testing.assert_array_equal(resized[:, :prefix], table[:, :prefix])
+
+
+def test_a_vit_of_transformers_reads_larger_images_alike():
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=4
+    )
+    embeddings = transformers.models.vit.modeling_vit.ViTEmbeddings(config)
+    table = normal(1, 17, 8)
+    embeddings.position_embeddings.data = torch.from_numpy(table)
+    expected = embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + 6 * 9, 8), 24, 36).detach()
+    np.testing.assert_allclose(resize_posemb(table, (4, 4), (6, 9), 1, "bicubic_no_antialias"), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("new", [(32, 32), (8, 8), (14, 12), (20, 16)])
 def test_patch_embeddings_are_those_of_timm(new):
     kernel = normal(16, 16, 3, 4)
     expected = timm.layers.resample_patch_embed(torch.from_numpy(kernel.transpose(3, 2, 0, 1)), list(new))
-    np.testing.assert_allclose(resize_patch_embed(kernel, new).transpose(3, 2, 0, 1), expected, rtol=1e-5, atol=1e-5)
+    resized = resize_patch_embed(kernel, new, "bicubic")
+    np.testing.assert_allclose(resized.transpose(3, 2, 0, 1), expected, rtol=1e-5, atol=1e-5)
 
 
 def embed(patch: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return np.einsum("ijk,ijkd->d", patch, kernel)
+    return np.einsum("...ijk,ijkd->...d", patch, kernel)
 
 
-def test_an_enlarged_patch_is_embedded_as_the_small_one_was():
-    kernel, patch = normal(8, 8, 3, 5), normal(8, 8, 3)
-    rows, cols = resize_matrix(8, 16, "bicubic"), resize_matrix(8, 12, "bicubic")
-    enlarged = np.einsum("ri,cj,ijk->rck", rows, cols, patch)
-    embedded = embed(enlarged, resize_patch_embed(kernel, (16, 12)))
-    np.testing.assert_allclose(embedded, embed(patch, kernel), atol=1e-4)
+# The cases of big_vision's models/proj/flexi/vit_test.py: squares that grow, rectangles, and numbers of channels.
+SQUARES = [48, 40, 30, 24, 20, 16, 15, 12, 10, 8, 6, 5]
+ENLARGED = [((s, s), (t, t), 3) for s in SQUARES for t in SQUARES if s <= t]
+ENLARGED += [((8, 10), (10, 12), 3), ((8, 6), (9, 15), 3), ((8, 6), (15, 9), 3)]
+ENLARGED += [((8, 10), (10, 12), channels) for channels in (1, 3, 10)]
+
+
+def test_a_patch_enlarged_as_by_tensorflow_is_embedded_as_the_small_one_was():
+    """torch's bilinear resize without antialiasing is tf.image.resize's default."""
+    for old, new, channels in ENLARGED:
+        kernel, patches = normal(*old, channels, 4), normal(5, *old, channels)
+        images = torch.from_numpy(patches.astype(np.float64)).permute(0, 3, 1, 2)
+        enlarged = torch.nn.functional.interpolate(images, new, mode="bilinear", align_corners=False).permute(
+            0, 2, 3, 1
+        )
+        found = embed(enlarged.numpy(), resize_patch_embed(kernel, new))
+        np.testing.assert_allclose(found, embed(patches, kernel), rtol=1e-3, atol=1e-3, err_msg=f"{old} to {new}")
+
+
+@pytest.mark.parametrize("side", [4, 5, 6, 7])
+def test_shrunk_patch_embeddings_are_the_pseudo_inverse_of_tensorflows_resize(side):
+    kernel = normal(8, 8, 3, 5)
+    basis = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
+    resize = torch.nn.functional.interpolate(basis, (side, side), mode="bilinear", align_corners=False).reshape(64, -1)
+    expected = np.einsum("pq,qcd->pcd", np.linalg.pinv(resize.numpy()), kernel.reshape(64, 3, 5))
+    np.testing.assert_allclose(resize_patch_embed(kernel, (side, side)).reshape(-1, 3, 5), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])

@@ -14,7 +14,7 @@ from vit_jax.pretrained.tensors import read_arrays
 from vit_jax.types import UserError
 
 HALF = (0.5, 0.5, 0.5)
-SQUARE = Preprocessing((32, 32), None, "bilinear", HALF, HALF)
+SQUARE = Preprocessing((32, 32), (32, 32), "bilinear", HALF, HALF)
 VIT = {"type": "vit.ViT", "num_classes": 7, "width": 32, "depth": 2, "mlp_dim": 48, "num_heads": 4, "patch_size": 8}
 STEM = {"type": "resnet.ResNet", "stages": [2, 1], "width": 32}
 HYBRID = VIT | {"patch_size": 1, "stem": STEM}
@@ -185,10 +185,15 @@ def test_without_positions_they_are_sincos2d_for_224_pixels(tmp_path):
     assert read.preprocessing.spec == "resize_small(256, 'box')|central_crop(224)"
 
 
+def test_positions_and_patches_are_resized_as_the_original_and_big_vision_do(tmp_path):
+    read = google.read(written(tmp_path / "a.npz", VIT), {}, "a.npz")
+    assert (read.posemb, read.patches) == ("bilinear", "bilinear")
+
+
 def test_preprocessing_equals_the_authors(tmp_path):
     arrays = written(tmp_path / "a.npz", VIT)
     assert google.read(arrays, {}, "a.npz").preprocessing.spec == "resize(32)"
-    assert google.read(under("params/", big_vision(arrays)), {}, "a.npz").preprocessing.short_side == 37
+    assert google.read(under("params/", big_vision(arrays)), {}, "a.npz").preprocessing.resized == 37
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_their_loader_gives_the_same_logits(results):
 def test_their_files_give_the_same_logits(results):
     peer, root = results
     for name in filter(lambda name: peer_of(name) == peer, CASES):
-        arrays, config = read_arrays(root / name / "theirs.npz")
+        arrays, config, _ = read_arrays(root / name / "theirs.npz")
         read = google.read(arrays, config, name)
         expected = np.load(root / name / "theirs.npy")
         found = logits(read.model, read.params, random_images())

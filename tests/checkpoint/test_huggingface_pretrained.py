@@ -13,7 +13,7 @@ from tests.checkpoint.test_huggingface import perturbed_weights, read
 from tests.peers import torch, transformers
 from vit_jax import trees
 from vit_jax.config import factory
-from vit_jax.pretrained import huggingface
+from vit_jax.pretrained import huggingface, wrappers
 from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.types import UserError
 
@@ -86,7 +86,7 @@ def case(request):
     kind, fields = CASES[request.param]
     model = perturbed(kind, fields)
     config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
-    arrays = safetensors.numpy.load(safetensors.torch.save(model.state_dict()))
+    arrays, _ = wrappers.unwrap(safetensors.numpy.load(safetensors.torch.save(model.state_dict())), "the model")
     assert huggingface.matches(arrays, config)
     source = huggingface.read(arrays, config, "the model")
     images = np.random.default_rng(0).standard_normal((1, *source.preprocessing.size, 3), np.float32)
@@ -161,6 +161,7 @@ def test_published_sizes_are_read_into_the_shapes_of_our_model(name):
     with torch.device("meta"):
         model = getattr(transformers, kind)(config)
     arrays = {key: np.broadcast_to(np.float16(0), x.shape) for key, x in model.state_dict().items()}
+    arrays, _ = wrappers.unwrap(arrays, name)
     stated = json.loads(config.to_json_string()) | {"model_type": config.model_type}
     found = huggingface.read(arrays, stated, name)
     built = factory.build(found.model, "model")

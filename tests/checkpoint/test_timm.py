@@ -143,7 +143,7 @@ def test_timm_builds_what_we_export(case, tmp_path):
 
 
 SMALL = {"type": "vit.ViT", "num_classes": 5, "width": 96, "depth": 1, "mlp_dim": 77, "num_heads": 3, "patch_size": 16}
-IMAGES = Preprocessing((32, 48), None, "lanczos", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+IMAGES = Preprocessing((32, 48), (32, 48), "lanczos", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), rule="torchvision")
 
 
 def random_params(spec, size=(32, 48)):

@@ -100,7 +100,9 @@ def test_assumptions_without_a_config_are_noted():
     found = theirs.read(arrays, {}, "it")
     assert "num_heads=3, mlp='gelu', norm_eps=1e-06, pool='tok'" in found.notes[0]
     assert "crop_pct=0.875" in found.notes[1]
-    images = Preprocessing((224, 224), 256, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images = Preprocessing(
+        (224, 224), 256, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), keep_ratio=True, rule="torchvision"
+    )
     assert found.preprocessing == images
 
 
@@ -109,7 +111,7 @@ def test_assumptions_without_a_config_are_noted():
     [
         ({"crop_pct": 0.9}, (248, "bicubic")),
         ({"crop_pct": 1.0, "interpolation": "bilinear"}, (224, "bilinear")),
-        ({"crop_pct": 1.0, "crop_mode": "squash"}, (None, "bicubic")),
+        ({"crop_pct": 1.0, "crop_mode": "squash"}, ((224, 224), "bicubic")),
     ],
 )
 def test_preprocessing_follows_the_config(stated, prepared):
@@ -118,7 +120,7 @@ def test_preprocessing_follows_the_config(stated, prepared):
     names = [f"class {i}" for i in range(1000)]
     config = {"architecture": "vit_tiny_patch16_224", "label_names": names, "pretrained_cfg": stated | colours}
     found = theirs.read(arrays, config, "it")
-    assert (found.preprocessing.short_side, found.preprocessing.method) == prepared
+    assert (found.preprocessing.resized, found.preprocessing.method) == prepared
     assert found.preprocessing.std == (0.25, 0.25, 0.25)
     assert found.class_names == tuple(names)
     assert not found.notes
@@ -142,6 +144,8 @@ def test_the_license_of_weights_is_stated():
         ({"model_args": {"norm_layer": "rmsnorm"}}, "norm_layer='rmsnorm'"),
         ({"global_pool": "max"}, "global_pool='max'"),
         ({"pretrained_cfg": {"crop_pct": -1}}, "crop_pct=-1"),
+        ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode='border'"),
+        ({"pretrained_cfg": {"interpolation": "random"}}, "interpolation='random'"),
         ({"pretrained_cfg": {"mean": [0.5, 0.5]}}, "3 channels"),
     ],
 )
@@ -164,3 +168,12 @@ def test_the_original_deit_iii_is_read():
     assert original.keys() != arrays.keys()
     assert theirs.read(original, {}, "it").params.keys() == theirs.read(arrays, {}, "it").params.keys()
     assert not theirs.read(original, {}, "it").model["posemb_prefix"]
+
+
+@pytest.mark.parametrize(
+    ("config", "posemb"), [({"architecture": "deit3_small_patch16_224"}, "bicubic"), ({}, "bicubic_no_antialias")]
+)
+def test_positions_are_resized_as_timm_does_or_for_weights_alone_as_deit_does(config, posemb):
+    _, arrays = unnamed("deit3_small_patch16_224", depth=1)
+    found = theirs.read(arrays, config, "weights")
+    assert (found.posemb, found.patches) == (posemb, "bicubic")

@@ -118,6 +118,31 @@ def test_randaug_draws_its_operations_and_signs_uniformly(drawn):
     assert {resample for *_, resample in drawn} <= {Image.Resampling.NEAREST, None}
 
 
+@pytest.fixture
+def shifted():
+    return lambda spec, picture: {
+        bool((parse(spec).image(picture, np.random.default_rng(seed)) == 128).all()) for seed in range(300)
+    }
+
+
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_a_relative_randaug_moves_small_images_as_far_as_large_ones(side, shifted):
+    """In pixels, a shift by 100 leaves nothing of an image of 64 pixels; as a share it leaves most of it."""
+    picture = np.zeros((side, side, 3), np.uint8)
+    assert (True in shifted("randaug(1, 10)", picture)) == (side < 100)
+    assert shifted("randaug(1, 10, relative=True)", picture) == {False}
+
+
+def test_a_relative_randaug_is_the_other_at_224_pixels():
+    picture = np.random.default_rng(0).integers(0, 256, (224, 300, 3), np.uint8)
+    for seed in range(60):
+        both = [
+            parse(f"randaug(2, 12, {relative})").image(picture, np.random.default_rng(seed))
+            for relative in (True, False)
+        ]
+        np.testing.assert_array_equal(*both)
+
+
 @pytest.mark.parametrize(("magnitude", "std"), [(9, 0.5), (7, 0)])
 def test_rand_augment_draws_half_of_its_layers_at_a_normal_level(drawn, magnitude, std):
     op, rng, array = parse(f"rand_augment({magnitude}, {std}, layers=3)").image, np.random.default_rng(0), image(8, 8)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.source import Encoded, cut
-from vit_jax.data.transforms.ops import FILTERS, inception_crop
+from vit_jax.data.transforms.ops import FILTERS, inception_crop, random_resized_crop
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.types import UserError
 
@@ -93,14 +93,11 @@ def test_pad_crop_larger_than_the_padded_image_is_an_error():
         apply("pad_crop(32, 4)", image())
 
 
-def boxes_of(area_min, area_max):
-    return inception_crop(8, area_min, area_max)
-
-
+@pytest.mark.parametrize("crop", [inception_crop, random_resized_crop])
 @pytest.mark.parametrize("shape", [(100, 150), (300, 80)])
-def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
+def test_random_crops_keep_to_bounds_area_and_ratio(shape, crop):
     rng = np.random.default_rng(0)
-    boxes = np.array([boxes_of(0.1, 0.5).draw(*shape, rng) for _ in range(2000)])
+    boxes = np.array([crop(8, 0.1, 0.5).draw(*shape, rng) for _ in range(2000)])
     left, top, right, bottom = boxes.T
     assert (left >= 0).all()
     assert (top >= 0).all()
@@ -112,11 +109,17 @@ def test_inception_boxes_keep_to_bounds_area_and_ratio(shape):
     assert 0.09 < area.min() < 0.12
 
 
-def test_inception_area_is_uniform_in_its_range():
+def test_the_area_of_a_random_resized_crop_is_uniform_in_its_range():
     rng = np.random.default_rng(0)
-    boxes = np.array([boxes_of(0.1, 0.5).draw(200, 200, rng) for _ in range(4000)])
+    boxes = np.array([random_resized_crop(8, 0.1, 0.5).draw(200, 200, rng) for _ in range(4000)])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 200**2
     np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), [0.2, 0.3, 0.4], atol=0.02)
+
+
+@pytest.mark.parametrize("crop", ["inception_crop", "random_resized_crop"])
+@pytest.mark.parametrize("ratio", ["1", "1.3", "(0.5, 2)"])
+def test_a_ratio_is_one_number_or_two(crop, ratio):
+    assert apply(f"{crop}(8, 0.05, 1.0, {ratio}, 'bilinear')", image()).shape == (8, 8, 3)
 
 
 def smooth(height=150, width=200, channels=3):
@@ -132,8 +135,8 @@ def test_inception_crop_that_never_fits_takes_the_whole_image():
 @pytest.mark.parametrize("picture", [image(), smooth()], ids=["noise", "smooth"])
 @pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
 def test_inception_crop_resizes_its_box_as_pillow_does(method, picture):
-    got = apply(f"inception_crop((8, 12), method={method!r})", picture, seed=5)
-    box = inception_crop((8, 12)).draw(*picture.shape[:2], np.random.default_rng(5))
+    got = apply(f"inception_crop((8, 12), method={method!r})", picture, seed=7)
+    box = inception_crop((8, 12)).draw(*picture.shape[:2], np.random.default_rng(7))
     expected = Image.fromarray(picture).crop(box).resize((12, 8), Image.Resampling[method.upper()])
     difference = np.abs(got - np.asarray(expected).astype(int))
     assert difference.mean() <= 0.5
@@ -187,7 +190,9 @@ def test_only_a_leading_random_crop_may_be_decoded_alone(spec):
         ("resize(8, 'cubic')", r"method='cubic'.*one of 'nearest'"),
         ("resize(0)", r"size must be at least 1, found 0"),
         ("inception_crop(8, area_min=2)", r"area_min <= area_max"),
-        ("inception_crop(8, ratio='a')", r"make ratio finite float"),
+        ("inception_crop(8, ratio='a')", r"make ratio finite float or tuple\[float, float\]"),
+        ("inception_crop(8, ratio=0.5)", r"ratio >= 1, or two numbers, found 0.5"),
+        ("random_resized_crop(8, ratio=(2, 1))", r"smaller ratio above 0 and first, found \(2.0, 1.0\)"),
         ("pad_crop(8, -1)", r"padding must be at least 0"),
         ("randaug(0)", r"layers must be at least 1, found 0"),
         ("randaug(2, 31)", r"'randaug\(2, 31\)' as operation 1.*magnitude must be from 0 to 30, found 31"),

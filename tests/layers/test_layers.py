@@ -42,6 +42,18 @@ def test_heads_must_divide_the_width():
         Attention(num_heads=3).init(jax.random.key(0), x, x)
 
 
+def test_drop_path_keeps_branches_as_they_are_without_scaling():
+    x = jax.random.normal(jax.random.key(0), (64, 3, 8))
+    drawn = [
+        DropPath(0.4, scale).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(1)})
+        for scale in (True, False)
+    ]
+    kept = np.asarray(drawn[1][:, 0, 0] != 0)
+    assert 20 < kept.sum() < 55
+    np.testing.assert_array_equal(drawn[1], np.where(kept[:, None, None], x, 0))
+    np.testing.assert_allclose(drawn[0], drawn[1] / 0.6, rtol=1e-6)
+
+
 def test_mlp_treats_every_token_alike():
     x = jax.random.normal(jax.random.key(0), (1, 4, 8))
     layer = Mlp(16)

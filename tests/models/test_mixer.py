@@ -99,6 +99,23 @@ def test_drop_path_acts_in_training_alone():
     assert jnp.abs(moving[0] - moving[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize(("scale_by_keep", "kept"), [(False, 1.0), (True, 2.0)])
+def test_kept_branches_are_scaled_only_where_asked(scale_by_keep, kept):
+    """One block of rate 1/2: its branch across channels is dropped or, times `kept`, added (big_vision keeps it as it is)."""
+    x = images(32, 8, 8, 3)
+    model = Mixer(**(SMALL | {"depth": 1}), drop_path=0.5, drop_path_rule="constant", scale_by_keep=scale_by_keep)
+    params = init(model, x)
+    params["encoder"]["block_0"]["tokens"] = jax.tree.map(jnp.zeros_like, params["encoder"]["block_0"]["tokens"])
+    tokens = sown(model, params, x)["tokens"]
+    branch = sown(model, params, x)["encoder"]["block_0"]["out"] - tokens
+    _, state = model.apply(
+        {"params": params}, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"]
+    )
+    added = state["intermediates"]["encoder"]["block_0"]["out"] - tokens
+    factors = np.unique(np.round(np.asarray((added * branch).sum((1, 2)) / (branch**2).sum((1, 2))), 3))
+    np.testing.assert_allclose(factors, [0.0, kept], atol=1e-3)
+
+
 def test_head_begins_at_zero_with_the_bias_asked_for():
     model = Mixer(**SMALL, head_bias=-6.9)
     logits = jax.jit(model.init_with_output)(jax.random.key(0), images(3, 8, 8, 3))[0]

@@ -26,7 +26,8 @@ def test_the_loss_is_the_cross_entropy_of_pairs_of_different_views(agrees):
     state = {**task().init_state(params), "teacher": teacher, "center": center}
     loss, (_, stats) = task().loss(params, state, BATCH, jax.random.key(1))
     scores = [
-        np.asarray(task()._scores(p, BATCH[k])) for p, k in ((teacher, "views"), (params, "views"), (params, "crops"))
+        np.asarray(task().score(p, task().encode(p, BATCH[k]).features))
+        for p, k in ((teacher, "views"), (params, "views"), (params, "crops"))
     ]
     t, *s = (torch.tensor(x.astype(np.float64)) for x in scores)
     student = torch.cat(s, dim=1)

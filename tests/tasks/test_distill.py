@@ -11,9 +11,10 @@ from tests.conftest import losses
 from vit_jax import inference
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
-from vit_jax.tasks.distill import Distill, Teacher
+from vit_jax.tasks.distill import Distill
 from vit_jax.tasks.mixing import Mixup
 from vit_jax.tasks.task import normalize
+from vit_jax.tasks.teacher import Teacher
 from vit_jax.train.build import load_teacher
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError

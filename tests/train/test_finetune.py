@@ -1,5 +1,7 @@
 """Runs that begin from a model: what is taken from it, what is trained, and by how much."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from tests.conftest import ROOT, checkpoint, rows
 from vit_jax import inference, trees
 from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.transfer.patches import resize_patch_embed, resize_posemb
 from vit_jax.config import load as config_file
 from vit_jax.config.factory import ConfigError
 from vit_jax.data.sources.digits import Digits
@@ -18,6 +21,7 @@ from vit_jax.models.vit import ViT
 from vit_jax.optim.layer_decay import scale_by_layer
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import backbone_names
+from vit_jax.train import begin_from
 from vit_jax.train.build import build
 from vit_jax.train.fit import fit
 from vit_jax.train.settings import fill_by_size, fill_from_model
@@ -84,6 +88,23 @@ def test_another_image_size_resizes_the_position_embeddings_and_is_reported(firs
     assert "resized   posemb/table" in capsys.readouterr().out
     report = (tmp_path / "run" / "init.txt").read_text()
     assert len(report.splitlines()) == 1 + len(trees.flatten(run.initial_params))
+
+
+@pytest.mark.parametrize("asked", ["auto", "bicubic_no_antialias"])
+def test_a_run_keeps_how_the_model_it_began_from_is_resized(first, tmp_path, asked):
+    loaded = dataclasses.replace(inference.load(first), posemb="bicubic", patches="bicubic")
+    config = tuning(first, image_size=16, model={"patch_size": 6, "stride": 2})
+    config.data.preprocess = "resize(SIZE)"
+    spec = {"image": jax.ShapeDtypeStruct((16, 16, 1), "uint8")}
+    task = build(config.to_dict(), tmp_path / "run").parts.task
+    began = begin_from.begin(loaded, {"ref": str(first), "posemb": asked}, task, spec, 0).params
+    np.testing.assert_array_equal(
+        began["posemb/table"],
+        resize_posemb(loaded.arrays["posemb/table"], (2, 2), (6, 6), 1, "bicubic" if asked == "auto" else asked),
+    )
+    np.testing.assert_array_equal(
+        began["embed/kernel"], resize_patch_embed(loaded.arrays["embed/kernel"], (6, 6), "bicubic")
+    )
 
 
 def test_a_resumed_run_needs_no_more_of_the_model_it_began_from(first, tmp_path):

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint import lock
+from vit_jax.checkpoint.saver import Saver, check_path
 from vit_jax.chips import hardware
 from vit_jax.config import factory as configs
 from vit_jax.config import schema
@@ -60,6 +61,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
     """Raise UserError where a folder cannot be the workdir of a config: of another config, with other files, unwritable."""
     path = Path(workdir)
+    check_path(path)
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
@@ -81,7 +83,7 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
                 f"--workdir={workdir} contains a run of another config; {_table(read(path)['config'], config, changed)}\n"
                 "Give another --workdir, or the same config to resume."
             )
-    elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name not in ("config.json.partial", lock.NAME) for entry in path.iterdir()):
         raise UserError(
             f"--workdir={workdir} has files but no config.json, so it is not a run to resume; give a new folder."
         )
@@ -125,6 +127,7 @@ def write_model(
 
     It appears only when it is complete. Raises UserError where it cannot be written.
     """
+    check_path(path)
     partial = path.with_name(path.name + ".partial")
     data = {"layout": {"image": (data["image_shape"], "uint8")}, "fields": {"image": "Image"}, **data}
     record = {"version": VERSION, "config": _as_json(config), "data": _as_json(data), "changes": []}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, path_flag, split_overrides
 from vit_jax.types import UserError
 
 # Steps in a round.
@@ -84,7 +84,10 @@ def make_parser(what: str) -> Parser:
             "--num_classes", type=int, help="classes number of classes, for a data set that is not here"
         )
         parser.add_argument(
-            "--profile", metavar="DIR", help="write a trace of some steps there, for TensorBoard or xprof"
+            "--profile",
+            type=path_flag,
+            metavar="DIR",
+            help="write a trace of some steps there, for TensorBoard or xprof",
         )
     if what == "inference":
         parser.add_argument("--dtypes", metavar="DTYPE,...", help="dtypes of the model; default the config's")
@@ -177,5 +180,5 @@ def profile(folder: str | None, side: Callable[[int], float]) -> None:
         return
     import jax
 
-    with jax.profiler.trace(os.path.expanduser(folder)):
+    with jax.profiler.trace(folder):
         side(PROFILED)

@@ -1,11 +1,14 @@
 """Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from vit_jax.config.factory import near
+from vit_jax.interrupts import EXIT_CODE, Interrupts
+from vit_jax.printable import lines
 from vit_jax.types import UserError
 
 
@@ -24,15 +27,26 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
+def path_flag(text: str) -> str:
+    """Return the path that a flag gives, here or on an object store, with ~ expanded; for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
+    return os.path.expanduser(text)
+
+
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may contain what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return function(argv)
+        with Interrupts():
+            return function(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return EXIT_CODE
     except BrokenPipeError:  # the reading end of a pipe was closed, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -62,10 +76,12 @@ def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, l
     parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="a new folder, local or on gs:// or s3://, or a run to resume"
+        "--workdir",
+        type=path_flag,
+        required=True,
+        metavar="DIR",
+        help="a new folder, local or on gs:// or s3://, or a run to resume",
     )
     parser.add_argument("--config.KEY", metavar="VALUE", help="override a key of the config; may be repeated")
     values = parser.parse(rest)
-    if not values.workdir:
-        raise UserError("--workdir is empty; expected the path of a folder.")
     return values.config, values.workdir, overrides

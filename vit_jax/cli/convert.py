@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser
+from vit_jax.cli.command import Parser, path_flag
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 FORMATS = ("npz", "timm", "hf", "workdir")
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the model, read it back and compare the outputs; the exit code is 1 if they differ."""
     parser = Parser(prog="vit convert", description=__doc__)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a new folder, or a new .npz file")
+    parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
     parser.add_argument(
         "--to", required=True, choices=FORMATS, help="npz: the original repository's file; others: a folder"
     )
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse(argv)
     if stores.is_remote(flags.out):
         raise UserError(f"--out={flags.out} is on an object store; convert to a local path, then copy it there.")
-    out = Path(os.path.expanduser(flags.out))
+    out = Path(flags.out)
     if os.path.lexists(out):
         raise UserError(f"--out={flags.out} exists; give a new path.")
     if flags.to == "npz" and out.suffix != ".npz":
@@ -39,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
     loaded = inference.load(flags.model, trust=flags.trust)
     for note in loaded.notes:
-        print(f"note: {note}")
+        print(f"note: {line(note)}")
     for note in write(loaded, out, flags.to):
-        print(f"note: {note}")
+        print(f"note: {line(note)}")
     size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
     return 0 if check(loaded, out, flags.to) else 1
@@ -68,7 +69,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
             "image_shape": loaded.image_shape,
             "num_examples": 0,
             "preprocess": loaded.preprocess_spec,
-            "init": {"posemb": loaded.posemb},
+            "init": {"posemb": loaded.posemb, "patches": loaded.patches},
         }
         state = trees.flatten({key: tree for key, tree in loaded.weights.items() if key != "params"})
         workdir.write_model(out, config, data, params, state)

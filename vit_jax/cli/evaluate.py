@@ -8,6 +8,7 @@ from typing import Any
 
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.config import factory as configs
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 # Arguments of evaluators that follow from flags of the command.
@@ -53,17 +54,17 @@ def main(argv: Sequence[str]) -> int:
             tables += per_class(measured[""], evaluator.spec.class_names)
         if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
-            print(title + summary(results[name], most=len(results[name])), flush=True)
+            print(line(title + summary(results[name], most=len(results[name]))), flush=True)
     if remarks:
-        print(*dict.fromkeys(remarks), sep="\n", file=sys.stderr)
+        print(*dict.fromkeys(map(line, remarks)), sep="\n", file=sys.stderr)
     if flags.json:
         values = results if len(results) > 1 else results[names[0]]
         classes = {"per_class": {name: [accuracy, count] for name, accuracy, count in tables}}
         print(json.dumps({"model": flags.model, "data": flags.data, **values, **(classes if flags.per_class else {})}))
         return 0
-    width = max((len(name) for name, _, _ in tables), default=0)
+    width = max((len(line(name)) for name, _, _ in tables), default=0)
     for name, accuracy, count in tables:
-        print(f"{name:<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
+        print(f"{line(name):<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
     return 0
 
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from vit_jax.cli.command import Parser
+from vit_jax.cli.command import Parser, path_flag
 from vit_jax.types import UserError
 
 
@@ -118,7 +118,13 @@ def slurm_parser() -> Parser:
     add(
         "--sbatch", action="append", default=[], metavar="FLAG", help="another sbatch flag, such as --sbatch=--qos=high"
     )
-    add("--out", default="workdirs/slurm", metavar="DIR", help="folder of script and log, on a shared file system")
+    add(
+        "--out",
+        type=path_flag,
+        default="workdirs/slurm",
+        metavar="DIR",
+        help="folder of script and log, on a shared file system",
+    )
     add("--dry-run", action="store_true", help="print the script and exit")
     return parser
 
@@ -144,7 +150,7 @@ def launch_slurm(flags: argparse.Namespace, command: list[str]) -> int:
         memory=flags.mem,
         sbatch_flags=tuple(flags.sbatch),
     )
-    out = Path(flags.out).expanduser().absolute()
+    out = Path(flags.out).absolute()
     text = sbatch_script(job, command, out)
     if flags.dry_run:
         print(text, end="")

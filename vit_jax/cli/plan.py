@@ -10,6 +10,7 @@ from typing import Any
 
 from vit_jax.cli.command import Parser, split_overrides
 from vit_jax.config.factory import near
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
     config, spec, note = stand_in_config(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {line(note)}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]

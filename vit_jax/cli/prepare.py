@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser
+from vit_jax.cli.command import Parser, path_flag
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 PROGRESS_SECONDS = 10.0  # between two lines of progress
@@ -36,8 +37,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         dataset = from_tfds(place, flags.data_dir, splits, flags.image_key or "image", shrink)
     for note in dataset.notes:
-        print(f"note: {note}", file=sys.stderr)
-    data_dir = Path(os.path.expanduser(flags.out))
+        print(f"note: {line(note)}", file=sys.stderr)
+    data_dir = Path(flags.out)
+    target = data_dir / dataset.path
+    if kind == "folder":
+        check_outside(target, place)
     unreadable = write(
         dataset,
         data_dir,
@@ -45,7 +49,6 @@ def main(argv: Sequence[str]) -> int:
         max_unreadable=flags.max_unreadable,
         progress=WriteProgress(dataset.size),
     )
-    target = data_dir / dataset.path
     for name, reason in list(unreadable.items())[:MAX_NAMED]:
         print(f"unreadable, omitted: {name}: {reason}", file=sys.stderr)
     if unreadable:
@@ -72,10 +75,15 @@ def make_parser() -> Parser:
         metavar="SOURCE",
         help="folder:PATH with images in class folders, or tfds:NAME prepared as tfrecord or array_record",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="write to the new folder DIR/NAME/VERSION")
+    parser.add_argument(
+        "--out", type=path_flag, required=True, metavar="DIR", help="write to the new folder DIR/NAME/VERSION"
+    )
     parser.add_argument("--name", help="name of a folder's dataset; default: the folder's name")
     parser.add_argument(
-        "--data_dir", metavar="DIR", help="folder of tfds:NAME; default: TFDS_DATA_DIR, or TFDS's default"
+        "--data_dir",
+        type=path_flag,
+        metavar="DIR",
+        help="folder of tfds:NAME; default: TFDS_DATA_DIR, or TFDS's default",
     )
     parser.add_argument("--split", metavar="NAMES", help="splits to write, such as train,val; default: all")
     parser.add_argument(
@@ -100,7 +108,7 @@ def check(flags: Any, kind: str, place: str) -> None:
     if kind not in ("folder", "tfds") or not place:
         raise UserError(f"--data={flags.data} is not a dataset; expected folder:PATH or tfds:NAME.")
     for flag, folder in (("out", flags.out), ("data_dir", flags.data_dir)):
-        if folder is not None and (not folder or "://" in folder):
+        if folder is not None and "://" in folder:
             raise UserError(f"--{flag}={folder} must be a folder on this machine.")
     for flag, of in (("name", "folder:PATH"), ("data_dir", "tfds:NAME"), ("image_key", "tfds:NAME")):
         if getattr(flags, flag) is not None and kind != of.partition(":")[0]:
@@ -114,6 +122,15 @@ def check(flags: Any, kind: str, place: str) -> None:
         raise UserError(f"--quality={flags.quality} must be from 1 to 100.")
     if not 0 <= flags.max_unreadable <= 1:
         raise UserError(f"--max_unreadable={flags.max_unreadable} must be a fraction from 0 to 1, such as 0.01.")
+
+
+def check_outside(target: Path, source: str) -> None:
+    """Raise UserError for a folder inside the one that is read, whose classes it would join."""
+    folder = os.path.realpath(os.path.expanduser(source))
+    if Path(os.path.realpath(target)).is_relative_to(folder):
+        raise UserError(
+            f"{target} is inside {folder}, which is read as images; give an --out outside, or another --name."
+        )
 
 
 class WriteProgress:

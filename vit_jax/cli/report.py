@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax.cli.command import Parser
+from vit_jax.cli.command import Parser, path_flag
 from vit_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -23,13 +23,24 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add(
         "folders",
+        type=path_flag,
         nargs="+",
         metavar="DIR",
         help="a workdir, or a folder that contains workdirs; may be on gs:// or s3://",
     )
-    add("--paper", metavar="FOLDER", help="a study with paper.json, whose published numbers are shown beside ours")
+    add(
+        "--paper",
+        type=path_flag,
+        metavar="FOLDER",
+        help="a study with paper.json, whose published numbers are shown beside ours",
+    )
     add("--metric", help="metric to compare by; default: the paper's, or test/accuracy")
-    add("--out", metavar="DIR", help="folder for the files; default: the first DIR, unless it is on an object store")
+    add(
+        "--out",
+        type=path_flag,
+        metavar="DIR",
+        help="folder for the files; default: the first DIR, unless it is on an object store",
+    )
     watch_help = f"repeat every SECONDS; default {WATCH_SECONDS:g}"
     add("--watch", nargs="?", type=float, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
     flags = parser.parse(with_watch_value(argv))
@@ -44,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.runs.reports.comparison import compare_runs
     from vit_jax.runs.reports.tables import print_tables
 
-    out, console = flags.out or flags.folders[0], Console()
+    out, console = flags.out or flags.folders[0], Console(emoji=False)
     if stores.is_remote(out):
         raise UserError(f"The report cannot be written to {out}; choose a local folder with --out=DIR.")
     places = [RunFiles(folder) for folder in flags.folders]

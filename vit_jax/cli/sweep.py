@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, path_flag, split_overrides
 from vit_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     ray_flags = [name for name in ("address", "cpus", "gpus", "tpus") if getattr(flags, name) is not None]
     if flags.executor != "ray" and ray_flags:
         raise UserError(f"--{ray_flags[0]} is for a cluster; add --executor=ray, or use --jobs for this machine.")
-    if not flags.out or "://" in flags.out:
+    if "://" in flags.out:
         raise UserError(f"--out={flags.out}: expected a local folder, or one that all machines share.")
 
     from vit_jax.runs.sweeps.record import locked_folder, update_record
@@ -104,7 +104,7 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
-    add("--out", required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")
+    add("--out", type=path_flag, required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")
     add("--jobs", type=int, metavar="N", help="concurrent runs; default: one per accelerator, or 1")
     add("--retries", type=int, default=2, metavar="K", help="retries of a crashed run; default 2")
     add(

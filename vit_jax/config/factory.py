@@ -26,6 +26,7 @@ SEAMS = {
     "model.rope": "vit_jax.layers.rope",
     "task": "vit_jax.tasks",
     "task.mix": "vit_jax.tasks.mixing",
+    "task.gram": "vit_jax.tasks.gram",
     "grad": "vit_jax.grads",
     "grad.inner": "vit_jax.grads",
     "optim.rule": "vit_jax.optim.rules",

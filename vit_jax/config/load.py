@@ -4,6 +4,8 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ def run(argument: str, function: str, kind: type, what: str, example: str) -> An
 
     what: the name of the argument in messages. example: a valid file. Raises UserError where there is no such file, or it raises.
     """
-    name, _, arg = argument.partition(":")
+    name, arg = _split(argument)
     path = _find(name, function, what, example)
     root = str(path.parent.parent)
     if root not in sys.path:  # a config imports its neighbours as configs.NAME
@@ -78,6 +80,13 @@ def run(argument: str, function: str, kind: type, what: str, example: str) -> An
             f"{kind.__module__.partition('.')[0]}."
         )
     return result
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """Split "FILE.py:ARG" into file and argument; a folder of the file may have a colon in its name."""
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", argument, flags=re.DOTALL)
+    name, arg = (match[1], match[2] or "") if match else (argument.partition(":")[0], argument.partition(":")[2])
+    return os.path.expanduser(name), arg
 
 
 def _find(name: str, function: str, what: str, example: str) -> Path:

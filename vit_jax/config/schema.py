@@ -104,6 +104,8 @@ KEYS: dict[str, Key] = {
             "clip_norm": 1.0,
             # The learning rate of each block is this factor smaller than of the next (arXiv:2111.06377); none by default.
             "layer_decay": placeholder(float),
+            # Where the weight decay ends, by a half cosine over the run; constant by default.
+            "weight_decay_end": placeholder(float),
         },
         "The optimiser.",
     ),
@@ -116,13 +118,17 @@ KEYS: dict[str, Key] = {
     "init": Key(
         dict | None,
         None,
-        '{"ref": MODEL, "head": "auto", "posemb": "auto", "allow": REGEX} begins from the weights of another run or of a published '
+        '{"ref": MODEL, "head": "auto", "posemb": "auto", "patches": "auto", "allow": REGEX} begins from the '
+        "weights of another run or of a published "
         "model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto keeps it where "
-        "the classes are the same. `posemb` is bilinear or bicubic; auto follows the model's authors. Parameters that `allow` "
+        "the classes are the same. `posemb` is bilinear, bicubic or bicubic_no_antialias, `patches` bilinear or "
+        "bicubic: how position and patch embeddings are resized; auto follows the model's authors. Parameters that `allow` "
         "finds may be missing or left over; `trust` allows code from outside vit_jax.",
     ),
     "teacher": Key(
-        str | None, None, "The model that a task such as distill.Distill learns from: any reference, as in `init`."
+        str | None,
+        None,
+        "The model that a task such as distill.Distill or beit.Beit learns from: any reference, as in `init`.",
     ),
     "freeze": Key(str | None, None, "Parameters whose name the regex finds stay as they begin."),
     "by_size": Key(

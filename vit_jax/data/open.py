@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config.factory import call
-from vit_jax.data.source import Example, Label, Labels, Numbers, Source
+from vit_jax.data.source import Example, Label, Labels, Numbers, Source, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.table import Table
@@ -55,6 +55,7 @@ class Relabelled(Source):
     """
 
     def __init__(self, source: Source, class_names: Sequence[str]):
+        class_names = normalized(class_names)
         unknown = [name for name in source.class_names if name not in class_names]
         if unknown:
             raise UserError(
@@ -66,7 +67,7 @@ class Relabelled(Source):
         self._key, field = next(
             (key, field) for key, field in source.fields.items() if isinstance(field, Label | Labels | Numbers)
         )
-        self.fields = {**source.fields, self._key: type(field)(tuple(class_names))}
+        self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
 
     def __len__(self) -> int:

@@ -88,7 +88,8 @@ class TrainData(_Data):
 
     The example at global position p = step * batch_size + row follows from the order of the epoch of p // repeats; its
     augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` consecutive copies of an image
-    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs). An unreadable example
+    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs. DeiT's sampler instead
+    shuffles every epoch and shows a random 1 / repeats of the images in it). An unreadable example
     is replaced by the next readable one of that epoch's order. With `workers`, that many processes make the batches instead of
     the threads.
     """

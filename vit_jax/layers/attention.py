@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
 from vit_jax.layers.geometry import Geometry, relative_bias
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.product import dot_general
 from vit_jax.layers.rope import Rope, rotate
 from vit_jax.types import Mask, Tokens, UserError
@@ -35,6 +36,7 @@ class Attention(nn.Module):
     form: attend.Form = "auto"
     norm: bool = False
     rope: Rope | None = None
+    weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -58,7 +60,7 @@ class Attention(nn.Module):
             dense = nn.DenseGeneral(
                 head,
                 use_bias=name != "key" if self.qkv_bias == "qv" else self.qkv_bias,
-                kernel_init=nn.initializers.xavier_uniform(),
+                kernel_init=INITIAL[self.weight_init].kernel,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 dot_general=dot_general,
@@ -102,7 +104,7 @@ class Attention(nn.Module):
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
-            kernel_init=nn.initializers.xavier_uniform(),
+            kernel_init=INITIAL[self.weight_init].kernel,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             dot_general=dot_general,

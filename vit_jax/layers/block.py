@@ -10,6 +10,7 @@ from vit_jax.layers.attend import Form
 from vit_jax.layers.attention import Attention, QkvBias
 from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.geometry import Geometry
+from vit_jax.layers.initial import WeightInit
 from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
 from vit_jax.layers.rope import Rope
 from vit_jax.types import Mask, Tokens, UserError
@@ -52,6 +53,8 @@ class Block(nn.Module):
     mlp_norm: bool = False
     post_norm: bool = False
     rope: Rope | None = None
+    scale_by_keep: bool = True
+    weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -66,11 +69,12 @@ class Block(nn.Module):
             branch = nn.Dropout(self.dropout)(branch, deterministic=deterministic)
             if self.layer_scale is not None:
                 branch = LayerScale(self.layer_scale, **dtypes, name=name)(branch)
-            return DropPath(self.drop_path)(branch, deterministic=deterministic)
+            return DropPath(self.drop_path, self.scale_by_keep)(branch, deterministic=deterministic)
 
         fields = (self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, self.attention)
-        attention = Attention(*fields, self.attn_norm, self.rope, **dtypes, name="attn")
-        mlp = Mlp(self.mlp_dim, self.dropout, self.mlp, self.mlp_norm, self.norm_eps, **dtypes, name="mlp")
+        attention = Attention(*fields, self.attn_norm, self.rope, self.weight_init, **dtypes, name="attn")
+        mlp_fields = (self.mlp_dim, self.dropout, self.mlp, self.mlp_norm, self.norm_eps, self.weight_init)
+        mlp = Mlp(*mlp_fields, **dtypes, name="mlp")
         norm1, norm2 = (nn.LayerNorm(self.norm_eps, **dtypes, name=name) for name in ("norm1", "norm2"))
         if self.post_norm:
             y = norm1(attention(x, x, mask, geometry, deterministic=deterministic))
@@ -95,6 +99,7 @@ class MixerBlock(nn.Module):
     drop_path: Rate = 0.0
     mlp: Gelu = "gelu_tanh"
     norm_eps: float = 1e-6
+    scale_by_keep: bool = True
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -104,12 +109,12 @@ class MixerBlock(nn.Module):
         if mask is not None:
             raise UserError("A Mixer mixes all tokens by fixed weights, so none can be masked; use a vit.ViT.")
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        drop = DropPath(self.drop_path)
+        drop = DropPath(self.drop_path, self.scale_by_keep)
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x).swapaxes(1, 2)
-        y = Mlp(self.tokens_mlp_dim, kind=self.mlp, **dtypes, name="tokens")(y).swapaxes(1, 2)
+        y = Mlp(self.tokens_mlp_dim, kind=self.mlp, weight_init="lecun", **dtypes, name="tokens")(y).swapaxes(1, 2)
         x = x + drop(y, deterministic=deterministic)
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)
-        y = Mlp(self.channels_mlp_dim, kind=self.mlp, **dtypes, name="channels")(y)
+        y = Mlp(self.channels_mlp_dim, kind=self.mlp, weight_init="lecun", **dtypes, name="channels")(y)
         x = x + drop(y, deterministic=deterministic)
         self.sow("intermediates", "out", x, reduce_fn=lambda _, out: out, init_fn=lambda: None)
         return x

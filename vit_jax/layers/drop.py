@@ -22,10 +22,12 @@ def drop_path_rates(rate: float, depth: int, rule: DropPathRule) -> list[float]:
 class DropPath(nn.Module):
     """Drop a residual branch for whole examples with probability `rate` (stochastic depth, arXiv:1603.09382).
 
-    Kept branches are scaled by 1 / (1 - rate), so that the expectation is unchanged.
+    Kept branches are scaled by 1 / (1 - rate), so that the expectation is unchanged, as in timm; with scale_by_keep=False they
+    stay as they are, as in big_vision's Mixer.
     """
 
     rate: Rate = 0.0
+    scale_by_keep: bool = True
 
     @nn.compact
     def __call__(self, branch: Tokens, *, deterministic: bool = True) -> Tokens:
@@ -34,4 +36,6 @@ class DropPath(nn.Module):
             return branch
         keep = 1.0 - self.rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (branch.shape[0], 1, 1))
-        return jnp.where(kept, branch / jnp.asarray(keep, branch.dtype), jnp.zeros((), branch.dtype).reshape(1, 1, 1))
+        if self.scale_by_keep:
+            branch = branch / jnp.asarray(keep, branch.dtype)
+        return jnp.where(kept, branch, jnp.zeros((), branch.dtype).reshape(1, 1, 1))

@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.product import dot_general
 from vit_jax.types import Tokens
 
@@ -36,6 +37,7 @@ class Mlp(nn.Module):
     kind: MlpKind = "gelu_tanh"
     norm: bool = False
     norm_eps: float = 1e-6
+    weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -43,8 +45,8 @@ class Mlp(nn.Module):
     def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
         """Map tokens [b, n, d] to [b, n, d]."""
         dense: dict[str, Any] = {
-            "kernel_init": nn.initializers.xavier_uniform(),
-            "bias_init": nn.initializers.normal(1e-6),
+            "kernel_init": INITIAL[self.weight_init].kernel,
+            "bias_init": INITIAL[self.weight_init].bias,
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
             "dot_general": dot_general,

@@ -7,6 +7,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.product import dot_general
 from vit_jax.types import Images, UserError
 
@@ -43,6 +44,7 @@ class PatchEmbed(nn.Module):
     padding: str = "valid"
     bias: bool = True
     source: str = "image"
+    weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -51,7 +53,7 @@ class PatchEmbed(nn.Module):
         """Return rows run from top to bottom, columns from left to right."""
         patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding, self.source)
         shape = (*self.patch_size, images.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), shape, self.param_dtype)
+        kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         if self.padding == "valid" and not any(p % s for p, s in zip(self.patch_size, self.stride, strict=True)):
             out = _product(images, kernel, self.stride)

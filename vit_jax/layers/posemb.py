@@ -1,5 +1,7 @@
 """Position embeddings of a patch grid."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -24,12 +26,14 @@ def sincos2d(rows: int, cols: int, width: int, temperature: float = 10_000.0) ->
 class AddPositions(nn.Module):
     """Add a position embedding to the tokens of a grid after `prefix` tokens, such as the class token.
 
-    "learn" has one vector for each token, the prefix included; "sincos2d" is zero on the prefix; "none" adds nothing.
+    "learn" has one vector for each token, the prefix included, normal with the standard deviation `std`, or 1 / sqrt(d) for
+    "width"; "sincos2d" is zero on the prefix; "none" adds nothing.
     """
 
     kind: str
     grid: tuple[int, int]
     prefix: int = 0
+    std: float | Literal["width"] = 0.02
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -37,7 +41,8 @@ class AddPositions(nn.Module):
         """Map tokens [b, prefix + rows * cols, d]."""
         _, n, width = tokens.shape
         if self.kind == "learn":
-            table: Array = self.param("table", nn.initializers.normal(0.02), (1, n, width), self.param_dtype)
+            std = width**-0.5 if self.std == "width" else self.std
+            table: Array = self.param("table", nn.initializers.normal(std), (1, n, width), self.param_dtype)
         elif self.kind == "sincos2d":
             table = jnp.pad(jnp.asarray(sincos2d(*self.grid, width)), ((self.prefix, 0), (0, 0)))[None]
         else:

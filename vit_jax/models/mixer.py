@@ -13,6 +13,7 @@ from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
+from vit_jax.models import heads
 from vit_jax.models.vit import BLOCK, pair
 from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
 
@@ -22,7 +23,8 @@ class Mixer(nn.Module):
 
     The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features in place of logits. Every
     parameter is param_dtype; every activation dtype, except statistics, which are float32.
-    remat, scan: see Encoder.
+    remat, scan: see Encoder; scale_by_keep: see DropPath. head: a part of models/heads.py; by default a linear layer of zeros
+    with the bias head_bias. Weights begin as lecun_normal, with biases of zero.
     """
 
     num_classes: int
@@ -35,6 +37,8 @@ class Mixer(nn.Module):
     norm_eps: float = 1e-6
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
+    scale_by_keep: bool = True
+    head: nn.Module | None = None
     head_bias: float = 0.0
     remat: Remat = "none"
     scan: bool = False
@@ -42,6 +46,8 @@ class Mixer(nn.Module):
     param_dtype: DtypeName = "float32"
 
     def __post_init__(self):
+        if self.head is not None:
+            self.head = heads.fitted(self.head, self.num_classes, self.dtype, self.param_dtype)
         super().__post_init__()
         for name in ("width", "depth", "tokens_mlp_dim", "channels_mlp_dim", "patch_size"):
             size = getattr(self, name)
@@ -95,7 +101,9 @@ class Mixer(nn.Module):
     def encode(self, tokens: Tokens, *, train: bool = False, stages: bool = False, norm_stages: bool = False) -> Any:
         """Map tokens [b, n, d] to encoded ones; with `stages` return also those after each block."""
         sizes = (self.tokens_mlp_dim, self.channels_mlp_dim)
-        block = partial(MixerBlock, *sizes, mlp=self.mlp, norm_eps=self.norm_eps, **self._dtypes)
+        block = partial(
+            MixerBlock, *sizes, mlp=self.mlp, norm_eps=self.norm_eps, scale_by_keep=self.scale_by_keep, **self._dtypes
+        )
         encoder = Encoder(
             block,
             self.depth,
@@ -120,6 +128,8 @@ class Mixer(nn.Module):
         self._sow("features", pooled)
         if not self.num_classes:
             return pooled
+        if self.head is not None:
+            return self.head(pooled)
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias)
         return nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, **self._dtypes, name="head")(pooled)
 

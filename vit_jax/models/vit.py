@@ -17,6 +17,7 @@ from vit_jax.layers.block import Block
 from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.geometry import Geometry, before_patches, num_distances, relative_offsets, rows_and_columns
+from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.mlp import MlpKind
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool, masked_mean
@@ -44,16 +45,17 @@ class ViT(nn.Module):
     the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
-    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too. rope: rotary positions
-    of the patches, a part of layers/rope.py, beside `posemb`. relative_bias: a learned bias on the scores of each head for
-    each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a LayerNorm before
-    the first block (CLIP, arXiv:2103.00020). norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias:
-    see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its initial value; drop_path,
-    drop_path_rule: see drop_path_rates; patch_drop: the share of the patches that a training step leaves out of each image
-    (arXiv:2212.00794); attention: see layers/attend.py; remat, scan: see Encoder. rep_size adds a tanh layer of that width
-    before the head. head: a part of models/heads.py; by default a linear layer of zeros with the bias head_bias.
-    num_classes=0 returns the pooled features in place of logits. Every parameter is param_dtype; every activation dtype,
-    except statistics and softmax, which are float32.
+    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
+    AddPositions. rope: rotary positions of the patches, a part of layers/rope.py, beside `posemb`. relative_bias: a learned
+    bias on the scores of each head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared"
+    by all. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: the last LayerNorm is on
+    the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale:
+    its initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of
+    the patches that a training step leaves out of each image (arXiv:2212.00794); attention: see layers/attend.py; remat,
+    scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a
+    linear layer of zeros with the bias head_bias. weight_init: see layers/initial.py. num_classes=0 returns the pooled
+    features in place of logits. Every parameter is param_dtype; every activation dtype, except statistics and softmax, which
+    are float32.
 
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
@@ -75,6 +77,7 @@ class ViT(nn.Module):
     mask_token: bool = False
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
     posemb_prefix: bool = True
+    posemb_std: float | Literal["width"] = 0.02
     rope: Rope | None = None
     relative_bias: Literal["none", "blocks", "shared"] = "none"
     pre_norm: bool = False
@@ -93,8 +96,10 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
     patch_drop: float = 0.0
+    scale_by_keep: bool = True
     head: nn.Module | None = None
     head_bias: float = 0.0
+    weight_init: WeightInit = "xavier"
     attention: Form = "auto"
     remat: Remat = "none"
     scan: bool = False
@@ -114,6 +119,8 @@ class ViT(nn.Module):
         for name in ("registers", "rep_size"):
             if not 0 <= (getattr(self, name) or 0) < 2**31:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a number of at least 0 and below 2**31.")
+        if self.posemb_std != "width" and self.posemb_std < 0:
+            raise UserError(f"model.posemb_std={self.posemb_std}; expected a number of at least 0, or 'width'.")
         for name in ("dropout", "attn_dropout", "drop_path", "patch_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a rate in [0, 1).")
@@ -150,13 +157,20 @@ class ViT(nn.Module):
             tokens, kept = self._drop_patches(tokens)
         return self.apply_head(self.pool_tokens(self.encode(tokens, grid=grid, kept=kept, train=train)))
 
-    def features(self, images: Images, *, train: bool = False, norm_stages: bool = False) -> dict[str, Any]:
+    def features(
+        self,
+        images: Images,
+        *,
+        masked: Bool[Array, "b patches"] | None = None,
+        train: bool = False,
+        norm_stages: bool = False,
+    ) -> dict[str, Any]:
         """Return `tokens` [b, n, d] with `prefix` tokens before the patches of `grid`, `pooled` [b, d], and `stages`.
 
-        stages: the tokens after each block, before the last norm, or after it too with norm_stages.
+        stages: the tokens after each block, before the last norm, or after it too with norm_stages. masked: see embed.
         """
         grid = self.grid((images.shape[1], images.shape[2]))
-        tokens = self.embed(images, train=train)
+        tokens = self.embed(images, masked=masked, train=train)
         encoded, stages = self.encode(tokens, grid=grid, train=train, stages=True, norm_stages=norm_stages)
         pooled = self.pool_tokens(encoded)
         return {
@@ -194,7 +208,8 @@ class ViT(nn.Module):
         elif masked is not None:
             raise UserError("Patches can be masked only in a model with a mask token; give model.mask_token=True.")
         prefix = self._prefix(patches)
-        positions = partial(AddPositions, self.posemb, grid, param_dtype=self._dtypes["param_dtype"], name="posemb")
+        fields = {"std": self.posemb_std, "param_dtype": self._dtypes["param_dtype"], "name": "posemb"}
+        positions = partial(AddPositions, self.posemb, grid, **fields)
         if self.posemb_prefix:
             x = positions(prefix.shape[1])(jnp.concatenate([prefix, patches], axis=1))
         else:
@@ -295,7 +310,7 @@ class ViT(nn.Module):
                     f"model.stem gives arrays of {images.ndim} dimensions; it must give feature maps [b, h, w, c]."
                 )
         geometry = (patch, pair(self.stride or patch), self.padding, self.embed_bias, source)
-        x = PatchEmbed(self.width, *geometry, **self._dtypes, name="embed")(images)
+        x = PatchEmbed(self.width, *geometry, self.weight_init, **self._dtypes, name="embed")(images)
         return rearrange(x, "b rows cols d -> b (rows cols) d"), (x.shape[1], x.shape[2])
 
     def _prefix(self, patches: Tokens) -> Float[Array, "b p d"]:
@@ -308,7 +323,7 @@ class ViT(nn.Module):
             ("registers", self.registers),
         ):
             if count:
-                init = nn.initializers.zeros if name == "cls" else nn.initializers.normal(0.02)
+                init = INITIAL[self.weight_init].token if name == "cls" else nn.initializers.normal(0.02)
                 token = self.param(name, init, (1, count, width), self._dtypes["param_dtype"])
                 tokens.append(jnp.tile(token.astype(patches.dtype), (b, 1, 1)))
         return jnp.concatenate(tokens, axis=1)
@@ -364,6 +379,8 @@ class ViT(nn.Module):
             post_norm=self.post_norm,
             # Its parameters are those of each block.
             rope=None if self.rope is None else self.rope.clone(parent=None),
+            scale_by_keep=self.scale_by_keep,
+            weight_init=self.weight_init,
             **self._dtypes,
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vit_jax import trees
@@ -84,8 +85,30 @@ def each_by(
     return optax.GradientTransformation(init, update)
 
 
+def decay_towards(
+    decays: Callable[[Params], dict[str, float]], factor: Callable[[jax.Array], jax.Array]
+) -> optax.GradientTransformation:
+    """Add decays(params)[name] * factor(step) * parameter to each update."""
+    constant = each_by(decays, lambda update, param, share: share * param if share else jnp.zeros_like(update))
+
+    def init(params: Params) -> optax.ScaleByScheduleState:
+        constant.init(params)
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: optax.ScaleByScheduleState, params: Params | None = None):
+        added, _ = constant.update(updates, optax.EmptyState(), params)
+        now = factor(state.count)
+        changed = jax.tree.map(lambda u, d: u + now.astype(u.dtype) * d, updates, added)
+        return changed, optax.ScaleByScheduleState(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
 class DecaysItself(optax.GradientTransformationExtraArgs):
-    """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}."""
+    """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}.
+
+    It scales the updates of decayed parameters by their norms, so that these must not begin at zero.
+    """
 
     def with_decays(self, decays: Callable[[Params], dict[str, float]]) -> optax.GradientTransformation:
         """Return the rule with these weight decays, which `init` computes too."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.pretrained import specs
+from vit_jax.pretrained import specs, wrappers
 from vit_jax.pretrained.links import Link, same, shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new
@@ -41,11 +41,11 @@ FIXED_FIELDS: dict[str, Any] = {
     "attn_norm": False,
     "mlp_norm": False,
 }
-CLASS_LISTS = {1000: "ImageNet", 21843: "ImageNet-21k"}
 
 _BLOCK, _MIXER_BLOCK = r"Transformer/encoderblock_(\d+)/", r"MixerBlock_(\d+)/"
 # Before Flax's linen, modules were numbered in order of creation across classes.
 _NUMBERED = re.compile(r"(MultiHeadDotProductAttention|LayerNorm|MlpBlock|Dense|MAPHead)_(\d+)")
+_ROOT = re.compile(r"((?:[^/]+/)*?)(?:Transformer/encoderblock|MixerBlock_0/)")
 _GROUP_NORM = re.compile(r"gn(\d+|_root|_proj)/(scale|bias)$")
 _ORIGINAL_POSEMB = "Transformer/posembed_input/pos_embedding"
 _POSEMBS = (_ORIGINAL_POSEMB, "Transformer/pos_embedding")
@@ -61,12 +61,12 @@ _PRE_LINEN = {
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
     """Return whether the arrays have the names of Google's models."""
-    return any("Transformer/encoderblock" in name or "MixerBlock_0/" in name for name in arrays)
+    return any(map(_ROOT.match, arrays))
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
     """Convert a Google .npz; raise UserError if it does not contain a ViT, hybrid or Mixer for images."""
-    inside, branch, others = model_branch(arrays)
+    inside, branch, branch_notes = model_branch(arrays, origin)
     theirs = to_big_vision(inside)
     is_mixer = any(re.match(_MIXER_BLOCK, name) for name in theirs)
     model, patches = (_mixer_spec if is_mixer else _vit_spec)(theirs, origin)
@@ -76,8 +76,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     notes = [
         "The file contains only arrays: assumed GELU's tanh approximation and LayerNorm epsilon 1e-6, as in its code."
     ]
-    if others:
-        notes.append(f"Not loaded from the file: {', '.join(others)}.")
+    notes += branch_notes
     if "stem" in model:
         notes.append("Assumed that its ResNet standardizes weights by std + 1e-5 and has GroupNorm epsilon 1e-6.")
     if model.get("pool") == "gap":
@@ -88,8 +87,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     if classes and branch.endswith("img/"):
         notes.append(f"Its head maps to the {classes} dimensions shared by image and text, not to classes.")
     elif classes:
-        known = f": probably those of {CLASS_LISTS[classes]}, sorted by WordNet id" if classes in CLASS_LISTS else ""
-        notes.append(f"The file does not name its {classes} classes{known}.")
+        notes.append(f"The file does not name its {classes} classes.")
     is_original = _ORIGINAL_POSEMB in inside or "stem/kernel" in arrays
     preprocessing, note = _preprocessing(model, patches, first.shape[2], is_original)
     return Pretrained(model, params, preprocessing, None, origin, notes=(*notes, note))
@@ -109,9 +107,9 @@ def _preprocessing(
     size = (side * rows, side * cols) if side else (224, 224)
     half = (0.5,) * channels
     if is_original or not model["num_classes"] or model.get("pool") == "map":
-        preprocessing = Preprocessing(size, None, "bilinear", half, half)
+        preprocessing = Preprocessing(size, size, "bilinear", half, half)
     else:
-        preprocessing = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half)
+        preprocessing = Preprocessing(size, round(min(size) * 8 / 7), "box", half, half, keep_ratio=True)
     authors = "the original repository" if is_original else "big_vision"
     return preprocessing, (
         f"The file does not describe the preprocessing: assumed {preprocessing.spec} and values in [-1, 1], as in {authors}."
@@ -185,17 +183,20 @@ def _count(arrays: FlatParams, pattern: str, first: int = 0) -> int:
 # Layouts.
 
 
-def model_branch(arrays: FlatParams) -> tuple[FlatParams, str, list[str]]:
-    """Return the arrays of the image model in a file, its branch and the names of the other branches.
+def model_branch(arrays: FlatParams, origin: str) -> tuple[FlatParams, str, list[str]]:
+    """Return the arrays of the image model in a file, what precedes their names, and notes on the other arrays.
 
-    The branch is "", "params/" (optax), "opt/target/" (flax.optim) or, for image-text models, "params/img/".
+    The branch is "", "params/" (optax), "opt/target/" (flax.optim), "params/img/" for image-text models, or any other.
     """
-    branch = next((b for b in ("params/", "opt/target/") if any(n.startswith(b) for n in arrays)), "")
-    if any(name.startswith(f"{branch}img/") for name in arrays):
-        branch += "img/"
-    inside = {name.removeprefix(branch): array for name, array in arrays.items() if name.startswith(branch)}
+    branches = [match[1] for name in arrays if (match := _ROOT.match(name))]
+    branches = [branch for branch in branches if branch.startswith("opt/target/")] or branches
+    candidates = {b: {name: x for name, x in arrays.items() if name.startswith(b)} for b in set(branches)}
+    branch, notes = wrappers.choose(candidates, origin)
     others = {_other_branch(name, branch) for name in arrays if not name.startswith(branch)}
-    return inside, branch, sorted(others)
+    notes = notes if len(candidates) > 1 else []
+    if others:
+        notes.append(f"Not loaded from the file: {', '.join(sorted(others))}.")
+    return {name.removeprefix(branch): x for name, x in arrays.items() if name.startswith(branch)}, branch, notes
 
 
 def _other_branch(name: str, branch: str) -> str:

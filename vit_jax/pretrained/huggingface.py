@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config.hints import fits
-from vit_jax.pretrained import specs
+from vit_jax.pretrained import processor, specs
 from vit_jax.pretrained.huggingface_names import NETWORKS, Network, links, network_of, on_disk, refused
 from vit_jax.pretrained.links import shape_of, to_ours, to_theirs
-from vit_jax.pretrained.pretrained import FlatParams, Interpolation, Preprocessing, Pretrained
+from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, config_value, write_folder
-from vit_jax.types import ResizeMethod, UserError
+from vit_jax.types import PosembMethod, UserError
 
 _KINDS = "ViT, DeiT, BEiT, MAE, I-JEPA, DINOv2 and DINOv3"
 _ACTIVATIONS = {
@@ -25,8 +25,8 @@ _ACTIVATIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-# PIL's codes.
-_METHODS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# How the authors of the weights resize position embeddings, where not as transformers does.
+_POSEMB: dict[str, PosembMethod] = {"dinov2": "dinov2", "dinov2_with_registers": "bicubic"}
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
@@ -50,18 +50,18 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     size = _image_size(arrays, model, config, origin)
     channels = params["embed/kernel"].shape[2]
     stated = config_value(config, "preprocessor", dict, {}, origin)
-    images, image_notes = _read_preprocessing(stated, size, channels, kind, origin)
+    images, image_notes = processor.read_preprocessing(stated, size, channels, kind, origin)
     names = _class_names(config, model["num_classes"])
-    method: ResizeMethod = "dinov2" if kind == "dinov2" else "bicubic"
-    return Pretrained(model, params, images, names, origin, method, tuple([*assumed, *notes, *image_notes]))
+    posemb = _POSEMB.get(kind, "bicubic_no_antialias")
+    return Pretrained(model, params, images, names, origin, posemb, notes=(*assumed, *notes, *image_notes))
 
 
 def _used(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str) -> tuple[FlatParams, list[str]]:
     """Return the arrays of the network and its classifier, and notes on those left out."""
-    unused = ["embeddings.mask_token"] if kind in ("vit", "deit", "ijepa") else []
+    unused = []
     if any(name.endswith("classifier.weight") for name in arrays):
         unused += ["pooler.dense.weight", "pooler.dense.bias"]
-    left_out = {"decoder.": "the decoder", "lm_head.": "the head of visual tokens"}
+    left_out = {"embeddings.mask_token": "the mask token"} if kind in ("vit", "deit", "ijepa") else {}
     if kind.startswith("dinov2"):  # it reads the class token beside the mean of the patches
         left_out["classifier."] = "the linear classifier, which reads the class token and the mean of the patches,"
     notes = [
@@ -180,76 +180,6 @@ def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | N
     return tuple(names)
 
 
-# Image processors.
-
-
-def _read_preprocessing(
-    stated: Mapping[str, Any], size: tuple[int, int], channels: int, kind: str, origin: str
-) -> tuple[Preprocessing, list[str]]:
-    """Convert a preprocessor_config.json, with the processors' defaults, for images of (height, width); return notes too."""
-    notes = []
-    if not stated:
-        notes = [f"It has no preprocessor_config.json: assumed a resize to {size} and values scaled to [-1, 1]."]
-    code = config_value(stated, "resample", int, 3 if kind == "deit" else 2, origin)
-    if code not in _METHODS:
-        raise UserError(f"{origin}: its preprocessor_config.json has resample={code}; expected PIL's 0 to 5.")
-    mean = std = (0.5,) * channels
-    if config_value(stated, "do_normalize", bool, True, origin):
-        mean = config_value(stated, "image_mean", tuple[float, ...], mean, origin)
-        std = config_value(stated, "image_std", tuple[float, ...], std, origin)
-    else:
-        mean, std = (0.0,) * channels, (1.0,) * channels
-    if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
-        raise UserError(
-            f"{origin} has {channels} channels, but image_mean={mean} and image_std={std} in its preprocessor_config.json; "
-            "expected one number per channel, image_std above 0."
-        )
-    resized = _height_width(stated.get("size"), size)
-    short_side = None
-    if config_value(stated, "do_center_crop", bool, False, origin):
-        short_side = max(min(resized), min(size))  # transformers pads images smaller than the crop
-        cropped = _height_width(stated.get("crop_size"), size)
-        if cropped != size:
-            notes.append(f"Its preprocessor_config.json crops images to {cropped}, but the model takes {size}.")
-        if not isinstance(stated.get("size"), dict) or "shortest_edge" not in stated["size"]:
-            notes.append(f"transformers resizes images to {resized} before the crop; here the shorter side is resized.")
-    elif resized != size:
-        notes.append(f"Its preprocessor_config.json resizes images to {resized}, but the model takes {size}.")
-    return Preprocessing(size, short_side, _METHODS[code], mean, std), notes
-
-
-def _height_width(stated: Any, default: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of a size in a preprocessor_config.json."""
-    if isinstance(stated, dict) and "shortest_edge" in stated:
-        stated = stated["shortest_edge"]
-    if isinstance(stated, dict):
-        stated = [stated.get("height"), stated.get("width")]
-    edges = [stated, stated] if isinstance(stated, int) else stated
-    if isinstance(edges, list) and len(edges) == 2 and all(isinstance(edge, int) and edge > 0 for edge in edges):
-        return edges[0], edges[1]
-    return default
-
-
-def _processor_config(images: Preprocessing) -> dict[str, Any]:
-    """Return the preprocessor_config.json of a preprocessing."""
-    size = {"height": images.size[0], "width": images.size[1]}
-    crop: dict[str, Any] = {"size": size, "do_center_crop": False}
-    if images.short_side is not None:
-        crop = {"size": {"shortest_edge": images.short_side}, "crop_size": size, "do_center_crop": True}
-    return {
-        # Older versions of transformers' ViT processor cannot crop; CLIP's is the same with a crop.
-        "image_processor_type": "ViTImageProcessor" if images.short_side is None else "CLIPImageProcessor",
-        "do_resize": True,
-        **crop,
-        "resample": next(code for code, method in _METHODS.items() if method == images.method),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(images.mean),
-        "image_std": list(images.std),
-    }
-
-
 # Writing.
 
 
@@ -283,7 +213,8 @@ def write(
     if preprocessing is None:
         notes.append("It has no preprocessor_config.json: transformers cannot express its preprocessing.")
     else:
-        configs["preprocessor_config.json"] = _processor_config(preprocessing)
+        configs["preprocessor_config.json"], image_notes = processor.make_config(preprocessing)
+        notes += image_notes
     arrays = to_theirs(links(model, kind, NETWORKS[kind].prefix if model["num_classes"] else ""), params)
     write_folder(folder, _whole(arrays, model, kind), configs)
     return notes

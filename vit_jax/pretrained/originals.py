@@ -16,27 +16,21 @@ _RENAMED = (
     (r"\.mlp\.ffn_ln\.", ".mlp.norm."),
     (r"\.attn\.inner_attn_ln\.", ".attn.norm."),
 )
-# Buffers that are computed, and what is there for training alone.
+# Buffers that are computed.
 _BUFFERS = re.compile(r".*relative_position_index$|.*rope(_embed)?\.|.*\.(bias_mask|periods)$|.*rope.*freqs_(cos|sin)$")
-_TRAINING = re.compile(r"^(decoder_|lm_head\.|local_cls_norm\.|projectors\.|head\.(mlp|last_layer)\.)")
 
 
-def as_timms(arrays: FlatParams) -> tuple[FlatParams, list[str]]:
-    """Return the arrays by timm's names, and notes on those left out; timm's own stay as they are.
+def as_timms(arrays: FlatParams) -> FlatParams:
+    """Return the arrays by timm's names; timm's own stay as they are.
 
     DINOv2's registers have no positions, so that of the class token is added to it; DINOv3's bias of the keys is masked out.
     """
     if "patch_embed.proj.weight" not in arrays:
-        return arrays, []
-    width = arrays["patch_embed.proj.weight"].shape[0]
+        return arrays
     is_dinov3 = "storage_tokens" in arrays
     renamed: FlatParams = {}
-    left_out: set[str] = set()
     for name, array in arrays.items():
         if _BUFFERS.match(name):
-            continue
-        if (match := _TRAINING.match(name)) or (name == "mask_token" and array.shape[-1] != width):
-            left_out.add(match[1].rstrip("._") if match else "mask_token")
             continue
         for theirs, timms in _RENAMED:
             name = re.sub(theirs, timms, name)
@@ -50,5 +44,4 @@ def as_timms(arrays: FlatParams) -> tuple[FlatParams, list[str]]:
     if "register_tokens" in arrays and "pos_embed" in renamed:
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    parts = ", ".join(sorted(left_out))
-    return renamed, [f"Left out: {parts}; what pretraining has beside the network begins anew."] if left_out else []
+    return renamed

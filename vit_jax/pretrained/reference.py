@@ -1,6 +1,8 @@
 """References to published models: a path, hf:OWNER/NAME[@revision], or a name of the original repository."""
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 from vit_jax.pretrained.pretrained import Pretrained
@@ -9,6 +11,44 @@ from vit_jax.types import UserError
 # Weights in a folder, in order of preference.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.pth")
 SUFFIXES = (".safetensors", ".npz", ".pth")
+
+
+# How timm and the hub itself write a model of the hub.
+_HUB = re.compile(r"(?:hf[-_]hub:|https?://huggingface\.co/)([\w.-]+/[\w.-]+?)(?:/(?:tree|resolve)/([\w.-]+).*|/)?")
+# A name of timm: an architecture, and perhaps the tag of its weights.
+_TIMM = re.compile(r"((?:vit|deit|deit3|mixer|flexivit)_[a-z0-9_]+)(?:\.([a-z0-9_]+))?")
+# A size as other libraries write it: B16, vit-b-16, ViT-B/16, R50-ViT-B-16.
+_SIZE = re.compile(
+    r"(?:(r\d*)[-_+/]*)?(?:vit[-_/]?)?(mu|ti|tiny|s|small|m|b|base|l|large|so400m|h|huge|g)[-_/]?(\d+)", re.I
+)
+_LETTERS = {
+    "tiny": "Ti",
+    "small": "S",
+    "base": "B",
+    "large": "L",
+    "huge": "H",
+    "ti": "Ti",
+    "mu": "mu",
+    "so400m": "So400m",
+}
+
+
+def as_ours(reference: str) -> str:
+    """Return a reference that timm, transformers or the hub's pages would take as this library writes it.
+
+    `local-dir:PATH` is a path; `hf-hub:OWNER/NAME` and the address of a model's page are on the hub; so is a name of timm with
+    the tag of its weights. Other references, and paths that exist, are returned as they are.
+    """
+    if os.path.lexists(os.path.expanduser(reference)):
+        return reference
+    if reference.startswith("local-dir:"):
+        return reference.removeprefix("local-dir:")
+    if match := _HUB.fullmatch(reference):
+        return f"hf:{match[1]}" + (f"@{match[2]}" if match[2] else "")
+    match = _TIMM.fullmatch(reference)
+    if match and match[2] and f".{match[2]}" not in SUFFIXES:
+        return f"hf:timm/{reference}"
+    return reference
 
 
 def is_published(path: Path) -> bool:
@@ -23,10 +63,11 @@ def read(reference: str) -> Pretrained:
     from vit_jax.pretrained import google, huggingface, timm
     from vit_jax.pretrained.tensors import read_arrays
 
-    arrays, config = read_arrays(locate(reference))
+    arrays, config, notes = read_arrays(locate(reference))
     for library in (google, timm, huggingface):
         if library.matches(arrays, config):
-            return library.read(arrays, config, reference)
+            found = library.read(arrays, config, reference)
+            return dataclasses.replace(found, notes=(*notes, *found.notes))
     examples = ", ".join(sorted(arrays)[:4])
     raise UserError(
         f"{reference} contains {len(arrays)} arrays ({examples}, ...) of an unknown model; expected a ViT, DeiT, hybrid or "
@@ -54,9 +95,9 @@ def locate(reference: str) -> Path:
     model = hub.find(reference)
     if model is None:
         raise UserError(
-            f"No model at {reference!r}; expected a path (a workdir, DIR@STEP, a .npz, .safetensors or .pth file, a folder of "
-            "timm or transformers), hf:OWNER/NAME, a name of the original repository such as ViT-B_16, or a size with random "
-            "weights such as S/16."
+            f"No model at {reference!r}{_hint(reference)}; expected a path (a workdir, DIR@STEP, a .npz, .safetensors or .pth "
+            "file, a folder of timm or transformers), hf:OWNER/NAME, a name of the original repository such as ViT-B_16, or a "
+            "size with random weights such as S/16."
         )
     failures = []
     for place in model.places:
@@ -70,3 +111,24 @@ def locate(reference: str) -> Path:
         + "\nGo online, or set VIT_JAX_MODELS to a folder "
         f"with {model.name.rpartition('/')[2]}.npz."
     )
+
+
+def _hint(reference: str) -> str:
+    """Return what a reference that was not found probably means, for its error message."""
+    from vit_jax.pretrained import hub
+
+    if match := _TIMM.fullmatch(reference):
+        places = sorted({place for model in hub.ORIGINAL.values() for place in model.places})
+        tagged = [place for place in places if place.startswith(f"hf:timm/{match[1]}.")] or [f"hf:timm/{match[1]}.TAG"]
+        return f" (an architecture of timm has several weights: {' or '.join(tagged)})"
+    if match := _SIZE.fullmatch(reference):
+        stem, letter, patch = match.groups()
+        letter = _LETTERS.get(letter.lower(), letter.upper() if letter != "g" else letter)
+        stem = f"{stem.upper()}+" if stem else ""
+        known = [f"the published {name}" for name in (f"{stem}ViT-{letter}_{patch}",) if hub.find(name)]
+        return f" (did you mean {' or '.join([*known, f'the size {stem}{letter}/{patch} with random weights'])}?)"
+    owner, _, name = reference.partition("/")
+    is_name = re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z][\w.-]*", reference) and Path(name).suffix not in SUFFIXES
+    if is_name and not os.path.isdir(owner):
+        return f" (did you mean hf:{reference} on the hub?)"
+    return ""

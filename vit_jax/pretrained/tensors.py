@@ -4,14 +4,20 @@ The format is detected from a file's first bytes. Nothing is unpickled: .npz is 
 weights_only=True.
 """
 
+import argparse
+import datetime
 import io
 import json
 import os
+import pathlib
 import pickle
+import re
 import shutil
+import types
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +27,19 @@ import safetensors
 import safetensors.numpy
 
 from vit_jax.config.hints import cast, fits, hint_name
+from vit_jax.pretrained import wrappers
 from vit_jax.pretrained.pretrained import FlatParams
 from vit_jax.pretrained.reference import SUFFIXES, WEIGHTS
 from vit_jax.types import UserError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-# Keys under which training scripts save the weights.
-WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema", "params", "teacher", "target_encoder", "encoder")
 
 
-def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
-    """Read the float32 arrays of a file or folder and the config.json beside them, {} if there is none.
+def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
+    """Read the float32 arrays of the model in a file or folder and the config.json beside them, {} if there is none.
 
-    `preprocessor_config.json` is added to the config as "preprocessor". Raises UserError for damaged and unknown files.
+    `preprocessor_config.json` is added to the config as "preprocessor". Returns notes on arrays that were left out. Raises
+    UserError for damaged and unknown files.
     """
     try:
         file = path if path.is_file() else _weights_in(path)
@@ -49,16 +55,22 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any]]:
         raise UserError(f"{file} contains no arrays; expected the weights of a model.")
     # BEiT's files contain the offsets between tokens, which are no weights.
     weights = {name: array for name, array in arrays.items() if not name.endswith("relative_position_index")}
-    return {name: _to_float32(name, array, file) for name, array in weights.items()}, config
+    weights, notes = wrappers.unwrap(weights, str(file))
+    return {name: _to_float32(name, array, file) for name, array in weights.items()}, config, notes
 
 
 def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
+    """Return a value of the config.json of `origin`, as `value_in` does."""
+    return value_in(config, key, hint, default, f"{origin}: its {CONFIG}")
+
+
+def value_in(config: Mapping[str, Any], key: str, hint: Any, default: Any, file: str) -> Any:
     """Return config[key], or the default if it is absent or null; raise UserError if it is not of the hinted type."""
     value = config.get(key)
     if value is None:
         return default
     if not fits(value, hint):
-        raise UserError(f"{origin}: its config.json has {key}={value!r:.80}; expected {hint_name(hint)}.")
+        raise UserError(f"{file} has {key}={value!r:.80}; expected {hint_name(hint)}.")
     return cast(value, hint)
 
 
@@ -147,39 +159,69 @@ def _read_torch(path: Path) -> dict[str, Any]:
     except ImportError:
         raise UserError(f"{path} needs torch: pip install torch, or use the model's .safetensors file.") from None
     try:
-        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
         if "weights_only" not in reason.lower() and "Unsupported" not in reason:
             raise _damaged(path, reason[:120]) from None
-        raise _pickled(path, ".safetensors") from None
+        found = re.search(r"GLOBAL (\S+)", reason)
+        raise _pickled(path, ".safetensors", found[1] if found else "") from None
     except Exception as error:  # torch raises many types for damaged files
         raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
-    while isinstance(loaded, Mapping) and (
-        inner := next((k for k in WRAPPERS if isinstance(loaded.get(k), Mapping)), "")
-    ):
-        loaded = loaded[inner]
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} contains a {type(loaded).__name__}; expected a state dict.")
-    tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    return {
-        str(name).removeprefix("module.").removeprefix("backbone."): (x.float() if x.is_floating_point() else x).numpy()
-        for name, x in tensors.items()
-    }
+    return dict(_leaves(loaded, ""))
+
+
+def _harmless() -> list[Any]:
+    """Return what scripts save beside weights, in addition to torch's own list: containers and numbers, which run no code.
+
+    The numpy functions have one name in files written by numpy 1 and another since numpy 2, paths one in Python 3.13.
+    """
+    arrays = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
+    named = [(item, f"numpy.{core}.multiarray.{item.__name__}") for item in arrays for core in ("core", "_core")]
+    dtypes = [item for item in vars(np.dtypes).values() if isinstance(item, type)]
+    systems = {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}
+    names = [(kind, f"{pure}{system}Path") for system, kind in systems.items() for pure in ("", "Pure")]
+    paths = [(kind, f"{module}.{name}") for kind, name in names for module in ("pathlib", "pathlib._local")]
+    containers = [argparse.Namespace, types.SimpleNamespace, defaultdict, set, frozenset, complex, slice, range]
+    return [*named, *dtypes, *paths, *containers, np.ndarray, np.dtype, datetime.datetime, datetime.timedelta]
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and arrays in nested containers with their names, joined by dots."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    else:
+        items = []
+        if hasattr(value, "detach") or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub"):
+            yield prefix.removesuffix("."), value
+    for key, item in items:
+        yield from _leaves(item, f"{prefix}{key}.")
 
 
 def _damaged(path: Path, reason: object) -> UserError:
     return UserError(f"{path} is damaged or incomplete ({reason}); download it again.")
 
 
-def _pickled(path: Path, alternative: str) -> UserError:
+def _pickled(path: Path, alternative: str, name: str = "") -> UserError:
+    what = f"pickled objects ({name})" if name else "pickled objects"
     return UserError(
-        f"{path} contains pickled objects, which could run code when loaded; expected only arrays. Ask its author for "
-        f"{alternative}."
+        f"{path} contains {what}, which could run code when loaded; expected only arrays. Ask its author for {alternative}."
     )
 
 
-def _to_float32(name: str, array: np.ndarray, path: Path) -> np.ndarray:
+def _to_float32(name: str, array: Any, path: Path) -> np.ndarray:
+    if hasattr(array, "detach"):  # a tensor of torch
+        if array.is_quantized or array.is_sparse or array.is_complex():
+            raise UserError(
+                f"{path} has {name} as a quantized, sparse or complex tensor; expected floating-point weights."
+            )
+        array = array.detach()
+        array = (array.float() if array.is_floating_point() else array).numpy()
     array = np.asarray(array)
     if array.dtype == np.dtype("V2"):  # numpy saves bfloat16 as raw bytes
         array = array.view(ml_dtypes.bfloat16)

@@ -21,7 +21,7 @@ from vit_jax.pretrained.links import (
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, write_folder
 from vit_jax.pretrained.timm_config import TimmArgs
-from vit_jax.types import ResizeMethod, UserError
+from vit_jax.types import PosembMethod, UserError
 
 # Arrays that only a supported network has.
 _VIT, _MIXER = "blocks.0.attn.qkv.weight", "blocks.0.mlp_tokens.fc1.weight"
@@ -67,7 +67,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     Fields of the spec are inferred from the arrays, else read from the config, else implied by the architecture's name,
     else assumed, with a note. Raises UserError for other networks and unsupported variants.
     """
-    arrays, left_out = originals.as_timms({name.removeprefix("timm_model."): array for name, array in arrays.items()})
+    arrays = originals.as_timms(arrays)
     args = timm_config.read_args(config, origin)
     is_packed = "blocks.0.mlp.fc1_g.weight" not in arrays
     if timm_eva.matches(arrays, args):
@@ -85,15 +85,21 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     first = "embed/kernel" if not model.get("stem") else "stem/root/kernel"
     preprocessing, image_notes = timm_config.read_preprocessing(config, size, params[first].shape[2], origin)
     names = timm_config.read_class_names(config, model["num_classes"], origin)
-    notes = [*notes, *left_out, *size_notes, *image_notes, *timm_config.read_license(config)]
-    return Pretrained(model, params, preprocessing, names, origin, _resize_rule(arrays, args), tuple(notes))
+    notes = [*notes, *size_notes, *image_notes, *timm_config.read_license(config)]
+    posemb = _resize_rule(arrays, args)
+    return Pretrained(model, params, preprocessing, names, origin, posemb, "bicubic", tuple(notes))
 
 
-def _resize_rule(arrays: FlatParams, args: TimmArgs) -> ResizeMethod:
-    """Return how the authors of the weights resize position embeddings; a mask token is only in DINOv2's own files."""
+def _resize_rule(arrays: FlatParams, args: TimmArgs) -> PosembMethod:
+    """Return how the authors of the weights resize position embeddings; a mask token is only in DINOv2's own files.
+
+    Another state dict alone is taken as the original DeiT's, whose code, as MAE's and I-JEPA's, does not antialias.
+    """
     is_dino = args.tag == "dino" or re.search("_dinov2$", args.architecture or "")
     is_own = {"mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma"} <= arrays.keys()
-    return "dinov2" if is_dino or (is_own and "reg_token" not in arrays) else "bicubic"
+    if is_dino or (is_own and "reg_token" not in arrays):
+        return "dinov2"
+    return "bicubic" if args.architecture or is_own else "bicubic_no_antialias"
 
 
 def _rename(name: str) -> str:

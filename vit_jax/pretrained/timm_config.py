@@ -117,23 +117,18 @@ def read_preprocessing(
             f"crop_pct={crop:g}."
         )
     if method not in typing.get_args(Interpolation):
-        notes.append(f"Its config.json has interpolation={method!r}; bicubic is used instead.")
-        method = "bicubic"
-    short_side = None
-    if mode == "center":
-        short_side = math.floor(min(size) / crop)
-        if size[0] != size[1]:
-            notes.append("timm resizes differently for a crop that is not square; the shorter side is resized instead.")
-    elif mode != "squash" or crop != 1:
-        notes.append(
-            f"Its config.json has crop_mode={mode!r} and crop_pct={crop:g}; the whole image is resized instead."
-        )
+        known = ", ".join(typing.get_args(Interpolation))
+        raise UserError(f"{origin}: its config.json has interpolation={method!r}; expected one of {known}.")
+    if mode not in ("center", "squash"):
+        raise UserError(f"{origin}: its config.json has crop_mode={mode!r}; expected 'center' or 'squash'.")
+    covered = (math.floor(size[0] / crop), math.floor(size[1] / crop))
+    resized = covered[0] if mode == "center" and covered[0] == covered[1] else covered
     mean, std = (v * channels if len(v) == 1 else v for v in (mean, std))
     if not 0 < channels == len(mean) == len(std) or min(std) <= 0:
         raise UserError(
             f"{origin} has {channels} channels, but mean={mean} and std={std}; expected one number per channel, std above 0."
         )
-    return Preprocessing(size, short_side, method, mean, std), notes
+    return Preprocessing(size, resized, method, mean, std, mode == "center", "torchvision"), notes
 
 
 def make_config(
@@ -147,7 +142,7 @@ def make_config(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the config.json of a complete spec, to be built as `architecture` with `arguments`, and notes."""
     is_mixer = model["type"] == "mixer.Mixer"
-    images, notes = _image_config(preprocessing, size)
+    images, notes = image_config(preprocessing, size)
     config: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": model["num_classes"],
@@ -210,7 +205,8 @@ def _first_conv(model: Mapping[str, Any]) -> str:
     return "patch_embed.backbone.stem.conv" if model["stem"]["stages"] else "patch_embed.backbone.conv"
 
 
-def _image_config(preprocessing: Preprocessing | None, size: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+def image_config(preprocessing: Preprocessing | None, size: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of pretrained_cfg for a preprocessing, and notes on differences."""
     if preprocessing is None:
         return {}, ["Its config.json does not describe the preprocessing, which timm cannot express."]
     images: dict[str, Any] = {
@@ -218,11 +214,31 @@ def _image_config(preprocessing: Preprocessing | None, size: tuple[int, int]) ->
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
-    short = preprocessing.short_side
-    if short is None:
-        return images | {"crop_mode": "squash", "crop_pct": 1.0}, []
-    crop = min(size) / short
-    if math.floor(min(size) / crop) != short:
-        crop = min(size) / (short + 0.5)
-    notes = ["timm resizes differently for a crop that is not square."] if size[0] != size[1] else []
-    return images | {"crop_mode": "center", "crop_pct": crop}, notes
+    mode = "center" if preprocessing.keep_ratio else "squash"
+    resized = preprocessing.resized
+    notes = []
+    if isinstance(resized, int) and size[0] != size[1]:
+        notes.append("timm resizes differently for a crop that is not square.")
+        crop = _crop_pct((min(size),), (resized,))
+    else:
+        crop = _crop_pct(size, specs.pair(resized) if resized else size)
+    if resized is None or crop is None:
+        notes.append(f"timm cannot express the preprocessing {preprocessing.spec!r}, and resizes to {size} instead.")
+        return images | {"crop_mode": "squash", "crop_pct": 1.0}, notes
+    if preprocessing.rule != "torchvision" and resized != size:
+        notes.append(
+            f"timm rounds sides and margins as torchvision does, not as {preprocessing.rule}: its images may be shifted by a "
+            "pixel."
+        )
+    return images | {"crop_mode": mode, "crop_pct": crop}, notes
+
+
+def _crop_pct(size: tuple[int, ...], resized: tuple[int, ...]) -> float | None:
+    """Return a fraction for which timm's floor(side / fraction) gives `resized`, or None if there is none."""
+    candidates = [side / (wanted + more) for side, wanted in zip(size, resized, strict=True) for more in (0, 0.5)]
+    exact = (
+        crop
+        for crop in candidates
+        if all(math.floor(side / crop) == to for side, to in zip(size, resized, strict=True))
+    )
+    return next(exact, None)

@@ -9,28 +9,9 @@ from jaxtyping import Array, Float
 
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.losses import LOSSES, kl_divergence
-from vit_jax.tasks.task import Aux, Batch, Task, TaskState, Weights
-from vit_jax.types import Params, Pixels, Rng, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A trained model; it sees the same images as the student, resized where it takes another size."""
-
-    task: Task
-    weights: Weights
-    image_shape: tuple[int, int, int]
-
-    def logits(self, weights: Weights, images: Pixels) -> Float[Array, "b classes"]:
-        """Return the logits of the student's images."""
-        height, width, channels = self.image_shape
-        if images.shape[3] != channels:
-            raise UserError(f"The teacher takes {channels} channels; found training images of {images.shape[1:]}.")
-        if images.shape[1:3] != (height, width):
-            images = jax.image.resize(
-                images.astype(jnp.float32), (images.shape[0], height, width, channels), "bilinear", antialias=True
-            )
-        return jax.lax.stop_gradient(self.task.predict(weights, {"image": images})["logits"])
+from vit_jax.tasks.task import Aux, Batch, TaskState
+from vit_jax.tasks.teacher import Teacher
+from vit_jax.types import Params, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +47,7 @@ class Distill(Classify):
         if self.teacher is None:
             raise UserError("task.Distill has no teacher; name a model with --config.teacher=REF.")
         batch = super().prepare(batch, rng, constants)
-        logits = self.teacher.logits(constants, batch["image"])
+        logits = self.teacher.predict(constants, batch["image"], "logits")
         if logits.shape != batch["target"].shape:
             raise UserError(
                 f"The teacher has {logits.shape[1]} classes, the training data {batch['target'].shape[1]}; distillation needs "

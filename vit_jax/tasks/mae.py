@@ -6,14 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.layers.block import Block
 from vit_jax.layers.encoder import Encoder
 from vit_jax.layers.posemb import sincos2d
-from vit_jax.tasks.task import Aux, Batch, Scale, Spec, Task, TaskState, Weights, apply, check_scale, normalize, stream
+from vit_jax.tasks.masks import check_ratio
+from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
+from vit_jax.tasks.task import Aux, Batch, Scale, Spec, TaskState, stream
 from vit_jax.types import Images, Params, Rng, Tokens, UserError
 
 
@@ -42,38 +43,34 @@ class Decoder(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mae(Task):
+class Mae(Pretraining):
     """Learn by the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
 
     The network is a column such as vit.ViT, whose `embed` and `encode` are entered between: it sees (1 - mask_ratio) of the
     patches. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512.
     """
 
-    model: nn.Module
+    mean: Scale = 0.5
+    std: Scale = 0.5
     mask_ratio: float = 0.75
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
     norm_pixels: bool = True
-    mean: Scale = 0.5
-    std: Scale = 0.5
     decomposable = True
 
     def __post_init__(self):
-        check_scale(self.mean, self.std)
-        if not 0 < self.mask_ratio < 1:
-            raise UserError(f"task.mask_ratio is {self.mask_ratio}; expected a share of the patches between 0 and 1.")
-        if not all(hasattr(self.model, stage) for stage in ("embed", "encode", "num_prefix", "grid")):
-            raise UserError(
-                f"task.Mae masks tokens, which {type(self.model).__name__} cannot; use model type='vit.ViT'."
-            )
+        super().__post_init__()
+        check_ratio("mask_ratio", self.mask_ratio)
+        self.need_stages()
 
     def init(self, rng: Rng, spec: Spec) -> Params:
         """See Task."""
         images = jnp.zeros((1, *spec["image"].shape))
+        need_tiles("Mae", self.model, spec["image"].shape)
         visible, restore = jnp.zeros((1, self.model.num_prefix + 1, self.model.width)), self._order(rng, images)
         decoder = self._decoder(images).init(stream(rng, "decoder"), visible, jnp.argsort(restore, axis=1))
-        return {"backbone": self.model.init(rng, images)["params"], "decoder": decoder["params"]}
+        return {"backbone": self.init_backbone(rng, spec["image"].shape), "decoder": decoder["params"]}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
         """See Task; draws the random order of the patches, of which the first are visible."""
@@ -82,14 +79,14 @@ class Mae(Task):
     def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
         """See Task."""
         predicted, masked = self.reconstruct(params, batch, rng)
-        errors = jnp.square(predicted - self.targets(normalize(batch["image"], self.mean, self.std))).mean(axis=2)
+        errors = jnp.square(predicted - self.targets(self.normalize(batch["image"]))).mean(axis=2)
         return jnp.mean(errors, axis=1, where=masked).mean(), Aux({})
 
     def reconstruct(
         self, params: Params, batch: Batch, rng: Rng
     ) -> tuple[Float[Array, "b patches o"], Bool[Array, "b patches"]]:
         """Return the predicted pixels of every patch of a prepared batch, and which patches are masked."""
-        images, order = normalize(batch["image"], self.mean, self.std), batch["order"]
+        images, order = self.normalize(batch["image"]), batch["order"]
         kept, prefix = round((1 - self.mask_ratio) * order.shape[1]), self.model.num_prefix
 
         def encode_visible(model: nn.Module, images: Images) -> Tokens:
@@ -102,18 +99,9 @@ class Mae(Task):
         predicted: Any = self._decoder(images).apply({"params": params["decoder"]}, visible, restore)
         return predicted.astype(jnp.float32), restore >= kept
 
-    def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
-        """Return the `features` of whole images."""
-        return {"features": apply(*self.backbone(weights), normalize(batch["image"], self.mean, self.std))[0]}
-
-    def backbone(self, weights: Weights) -> tuple[nn.Module, Weights]:
-        """See Task."""
-        return self.model, {"params": weights["params"]["backbone"]}
-
     def targets(self, images: Images) -> Float[Array, "b patches o"]:
         """Return the pixels of each patch, row by row, normalised within the patch where norm_pixels says so."""
-        rows, columns = self.model.grid(images.shape[1:3])
-        patches = rearrange(images, "b (i p) (j q) c -> b (i j) (p q c)", i=rows, j=columns)
+        patches = patch_pixels(images, self.model.grid(images.shape[1:3]))
         if not self.norm_pixels:
             return patches
         mean, variance = patches.mean(axis=2, keepdims=True), patches.var(axis=2, keepdims=True, ddof=1)
@@ -123,14 +111,6 @@ class Mae(Task):
         """Return a random order of the patches of each image."""
         rows, columns = self.model.grid(images.shape[1:3])
         kept = round((1 - self.mask_ratio) * rows * columns)
-        if (
-            images.shape[1] % rows
-            or images.shape[2] % columns
-            or self.model.stride not in (None, self.model.patch_size)
-        ):
-            raise UserError(
-                "task.Mae rebuilds patches that tile the image; leave model.stride and model.padding unset."
-            )
         if not 0 < kept < rows * columns:
             raise UserError(
                 f"task.mask_ratio={self.mask_ratio} of {rows} x {columns} patches leaves {kept} visible; expected at least one "

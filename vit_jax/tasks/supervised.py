@@ -18,6 +18,7 @@ from vit_jax.tasks.task import (
     collections_of,
     init_variables,
     normalize,
+    sown_outputs,
 )
 from vit_jax.types import Params, Pixels, Rng, UserError
 
@@ -74,9 +75,9 @@ class Supervised(Task):
         return self._checked(out), sown, updated
 
     def outputs(self, weights: Weights, images: Pixels) -> tuple[Array, dict[str, Array]]:
-        """Return the outputs [b, classes] in use, and `features` where the network sows them."""
+        """Return the outputs [b, classes] in use and, where the network sows them, `features` and the patches' `tokens`."""
         out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
-        return self._checked(out), {key: sown[key] for key in ("features",) if key in sown}
+        return self._checked(out), sown_outputs(self.model, sown)
 
     def _checked(self, out: Any) -> Array:
         if isinstance(out, Array) and out.ndim == 2 and (not self.class_names or out.shape[1] == self.num_outputs):

@@ -160,6 +160,24 @@ def apply(
     return out, sown, updated
 
 
+def sown_outputs(module: nn.Module, sown: Mapping[str, Array]) -> dict[str, Array]:
+    """Return `features` [b, d] and the encoded `tokens` [b, patches, d] of the patches, where a network sows them."""
+    found = {"features": sown["features"]} if "features" in sown else {}
+    return found | ({"tokens": sown["encoded"][:, getattr(module, "num_prefix", 0) :]} if "encoded" in sown else {})
+
+
+def features(
+    module: nn.Module, weights: Weights, images: Images, rng: Rng | None = None, **options: Any
+) -> dict[str, Any]:
+    """Return the features of a network's stages (see ViT.features) in float32; with `rng` as in training."""
+    run = functools.partial(
+        module.apply, weights, images, train=rng is not None, method=lambda m, *a, **k: m.features(*a, **k), **options
+    )
+    found: Any = run() if rng is None else _with_streams(lambda rngs: run(rngs=rngs), rng)
+    sizes = {"grid", "prefix"}
+    return {k: x if k in sizes else jax.tree.map(lambda a: a.astype(jnp.float32), x) for k, x in found.items()}
+
+
 @functools.cache
 def _takes_train(call: Callable[..., Any]) -> bool:
     parameters = inspect.signature(call).parameters

@@ -1,8 +1,9 @@
 """Builds the parts of a run from its config, checked before anything is compiled or written."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from vit_jax import distributed, inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint.lock import locked
+from vit_jax.checkpoint.saver import Saver, steps_in
+from vit_jax.checkpoint.transfer.merge import Merged
 from vit_jax.chips import chip_of
 from vit_jax.config import factory, schema
 from vit_jax.config.factory import ConfigError, call
@@ -25,9 +28,9 @@ from vit_jax.data.transforms.preprocess import parse
 from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
-from vit_jax.optim import make_optimizer
-from vit_jax.tasks.distill import Teacher
+from vit_jax.optim import make_optimizer, norm_scaled
 from vit_jax.tasks.task import Task, backbone_names, reading
+from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
@@ -48,10 +51,14 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
         if "teacher" not in factory.parameters(target):
             raise ConfigError(
-                f"config.teacher is {config['teacher']!r}, but {target.__name__} takes no teacher; give task "
-                "type='distill.Distill', or leave teacher unset."
+                f"config.teacher is {config['teacher']!r}, but {target.__name__} takes no teacher; give a task "
+                "that takes one, such as type='distill.Distill', or leave teacher unset."
             )
-        teacher = {"teacher": load_teacher(config["teacher"], data.class_names)}
+        teacher = {
+            "teacher": load_teacher(
+                config["teacher"], data.class_names if "class_names" in factory.parameters(target) else None
+            )
+        }
     task: Task = factory.build_task(
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
@@ -68,7 +75,9 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     rule = factory.build(optim.get("rule"), "optim.rule")
     schedule = factory.build(optim.get("schedule"), "optim.schedule", steps=steps)
     layers = functools.cache(lambda: backbone_names(task, params).layers(params))
-    tx, learning_rate = call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers)
+    tx, learning_rate = call(
+        "optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers, steps=steps
+    )
     fetch = None if train_data is None else train_data.fetch
     layout = data.layout if train_data is None else train_data.layout
     ema_decay, seed, freeze = config["ema_decay"], config["seed"], config["freeze"]
@@ -96,6 +105,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         seed=seed,
         rules=config["sharding"] or (),
         fetch=fetch,
+        norm_scaled=norm_scaled(rule, params, optim),
     )  # fmt: skip
 
 
@@ -110,20 +120,40 @@ class Run:
     """The parts of a run, checked and ready to begin."""
 
     path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]  # what follows from the data
+    merged: Merged | None  # the model that the run begins from
     mesh: jax.sharding.Mesh
     parts: Parts
     data: TrainData
     evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
     train_step: Step
-    initial_params: Params | None  # of the model that the run begins from
     shardings: State
     saver: Saver
     recorder: Recorder
     seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
 
+    @property
+    def initial_params(self) -> Params | None:
+        return None if self.merged is None else trees.nest(self.merged.params)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the workdir, or record what changed since the run began, and lock it; the first process does so for all."""
+        distributed.wait("every process has checked the workdir")
+        with contextlib.ExitStack() as stack:
+            if distributed.is_first():
+                stack.enter_context(locked(self.path))
+                workdirs.check(self.path, self.config)  # another run may have begun since
+                workdirs.open_run(self.path, self.config, self.record)
+                if self.merged is not None:
+                    begin_from.write_merge_report(self.merged, self.config["init"]["ref"], self.path)
+            distributed.wait("the workdir is there")
+            yield
+
 
 def build(config: dict[str, Any], path: Path) -> Run:
-    """Build the parts of a run from a plain config without compiling anything; then create the workdir."""
+    """Build the parts of a run from a plain config; nothing is compiled or written."""
     config = schema.check(config)
     source: Source = factory.build(config["data"].get("source"), "data.source")
     pretrained, facts = settings.load_init(config["init"], path)
@@ -150,6 +180,8 @@ def build(config: dict[str, Any], path: Path) -> Run:
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
+    if not steps_in(path / "checkpoints"):
+        check_first(parts, None if merged is None else trees.nest(merged.params))
 
     record = {
         "class_names": parts.task.class_names,
@@ -159,26 +191,40 @@ def build(config: dict[str, Any], path: Path) -> Run:
         **in_use,
         **({"init": facts} if facts else {}),
     }
-    distributed.wait("every process has checked the workdir")
-    if distributed.is_first():
-        workdirs.open_run(path, config, record)
-        if merged is not None:
-            begin_from.write_merge_report(merged, config["init"]["ref"], path)
-    distributed.wait("the workdir is there")
     chip = chip_of(jax.devices())
     return Run(
         path=path,
+        config=config,
+        record=record,
+        merged=merged,
         mesh=mesh,
         parts=parts,
         data=data,
         evaluators=evaluators,
         train_step=train_step,
-        initial_params=None if merged is None else trees.nest(merged.params),
         shardings=shardings,
         saver=saver,
         recorder=recorder,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
+
+
+def check_first(parts: Parts, initial: Params | None) -> None:
+    """Raise UserError where a parameter begins at zero and its updates are scaled by its norm: it would stay near zero."""
+    if not parts.norm_scaled:
+        return
+
+    def moving(given: Params | None) -> dict[str, jax.Array]:
+        params = trees.flatten(parts.init(given).params)
+        return {name: leaf.any() for name, leaf in params.items() if name in parts.norm_scaled}
+
+    stuck = [name for name, moves in jax.jit(moving)(initial).items() if not moves]
+    if stuck:
+        raise UserError(
+            f"optim.rule scales the updates of decayed parameters by their norms, but {stuck[0]} begins at zero and would stay "
+            "near it. Begin a head otherwise, such as model.head={'type': 'linear', 'std': 0.02}, or leave the parameter out of "
+            "optim.decay."
+        )
 
 
 def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:
@@ -197,9 +243,14 @@ def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | 
     )
 
 
-def load_teacher(reference: str, class_names: tuple[str, ...]) -> Teacher:
-    """Load the model to learn from; raises UserError where it is untrained or has other classes than the data."""
+def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher:
+    """Load the model to learn from, for a task of these classes or of none.
+
+    Raises UserError where its head is untrained or has other classes.
+    """
     loaded: Loaded = inference.load(reference)
+    if class_names is None:
+        return Teacher(loaded.task, loaded.weights, loaded.image_shape)
     if loaded.names_known and loaded.class_names != class_names:
         raise UserError(
             f"The teacher {reference} has {len(loaded.class_names)} classes such as {loaded.class_names[:3]}, the training "

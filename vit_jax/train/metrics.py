@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import timedelta
@@ -23,20 +24,43 @@ class NonFiniteLossError(RuntimeError):
     """The loss of a step, or the parameters after it, were not finite."""
 
 
+def read_row(line: str | bytes) -> dict[str, Any] | None:
+    """Return the step and the numbers of a line of metrics.jsonl; None for a damaged line."""
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not _is_step(row.get("step")):
+        return None
+    return {key: value for key, value in row.items() if _is_number(value)}
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; damaged lines, such as the last one after a kill, are left out."""
-    rows = []
+    """Return the rows of a metrics.jsonl in the order of their steps; damaged lines are left out.
+
+    Of several rows of a step, later values replace earlier ones.
+    """
+    rows: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(FileNotFoundError):
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+        if Path(path).is_file():
+            for row in map(read_row, Path(path).read_bytes().split(b"\n")):
+                if row is not None:
+                    rows.setdefault(row["step"], {}).update(row)
+    return [rows[step] for step in sorted(rows)]
 
 
 def seconds_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the seconds that a run had taken at its last row; None for runs from before they were recorded."""
     seconds: Any = rows[-1].get("seconds") if rows else None
-    return float(seconds) if fits(seconds, float) else None
+    return float(seconds) if fits(seconds, float) and 0 <= seconds < math.inf else None
 
 
 def summary(values: Mapping[str, float], most: int = 8) -> str:
@@ -181,9 +205,10 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, and close the writers."""
-        self.flush()
-        for writer in self._writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:  # the writers too where one fails
+            for writer in self._writers:
+                stack.callback(writer.close)
+            self.flush()
 
     def _speed(self, step: int) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)

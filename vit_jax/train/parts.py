@@ -24,7 +24,8 @@ class Parts:
     """What training computes, for batches of one layout: the very step of fit, plan and bench.
 
     init(params): the initial state; None means random parameters. make_step(axis=...): the pure step. constants: of the task and
-    of data on the devices. batch: shapes of a global batch.
+    of data on the devices. batch: shapes of a global batch. norm_scaled: the parameters whose updates the optimiser scales by
+    their norms.
     """
 
     task: Task
@@ -38,6 +39,7 @@ class Parts:
     seed: int
     rules: sharding.Rules
     fetch: Callable | None
+    norm_scaled: frozenset[str]
 
     @functools.cached_property
     def shapes(self) -> State:

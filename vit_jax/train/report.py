@@ -7,6 +7,7 @@ import jax
 
 from vit_jax import distributed
 from vit_jax.checkpoint import remote
+from vit_jax.data.source import Image
 from vit_jax.evals.evaluator import Arrays
 from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
@@ -23,9 +24,10 @@ def announce(run: Run, state: State, place: remote.Workdir) -> None:
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
     part = f", {trained:,} of them trained" if frozen else ""
     arrays = ", ".join(f"{key} {'x'.join(map(str, x.shape))}" for key, x in spec.layout.items() if x.shape)
+    kind = "images" if any(isinstance(field, Image) for field in spec.fields.values()) else "examples"
     classes = f" of {len(run.parts.task.class_names)} classes" if run.parts.task.class_names else ""
     print(
-        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training examples ({arrays}){classes}; {steps:,} steps "
+        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training {kind} ({arrays}){classes}; {steps:,} steps "
         f"of {run.data.batch_size} on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parts.parallel}; "
         f"{place.shown(run.path)}"
     )

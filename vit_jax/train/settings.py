@@ -23,12 +23,13 @@ def check_init(
     *,
     ref: str,
     head: Literal["auto", "keep", "reset", "map"] = "auto",
-    posemb: Literal["auto", "bilinear", "bicubic", "dinov2"] = "auto",
+    posemb: Literal["auto", "bilinear", "bicubic", "bicubic_no_antialias", "dinov2"] = "auto",
+    patches: Literal["auto", "bilinear", "bicubic"] = "auto",
     allow: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
     """Return the `init` of a config: a model reference, and how its parameters are put into the model of this run."""
-    return {"ref": ref, "head": head, "posemb": posemb, "allow": allow, "trust": trust}
+    return {"ref": ref, "head": head, "posemb": posemb, "patches": patches, "allow": allow, "trust": trust}
 
 
 def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded | None, dict[str, Any] | None]:
@@ -46,6 +47,7 @@ def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded
     source = inference.load(asked["ref"], trust=asked["trust"])
     height, width, _ = source.image_shape
     facts = {"model": source.spec, "image_size": [height, width], "posemb": source.posemb}
+    facts["patches"] = source.patches
     facts |= {key: getattr(source.task, key) for key in ("mean", "std") if hasattr(source.task, key)}
     return source, facts
 

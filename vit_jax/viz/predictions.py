@@ -8,6 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from vit_jax.printable import line, picture
+from vit_jax.viz.figure import save
+
 CELL = (1.6, 1.9)  # width and height of an image with its label, in inches
 SIDE = 1.4  # the longer side of an image
 
@@ -27,7 +30,7 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, 
     rows = max(1, -(-len(predictions) // columns))
     width, height = CELL[0] * columns, CELL[1] * rows + 0.6
     figure = Figure(figsize=(width, height))
-    figure.suptitle(title, y=1 - 0.15 / height, va="top")
+    figure.suptitle(picture(title), y=1 - 0.15 / height, va="top")
     # A single axes in inches: one axes per image would take most of the time of a short run.
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(0, height))
@@ -43,8 +46,9 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path, 
         text = f"{_short(item.predicted)} {item.prob:.0%}" + ("" if right else f"\nis {_short(item.truth)}")
         color = "black" if right else "crimson"
         axis.text(middle, bottom + tall + 0.04, text, fontsize=9, color=color, ha="center", va="bottom")
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+    name = line(name)
+    return picture(name if len(name) <= 14 else name[:13] + "…")

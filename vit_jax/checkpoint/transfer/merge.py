@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.checkpoint.transfer import class_heads, positions
 from vit_jax.checkpoint.transfer.patches import Grid, adapt_channels, resize_patch_embed
-from vit_jax.types import ResizeMethod, UserError, compile_regex
+from vit_jax.types import PatchMethod, PosembMethod, UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]
 Shape = tuple[int, ...]
@@ -25,6 +25,9 @@ FREE = {
         "attn_dropout",
         "drop_path",
         "drop_path_rule",
+        "scale_by_keep",
+        "weight_init",
+        "posemb_std",
         "patch_drop",
         "rope.shift",
         "rope.jitter",
@@ -80,15 +83,16 @@ def merge(
     classes: tuple[str, ...] | None,
     grid: Grid | None,
     head: class_heads.Mode = "auto",
-    posemb: ResizeMethod = "bilinear",
+    posemb: PosembMethod = "bilinear",
+    patches: PatchMethod = "bilinear",
     allow: str = "",
 ) -> Merged:
     """Put the parameters `source` into a model whose parameters are like `like`: by name, with shape and dtype.
 
     Both sides have a config, names of classes and a grid of patches (rows, columns); the last two are None where unknown.
     fresh: returns the initial value of a parameter that begins anew. head: "keep" needs the same classes, "map" copies classes
-    of the same name, "reset" begins anew, "auto" keeps or maps where the classes are the same. posemb: how position embeddings are
-    resized. allow: a regex of names that may be missing, left over or of another shape.
+    of the same name, "reset" begins anew, "auto" keeps or maps where the classes are the same. posemb, patches: how
+    position and patch embeddings are resized. allow: a regex of names that may be missing, left over or of another shape.
 
     Raises UserError that lists what does not fit.
     """
@@ -102,7 +106,7 @@ def merge(
     report: list[Entry] = []
     unfit: list[str] = []
     for name, leaf in like.items():
-        fitted, entry = _fitted(name, source, tuple(leaf.shape), moved)
+        fitted, entry = _fitted(name, source, tuple(leaf.shape), moved, patches)
         value: Value | None = fitted
         if class_heads.in_head(name):
             value, entry = _head(entry, fitted, source.get(name), tuple(leaf.shape), plan, fresh)
@@ -132,7 +136,7 @@ def merge(
 
 
 def _fitted(
-    name: str, source: Mapping[str, np.ndarray], shape: Shape, moved: positions.Positions
+    name: str, source: Mapping[str, np.ndarray], shape: Shape, moved: positions.Positions, patches: PatchMethod
 ) -> tuple[np.ndarray | None, Entry]:
     """Return the pretrained value of a parameter in the shape of the model, or None where there is none."""
     if name == positions.TABLE and moved.table is not None:
@@ -149,7 +153,7 @@ def _fitted(
         # With a stem the patches are cut from its features, not from an image.
         of_image = name == "stem/root/kernel" or "stem/root/kernel" not in source
         if (same_size or name == "embed/kernel") and (same_channels or (of_image and found.shape[2] in (1, 3))):
-            value = found if same_size else resize_patch_embed(found, (shape[0], shape[1]))
+            value = found if same_size else resize_patch_embed(found, (shape[0], shape[1]), patches)
             return adapt_channels(value, shape[2]), Entry(name, "resized", f"{found.shape} to {shape}")
     return None, Entry(name, "reset", f"allowed; the pretrained model has {found.shape}, here {shape}")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.checkpoint.transfer.patches import Grid, resize_posemb
 from vit_jax.layers.posemb import sincos2d
-from vit_jax.types import ResizeMethod
+from vit_jax.types import PosembMethod
 
 TABLE = "posemb/table"
 TOKENS = ("cls", "dist", "registers")
@@ -32,7 +32,7 @@ def move(
     like: Mapping[str, Any],
     old: Grid | None,
     new: Grid | None,
-    method: ResizeMethod,
+    method: PosembMethod,
     *,
     fixed: bool,
 ) -> Positions:

@@ -41,21 +41,21 @@ def _levels(enhance: Level, **others: Level) -> dict[str, tuple[str, Level]]:
     return levels | {name: (name, level) for name, level in others.items()}
 
 
-def tensorflow(translate: float) -> Levels:
+def tensorflow(translate: float, scale: float = 1.0) -> Levels:
     """Return the levels of AutoAugment's TensorFlow code, also above 10; big_vision's randaug is that code.
 
-    `translate` is the distance in pixels at level 10. Two overflows of that code are reproduced, since models were trained
-    with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels 10 and 20 (google-research/big_vision
-    issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one by 7.
+    `translate` is the distance in pixels at level 10; `scale` multiplies all distances. Two overflows of that code are
+    reproduced, since models were trained with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels 10 and 20
+    (google-research/big_vision issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one by 7.
     """
     levels = _levels(
         _enhance,
         Posterize=lambda level, sign: min(8.0, max(1.0, level / 10 * 4 // 1)),
         Solarize=lambda level, sign: level / 10 * 256 // 1 % 256,
         SolarizeAdd=_rising(110.0),
-        TranslateX=_signed(translate),
-        TranslateY=_signed(translate),
-        Cutout=_rising(40.0),
+        TranslateX=_signed(scale * translate),
+        TranslateY=_signed(scale * translate),
+        Cutout=lambda level, sign: scale * _rising(40.0)(level, sign),
     )
     renamed = {"Contrast": "ContrastFromSize", "ShearX": "ShearXFromPixel", "ShearY": "ShearYFromPixel"}
     return {name: (renamed.get(name, name), level) for name, (_, level) in levels.items()}

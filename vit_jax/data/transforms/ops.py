@@ -4,6 +4,7 @@ Images are uint8 [h, w, c]. Resizing is antialiased by Pillow, except in random 
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,13 +14,15 @@ from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOp
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from vit_jax.data.decode import MAX_PIXELS
+from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
 from vit_jax.data.source import Box, cut
 from vit_jax.types import UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Size = int | tuple[int, int]
 Method = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+# How a library turns fractions into pixels. timm uses torchvision's.
+Rule = Literal["big_vision", "torchvision", "transformers"]
 
 # Filters by their names in Pillow.
 FILTERS = {
@@ -42,9 +45,11 @@ def _height_width(size: Size) -> tuple[int, int]:
 
 
 def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resample the image to (height, width)."""
+    """Resample the image to (height, width); raise UnreadableImage where that takes more memory than any image."""
     if image.shape[:2] == size:
         return image
+    check_size(*size)
+    check_size(image.shape[0], size[1])  # Pillow resizes the rows first
     resample = Image.Resampling[method.upper()]
     target = size[::-1]
     if image.shape[2] == 3:
@@ -128,41 +133,66 @@ def resize(size: Size, method: Method = "bilinear") -> Geometric:
     return _Resize(lambda height, width: target, method)
 
 
-def resize_small(size: int, method: Method = "bilinear") -> Geometric:
-    """Resize so that the shorter side is `size`, keeping the aspect ratio to the nearest pixel."""
-    _height_width(size)
+def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_vision") -> Geometric:
+    """Resize so that the shorter side is `size`, or the image just covers (height, width), keeping the aspect ratio.
+
+    The longer side is rounded in float32 as in big_vision (pp/ops_image.py), or down as in torchvision (transforms.Resize) and
+    transformers (get_resize_output_image_size). For (height, width) all sides are rounded, as in timm (ResizeKeepRatio).
+    """
+    least = _height_width(size)
 
     def target(height: int, width: int) -> tuple[int, int]:
-        scale = size / min(height, width)
-        return round(height * scale), round(width * scale)
+        shorter = min(height, width)
+        if not isinstance(size, int):
+            ratio = min(height / least[0], width / least[1])
+            return round(height / ratio), round(width / ratio)
+        if rule == "big_vision":
+            scale = np.float32(size) / np.float32(shorter)
+            return int(np.rint(np.float32(height) * scale)), int(np.rint(np.float32(width) * scale))
+        longer = int(size * max(height, width) / shorter)
+        return (longer, size) if width <= height else (size, longer)
 
     return _Resize(target, method)
 
 
 class _CentralCrop(Geometric):
-    def __init__(self, size: Size):
-        self._given, self._size = size, _height_width(size)
+    def __init__(self, size: Size, rule: Rule):
+        self._given, self._size, self._rule = size, _height_width(size), rule
 
     def draw(self, height, width, rng):
-        top, left = (height - self._size[0]) // 2, (width - self._size[1]) // 2
-        if top < 0 or left < 0:
+        """Return where the upper left corner of the window is in the image, negative for an image that is padded."""
+        free = (height - self._size[0], width - self._size[1])
+        if min(free) < 0 and self._rule == "big_vision":
             raise UserError(
                 f"Found an image of {height} x {width} pixels, expected at least {self._size[0]} x {self._size[1]} "
                 f"for central_crop({self._given}): put resize_small before it."
             )
+        top, left = (
+            -(-pixels // 2) if pixels < 0 else round(pixels / 2) if self._rule == "torchvision" else pixels // 2
+            for pixels in free
+        )
         return left, top
 
     def image(self, image, drawn, nearest=False):
         left, top = drawn
+        if min(drawn) < 0:
+            before = (max(-top, 0), max(-left, 0))
+            after = (max(self._size[i] - image.shape[i] - before[i], 0) for i in range(2))
+            image = np.pad(image, [*zip(before, after, strict=True), (0, 0)])
+            top, left = max(top, 0), max(left, 0)
         return image[top : top + self._size[0], left : left + self._size[1]]
 
     def boxes(self, boxes, drawn, old, new):
         return shifted(boxes, *drawn, new)
 
 
-def central_crop(size: Size) -> Geometric:
-    """Cut the middle `size` pixels; where a margin is odd, the extra pixel is cut at the bottom or right."""
-    return _CentralCrop(size)
+def central_crop(size: Size, rule: Rule = "big_vision") -> Geometric:
+    """Cut the middle `size` pixels.
+
+    Where a margin is odd, the extra pixel is cut at the bottom or right; torchvision rounds the margin's half to even instead.
+    An image that is too small is an error; torchvision and transformers pad it with black.
+    """
+    return _CentralCrop(size, rule)
 
 
 class _Flip(Geometric):
@@ -245,8 +275,8 @@ class _PadCrop(Geometric):
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Geometric:
     """Pad every side by `padding` pixels and cut a random window of `size` (arXiv:1512.03385, section 4.2)."""
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, found {padding}")
+    if not 0 <= padding <= MAX_SIDE:
+        raise ValueError(f"padding must be at least 0 and at most {MAX_SIDE}, found {padding}")
     return _PadCrop(size, padding, mode)
 
 
@@ -288,24 +318,30 @@ def padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
 
 
 class RandomCrop(Geometric):
-    """A random part of the image, resized, as `inception_crop` describes.
+    """A random part of the image, resized to `size`; a subclass draws it.
 
     `draw` returns the box and `resized` maps the part inside it, so that a decoder may decode that part alone. Resampling
     sees nothing outside the part.
     """
 
-    def __init__(self, size: tuple[int, int], area: tuple[float, float], ratio: float, method: Method):
-        self._size, self._area, self._ratio, self._method = size, area, ratio, method
+    def __init__(self, size: Size, area: tuple[float, float], ratio: float | tuple[float, float], method: Method):
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError(f"expected 0 < area_min <= area_max <= 1, found {area[0]} and {area[1]}")
+        if not isinstance(ratio, tuple) and ratio < 1:
+            raise ValueError(f"expected ratio >= 1, or two numbers, found {ratio}")
+        self._ratio = ratio if isinstance(ratio, tuple) else (1 / ratio, ratio)
+        if not 0 < self._ratio[0] <= self._ratio[1]:
+            raise ValueError(f"expected the smaller ratio above 0 and first, found {ratio}")
+        self._size, self._area, self._method = _height_width(size), area, method
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        for _ in range(100):
-            pixels = height * width * rng.uniform(*self._area)
-            aspect = self._ratio ** rng.uniform(-1, 1)
-            box_width, box_height = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
-            if 1 <= box_width <= width and 1 <= box_height <= height:
-                left, top = int(rng.integers(width - box_width + 1)), int(rng.integers(height - box_height + 1))
-                return left, top, left + box_width, top + box_height
-        return 0, 0, width, height
+        """Return the box (left, top, right, bottom) in an image of this size."""
+        # Of the whole image, so that which images are unreadable does not depend on the draw.
+        check_size(max(height, width), max(self._size))
+        return self._box(height, width, rng)
+
+    def _box(self, height: int, width: int, rng: np.random.Generator) -> Box:
+        raise NotImplementedError
 
     def image(self, image, drawn, nearest=False):
         return self.resized(cut(image, drawn), nearest)
@@ -320,22 +356,71 @@ class RandomCrop(Geometric):
         return scale_boxes(shifted(boxes, left, top, inside), inside, new)
 
 
+class _InceptionCrop(RandomCrop):
+    def _box(self, height, width, rng):
+        least, most = (share * height * width for share in self._area)
+        for _ in range(100):
+            aspect = rng.uniform(*self._ratio)
+            tallest = min(round((most / aspect) ** 0.5), height)
+            if round(tallest * aspect) > width:
+                tallest = int((width + 0.5) / aspect)
+                tallest -= round(tallest * aspect) > width
+            shortest = min(round((least / aspect) ** 0.5), tallest)
+            rows = int(rng.integers(shortest, tallest + 1))
+            # Rounding may have left the bounds of the area by a row.
+            rows += round(rows * aspect) * rows < least
+            rows -= round(rows * aspect) * rows > most
+            columns = round(rows * aspect)
+            if least <= rows * columns <= most and 1 <= rows <= height and 1 <= columns <= width:
+                # The last place is left out, as there.
+                left = int(rng.integers(max(1, width - columns)))
+                top = int(rng.integers(max(1, height - rows)))
+                return left, top, left + columns, top + rows
+        return 0, 0, width, height
+
+
+class _RandomResizedCrop(RandomCrop):
+    def _box(self, height, width, rng):
+        narrowest, widest = self._ratio
+        for _ in range(10):
+            pixels = height * width * rng.uniform(*self._area)
+            aspect = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
+            columns, rows = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
+            if 1 <= columns <= width and 1 <= rows <= height:
+                left, top = int(rng.integers(width - columns + 1)), int(rng.integers(height - rows + 1))
+                return left, top, left + columns, top + rows
+        columns, rows = min(width, round(height * widest)), min(height, round(width / narrowest))
+        left, top = (width - columns) // 2, (height - rows) // 2
+        return left, top, left + columns, top + rows
+
+
 def inception_crop(
     size: Size,
     area_min: float = 0.05,
     area_max: float = 1.0,
-    ratio: float = 4 / 3,
+    ratio: float | tuple[float, float] = (0.75, 1.33),
     method: Method = "bilinear",
 ) -> RandomCrop:
-    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6).
+    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6), as the original ViT and big_vision do.
 
-    Its share of the area is uniform in [area_min, area_max], its width / height log-uniform in [1 / ratio, ratio]; a
-    draw that does not fit is repeated up to 100 times, then the whole image is used, as TensorFlow's
-    sample_distorted_bounding_box does.
+    The draw is that of TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a number r stands for
+    1 / r to r), then the height uniform among those whose share of the area is in [area_min, area_max] and that fit. Small
+    parts are so more frequent than with `random_resized_crop`. A draw that does not fit is repeated up to 100 times, then the
+    whole image is used. TensorFlow's own bilinear resize is not antialiased.
     """
-    target = _height_width(size)
-    if not 0 < area_min <= area_max <= 1:
-        raise ValueError(f"expected 0 < area_min <= area_max <= 1, found {area_min} and {area_max}")
-    if ratio < 1:
-        raise ValueError(f"expected ratio >= 1, found {ratio}")
-    return RandomCrop(target, (area_min, area_max), ratio, method)
+    return _InceptionCrop(size, (area_min, area_max), ratio, method)
+
+
+def random_resized_crop(
+    size: Size,
+    area_min: float = 0.08,
+    area_max: float = 1.0,
+    ratio: float | tuple[float, float] = (3 / 4, 4 / 3),
+    method: Method = "bilinear",
+) -> RandomCrop:
+    """Cut a random part of the image and resize it to `size`, as torchvision's RandomResizedCrop; DeiT, MAE and DINO use it.
+
+    The share of the area is uniform in [area_min, area_max], width / height log-uniform in `ratio` (a number r stands for
+    1 / r to r). After 10 draws that do not fit it is the middle of the image, as much of it as `ratio` allows.
+    """
+    return _RandomResizedCrop(size, (area_min, area_max), ratio, method)

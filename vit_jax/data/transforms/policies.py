@@ -42,11 +42,13 @@ class Dialect(NamedTuple):
         return pixels.apply(operation, picture, value, self.fill, self.methods[rng.integers(len(self.methods))])
 
 
-def randaug(layers: int = 2, magnitude: float = 10.0) -> Op:
+def randaug(layers: int = 2, magnitude: float = 10.0, relative: bool = False) -> Op:
     """RandAugment (arXiv:1909.13719) as in big_vision: `layers` of 16 operations, all at level `magnitude`.
 
     Levels follow the TensorFlow code, from 0 (not the identity: Color and Brightness have factor 0.1) to beyond 10. The
-    fill is grey 128. Shifts and the square of Cutout are in pixels, up to 100 and 80 at level 10.
+    fill is grey 128. Shifts and the square of Cutout are in pixels, 100 and 80 at level 10, which is right for images of 224
+    pixels; smaller ones may turn all grey. With `relative` all are as large a share of the shorter side as they are of
+    224 pixels.
     """
     _check_layers(layers)
     if not 0 <= magnitude <= 30:
@@ -54,8 +56,9 @@ def randaug(layers: int = 2, magnitude: float = 10.0) -> Op:
     dialect = Dialect(levels.tensorflow(translate=100.0), GREY, METHODS["nearest"])
 
     def change(picture: pixels.Picture, rng: np.random.Generator) -> pixels.Picture:
+        scaled = dialect._replace(levels=levels.tensorflow(100.0, min(picture.size) / 224)) if relative else dialect
         for index in rng.integers(len(RANDAUG), size=layers):
-            picture = dialect.apply(RANDAUG[index], magnitude, picture, rng)
+            picture = scaled.apply(RANDAUG[index], magnitude, picture, rng)
         return picture
 
     return on_pictures("randaug", change)

@@ -35,7 +35,7 @@ OPS = IMAGE_OPS | {
     op.__name__: op
     for op in (
         *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
-        *(ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
+        *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
     )
 }
 IMAGE: Fields = {"image": source.Image()}

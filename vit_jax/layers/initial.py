@@ -1,0 +1,29 @@
+"""Initial weights, as the codes begin that the recipes follow."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from flax import linen as nn
+
+WeightInit = Literal["xavier", "lecun", "trunc_normal"]
+
+
+class Initial(NamedTuple):
+    """How the kernels of linear layers, the biases of MLPs, the class token and the kernel [h, w, c, d] of the patches begin."""
+
+    kernel: Callable[..., Any]
+    bias: Callable[..., Any]
+    token: Callable[..., Any]
+    patches: Callable[..., Any]
+
+
+_LECUN = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
+# What torch's convolutions begin with: uniform in +-1 / sqrt(h w c).
+_TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2))
+# "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer of both. "trunc_normal": DeiT and DeiT-III, whose normal is cut
+# at 100 deviations.
+INITIAL: dict[str, Initial] = {
+    "xavier": Initial(nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6), nn.initializers.zeros, _LECUN),
+    "lecun": Initial(nn.initializers.lecun_normal(), nn.initializers.zeros, nn.initializers.zeros, _LECUN),
+    "trunc_normal": Initial(nn.initializers.normal(0.02), nn.initializers.zeros, nn.initializers.normal(0.02), _TORCH),
+}

@@ -1,0 +1,104 @@
+"""What objectives without labels share: a backbone without a head, beside what each adds to it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vit_jax.tasks import task
+from vit_jax.tasks.task import Batch, Task, Weights
+from vit_jax.types import Images, Params, Pixels, Rng, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining(Task):
+    """An objective without labels; its parameters are {"backbone": ...} and those that it adds.
+
+    `predict` gives the `features` [b, d] of whole images and, of a network in stages, `tokens` [b, patches, d].
+    """
+
+    model: nn.Module
+    mean: task.Scale = (0.485, 0.456, 0.406)
+    std: task.Scale = (0.229, 0.224, 0.225)
+
+    def __post_init__(self):
+        task.check_scale(self.mean, self.std)
+
+    def init_backbone(self, rng: Rng, shape: tuple[int, ...]) -> Params:
+        """Return the initial parameters of the backbone; raises UserError where it has other variables too."""
+        variables = task.init_variables(self.model, rng, shape)
+        if others := set(variables) - {"params", *task.SOWN}:
+            raise UserError(
+                f"task.{type(self).__name__} trains networks without {', '.join(sorted(others))}; use a model such as vit.ViT."
+            )
+        return variables["params"]
+
+    def need_stages(self) -> None:
+        """Raise UserError for a network whose tokens cannot be masked."""
+        if not all(hasattr(self.model, stage) for stage in ("embed", "encode", "features", "num_prefix", "grid")):
+            raise UserError(
+                f"task.{type(self).__name__} masks tokens, which {type(self.model).__name__} cannot; use model type='vit.ViT'."
+            )
+
+    def need_mask_token(self) -> None:
+        """Raise UserError for a network without a token that stands for masked patches."""
+        self.need_stages()
+        if not getattr(self.model, "mask_token", False):
+            raise UserError(f"task.{type(self).__name__} replaces masked patches; give model.mask_token=True.")
+
+    def normalize(self, images: Pixels) -> Images:
+        """Return images as the network takes them."""
+        return task.normalize(images, self.mean, self.std)
+
+    def tokens(
+        self, backbone: Params, images: Pixels, rng: Rng | None = None, **options: Any
+    ) -> Float[Array, "b patches d"]:
+        """Return the encoded tokens of the patches; with `rng` as in training, with `masked` for masked images."""
+        found = task.features(self.model, {"params": backbone}, self.normalize(images), rng, **options)
+        return found["tokens"][:, found["prefix"] :]
+
+    def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
+        """See Task."""
+        module, variables = self.backbone(weights)
+        out, sown, _ = task.apply(module, variables, self.normalize(batch["image"]))
+        return task.sown_outputs(module, sown) | {"features": out}
+
+    def backbone(self, weights: Weights) -> tuple[nn.Module, Weights]:
+        """See Task."""
+        return self.model, {"params": weights["params"]["backbone"]}
+
+
+def patch_pixels(images: Images, grid: tuple[int, int]) -> Float[Array, "b patches o"]:
+    """Return the pixels of each patch, row by row."""
+    return rearrange(images, "b (i p) (j q) c -> b (i j) (p q c)", i=grid[0], j=grid[1])
+
+
+def need_tiles(name: str, model: Any, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the grid of a network's patches; raises UserError where they do not tile the image."""
+    rows, columns = model.grid(image_shape[:2])
+    strides = getattr(model, "stride", None)
+    if image_shape[0] % rows or image_shape[1] % columns or strides not in (None, getattr(model, "patch_size", None)):
+        raise UserError(
+            f"task.{name} rebuilds patches that tile the image; leave model.stride and model.padding unset."
+        )
+    return rows, columns
+
+
+def half_cosine(first: float, last: float, progress: Any) -> Array:
+    """Return a number that goes from first to last by a half cosine, over a progress from 0 to 1."""
+    share = 0.5 * (1.0 - jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+    return jnp.asarray(first + (last - first) * share, jnp.float32)
+
+
+def ramp(first: float, last: float, step: Any, length: float | int) -> Array:
+    """Return a number that goes from first to last in a straight line over the first `length` steps."""
+    return jnp.asarray(first + (last - first) * jnp.clip(step / max(1.0, length), 0.0, 1.0), jnp.float32)
+
+
+def moving_average(old: Any, new: Any, momentum: Any) -> Any:
+    """Return momentum * old + (1 - momentum) * new."""
+    return jax.tree.map(lambda a, b: momentum * a + (1.0 - momentum) * b, old, new)
