@@ -50,3 +50,16 @@ def test_parameters_divided_over_devices_give_the_same_losses(tmp_path, one):
     rules = "--config.sharding=[('mlp/up/kernel', (None, 'fsdp')), ('mlp/down/kernel', ('fsdp', None))]"
     run(tmp_path / "fsdp", *STEPS, "--config.mesh={'data': 2, 'fsdp': 2}", rules, devices=4)
     np.testing.assert_allclose(losses(tmp_path / "fsdp"), losses(one), rtol=1e-5)
+
+
+def test_attention_that_reads_positions_gives_the_same_losses_with_heads_and_parameters_divided(tmp_path):
+    steps = (
+        "--config.steps=3",
+        "--config.model.relative_bias=blocks",
+        "--config.model.qkv_bias=qv",
+        "--config.model.patch_drop=0.2",
+    )
+    steps += ("--config.model.rope={'type': 'Mixed'}",)
+    for name, mesh, devices in (("one", "{'data': 1}", 1), ("four", "{'fsdp': 2, 'tensor': 2}", 4)):
+        run(tmp_path / name, *steps, f"--config.mesh={mesh}", devices=devices)
+    np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)

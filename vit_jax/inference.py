@@ -28,7 +28,7 @@ from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
-from vit_jax.tasks.task import Task, Weights
+from vit_jax.tasks.task import Task, Weights, normalize
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 Outputs = dict[str, np.ndarray]
@@ -216,6 +216,49 @@ class Loaded:
             raise source.UnreadableImage(
                 f"{image}: {error}" if isinstance(image, str | Path) else str(error)
             ) from error
+
+    def features(
+        self, images: UInt8[np.ndarray, "b h w c"], layers: Sequence[int] = (-1,), norm: bool = False
+    ) -> list[Outputs]:
+        """Return what preprocessed images are after some blocks, counted from 0, or from the last one with negative numbers.
+
+        For each block `patches` [b, rows, columns, d], and of the tokens before them those that the network has: `class_token`
+        and `distillation_token` [b, d], `registers` [b, r, d]. norm: put them through the last LayerNorm too, unless it is
+        on the pooled vector alone. Raises UserError for blocks that the network has not.
+        """
+        self.check_images(images.shape[1:], images.dtype)
+        stages = jax.device_get(self._stages(self.task.backbone(self.weights)[1], np.asarray(images), norm))
+        if not all(-len(stages) <= i < len(stages) for i in layers):
+            raise UserError(
+                f"layers={list(layers)}; the network has {len(stages)}: numbers from {-len(stages)} to {len(stages) - 1}."
+            )
+        return [self._parts(stages[i]) for i in layers]
+
+    @cached_property
+    def _stages(self) -> Callable[..., list[jax.Array]]:
+        """What maps images to the tokens or feature maps after each block."""
+        model, scale = self.model, (getattr(self.task, "mean", 0.5), getattr(self.task, "std", 0.5))
+
+        def stages(variables: Weights, images: jax.Array, norm: bool) -> list[jax.Array]:
+            options = {"norm_stages": True} if norm else {}
+            return model.apply(variables, normalize(images, *scale), method="features", **options)["stages"]
+
+        if not hasattr(model, "features"):
+            raise UserError(f"A {type(model).__name__} has no method `features`, which gives what is after each block.")
+        return jax.jit(stages, static_argnums=2)
+
+    def _parts(self, stage: np.ndarray) -> Outputs:
+        """Return the kinds of tokens of a block apart."""
+        if stage.ndim == 4:  # a feature map
+            return {"patches": stage}
+        parts, start = {}, 0
+        for name, count in getattr(self.model, "prefix_sizes", {}).items():
+            tokens = stage[:, start : start + count]
+            if count:
+                parts[name] = tokens if name == "registers" else tokens[:, 0]
+            start += count
+        rows, columns = self.model.grid(self.image_shape[:2])
+        return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
     def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
         """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""

@@ -21,6 +21,8 @@ TENSOR_RULES: Rules = (
     (r"attn/(query|key|value)/kernel$", (None, "tensor", None)),
     (r"attn/(query|key|value)/bias$", ("tensor", None)),
     (r"attn/out/kernel$", ("tensor", None, None)),
+    (r"attn/relative_bias$", (None, "tensor")),
+    (r"attn/rope/frequencies$", (None, "tensor", None)),
     (r"(mlp|tokens|channels)/(up|gate)/kernel$", (None, "tensor")),
     (r"(mlp|tokens|channels)/(up|gate)/bias$", ("tensor",)),
     (r"(mlp|tokens|channels)/down/kernel$", ("tensor", None)),

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
-PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias"]  # how position embeddings are resized
+# How position embeddings are resized.
+PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias", "dinov2"]
 PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resized patch embedding undoes
 
 

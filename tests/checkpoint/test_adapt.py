@@ -142,3 +142,16 @@ def test_grey_images_give_the_same_in_colour():
 def test_a_kernel_of_four_channels_is_refused():
     with pytest.raises(UserError, match="for 4 channels"):
         adapt_channels(normal(4, 4, 4, 6), 3)
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (6, 9)), ((5, 5), (3, 4))])
+def test_dinov2s_rule_is_pytorchs_bicubic_for_a_grid_that_is_a_tenth_larger(old, new):
+    """As in interpolate_pos_encoding of the authors: scale_factor=(new + 0.1) / old, mode="bicubic"."""
+    table = np.random.default_rng(0).standard_normal((1, 1 + old[0] * old[1], 3)).astype(np.float32)
+    grid = torch.from_numpy(table[:, 1:].reshape(1, *old, 3)).permute(0, 3, 1, 2).double()
+    factors = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
+    expected = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic").permute(0, 2, 3, 1)
+    assert expected.shape[1:3] == new
+    found = resize_posemb(table, old, new, 1, "dinov2")
+    np.testing.assert_allclose(found[0, 1:], expected.reshape(-1, 3).numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found[:, :1], table[:, :1])

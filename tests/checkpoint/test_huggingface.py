@@ -35,7 +35,11 @@ def perturbed(kind, fields):
     config = {"V": transformers.ViTConfig, "D": transformers.DeiTConfig}[kind[0]](**fields)
     with torch.device("meta"):  # initialization takes seconds
         model = getattr(transformers, kind)(config)
-    model = model.to_empty(device="cpu").eval()
+    return perturbed_weights(model.to_empty(device="cpu").eval())
+
+
+def perturbed_weights(model):
+    """The model with random parameters with which its outputs are of unit scale."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -161,13 +165,17 @@ def test_models_of_this_library_are_exported(fields, tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        *({"pool": pool} for pool in ("gap", "map")),
+        *({"pool": pool, "class_token": True} for pool in ("gap", "map")),
         *({field: True} for field in ("norm_after_pool", "pre_norm", "qk_norm")),
         {"registers": 4},
         {"layer_scale": 0.1},
         {"posemb": "none"},
         {"posemb_prefix": False},
         {"mlp": "swiglu"},
+        {"rope": {"type": "Mixed"}, "posemb": "none", "num_classes": 0, "layer_scale": 0.1},
+        {"relative_bias": "blocks", "distilled": True},
+        {"mask_token": True},
+        *({field: True} for field in ("post_norm", "attn_norm", "mlp_norm")),
         {"rep_size": 8},
         {"stride": 4},
         {"padding": "same"},

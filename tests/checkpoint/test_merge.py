@@ -321,3 +321,10 @@ def test_a_head_of_one_value_is_untrained():
     assert is_untrained_head({"head/kernel": np.zeros((4, 3))})
     assert not is_untrained_head({"head/kernel": normal(4, 3)})
     assert not is_untrained_head({})
+
+
+def test_a_mask_token_may_be_missing_or_left_over():
+    plain, masked = network(), network() | {"mask_token": normal(1, 1, WIDTH)}
+    assert differing(put(plain, masked)) == {"mask_token": "missing"}
+    np.testing.assert_array_equal(put(plain, masked).params["mask_token"], masked["mask_token"])
+    assert differing(put(masked, plain)) == {"mask_token": "left over"}

@@ -1,9 +1,12 @@
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from tests.peers import timm, torch
+from vit_jax import trees
+from vit_jax.config import factory
 from vit_jax.pretrained import timm as theirs
 from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.types import UserError
@@ -48,6 +51,32 @@ def test_every_architecture_is_read_as_timm_builds_it_or_refused():
         assert {key: found.model[key] for key in expected} == expected, name
 
 
+def test_networks_with_positions_in_the_attention_are_read_as_timm_builds_them():
+    """Of every architecture of EVA-02, DINOv3 and BEiT, one block: what has no arrays follows from the name."""
+    names = [n for m in ("eva", "beit") for n in timm.list_models(module=m) if re.match("eva|beit|vit_.*_dinov3", n)]
+    assert len(names) > 30
+    for name in names:
+        model, arrays = unnamed(name, depth=1)
+        found = theirs.read(arrays, {"architecture": name}, name)
+        block, rope = model.blocks[0], getattr(model, "rope", None)
+        expected = {
+            "num_heads": block.attn.num_heads,
+            "norm_eps": block.norm1.eps,
+            "post_norm": type(block).__name__ == "EvaBlockPostNorm",
+            "norm_after_pool": isinstance(model.fc_norm, torch.nn.LayerNorm),
+            "mlp": "gelu" if isinstance(getattr(block.mlp, "act", None), torch.nn.GELU) else "swiglu",
+        }
+        assert {key: found.model[key] for key in expected} == expected, name
+        turned = {"RotaryEmbeddingCat": "index", "RotaryEmbeddingDinoV3": "centred"}.get(type(rope).__name__)
+        assert (found.model["rope"] or {"coordinates": None}).get("coordinates", "centred") == turned, name
+        built = factory.build(found.model, "model")
+        height, width = model.patch_embed.img_size
+        shapes = jax.eval_shape(built.init, jax.random.key(0), jax.ShapeDtypeStruct((1, height, width, 3), "float32"))
+        assert {key: leaf.shape for key, leaf in trees.flatten(shapes["params"]).items()} == {
+            key: leaf.shape for key, leaf in found.params.items()
+        }, name
+
+
 @pytest.mark.parametrize(
     ("name", "looks"),
     [
@@ -55,8 +84,7 @@ def test_every_architecture_is_read_as_timm_builds_it_or_refused():
         ("swin_tiny_patch4_window7_224", "a Swin"),
         ("convnext_atto", "a ConvNeXt"),
         ("mobilenetv3_small_050", "MobileNet"),
-        ("beit_base_patch16_224", "a BEiT"),
-        ("vit_small_patch16_dinov3", "rotary"),
+        ("vit_base_patch16_rope_224", "rotary"),
     ],
 )
 def test_other_networks_are_refused_by_their_kind(name, looks):
@@ -96,6 +124,15 @@ def test_preprocessing_follows_the_config(stated, prepared):
     assert found.preprocessing.std == (0.25, 0.25, 0.25)
     assert found.class_names == tuple(names)
     assert not found.notes
+
+
+def test_the_license_of_weights_is_stated():
+    arrays = unnamed("vit_tiny_patch16_224", depth=1)[1]
+    for config in ({"license": "mit"}, {"pretrained_cfg": {"license": "mit"}}):
+        (note,) = [
+            n for n in theirs.read(arrays, {"architecture": "vit_tiny_patch16_224"} | config, "it").notes if "mit" in n
+        ]
+        assert "license" in note
 
 
 @pytest.mark.parametrize(

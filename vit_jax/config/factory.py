@@ -25,6 +25,7 @@ SEAMS = {
     "model": "vit_jax.models",
     "model.stem": "vit_jax.models",
     "model.head": "vit_jax.models.heads",
+    "model.rope": "vit_jax.layers.rope",
     "task": "vit_jax.tasks",
     "task.mix": "vit_jax.tasks.mixing",
     "task.gram": "vit_jax.tasks.gram",

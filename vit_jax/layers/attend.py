@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from vit_jax.layers.geometry import with_rank
 from vit_jax.sharding import BATCH_AXES, platform
 from vit_jax.types import Mask
 
@@ -38,11 +39,18 @@ def choose(form: Form, tokens: int, whole: bool) -> Form:
     return "pallas" if whole and platform() == "tpu" and tokens <= MOST_TOKENS else "plain"
 
 
-def weights_of(queries: Queries, keys: Heads, mask: Mask = None) -> Weights:
-    """Return the softmax of scaled products, in the queries' dtype; keys where `mask` [b, n] is False have the weight 0."""
+def weights_of(
+    queries: Queries, keys: Heads, mask: Mask = None, bias: Float[Array, "... k q n"] | None = None
+) -> Weights:
+    """Return the softmax of scaled products plus `bias`, in the queries' dtype.
+
+    Keys where `mask` [b, n] is False have the weight 0.
+    """
     queries, keys = queries.swapaxes(1, 2), keys.swapaxes(1, 2)
     scores = jnp.einsum("bkqh,bknh->bkqn", queries / jnp.sqrt(queries.shape[-1]).astype(queries.dtype), keys)
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if bias is not None:
+        scores = scores + with_rank(bias, scores.ndim).astype(scores.dtype)
     if mask is not None:
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores).astype(queries.dtype)

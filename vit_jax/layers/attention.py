@@ -1,5 +1,7 @@
 """Multi-head attention (arXiv:1706.03762, section 3.2.2)."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
@@ -7,32 +9,46 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
+from vit_jax.layers.geometry import Geometry, relative_bias
 from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.product import dot_general
+from vit_jax.layers.rope import Rope, rotate
 from vit_jax.types import Mask, Tokens, UserError
+
+QkvBias = bool | Literal["qv"]
 
 
 class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
-    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). qkv_bias=False leaves out the
-    biases of queries, keys and values. form: see attend.choose; only the plain form has dropout and masks. Sows the weights
-    [b, heads, queries, tokens] into the collection "attention" when that is mutable.
+    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: one on the weighted values of all
+    heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False leaves out the biases of
+    queries, keys and values, "qv" that of the keys. rope: rotates queries and keys. Where the geometry has offsets, each head
+    learns a bias for each of them (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and
+    biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable.
     """
 
     num_heads: int
     dropout: float = 0.0
     qk_norm: bool = False
-    qkv_bias: bool = True
+    qkv_bias: QkvBias = True
     norm_eps: float = 1e-6
     form: attend.Form = "auto"
+    norm: bool = False
+    rope: Rope | None = None
     weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, queries: Float[Array, "b q d"], tokens: Tokens, mask: Mask = None, *, deterministic: bool = True
+        self,
+        queries: Float[Array, "b q d"],
+        tokens: Tokens,
+        mask: Mask = None,
+        geometry: Geometry | None = None,
+        *,
+        deterministic: bool = True,
     ) -> Float[Array, "b q d"]:
         """Attend to the tokens where `mask` [b, n] is True; the softmax is in float32 whatever the dtype."""
         width = tokens.shape[-1]
@@ -43,7 +59,7 @@ class Attention(nn.Module):
         def project(name: str, x: Array) -> Float[Array, "b n k h"]:
             dense = nn.DenseGeneral(
                 head,
-                use_bias=self.qkv_bias,
+                use_bias=name != "key" if self.qkv_bias == "qv" else self.qkv_bias,
                 kernel_init=INITIAL[self.weight_init].kernel,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
@@ -58,21 +74,23 @@ class Attention(nn.Module):
                 nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
                 for name, x in (("query_norm", q), ("key_norm", k))
             )
+        q, k = self._rotated(q, k, geometry)
+        bias = self._bias(geometry)
+        changed = mask is not None or bias is not None
         q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))  # for Encoder.remat
         drops = self.dropout > 0 and not deterministic
         # init makes every collection mutable, but only the parameters are wanted.
         shows = self.is_mutable_collection("attention") and not self.is_initializing()
-        form = attend.choose(
-            self.form, tokens.shape[1], whole=queries is tokens and mask is None and not (drops or shows)
-        )
+        form = attend.choose(self.form, tokens.shape[1], whole=queries is tokens and not (drops or shows or changed))
         if form != "plain" and drops:
             raise UserError(
                 f"model.attention={form!r} has no dropout; found attn_dropout={self.dropout}: take 'plain'."
             )
-        if form != "plain" and mask is not None:
-            raise UserError(f"model.attention={form!r} takes no mask of tokens; take 'plain' or 'auto'.")
-        if drops or shows or mask is not None:
-            weights = attend.weights_of(q, k, mask)
+        if form != "plain" and changed:
+            what = "no mask of tokens" if bias is None else "no relative biases"
+            raise UserError(f"model.attention={form!r} takes {what}; take 'plain' or 'auto'.")
+        if drops or shows or changed:
+            weights = attend.weights_of(q, k, mask, bias)
             if mask is not None:  # so that a NaN in a masked token stays there
                 v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
@@ -80,6 +98,9 @@ class Attention(nn.Module):
             mixed = attend.weighted_values(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
         else:
             mixed = attend.FORMS[form if queries is tokens else "plain"](q, k, v)
+        if self.norm:
+            norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+            mixed = norm(mixed.reshape(*mixed.shape[:2], width)).reshape(mixed.shape)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -89,3 +110,20 @@ class Attention(nn.Module):
             dot_general=dot_general,
             name="out",
         )(mixed)
+
+    def _rotated(
+        self, queries: Float[Array, "b q k h"], keys: Float[Array, "b n k h"], geometry: Geometry | None
+    ) -> tuple[Float[Array, "b q k h"], Float[Array, "b n k h"]]:
+        """Return queries and keys turned by the angles of their positions, where there are rotary ones."""
+        if self.rope is None or geometry is None or geometry.coords is None:
+            return queries, keys
+        angles = self.rope.copy(parent=self, name="rope")(geometry.coords, *queries.shape[2:])
+        return rotate(queries, angles, self.rope.pairs), rotate(keys, angles, self.rope.pairs)
+
+    def _bias(self, geometry: Geometry | None) -> Float[Array, "... k n n"] | None:
+        """Return what is added to the scores: of a table of this layer, or of one that all layers share."""
+        if geometry is None or geometry.offsets is None:
+            return None if geometry is None else geometry.bias
+        shape = (geometry.distances, self.num_heads)
+        table = self.param("relative_bias", nn.initializers.zeros, shape, self.param_dtype)
+        return relative_bias(table, geometry.offsets)

@@ -7,10 +7,12 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from vit_jax.layers.attend import Form
-from vit_jax.layers.attention import Attention
+from vit_jax.layers.attention import Attention, QkvBias
 from vit_jax.layers.drop import DropPath, Rate
+from vit_jax.layers.geometry import Geometry
 from vit_jax.layers.initial import WeightInit
 from vit_jax.layers.mlp import Gelu, Mlp, MlpKind
+from vit_jax.layers.rope import Rope
 from vit_jax.types import Mask, Tokens, UserError
 
 
@@ -32,7 +34,8 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """x + Attention(LN(x)), then x + Mlp(LN(x)); each branch through LayerScale where `layer_scale` is given.
 
-    Sows its output into the collection "intermediates" as "out" when that is mutable.
+    post_norm: x + LN(Attention(x)), then x + LN(Mlp(x)), as the largest EVA models (arXiv:2303.15389, section 2.2). attn_norm,
+    mlp_norm: the `norm` of Attention and of Mlp. Sows its output into the collection "intermediates" as "out" when that is mutable.
     """
 
     mlp_dim: int
@@ -43,16 +46,22 @@ class Block(nn.Module):
     mlp: MlpKind = "gelu_tanh"
     norm_eps: float = 1e-6
     qk_norm: bool = False
-    qkv_bias: bool = True
+    qkv_bias: QkvBias = True
     layer_scale: float | None = None
     attention: Form = "auto"
+    attn_norm: bool = False
+    mlp_norm: bool = False
+    post_norm: bool = False
+    rope: Rope | None = None
     scale_by_keep: bool = True
     weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, mask: Mask = None, *, deterministic: bool = True) -> Tokens:
+    def __call__(
+        self, x: Tokens, mask: Mask = None, geometry: Geometry | None = None, *, deterministic: bool = True
+    ) -> Tokens:
         """Map tokens [b, n, d] to [b, n, d]; none attends to those where `mask` [b, n] is False."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -63,12 +72,18 @@ class Block(nn.Module):
             return DropPath(self.drop_path, self.scale_by_keep)(branch, deterministic=deterministic)
 
         fields = (self.num_heads, self.attn_dropout, self.qk_norm, self.qkv_bias, self.norm_eps, self.attention)
-        attention = Attention(*fields, weight_init=self.weight_init, **dtypes, name="attn")
-        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm1")(x)
-        x = x + residual(attention(y, y, mask, deterministic=deterministic), "layer_scale1")
-        y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm2")(x)
-        mlp = Mlp(self.mlp_dim, self.dropout, self.mlp, self.weight_init, **dtypes, name="mlp")
-        x = x + residual(mlp(y, deterministic=deterministic), "layer_scale2")
+        attention = Attention(*fields, self.attn_norm, self.rope, self.weight_init, **dtypes, name="attn")
+        mlp_fields = (self.mlp_dim, self.dropout, self.mlp, self.mlp_norm, self.norm_eps, self.weight_init)
+        mlp = Mlp(*mlp_fields, **dtypes, name="mlp")
+        norm1, norm2 = (nn.LayerNorm(self.norm_eps, **dtypes, name=name) for name in ("norm1", "norm2"))
+        if self.post_norm:
+            y = norm1(attention(x, x, mask, geometry, deterministic=deterministic))
+            x = x + residual(y, "layer_scale1")
+            x = x + residual(norm2(mlp(x, deterministic=deterministic)), "layer_scale2")
+        else:
+            y = norm1(x)
+            x = x + residual(attention(y, y, mask, geometry, deterministic=deterministic), "layer_scale1")
+            x = x + residual(mlp(norm2(x), deterministic=deterministic), "layer_scale2")
         self.sow("intermediates", "out", x, reduce_fn=lambda _, out: out, init_fn=lambda: None)
         return x
 

@@ -1,5 +1,6 @@
 """A stack of residual blocks."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vit_jax.layers.drop import DropPathRule, drop_path_rates
+from vit_jax.layers.geometry import Geometry, relative_bias
 from vit_jax.sharding import batch_sharded
 from vit_jax.types import Mask, Params, Tokens
 
@@ -31,7 +33,8 @@ class Encoder(nn.Module):
     third more FLOPs; arXiv:1604.06174).
     scan: compile the blocks once, as the body of a loop, so that compile time does not grow with the depth, at the cost of a copy
     of their parameters and gradients in every step. Parameters, gradients and results are the same, except what dropout and
-    drop_path draw.
+    drop_path draw. shared_bias_heads: the heads of a table of relative biases that all blocks share; None where each has its own
+    or none.
     """
 
     block: Callable[..., nn.Module]
@@ -42,36 +45,54 @@ class Encoder(nn.Module):
     norm_eps: float = 1e-6
     remat: Remat = "none"
     scan: bool = False
+    shared_bias_heads: int | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, mask: Mask = None, *, train: bool = False, stages: bool = False) -> Any:
+    def __call__(
+        self,
+        x: Tokens,
+        mask: Mask = None,
+        geometry: Geometry | None = None,
+        *,
+        train: bool = False,
+        stages: bool = False,
+        norm_stages: bool = False,
+    ) -> Any:
         """Map tokens [b, n, d] to [b, n, d]; with `stages` return also the list of tokens after each block.
 
-        mask: bool [b, n], False for tokens that no other token attends to.
+        mask: bool [b, n], False for tokens that no other token attends to. geometry: positions that the attention reads.
+        norm_stages: put the tokens after each block through the final LayerNorm too.
         """
+        if geometry is not None and geometry.offsets is not None and self.shared_bias_heads:
+            shape = (geometry.distances, self.shared_bias_heads)
+            table = self.param("relative_bias", nn.initializers.zeros, shape, self.param_dtype)
+            bias = relative_bias(table, geometry.offsets)
+            geometry = dataclasses.replace(geometry, offsets=None, bias=bias)
+        extras = () if geometry is None else (geometry,)
         x, after = batch_sharded(x), []
         rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.scan and not self.is_initializing():
-            x, stacked = self._scanned(x, mask, rates, train, stages)
+            x, stacked = self._scanned(x, mask, extras, rates, train, stages)
             after = [] if stacked is None else list(stacked)
         else:
 
-            def run(block: nn.Module, x: Tokens, mask: Mask) -> Tokens:
-                return batch_sharded(block(x, mask, deterministic=not train))
+            def run(block: nn.Module, x: Tokens, mask: Mask, *extras: Geometry) -> Tokens:
+                return batch_sharded(block(x, mask, *extras, deterministic=not train))
 
             if self.remat != "none":
                 run = nn.remat(run, policy=POLICIES[self.remat])
             for i, rate in enumerate(rates):
-                x = run(self.block(drop_path=rate, name=f"block_{i}"), x, mask)
+                x = run(self.block(drop_path=rate, name=f"block_{i}"), x, mask, *extras)
                 after += [x] if stages else []
         if self.norm:
-            x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
+            norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+            x, after = norm(x), [norm(y) for y in after] if norm_stages else after
         return (x, after) if stages else x
 
     def _scanned(
-        self, x: Tokens, mask: Mask, rates: list[float], train: bool, stages: bool
+        self, x: Tokens, mask: Mask, extras: tuple[Geometry, ...], rates: list[float], train: bool, stages: bool
     ) -> tuple[Tokens, Float[Array, "depth b n d"] | None]:
         """Run the blocks as one loop over their stacked parameters."""
         names = [f"block_{i}" for i in range(self.depth)]
@@ -89,7 +110,9 @@ class Encoder(nn.Module):
             params, rate, key = layer
             block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
             rngs = {} if key is None else {"dropout": key}
-            x, sown = block.apply({"params": params}, x, mask, deterministic=not train, rngs=rngs, mutable=kept)
+            x, sown = block.apply(
+                {"params": params}, x, mask, *extras, deterministic=not train, rngs=rngs, mutable=kept
+            )
             x = batch_sharded(x)
             return x, (sown, x if stages else None)
 

@@ -28,12 +28,15 @@ GELUS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Mlp(nn.Module):
     """down(GELU(up(x))), or the gated down(silu(gate(x)) * up(x)) of kind "swiglu" (arXiv:2002.05202, equation 6).
 
-    Dropout acts on the hidden layer; every token is treated alike.
+    Dropout acts on the hidden layer, and with `norm` a LayerNorm after it (arXiv:2210.06423, section 3); every token is treated
+    alike.
     """
 
     hidden: int
     dropout: float = 0.0
     kind: MlpKind = "gelu_tanh"
+    norm: bool = False
+    norm_eps: float = 1e-6
     weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -55,4 +58,7 @@ class Mlp(nn.Module):
         else:
             hidden = GELUS[self.kind](hidden)
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=deterministic)
+        if self.norm:
+            norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+            hidden = norm(hidden)
         return nn.Dense(x.shape[-1], **dense, name="down")(hidden)

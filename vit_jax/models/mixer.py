@@ -76,9 +76,12 @@ class Mixer(FromVariant, nn.Module):
         x = self.encode(self.embed(images), train=train)
         return self.apply_head(x.mean(axis=1))
 
-    def features(self, images: Images, *, train: bool = False) -> dict[str, Any]:
-        """Return `tokens` [b, n, d] of the patches of `grid`, `pooled` [b, d], and `stages`, the tokens after each block."""
-        encoded, stages = self.encode(self.embed(images), train=train, stages=True)
+    def features(self, images: Images, *, train: bool = False, norm_stages: bool = False) -> dict[str, Any]:
+        """Return `tokens` [b, n, d] of the patches of `grid`, `pooled` [b, d], and `stages`, the tokens after each block.
+
+        norm_stages: see Encoder.
+        """
+        encoded, stages = self.encode(self.embed(images), train=train, stages=True, norm_stages=norm_stages)
         grid = self.grid((images.shape[1], images.shape[2]))
         return {"tokens": encoded, "grid": grid, "prefix": 0, "pooled": encoded.mean(axis=1), "stages": stages}
 
@@ -96,7 +99,7 @@ class Mixer(FromVariant, nn.Module):
         return x
 
     @nn.compact
-    def encode(self, tokens: Tokens, *, train: bool = False, stages: bool = False) -> Any:
+    def encode(self, tokens: Tokens, *, train: bool = False, stages: bool = False, norm_stages: bool = False) -> Any:
         """Map tokens [b, n, d] to encoded ones; with `stages` return also those after each block."""
         sizes = (self.tokens_mlp_dim, self.channels_mlp_dim)
         block = partial(
@@ -114,7 +117,7 @@ class Mixer(FromVariant, nn.Module):
             name="encoder",
         )
         if stages:
-            return encoder(tokens, train=train, stages=True)
+            return encoder(tokens, train=train, stages=True, norm_stages=norm_stages)
         x = encoder(tokens, train=train)
         self._sow("encoded", x)
         return x

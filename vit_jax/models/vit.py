@@ -5,20 +5,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.layers.attend import Form
+from vit_jax.layers.attention import QkvBias
 from vit_jax.layers.block import Block
 from vit_jax.layers.drop import DropPathRule
 from vit_jax.layers.encoder import Encoder, Remat
+from vit_jax.layers.geometry import Geometry, before_patches, num_distances, relative_offsets, rows_and_columns
 from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.mlp import MlpKind
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool, masked_mean
 from vit_jax.layers.posemb import AddPositions
+from vit_jax.layers.rope import Rope
 from vit_jax.models import heads
 from vit_jax.models.sizes import FromVariant
 from vit_jax.types import Count, DtypeName, Images, Logits, Mask, Tokens, Units, UserError
@@ -42,14 +46,17 @@ class ViT(FromVariant, nn.Module):
     the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
-    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too. pre_norm: a LayerNorm
-    before the first block (CLIP, arXiv:2103.00020).
-    norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; layer_scale:
-    its initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; attention: see
-    layers/attend.py; remat, scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a part of
-    models/heads.py; by default a linear layer of zeros with the bias head_bias. weight_init: see layers/initial.py; posemb_std:
-    see AddPositions. num_classes=0 returns the pooled features in place of logits. Every parameter is param_dtype; every
-    activation dtype, except statistics and softmax, which are float32.
+    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
+    AddPositions. rope: rotary positions of the patches, a part of layers/rope.py, beside `posemb`. relative_bias: a learned
+    bias on the scores of each head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared"
+    by all. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: the last LayerNorm is on
+    the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale:
+    its initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of
+    the patches that a training step leaves out of each image (arXiv:2212.00794); attention: see layers/attend.py; remat,
+    scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a
+    linear layer of zeros with the bias head_bias. weight_init: see layers/initial.py. num_classes=0 returns the pooled
+    features in place of logits. Every parameter is param_dtype; every activation dtype, except statistics and softmax, which
+    are float32.
 
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
@@ -72,10 +79,15 @@ class ViT(FromVariant, nn.Module):
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
     posemb_prefix: bool = True
     posemb_std: float | Literal["width"] = 0.02
+    rope: Rope | None = None
+    relative_bias: Literal["none", "blocks", "shared"] = "none"
     pre_norm: bool = False
+    post_norm: bool = False
     mlp: MlpKind = "gelu_tanh"
+    mlp_norm: bool = False
     qk_norm: bool = False
-    qkv_bias: bool = True
+    attn_norm: bool = False
+    qkv_bias: QkvBias = True
     layer_scale: float | None = None
     norm_eps: float = 1e-6
     norm_after_pool: bool = False
@@ -84,6 +96,7 @@ class ViT(FromVariant, nn.Module):
     attn_dropout: float = 0.0
     drop_path: float = 0.0
     drop_path_rule: DropPathRule = "linear"
+    patch_drop: float = 0.0
     scale_by_keep: bool = True
     head: nn.Module | None = None
     head_bias: float = 0.0
@@ -109,7 +122,7 @@ class ViT(FromVariant, nn.Module):
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a number of at least 0 and below 2**31.")
         if self.posemb_std != "width" and self.posemb_std < 0:
             raise UserError(f"model.posemb_std={self.posemb_std}; expected a number of at least 0, or 'width'.")
-        for name in ("dropout", "attn_dropout", "drop_path"):
+        for name in ("dropout", "attn_dropout", "drop_path", "patch_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}; expected a rate in [0, 1).")
         if self.pool == "tok" and self.class_token is False:
@@ -140,20 +153,30 @@ class ViT(FromVariant, nn.Module):
         are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. With "attention" mutable,
         each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
         """
-        return self.apply_head(self.pool_tokens(self.encode(self.embed(images, train=train), train=train)))
+        tokens, grid, kept = self.embed(images, train=train), self.grid((images.shape[1], images.shape[2])), None
+        if self.patch_drop and train:
+            tokens, kept = self._drop_patches(tokens)
+        return self.apply_head(self.pool_tokens(self.encode(tokens, grid=grid, kept=kept, train=train)))
 
     def features(
-        self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
+        self,
+        images: Images,
+        *,
+        masked: Bool[Array, "b patches"] | None = None,
+        train: bool = False,
+        norm_stages: bool = False,
     ) -> dict[str, Any]:
         """Return `tokens` [b, n, d] with `prefix` tokens before the patches of `grid`, `pooled` [b, d], and `stages`.
 
-        stages: the tokens after each block, before the last norm. masked: see embed.
+        stages: the tokens after each block, before the last norm, or after it too with norm_stages. masked: see embed.
         """
-        encoded, stages = self.encode(self.embed(images, masked=masked, train=train), train=train, stages=True)
+        grid = self.grid((images.shape[1], images.shape[2]))
+        tokens = self.embed(images, masked=masked, train=train)
+        encoded, stages = self.encode(tokens, grid=grid, train=train, stages=True, norm_stages=norm_stages)
         pooled = self.pool_tokens(encoded)
         return {
             "tokens": encoded,
-            "grid": self.grid((images.shape[1], images.shape[2])),
+            "grid": grid,
             "prefix": self.num_prefix,
             "pooled": pooled.mean(axis=1) if self.distilled else pooled,
             "stages": stages,
@@ -162,7 +185,13 @@ class ViT(FromVariant, nn.Module):
     @property
     def num_prefix(self) -> int:
         """The number of tokens before the patches."""
-        return int(self._has_class_token) + int(self.distilled) + self.registers
+        return sum(self.prefix_sizes.values())
+
+    @property
+    def prefix_sizes(self) -> dict[str, int]:
+        """The numbers of tokens of each kind before the patches, in their order."""
+        counts = (int(self._has_class_token), int(self.distilled), self.registers)
+        return dict(zip(("class_token", "distillation_token", "registers"), counts, strict=True))
 
     @nn.compact
     def embed(self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False) -> Tokens:
@@ -193,10 +222,22 @@ class ViT(FromVariant, nn.Module):
         return x
 
     @nn.compact
-    def encode(self, tokens: Tokens, mask: Mask = None, *, train: bool = False, stages: bool = False) -> Any:
+    def encode(
+        self,
+        tokens: Tokens,
+        mask: Mask = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        kept: Int[Array, "... patches"] | None = None,
+        train: bool = False,
+        stages: bool = False,
+        norm_stages: bool = False,
+    ) -> Any:
         """Map tokens [b, n, d] to encoded ones, any subset of those of `embed`; with `stages` also those after each block.
 
-        mask: bool [b, n], False for tokens that no other token attends to.
+        mask: bool [b, n], False for tokens that no other token attends to. grid: rows and columns of all patches of the images,
+        which rotary positions and relative biases need; kept: the indices on it of the patches that the tokens have, for each
+        image or for all, None where they have all. norm_stages: see Encoder.
         """
         encoder = Encoder(
             self._block(),
@@ -207,12 +248,14 @@ class ViT(FromVariant, nn.Module):
             self.norm_eps,
             self.remat,
             self.scan,
+            self.num_heads if self.relative_bias == "shared" else None,
             **self._dtypes,
             name="encoder",
         )
+        geometry = self._geometry(tokens, grid, kept, train)
         if stages:
-            return encoder(tokens, mask, train=train, stages=True)
-        x = encoder(tokens, mask, train=train)
+            return encoder(tokens, mask, geometry, train=train, stages=True, norm_stages=norm_stages)
+        x = encoder(tokens, mask, geometry, train=train)
         self._sow("encoded", x)
         return x
 
@@ -286,6 +329,39 @@ class ViT(FromVariant, nn.Module):
                 tokens.append(jnp.tile(token.astype(patches.dtype), (b, 1, 1)))
         return jnp.concatenate(tokens, axis=1)
 
+    def _geometry(
+        self, tokens: Tokens, grid: tuple[int, int] | None, kept: Int[Array, "... patches"] | None, train: bool
+    ) -> Geometry | None:
+        """Return where the tokens are on the grid, for what the attention reads of it; None where it reads nothing."""
+        if self.rope is None and self.relative_bias == "none":
+            return None
+        if grid is None:
+            raise UserError(
+                "A model with rope or relative_bias reads where its tokens are; call encode(tokens, grid=model.grid(size)), "
+                "and with kept=indices where only some of the patches are left."
+            )
+        at = rows_and_columns(grid, kept)
+        if at.shape[-2] + self.num_prefix != tokens.shape[1]:
+            raise UserError(
+                f"encode got {tokens.shape[1]} tokens; expected {self.num_prefix} and {at.shape[-2]} patches of a grid of "
+                f"{grid[0]} x {grid[1]}. Give kept=indices where only some of the patches are left."
+            )
+        coords = offsets = None
+        if self.rope is not None:
+            key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            coords = before_patches(self.rope.coords(at, grid, key), self.num_prefix)
+        if self.relative_bias != "none":
+            offsets = relative_offsets(at, grid, self.num_prefix)
+        return Geometry(coords, offsets, distances=num_distances(grid))
+
+    def _drop_patches(self, tokens: Tokens) -> tuple[Float[Array, "b m d"], Int[Array, "b patches"]]:
+        """Return the tokens with a random choice of the patches, in order, and the indices of those."""
+        prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
+        b, n, _ = patches.shape
+        draws = jax.random.uniform(self.make_rng("dropout"), (b, n))
+        kept = jnp.sort(jnp.argsort(draws, axis=1)[:, : max(1, int(n * (1 - self.patch_drop)))], axis=1)
+        return jnp.concatenate([prefix, jnp.take_along_axis(patches, kept[:, :, None], axis=1)], axis=1), kept
+
     def _block(self) -> Callable[..., Block]:
         return partial(
             Block,
@@ -299,6 +375,11 @@ class ViT(FromVariant, nn.Module):
             qkv_bias=self.qkv_bias,
             layer_scale=self.layer_scale,
             attention=self.attention,
+            attn_norm=self.attn_norm,
+            mlp_norm=self.mlp_norm,
+            post_norm=self.post_norm,
+            # Its parameters are those of each block.
+            rope=None if self.rope is None else self.rope.clone(parent=None),
             scale_by_keep=self.scale_by_keep,
             weight_init=self.weight_init,
             **self._dtypes,

@@ -34,6 +34,12 @@ FIXED_FIELDS: dict[str, Any] = {
     "embed_bias": True,
     "pre_norm": False,
     "norm_after_pool": False,
+    "mask_token": False,
+    "rope": None,
+    "relative_bias": "none",
+    "post_norm": False,
+    "attn_norm": False,
+    "mlp_norm": False,
 }
 
 _BLOCK, _MIXER_BLOCK = r"Transformer/encoderblock_(\d+)/", r"MixerBlock_(\d+)/"

@@ -1,39 +1,21 @@
-"""transformers' ViT and DeiT: ViTForImageClassification, ViTModel, DeiTForImageClassificationWithTeacher, ..."""
+"""transformers' ViTs: ViTForImageClassification, DeiTForImageClassificationWithTeacher, Dinov2Model, BeitModel, ..."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vit_jax.config.hints import fits
 from vit_jax.pretrained import processor, specs
-from vit_jax.pretrained.links import (
-    Link,
-    conv,
-    dense,
-    from_heads,
-    norm,
-    same,
-    shape_of,
-    to_heads,
-    to_ours,
-    to_theirs,
-)
+from vit_jax.pretrained.huggingface_names import NETWORKS, Network, links, network_of, on_disk, refused
+from vit_jax.pretrained.links import shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, config_value, write_folder
-from vit_jax.types import UserError
+from vit_jax.types import PosembMethod, UserError
 
-_PATCHES = "embeddings.patch_embeddings.projection.weight"
-# Names of transformers 5 in memory; on disk it writes the older names.
-_NEWER = (
-    (r"^layers\.", "encoder.layer."),
-    (r"\.attention\.q_proj\.", ".attention.attention.query."),
-    (r"\.attention\.k_proj\.", ".attention.attention.key."),
-    (r"\.attention\.v_proj\.", ".attention.attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-)
+_KINDS = "ViT, DeiT, BEiT, MAE, I-JEPA, DINOv2 and DINOv3"
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -43,62 +25,92 @@ _ACTIVATIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
+# How the authors of the weights resize position embeddings, where not as transformers does.
+_POSEMB: dict[str, PosembMethod] = {"dinov2": "dinov2", "dinov2_with_registers": "bicubic"}
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
     """Return whether the config is one of transformers, whatever the network, or the arrays have its ViT's names."""
-    return isinstance(config.get("model_type"), str) or any(
-        re.fullmatch(rf"((vit|deit)\.)?{re.escape(_PATCHES)}", name) for name in arrays
-    )
+    pattern = r"(\w+\.)?embeddings\.patch_embeddings\.(projection\.)?weight"
+    return isinstance(config.get("model_type"), str) or any(re.fullmatch(pattern, name) for name in arrays)
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict of transformers' ViT or DeiT, with its config.json and, under "preprocessor", its processor's.
+    """Convert a state dict of one of transformers' ViTs, with its config.json and, under "preprocessor", its processor's.
 
     A pooler becomes the layer before the head (rep). The distillation token of a DeiT with one head becomes a register,
-    which computes the same. Raises UserError for other networks.
+    which computes the same. Heads for pretraining are left out, with a note. Raises UserError for other networks.
     """
     kind = config_value(config, "model_type", str, "vit", origin)
-    if kind not in ("vit", "deit"):
-        raise UserError(f"{origin} is a {kind!r} of transformers; of its networks only ViT and DeiT are supported.")
-    arrays = _rename(arrays)
-    model, notes = _spec(arrays, config, origin)
-    params = to_ours(links(model, ""), arrays, origin)
-    n = shape_of(arrays, "embeddings.position_embeddings", 3, origin)[1] - specs.prefix_tokens(model)
-    patch, side = specs.pair(model["patch_size"]), specs.square_side(n)
+    if kind not in NETWORKS:
+        raise UserError(f"{origin} is a {kind!r} of transformers; of its networks only {_KINDS} are supported.")
+    arrays, notes = _used(on_disk(arrays, kind), kind, config, origin)
+    model, assumed = _spec(arrays, kind, config, origin)
+    params = to_ours(links(model, kind, ""), arrays, origin)
+    size = _image_size(arrays, model, config, origin)
+    channels = params["embed/kernel"].shape[2]
+    stated = config_value(config, "preprocessor", dict, {}, origin)
+    images, image_notes = processor.read_preprocessing(stated, size, channels, kind, origin)
+    names = _class_names(config, model["num_classes"])
+    posemb = _POSEMB.get(kind, "bicubic_no_antialias")
+    return Pretrained(model, params, images, names, origin, posemb, notes=(*assumed, *notes, *image_notes))
+
+
+def _used(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str) -> tuple[FlatParams, list[str]]:
+    """Return the arrays of the network and its classifier, and notes on those left out."""
+    unused = []
+    if any(name.endswith("classifier.weight") for name in arrays):
+        unused += ["pooler.dense.weight", "pooler.dense.bias"]
+    left_out = {"embeddings.mask_token": "the mask token"} if kind in ("vit", "deit", "ijepa") else {}
+    if kind.startswith("dinov2"):  # it reads the class token beside the mean of the patches
+        left_out["classifier."] = "the linear classifier, which reads the class token and the mean of the patches,"
+    notes = [
+        f"Of {config.get('architectures') or kind}, {what} is left out; pretraining or classification begins with a new one."
+        for prefix, what in left_out.items()
+        if any(name.startswith(prefix) for name in arrays)
+    ]
+    arrays = {
+        name: array
+        for name, array in arrays.items()
+        if name not in unused and not name.startswith(tuple(left_out)) and array.size
+    }
+    if kind == "dinov2_with_registers":  # the registers have no positions
+        table = arrays.pop("embeddings.position_embeddings")
+        arrays["embeddings.cls_token"] = arrays["embeddings.cls_token"] + table[:, :1]
+        arrays["embeddings.position_embeddings"] = table[:, 1:]
+    return arrays, notes
+
+
+def _image_size(
+    arrays: FlatParams, model: Mapping[str, Any], config: Mapping[str, Any], origin: str
+) -> tuple[int, int]:
+    """Return (height, width) of the images that the arrays are for; raise UserError where the config contradicts them."""
+    patch = specs.pair(model["patch_size"])
+    n = None
+    if model["posemb"] == "learn":
+        slots = specs.prefix_tokens(model) * model["posemb_prefix"]
+        n = shape_of(arrays, "embeddings.position_embeddings", 3, origin)[1] - slots
+    side = specs.square_side(n) if n else 224 // patch[0]
     size = specs.pair(config_value(config, "image_size", int | tuple[int, int], (side or 0) * patch[0], origin))
-    if min(size) < 1 or specs.num_patches(model, size) != n:
+    if min(size) < 1 or (n is not None and specs.num_patches(model, size) != n):
         raise UserError(
             f"{origin} has position embeddings for {n} patches of {patch} pixels, which contradicts "
             f"image_size={config.get('image_size')} in its config.json."
         )
-    images, image_notes = processor.read_preprocessing(
-        config_value(config, "preprocessor", dict, {}, origin), size, arrays[_PATCHES].shape[1], kind, origin
-    )
-    names = _class_names(config, model["num_classes"])
-    return Pretrained(model, params, images, names, origin, "bicubic_no_antialias", notes=tuple(notes + image_notes))
+    return size
 
 
-def _rename(arrays: FlatParams) -> FlatParams:
-    """Use the names on disk without the model's prefix, and drop arrays that classification does not use."""
-    renamed = {}
-    for name, array in arrays.items():
-        name = re.sub(r"^(vit|deit)\.", "", name)
-        for newer, older in _NEWER:
-            name = re.sub(newer, older, name)
-        renamed[name] = array
-    unused = ["embeddings.mask_token"]
-    if any(name.endswith("classifier.weight") for name in renamed):
-        unused += ["pooler.dense.weight", "pooler.dense.bias"]
-    return {name: array for name, array in renamed.items() if name not in unused}
-
-
-def _spec(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
-    width, _, *patch = shape_of(arrays, _PATCHES, 4, origin)
-    layers = [int(match[1]) for name in arrays if (match := re.match(r"encoder\.layer\.(\d+)\.", name))]
+def _spec(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
+    network = NETWORKS[kind]
+    width, _, *patch = shape_of(arrays, f"{network.patches}.weight", 4, origin)
+    before, after = network.block.split("{i}")
+    layers = [int(match[1]) for name in arrays if (match := re.match(rf"{re.escape(before)}(\d+){after}\.", name))]
+    first = network.block.format(i=0)
     act = config_value(config, "hidden_act", str, "gelu", origin)
-    if act not in _ACTIVATIONS:
-        raise UserError(f"{origin} has hidden_act={act!r}; expected one of {', '.join(_ACTIVATIONS)}.")
+    swiglu = network.gated is not None and f"{first}.{network.gated}.weight" in arrays
+    allowed = ["silu"] if swiglu and kind == "dinov3_vit" else ["gelu", "silu"] if swiglu else list(_ACTIVATIONS)
+    if act not in allowed:
+        raise UserError(f"{origin} has hidden_act={act!r}; expected one of {', '.join(allowed)}.")
     pooler = "pooler.dense.bias"
     if config_value(config, "pooler_act", str, "tanh", origin) != "tanh" and pooler in arrays:
         raise UserError(f"{origin} has pooler_act={config['pooler_act']!r}; expected 'tanh'.")
@@ -106,25 +118,58 @@ def _spec(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> tuple[d
     if heads < 1 or width % heads:
         raise UserError(f"{origin} has width {width}, which is not divisible by num_attention_heads={heads}.")
     head = next((name for name in ("classifier.bias", "cls_classifier.bias") if name in arrays), None)
-    has_token, distilled = "embeddings.distillation_token" in arrays, "distillation_classifier.bias" in arrays
+    distilled = "distillation_classifier.bias" in arrays
+    registers = shape_of(arrays, network.registers, 3, origin)[1] if network.registers in arrays else 0
+    has_class = "embeddings.cls_token" in arrays
+    epsilon = {"dinov2": 1e-6, "dinov2_with_registers": 1e-6, "dinov3_vit": 1e-5}.get(kind, 1e-12)
+    down = "mlp.weights_out" if network.gated == "mlp.weights_in" and swiglu else network.mlp[1]
+    after_pool = "pooler.layernorm.weight" in arrays
     model = {
         "type": "vit.ViT",
         "num_classes": shape_of(arrays, head, 1, origin)[0] if head else 0,
         "width": width,
         "depth": max(layers, default=-1) + 1,
-        "mlp_dim": shape_of(arrays, "encoder.layer.0.intermediate.dense.bias", 1, origin)[0],
+        "mlp_dim": shape_of(arrays, f"{first}.{down}.weight", 2, origin)[1],
         "num_heads": heads,
         "patch_size": specs.int_or_pair(*patch),
-        "pool": "tok",
+        "pool": "gap" if after_pool or not has_class else "tok",
+        "class_token": has_class,
         "distilled": distilled,
-        "registers": int(has_token and not distilled),
+        "registers": 0 if distilled else registers,
+        "posemb": "learn" if "embeddings.position_embeddings" in arrays else "none",
+        "posemb_prefix": kind != "dinov2_with_registers",
+        "mask_token": "embeddings.mask_token" in arrays,
         "rep_size": shape_of(arrays, pooler, 1, origin)[0] if pooler in arrays else None,
-        "mlp": _ACTIVATIONS[act],
-        "norm_eps": config_value(config, "layer_norm_eps", float, 1e-12, origin),
-        "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in arrays,
+        "mlp": "swiglu" if swiglu else _ACTIVATIONS[act],
+        "norm_eps": config_value(config, "layer_norm_eps", float, epsilon, origin),
+        "norm_after_pool": after_pool,
+        "qkv_bias": _qkv_bias(arrays, f"{first}.", network),
     }
-    note = f"It has no config.json: assumed num_heads={heads}, mlp='gelu', norm_eps=1e-12."
+    if network.scales[0] and f"{first}.{network.scales[0]}" in arrays:
+        key = "layer_scale_init_value" if kind == "beit" else "layerscale_value"
+        model["layer_scale"] = config_value(config, key, float, 1.0, origin)
+    if kind == "beit":
+        tables = [name for name in arrays if name.endswith("relative_position_bias_table")]
+        model["relative_bias"] = (
+            ("shared" if len(tables) == 1 and "layer" not in tables[0] else "blocks") if tables else "none"
+        )
+    if kind == "dinov3_vit":
+        model["rope"] = _rope(config, origin)
+    note = f"It has no config.json: assumed num_heads={heads}, mlp='gelu', norm_eps={epsilon}."
     return specs.complete(model, "vit_jax"), [] if "model_type" in config else [note]
+
+
+def _qkv_bias(arrays: FlatParams, first: str, network: Network) -> bool | str:
+    query, key, _ = (f"{first}{name}.bias" in arrays for name in network.qkv)
+    return "qv" if query and not key else query
+
+
+def _rope(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return DINOv3's rotary positions, with the augmentation in training that its config states."""
+    given = {"base": ("rope_theta", 100.0), "shift": ("pos_embed_shift", None)}
+    given |= {"jitter": ("pos_embed_jitter", None), "rescale": ("pos_embed_rescale", None)}
+    values = {ours: config_value(config, key, float, default, origin) for ours, (key, default) in given.items()}
+    return {"type": "Axial"} | {key: value for key, value in values.items() if value is not None}
 
 
 def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
@@ -133,36 +178,6 @@ def _class_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | N
     if not names or not fits(names, list[str]) or names == [f"LABEL_{i}" for i in range(classes)]:
         return None
     return tuple(names)
-
-
-def links(model: Mapping[str, Any], prefix: str) -> list[Link]:
-    """Return the name table of a complete spec; `prefix` precedes all names but the heads'."""
-    embed, heads = f"{prefix}embeddings", model["num_heads"]
-    table = [
-        conv(f"{embed}.patch_embeddings.projection.weight", "embed/kernel"),
-        same(f"{embed}.patch_embeddings.projection.bias", "embed/bias"),
-        same(f"{embed}.cls_token", "cls"),
-        same(f"{embed}.position_embeddings", "posemb/table"),
-        *norm(f"{prefix}layernorm", "encoder/norm"),
-    ]
-    if model["distilled"] or model["registers"]:
-        table.append(same(f"{embed}.distillation_token", "dist" if model["distilled"] else "registers"))
-    for i in range(model["depth"]):
-        theirs, ours = f"{prefix}encoder.layer.{i}", f"encoder/block_{i}"
-        table += norm(f"{theirs}.layernorm_before", f"{ours}/norm1")
-        table += norm(f"{theirs}.layernorm_after", f"{ours}/norm2")
-        for name in ("query", "key", "value"):
-            table += to_heads(f"{theirs}.attention.attention.{name}", [f"{ours}/attn/{name}"], heads, model["qkv_bias"])
-        table += from_heads(f"{theirs}.attention.output.dense", f"{ours}/attn/out", heads)
-        table += dense(f"{theirs}.intermediate.dense", f"{ours}/mlp/up")
-        table += dense(f"{theirs}.output.dense", f"{ours}/mlp/down")
-    if model["rep_size"]:
-        table += dense(f"{prefix}pooler.dense", "rep")
-    if model["distilled"] and model["num_classes"]:
-        table += dense("cls_classifier", "head") + dense("distillation_classifier", "head_dist")
-    elif model["num_classes"]:
-        table += dense("classifier", "head")
-    return table
 
 
 # Writing.
@@ -182,16 +197,63 @@ def write(
     check_new(folder)
     model = specs.complete(model, "transformers")
     _check(model)
+    kind = network_of(model)
     size = preprocessing.size if preprocessing else specs.image_size(model, params, "transformers")
-    model, params = specs.with_posemb_table(model, params, size)
+    rows, columns = (side // patch for side, patch in zip(size, specs.pixels_per_patch(model), strict=True))
+    if model["relative_bias"] != "none" and rows != columns:
+        raise UserError(
+            f"transformers reads the relative biases of {rows} x {columns} patches with rows and columns exchanged; it "
+            "represents model.relative_bias on square grids alone: try --to=timm."
+        )
+    if kind in ("vit", "deit", "ijepa", "vit_mae") or kind.startswith("dinov2"):
+        model, params = specs.with_posemb_table(model, params, size)
     model, params = specs.with_embed_bias(model, params)
-    kind, classes = "deit" if model["distilled"] else "vit", model["num_classes"]
-    name = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassificationWithTeacher"}[kind]
-    notes = [] if classes else ["It has no classes, so it is a ViTModel: load it with AutoModel."]
+    config, notes = _config(model, kind, size, params["embed/kernel"].shape[2], class_names)
+    configs: dict[str, Mapping[str, Any]] = {"config.json": config}
+    if preprocessing is None:
+        notes.append("It has no preprocessor_config.json: transformers cannot express its preprocessing.")
+    else:
+        configs["preprocessor_config.json"], image_notes = processor.make_config(preprocessing)
+        notes += image_notes
+    arrays = to_theirs(links(model, kind, NETWORKS[kind].prefix if model["num_classes"] else ""), params)
+    write_folder(folder, _whole(arrays, model, kind), configs)
+    return notes
+
+
+def _whole(arrays: FlatParams, model: Mapping[str, Any], kind: str) -> FlatParams:
+    """Add arrays that the network always has, which do not change its outputs."""
+    width = model["width"]
+    if kind == "dinov3_vit":
+        empty = {"embeddings.register_tokens": np.zeros((1, 0, width), np.float32)}
+        arrays = empty | {"embeddings.mask_token": np.zeros((1, 1, width), np.float32)} | arrays
+    if kind == "dinov2_with_registers":
+        table = arrays["embeddings.position_embeddings"]
+        if not model["posemb_prefix"]:
+            table = np.pad(table, ((0, 0), (1, 0), (0, 0)))
+        else:  # only the class token has a position of its own
+            registers = arrays["embeddings.register_tokens"] + table[:, 1 : 1 + model["registers"]]
+            table = np.delete(table, slice(1, 1 + model["registers"]), axis=1)
+            arrays = arrays | {"embeddings.register_tokens": registers}
+        mask = {"embeddings.mask_token": np.zeros((1, width), np.float32)}
+        arrays = mask | arrays | {"embeddings.position_embeddings": np.ascontiguousarray(table)}
+    return arrays
+
+
+def _config(
+    model: Mapping[str, Any],
+    kind: str,
+    size: tuple[int, int],
+    channels: int,
+    class_names: tuple[str, ...] | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the config.json of a complete spec, and notes."""
+    classes = model["num_classes"]
+    name, base = _CLASSES[kind]
+    notes = [] if classes else [f"It has no classes, so it is a {base}: load it with AutoModel."]
     labels = {str(i): label for i, label in enumerate(class_names or [f"LABEL_{i}" for i in range(classes)])}
-    activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
-    config = {
-        "architectures": [name if classes else "ViTModel"],
+    activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "swiglu": "silu"}
+    config: dict[str, Any] = {
+        "architectures": [name if classes else base],
         "model_type": kind,
         "hidden_size": model["width"],
         "num_hidden_layers": model["depth"],
@@ -199,23 +261,68 @@ def write(
         "intermediate_size": model["mlp_dim"],
         "hidden_act": activations[model["mlp"]],
         "layer_norm_eps": model["norm_eps"],
-        "qkv_bias": model["qkv_bias"],
+        "qkv_bias": bool(model["qkv_bias"]),
         "image_size": specs.int_or_pair(*size),
         "patch_size": specs.int_or_pair(*specs.pair(model["patch_size"])),
-        "num_channels": params["embed/kernel"].shape[2],
+        "num_channels": channels,
         "pooler_output_size": model["rep_size"] or model["width"],
         "id2label": labels,
         "label2id": {label: i for i, label in enumerate(labels.values())},
         "dtype": "float32",
     }
-    configs: dict[str, Mapping[str, Any]] = {"config.json": config}
-    if preprocessing is None:
-        notes.append("It has no preprocessor_config.json: transformers cannot express its preprocessing.")
-    else:
-        configs["preprocessor_config.json"], image_notes = processor.make_config(preprocessing)
-        notes += image_notes
-    write_folder(folder, to_theirs(links(model, f"{kind}." if classes else ""), params), configs)
-    return notes
+    own = (
+        _dinov2_config if kind.startswith("dinov2") else {"beit": _beit_config, "dinov3_vit": _dinov3_config}.get(kind)
+    )
+    return config | (own(model) if own else {}), notes
+
+
+# Classes of models with a linear classifier, and without.
+_CLASSES = {
+    "vit": ("ViTForImageClassification", "ViTModel"),
+    "deit": ("DeiTForImageClassificationWithTeacher", "DeiTModel"),
+    "ijepa": ("IJepaForImageClassification", "IJepaModel"),
+    "beit": ("BeitForImageClassification", "BeitModel"),
+    "dinov2": ("", "Dinov2Model"),
+    "dinov2_with_registers": ("", "Dinov2WithRegistersModel"),
+    "dinov3_vit": ("", "DINOv3ViTModel"),
+}
+
+
+def _dinov2_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    swiglu = model["mlp"] == "swiglu"
+    return {
+        "use_swiglu_ffn": swiglu,
+        "mlp_ratio": specs.dinov2_ratio(model),
+        "layerscale_value": model["layer_scale"],
+        "use_mask_token": model["mask_token"],
+        **({"hidden_act": "gelu"} if swiglu else {}),
+        **({"num_register_tokens": model["registers"]} if model["registers"] else {}),
+    }
+
+
+def _beit_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "layer_scale_init_value": model["layer_scale"] or 0.0,
+        "use_mask_token": model["mask_token"],
+        "use_absolute_position_embeddings": model["posemb"] == "learn",
+        "use_relative_position_bias": model["relative_bias"] == "blocks",
+        "use_shared_relative_position_bias": model["relative_bias"] == "shared",
+        "use_mean_pooling": model["norm_after_pool"],
+    }
+
+
+def _dinov3_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    rope = model["rope"]
+    return {
+        "query_bias": bool(model["qkv_bias"]),
+        "key_bias": model["qkv_bias"] is True,
+        "value_bias": bool(model["qkv_bias"]),
+        "use_gated_mlp": model["mlp"] == "swiglu",
+        "layerscale_value": model["layer_scale"],
+        "num_register_tokens": model["registers"],
+        "rope_theta": rope.get("base", 100.0),
+        **{f"pos_embed_{name}": rope.get(name) for name in ("shift", "jitter", "rescale")},
+    }
 
 
 def _check(model: Mapping[str, Any]) -> None:
@@ -223,22 +330,9 @@ def _check(model: Mapping[str, Any]) -> None:
         raise UserError(
             f"transformers cannot represent model.type={model['type']!r}, as it has no Mixer; use --to=timm."
         )
-    has_head = model["num_classes"] or model["distilled"]
-    unsupported = {
-        "pool": model["pool"] != "tok",
-        "posemb": model["posemb"] == "none",
-        "rep_size": model["rep_size"] and has_head,
-        "mlp": model["mlp"] == "swiglu",
-        "layer_scale": model["layer_scale"] is not None,
-        "padding": model["padding"] != "valid",
-        "stride": model["stride"] and specs.pair(model["stride"]) != specs.pair(model["patch_size"]),
-        **{field: model[field] for field in ("stem", "registers", "norm_after_pool", "pre_norm", "qk_norm")},
-        "posemb_prefix": not model["posemb_prefix"],
-        "distilled": model["distilled"] and not model["num_classes"],
-    }
-    for field, is_unsupported in unsupported.items():
-        if is_unsupported:
-            alternative = "workdir" if field in ("rep_size", "padding", "stride") else "timm"
-            raise UserError(
-                f"transformers' ViT cannot represent model.{field}={model[field]!r}; try --to={alternative}."
-            )
+    kind = network_of(model)
+    for field, value in refused(model, kind).items():
+        alternative = "workdir" if field in ("rep_size", "padding", "stride") else "timm"
+        raise UserError(
+            f"transformers' {_CLASSES[kind][1]} cannot represent model.{field}={value!r}; try --to={alternative}."
+        )

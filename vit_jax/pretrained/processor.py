@@ -15,7 +15,8 @@ from vit_jax.types import UserError
 # PIL's codes.
 _METHODS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _HALF = (0.5, 0.5, 0.5)
-# CLIP's mean and std (arXiv:2103.00020, its repository).
+# ImageNet's mean and std, and CLIP's (arXiv:2103.00020, its repository).
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
@@ -40,6 +41,12 @@ _PROCESSORS = {
     "Siglip": _Defaults(3, is_square=False),
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "DINOv3ViT": _Defaults(2, {"height": 224, "width": 224}, False, None, True, *_IMAGENET),
+}
+# The processor of a model whose file does not name one.
+_OF_MODELS = {
+    **{"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "ijepa": "ViT", "beit": "Beit"},
+    **{"dinov2": "Bit", "dinov2_with_registers": "Bit", "dinov3_vit": "DINOv3ViT"},
 }
 READ = {
     *("image_processor_type", "feature_extractor_type", "do_resize", "size", "default_to_square", "resample"),
@@ -69,7 +76,7 @@ def read_preprocessing(
     """
     file = f"{origin}: its {PREPROCESSOR}"
     name = value_in(config, "image_processor_type", str, None, file)
-    name = name or value_in(config, "feature_extractor_type", str, {"vit": "ViT", "deit": "DeiT"}[kind], file)
+    name = name or value_in(config, "feature_extractor_type", str, _OF_MODELS[kind], file)
     for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(suffix)
     if name not in _PROCESSORS:
@@ -77,7 +84,7 @@ def read_preprocessing(
     for key, value in config.items():
         if key not in READ | WITHOUT_EFFECT and value not in (None, False):
             raise UserError(f"{file} has {key}={value!r:.80}, which is not supported; remove it if it has no effect.")
-    defaults = _PROCESSORS[name]
+    defaults = _PROCESSORS[name] if config else _Defaults(_PROCESSORS[name].resample)
     resized, keep_ratio, cropped = _geometry(config, defaults, size, file)
     found = cropped or (size if keep_ratio or resized is None else resized)
     if found != size or (keep_ratio and not cropped):

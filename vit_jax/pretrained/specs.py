@@ -30,6 +30,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "norm_after_pool": False,
         "pre_norm": False,
         "embed_bias": True,
+        "mask_token": False,
+        "rope": None,
+        "relative_bias": "none",
+        "post_norm": False,
+        "attn_norm": False,
+        "mlp_norm": False,
     },
     "mixer.Mixer": {"mlp": "gelu_tanh", "norm_eps": 1e-6},
     "resnet.ResNet": {"width": 64, "norm_eps": 1e-6, "weight_norm": "std", "weight_eps": 1e-5},
@@ -128,3 +134,19 @@ def with_embed_bias(model: Mapping[str, Any], params: FlatParams) -> tuple[dict[
     if model["embed_bias"] or model["pre_norm"]:
         return dict(model), dict(params)
     return dict(model) | {"embed_bias": True}, params | {"embed/bias": np.zeros(model["width"], np.float32)}
+
+
+def has_bias(model: Mapping[str, Any], name: str) -> bool:
+    """Return whether the projection to queries, keys or values has a bias."""
+    return name != "key" if model["qkv_bias"] == "qv" else model["qkv_bias"]
+
+
+def dinov2_hidden(width: int, ratio: int, swiglu: bool) -> int:
+    """Return the hidden width of DINOv2's MLP: of SwiGLU two thirds, rounded up to a multiple of 8."""
+    return (int(width * ratio * 2 / 3) + 7) // 8 * 8 if swiglu else width * ratio
+
+
+def dinov2_ratio(model: Mapping[str, Any]) -> int | None:
+    """Return the mlp_ratio with which DINOv2 has the hidden width of a complete spec, or None."""
+    sizes = (model["width"], model["mlp"] == "swiglu")
+    return next((r for r in range(1, 17) if dinov2_hidden(sizes[0], r, sizes[1]) == model["mlp_dim"]), None)

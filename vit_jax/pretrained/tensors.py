@@ -53,8 +53,10 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     if not arrays:
         raise UserError(f"{file} contains no arrays; expected the weights of a model.")
-    arrays, notes = wrappers.unwrap(arrays, str(file))
-    return {name: _to_float32(name, array, file) for name, array in arrays.items()}, config, notes
+    # BEiT's files contain the offsets between tokens, which are no weights.
+    weights = {name: array for name, array in arrays.items() if not name.endswith("relative_position_index")}
+    weights, notes = wrappers.unwrap(weights, str(file))
+    return {name: _to_float32(name, array, file) for name, array in weights.items()}, config, notes
 
 
 def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:

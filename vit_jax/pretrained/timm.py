@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.pretrained import specs, timm_config
+from vit_jax.pretrained import originals, specs, timm_config, timm_eva
 from vit_jax.pretrained.links import (
     Link,
     conv,
@@ -31,7 +31,7 @@ _OTHERS = {
     r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position": "a Swin transformer",
     r"^stages\.\d+\.blocks\.\d+\.(conv_dw|gamma)": "a ConvNeXt",
     r"^conv_stem\.weight": "an EfficientNet or MobileNet",
-    r"^blocks\.\d+\.attn\.(q_bias|relative_position|rel_pos|rope|q_proj|lambda_q1)": "a BEiT, EVA, SAM or differential ViT",
+    r"^blocks\.\d+\.attn\.(rel_pos|rope|lambda_q1)": "a SAM or differential ViT",
     r"^blocks\.\d+\.(attns|in_proj)\.": "a ViT with parallel layers",
     r"^blocks\.\d+\.(linear_tokens|mlp_channels\.gate)\.": "a ResMLP or gMLP",
     r"^patch_embed\.backbone\.(conv1|bn1|0)\.": "a hybrid with another backbone than BiT's ResNet",
@@ -74,37 +74,55 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     Fields of the spec are inferred from the arrays, else read from the config, else implied by the architecture's name,
     else assumed, with a note. Raises UserError for other networks and unsupported variants.
     """
-    arrays = {_rename(name): array for name, array in arrays.items()}
+    arrays = originals.as_timms(arrays)
     args = timm_config.read_args(config, origin)
-    _check_network(arrays, args, origin)
-    state = _StateDict(arrays, origin)
-    model, notes = (_mixer_spec if _MIXER in arrays else _vit_spec)(state, args)
     is_packed = "blocks.0.mlp.fc1_g.weight" not in arrays
-    params = to_ours(links(specs.complete(model, "vit_jax"), is_packed), arrays, origin)
-    size, size_notes = _image_size(model, state, args)
+    if timm_eva.matches(arrays, args):
+        model, notes = timm_eva.read_spec(arrays, config, args, origin)
+        table = timm_eva.links(specs.complete(model, "vit_jax"), "blocks.0.attn.qkv.weight" in arrays, is_packed)
+        state = _StateDict(arrays, origin)
+    else:
+        arrays = {_rename(name): array for name, array in arrays.items()}
+        _check_network(arrays, args, origin)
+        state = _StateDict(arrays, origin)
+        model, notes = (_mixer_spec if _MIXER in arrays else _vit_spec)(state, args)
+        table = links(specs.complete(model, "vit_jax"), is_packed)
+    params = to_ours(table, arrays, origin)
+    size, size_notes = _image_size(specs.complete(model, "vit_jax"), state, args)
     first = "embed/kernel" if not model.get("stem") else "stem/root/kernel"
     preprocessing, image_notes = timm_config.read_preprocessing(config, size, params[first].shape[2], origin)
     names = timm_config.read_class_names(config, model["num_classes"], origin)
-    # A state dict alone is taken as the original DeiT's, whose code resizes positions without antialiasing.
-    posemb: PosembMethod = "bicubic" if args.architecture else "bicubic_no_antialias"
-    all_notes = tuple(notes + size_notes + image_notes)
-    return Pretrained(model, params, preprocessing, names, origin, posemb, "bicubic", all_notes)
+    notes = [*notes, *size_notes, *image_notes, *timm_config.read_license(config)]
+    posemb = _resize_rule(arrays, args)
+    return Pretrained(model, params, preprocessing, names, origin, posemb, "bicubic", tuple(notes))
+
+
+def _resize_rule(arrays: FlatParams, args: TimmArgs) -> PosembMethod:
+    """Return how the authors of the weights resize position embeddings; a mask token is only in DINOv2's own files.
+
+    Another state dict alone is taken as the original DeiT's, whose code, as MAE's and I-JEPA's, does not antialias.
+    """
+    is_dino = args.tag == "dino" or re.search("_dinov2$", args.architecture or "")
+    is_own = {"mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma"} <= arrays.keys()
+    if is_dino or (is_own and "reg_token" not in arrays):
+        return "dinov2"
+    return "bicubic" if args.architecture or is_own else "bicubic_no_antialias"
 
 
 def _rename(name: str) -> str:
-    """Rename arrays of transformers' TimmWrapper and the original DeiT III as in timm."""
-    return re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name.removeprefix("timm_model."))
+    """Rename arrays of the original DeiT III as in timm."""
+    return re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)
 
 
 def _check_network(arrays: FlatParams, args: TimmArgs, origin: str) -> None:
     network = next((kind for pattern, kind in _OTHERS.items() for name in arrays if re.match(pattern, name)), None)
-    if re.search("_rope_|_dinov3|_pe_|_lingbot|_rpn_", args.architecture or ""):  # these have a ViT's array names
+    if re.search("_rope_|_pe_|_lingbot|_rpn_", args.architecture or ""):  # these have a ViT's array names
         network = "a ViT with rotary positions or post-normalization"
     if network or not {_VIT, _MIXER} & set(arrays):
         name = f" ({args.architecture})" if args.architecture else ""
         raise UserError(
-            f"{origin} looks like {network or 'another network'}{name}; of timm's networks only ViT, DeiT, hybrids of BiT's "
-            "ResNet and ViT, and MLP-Mixer are supported."
+            f"{origin} looks like {network or 'another network'}{name}; of timm's networks only ViT, DeiT, BEiT, EVA, DINOv3, "
+            "hybrids of BiT's ResNet and ViT, and MLP-Mixer are supported."
         )
 
 
@@ -151,6 +169,7 @@ def _vit_spec(state: _StateDict, args: TimmArgs) -> tuple[dict[str, Any], list[s
         "posemb": "learn" if "pos_embed" in state else "none",
         "rep_size": state.shape("pre_logits.fc.bias", 1)[0] if "pre_logits.fc.bias" in state else None,
         "mlp": mlp,
+        "mask_token": "mask_token" in state,
         "norm_eps": norm_eps,
         "norm_after_pool": "fc_norm.weight" in state,
         "pre_norm": "norm_pre.weight" in state,
@@ -175,7 +194,9 @@ def _vit_spec(state: _StateDict, args: TimmArgs) -> tuple[dict[str, Any], list[s
 def _check_vit(model: Mapping[str, Any], state: _StateDict, args: TimmArgs) -> None:
     """Raise UserError for unsupported or ambiguous models."""
     if model["posemb"] == "none" and args.pos_embed not in ("", "none"):
-        raise UserError(f"{state.origin} has no pos_embed; ViTs with rotary positions (DINOv3, ...) are not supported.")
+        raise UserError(
+            f"{state.origin} has no pos_embed; of ViTs with rotary positions only DINOv3 and EVA-02 are supported."
+        )
     if model["pool"] == "tok" and not model["class_token"]:
         raise UserError(f"{state.origin} has no cls_token, but its config.json has global_pool='token'.")
     if model["pool"] == "map" and model["class_token"] and not args.architecture:
@@ -258,7 +279,10 @@ def _image_size(model: Mapping[str, Any], state: _StateDict, args: TimmArgs) -> 
     elif model["posemb"] == "learn":
         n = state.shape("pos_embed", 3)[1] - specs.prefix_tokens(model) * model["posemb_prefix"]
     else:
-        return args.image_size or (224, 224), [] if args.image_size else ["Its image size is unknown: assumed 224."]
+        side = timm_eva.grid_side(state.arrays)
+        if args.image_size or side is None:
+            return args.image_size or (224, 224), [] if args.image_size else ["Its image size is unknown: assumed 224."]
+        n = side * side
     if args.image_size and specs.num_patches(model, args.image_size) == n:
         return args.image_size, []
     side = specs.square_side(n)
@@ -307,6 +331,7 @@ def _vit_links(model: Mapping[str, Any], packed: bool) -> list[Link]:
         "class_token": ("cls_token", "cls"),
         "distilled": ("dist_token", "dist"),
         "registers": ("reg_token", "registers"),
+        "mask_token": ("mask_token", "mask_token"),
     }
     table += [same(*names) for field, names in optional.items() if model[field]]
     if model["posemb"] == "learn":
@@ -399,16 +424,25 @@ def write(
     check_new(folder)
     model = specs.complete(model, "timm")
     is_mixer = model["type"] == "mixer.Mixer"
-    architecture = (_mixer_architecture if is_mixer else _vit_architecture)(model)
+    is_eva = not is_mixer and timm_eva.is_needed(model)
+    own = _mixer_architecture if is_mixer else timm_eva.architecture if is_eva else _vit_architecture
+    architecture = own(model)
     notes = _differences(architecture, model)
+    if model.get("mask_token"):
+        notes.append("timm's ViTs have no mask token, so it is left out; outputs for whole images do not depend on it.")
+        model["mask_token"], params = False, {name: x for name, x in params.items() if name != "mask_token"}
     size = preprocessing.size if preprocessing else specs.image_size(model, params, "timm")
     channels = params["stem/root/kernel" if model.get("stem") else "embed/kernel"].shape[2]
     if not is_mixer:
         if model["posemb"] == "sincos2d":
             model, params = specs.with_posemb_table(model, params, size)
         model, params = specs.with_embed_bias(model, params)
-    config, image_notes = timm_config.make_config(architecture, model, preprocessing, size, channels, class_names)
-    write_folder(folder, to_theirs(links(model), params), {"config.json": config})
+    of_model = timm_config.mixer_arguments if is_mixer else timm_eva.arguments if is_eva else timm_config.vit_arguments
+    config, image_notes = timm_config.make_config(
+        architecture, model, of_model(model), preprocessing, size, channels, class_names
+    )
+    table = timm_eva.links(model, fused=True, packed=not model["mlp_norm"]) if is_eva else links(model)
+    write_folder(folder, to_theirs(table, params), {"config.json": config})
     return notes + image_notes
 
 
@@ -460,7 +494,7 @@ def _mixer_architecture(model: Mapping[str, Any]) -> str:
 
 def _differences(architecture: str, model: Mapping[str, Any]) -> list[str]:
     """Describe the fields for which timm's architecture has another value."""
-    theirs: dict[str, Any] = {"norm_eps": 1e-5 if "_clip_" in architecture else 1e-6}
+    theirs: dict[str, Any] = {"norm_eps": 1e-5 if "_clip_" in architecture or "_dinov3" in architecture else 1e-6}
     if model["type"] == "mixer.Mixer":
         theirs["mlp"] = "gelu"
     ours: dict[str, Any] = {field: model[field] for field in theirs}

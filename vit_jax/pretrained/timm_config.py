@@ -25,7 +25,7 @@ _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit3$", {"num_heads": 3, "pool_include_prefix": True}),
 )
 # Number of heads by model width, where the head width is not 64.
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = {"tok": "token", "gap": "avg", "map": "map"}
 
@@ -91,6 +91,12 @@ def read_class_names(config: Mapping[str, Any], classes: int, origin: str) -> tu
     return tuple(names) if classes and fits(names, tuple[str, ...]) and len(names) == classes else None
 
 
+def read_license(config: Mapping[str, Any]) -> list[str]:
+    """Return a note on the license of the weights, where the config states it."""
+    stated = config.get("license") or config.get("pretrained_cfg", {}).get("license")
+    return [f"Its source states the license {stated!r} for the weights."] if isinstance(stated, str) and stated else []
+
+
 def read_preprocessing(
     config: Mapping[str, Any], size: tuple[int, int], channels: int, origin: str
 ) -> tuple[Preprocessing, list[str]]:
@@ -128,12 +134,13 @@ def read_preprocessing(
 def make_config(
     architecture: str,
     model: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     preprocessing: Preprocessing | None,
     size: tuple[int, int],
     channels: int,
     class_names: tuple[str, ...] | None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the config.json of a complete spec, to be built as `architecture` with arguments, and notes."""
+    """Return the config.json of a complete spec, to be built as `architecture` with `arguments`, and notes."""
     is_mixer = model["type"] == "mixer.Mixer"
     images, notes = image_config(preprocessing, size)
     config: dict[str, Any] = {
@@ -141,7 +148,7 @@ def make_config(
         "num_classes": model["num_classes"],
         "num_features": model["width"],
         "global_pool": "avg" if is_mixer else POOLS[model["pool"]],
-        "model_args": {"img_size": list(size), "in_chans": channels} | (_mixer_args if is_mixer else _vit_args)(model),
+        "model_args": {"img_size": list(size), "in_chans": channels} | dict(arguments),
         "pretrained_cfg": {
             "input_size": [channels, *size],
             "fixed_input_size": True,
@@ -156,14 +163,15 @@ def make_config(
     return config, notes
 
 
-def _vit_args(model: Mapping[str, Any]) -> dict[str, Any]:
+def vit_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which timm's VisionTransformer is the complete spec, but for sizes of images."""
     is_gated = model["mlp"] == "swiglu"
     return {
         "patch_size": list(specs.pair(model["patch_size"])),
         "embed_dim": model["width"],
         "depth": model["depth"],
         "num_heads": model["num_heads"],
-        "mlp_ratio": _ratio(model["mlp_dim"] * (2 if is_gated else 1), model["width"]),
+        "mlp_ratio": ratio(model["mlp_dim"] * (2 if is_gated else 1), model["width"]),
         "act_layer": "silu" if is_gated else model["mlp"],
         "class_token": model["class_token"],
         "reg_tokens": model["registers"],
@@ -178,11 +186,12 @@ def _vit_args(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mixer_args(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mlp_ratio": [_ratio(model[f"{part}_mlp_dim"], model["width"]) for part in ("tokens", "channels")]}
+def mixer_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which an architecture of the right width and depth is the Mixer of a complete spec."""
+    return {"mlp_ratio": [ratio(model[f"{part}_mlp_dim"], model["width"]) for part in ("tokens", "channels")]}
 
 
-def _ratio(hidden: int, width: int) -> float:
+def ratio(hidden: int, width: int) -> float:
     """Return a ratio for which timm's int(width * ratio) equals `hidden`."""
     exact = hidden / width
     return exact if int(width * exact) == hidden else (hidden + 0.5) / width

@@ -13,7 +13,8 @@ from vit_jax.types import UserError
 # The first array of a ViT, hybrid or Mixer by the names of timm and transformers, after a prefix as short as possible.
 _FIRST = re.compile(
     r"((?:[^./]+[./])*?)(?:patch_embed\.(?:proj|backbone\.(?:stem\.)?conv)\.weight|stem\.proj\.weight"
-    r"|(?:(?:vit|deit|swin|swinv2)\.)?embeddings\.patch_embeddings\.projection\.weight)"
+    r"|(?:(?:vit|deit|swin|swinv2|beit|ijepa|dinov2|dinov2_with_registers)\.)?"
+    r"embeddings\.patch_embeddings\.(?:projection\.)?weight)"
 )
 _AVERAGED = {"ema", "teacher", "target", "averaged", "average", "avg", "swa", "shadow", "polyak"}
 _MOMENTS = {"optimizer", "optim", "opt", "mu", "nu", "exp_avg", "exp_avg_sq", "momentum_buffer", "trace"}
@@ -36,8 +37,8 @@ _PREFERRED = (
 )
 # Parts for pretraining or profiling alone, which do not change what the others compute.
 _EXTRAS = re.compile(
-    r"((?:(?:vit|deit)\.)?(?:embeddings\.)?mask_token|(?:decoder|dec|projector|projection_head|proj_head|predictor|prototypes"
-    r"|head\.(?:mlp|last_layer)|lm_head)(?=[._\d]|$))|.*\b(?:total_ops|total_params|num_batches_tracked|n_averaged)$"
+    r"(?:decoder|dec|projectors?|projection_head|proj_head|predictor|prototypes|head\.(?:mlp|last_layer)|lm_head|local_cls_norm)"
+    r"(?=[._\d]|$)|.*\b(?:total_ops|total_params|num_batches_tracked|n_averaged)$"
 )
 _HEAD = r"(?:head|fc|classifier)\.(weight|bias)"
 
@@ -66,6 +67,8 @@ def unwrap(arrays: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list
         inside |= {name: arrays[theirs] for name, theirs in head.items()}
         notes.append(f"The head is {', '.join(head.values())}, which is beside the backbone.")
     extras = [name for name in inside if _EXTRAS.match(name)]
+    if "mask_token" in inside and any(re.match(r"dec(oder)?[._\d]", name) for name in extras):  # MAE's is the decoder's
+        extras.append("mask_token")
     left_out = [name for name in outside if name not in head.values()] + extras
     if left_out:
         parts = Counter(re.split(r"[./]", name)[0] for name in left_out)

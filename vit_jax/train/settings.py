@@ -23,7 +23,7 @@ def check_init(
     *,
     ref: str,
     head: Literal["auto", "keep", "reset", "map"] = "auto",
-    posemb: Literal["auto", "bilinear", "bicubic", "bicubic_no_antialias"] = "auto",
+    posemb: Literal["auto", "bilinear", "bicubic", "bicubic_no_antialias", "dinov2"] = "auto",
     patches: Literal["auto", "bilinear", "bicubic"] = "auto",
     allow: str | None = None,
     trust: bool = False,

@@ -19,7 +19,7 @@ Value = np.ndarray | Callable[[], np.ndarray]  # a function where an initial val
 
 # Fields that may differ without changing what the parameters mean.
 FREE = {
-    *("variant", "num_classes", "rep_size", "patch_size", "posemb_prefix", "layer_scale", "head_bias"),
+    *("mask_token", "variant", "num_classes", "rep_size", "patch_size", "posemb_prefix", "layer_scale", "head_bias"),
     *(
         "dropout",
         "attn_dropout",
@@ -28,6 +28,11 @@ FREE = {
         "scale_by_keep",
         "weight_init",
         "posemb_std",
+        "patch_drop",
+        "rope.shift",
+        "rope.jitter",
+        "rope.rescale",
+        "rope.param_dtype",
         "attention",
         "remat",
         "scan",
@@ -37,6 +42,9 @@ FREE = {
         "stem.param_dtype",
     ),
 }
+
+# Outputs for whole images do not depend on it, so it may be missing or left over.
+MASK_TOKEN = "mask_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +110,7 @@ def merge(
         value: Value | None = fitted
         if class_heads.in_head(name):
             value, entry = _head(entry, fitted, source.get(name), tuple(leaf.shape), plan, fresh)
-        if value is None and allowed.search(name):
+        if value is None and (allowed.search(name) or name == MASK_TOKEN):
             value = functools.partial(fresh, name)
         if value is None:
             unfit.append(name)
@@ -112,7 +120,11 @@ def merge(
     for name in source:
         if name not in like:
             report.append(Entry(name, "left over"))
-            if not allowed.search(name) and not (class_heads.in_head(name) and plan.mode == "reset"):
+            if (
+                not allowed.search(name)
+                and name != MASK_TOKEN
+                and not (class_heads.in_head(name) and plan.mode == "reset")
+            ):
                 unfit.append(name)
     different = _different(source_model, model)
     if unfit:

@@ -17,12 +17,14 @@ def resize_matrix(old: int, new: int, method: PosembMethod | Literal["half_pixel
     default mode of zoom returns 0 for the last sample where its position is rounded up, as from 24 to 42. "half_pixel" is
     bilinear between the centres of pixels and not antialiased, as tf.image.resize. "bicubic" is the antialiased kernel with
     a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks; "bicubic_no_antialias" PyTorch's other one, with
-    a = -0.75. Beyond the ends both of the last repeat the first and last samples.
+    a = -0.75. "dinov2" is the latter for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
+    (interpolate_pos_encoding in the authors' vision_transformer.py), but not of models with registers, whose rule is "bicubic".
+    Beyond the ends the last three repeat the first and last samples.
     """
     at = np.arange(old).reshape(1, -1)
     if method == "bilinear":
         return np.maximum(0.0, 1.0 - np.abs(at - np.linspace(0.0, old - 1.0, new).reshape(-1, 1)))
-    scale = old / new
+    scale = old / (new + 0.1) if method == "dinov2" else old / new
     centres = (np.arange(new).reshape(-1, 1) + 0.5) * scale - 0.5
     if method == "half_pixel":
         return np.maximum(0.0, 1.0 - np.abs(at - centres.clip(0.0, old - 1.0)))
