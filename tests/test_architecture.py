@@ -16,7 +16,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"perf", "runs"},
+    {"perf", "runs", "explain"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -54,7 +54,7 @@ HOMES = {
     "optuna": {"runs"},
     "wandb": {"train"},
     "rich": {"cli", "runs"},
-    "scipy": {"data", "evals", "runs"},
+    "scipy": {"data", "evals", "runs", "explain"},
     "ml_collections": {"config", "train"},
 }
 

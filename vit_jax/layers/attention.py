@@ -17,7 +17,8 @@ class Attention(nn.Module):
 
     qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). qkv_bias=False leaves out the
     biases of queries, keys and values. form: see attend.choose; only the plain form has dropout and masks. Sows the weights
-    [b, heads, queries, tokens] into the collection "attention" when that is mutable.
+    [b, heads, queries, tokens] into the collection "attention" when that is mutable, after adding what the collection
+    "perturbations" has for them, whose gradient is thus that of the weights.
     """
 
     num_heads: int
@@ -76,6 +77,7 @@ class Attention(nn.Module):
             if mask is not None:  # so that a NaN in a masked token stays there
                 v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
+                weights = self.perturb("weights", weights)
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
             mixed = attend.weighted_values(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
         else:
