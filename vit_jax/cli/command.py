@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vit_jax.config.factory import near
 from vit_jax.types import UserError
@@ -54,6 +55,20 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
                 raise UserError(f"{word} needs a value: {word}=VALUE.")
         overrides.append((key, value))
     return overrides, rest
+
+
+def output_folder(flag: str, text: str) -> Path:
+    """Return the folder of a flag such as "--out", made where it is missing; raises UserError where it cannot be written."""
+    path = Path(os.path.expanduser(text))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise UserError(
+            f"{flag}={text} is no folder that can be written ({getattr(error, 'strerror', None) or error}); give another path."
+        ) from None
+    if not text or not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={text} is no folder that can be written; give another path.")
+    return path
 
 
 def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:

@@ -5,10 +5,9 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, output_folder, split_overrides
 from vit_jax.cli.predict import find_images
 from vit_jax.config import factory as configs
 from vit_jax.types import UserError
@@ -22,8 +21,6 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser().parse(rest)
     if flags.max_images < 1:
         raise UserError(f"--max_images={flags.max_images} must be at least 1.")
-    if flags.out is not None and os.path.exists(flags.out) and not os.path.isdir(flags.out):
-        raise UserError(f"--out={flags.out} is a file; expected a folder, new or not.")
     paths = [str(path) for path in itertools.islice(find_images(flags.images), flags.max_images + 1)]
     notes = []
     if len(paths) > flags.max_images:
@@ -45,10 +42,8 @@ def main(argv: Sequence[str]) -> int:
         for network in networks:
             explaining.class_of(network, flags.wanted)
     methods, without = explaining.check(networks, makers, bool(chosen))
-    inputs = explaining.read(networks, paths)
-    found = explaining.explain(
-        networks, methods, inputs, Path(flags.out), flags.wanted, flags.faithfulness, [*notes, *without]
-    )
+    out, inputs = output_folder("--out", flags.out), explaining.read(networks, paths)
+    found = explaining.explain(networks, methods, inputs, out, flags.wanted, flags.faithfulness, [*notes, *without])
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if found.scores:

@@ -64,6 +64,11 @@ class _Data:
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
     @property
+    def source(self) -> Source:
+        """The examples before the transforms."""
+        return self._reader.source
+
+    @property
     def unreadable(self) -> dict[str, str]:
         """Name -> reason of every unreadable example found so far."""
         return self._reader.unreadable

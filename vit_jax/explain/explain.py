@@ -114,7 +114,6 @@ def explain(
     notes: Sequence[str] = (),
 ) -> Explained:
     """Write NAME.npz, NAME_1.png, ... for each method, faithfulness.json and index.html into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     targets = [targets_of(network, images, wanted) for network, images in zip(networks, inputs.images, strict=True)]
     sections, scores = [], []
     for name, made in methods.items():

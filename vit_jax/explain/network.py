@@ -133,6 +133,11 @@ class Network:
         """The number of attention heads in each block."""
         return next(shape.shape[1] for name, shape in self._attention.items() if shape.shape[2] > 1)
 
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether the head reads the first token alone, or the first two of a distilled model, not the patches."""
+        return getattr(self.module, "pool", "gap") == "tok"
+
     # What a method needs.
 
     def need_attention(self, what: str) -> None:
@@ -243,7 +248,7 @@ class Network:
         """
         if pooling is not None:
             row = (pooling @ matrix[:, self.prefix :])[:, 0]
-        elif getattr(self.module, "pool", "gap") == "tok":
+        elif self.reads_prefix:
             row = matrix[:, : 2 if getattr(self.module, "distilled", False) else 1].mean(axis=1)
         else:
             row = matrix[:, self.prefix :].mean(axis=1)

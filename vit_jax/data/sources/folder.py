@@ -26,6 +26,7 @@ class Folder(Source):
 
     def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
         self._root, self._channels = os.path.expanduser(path), channels
+        self._whole = self._root
         children = _subfolders(self._root)
         split_folders = _split_folders(self._root, children)
         if split_folders:
@@ -56,6 +57,21 @@ class Folder(Source):
 
     def name(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
+
+    def left_out(self) -> dict[str, str]:
+        """See Source; images of another split are not among them."""
+        found: dict[str, str] = {}
+        for name in _everything(self._whole):
+            parts = name.split("/")
+            # Of a folder with splits, the classes are a level deeper.
+            levels = 2 if self._whole != self._root else 1
+            if any(part.startswith(".") for part in parts):
+                found[os.path.join(self._whole, name)] = "hidden"
+            elif not is_image(parts[-1]):
+                found[os.path.join(self._whole, name)] = f"not one of {', '.join(EXTENSIONS)}"
+            elif len(parts) <= levels:
+                found[os.path.join(self._whole, name)] = "not in a class folder"
+        return found
 
     def _bytes(self, index: int) -> bytes:
         try:
@@ -132,6 +148,21 @@ def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
 
 def _files(path: str) -> list[str]:
     return stores.children(path)[1] if stores.is_remote(path) else os.listdir(path)
+
+
+def _everything(root: str) -> list[str]:
+    """Return the sorted paths of all files below a folder, relative to it, with slashes. Links are followed."""
+    if stores.is_remote(root):
+        return sorted(stores.entries(root))
+    found, visited = [], set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        found += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in files]
+    return sorted(found)
 
 
 def _some(names: set[str]) -> str:

@@ -17,8 +17,8 @@ def gradcam(tokens: Float[Array, "b n d"], gradients: Float[Array, "b n d"]) -> 
 class GradCam(HeatMap):
     """Which patches raise the output of a class, by the channels of the tokens after one block.
 
-    layer: the block, from 1, or from the end if negative. By default the last but one: where a class token is read, the gradient
-    after the last is zero at the patches.
+    layer: the block, from 1, or from the end if negative. By default the last, or where a class token is read the last but one,
+    since the gradient after the last is zero at the patches.
     """
 
     title = "Grad-CAM"
@@ -40,7 +40,8 @@ class GradCam(HeatMap):
 
     def _block(self, network: Network) -> str:
         depth = len(network.blocks)
-        layer = -min(2, depth) if self._layer is None else self._layer
+        default = -2 if network.reads_prefix and depth > 1 else -1
+        layer = default if self._layer is None else self._layer
         if not 1 <= abs(layer) <= depth:
             raise UserError(
                 f"--method.layer={layer}: {network.kind} has {depth} blocks; expected 1 to {depth}, or -1 to {-depth}."
