@@ -43,7 +43,7 @@ def statistics(source: Source, most: int) -> Statistics:
         raise UserError(f"The examples have {', '.join(source.fields)}, and no image to show.")
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: dict[str, str] = {}
-    pixels, sums, squares = 0, np.zeros(()), np.zeros(())
+    pixels = Moments()
     scanned = Spread(source, most)
     for index in range(len(scanned)):
         try:
@@ -53,19 +53,39 @@ def statistics(source: Source, most: int) -> Statistics:
             unreadable[scanned.name(index)] = str(error)
             continue
         sizes[image.shape[0], image.shape[1]] += 1
-        exact = image.reshape(-1, image.shape[-1]).astype(np.int64)
-        pixels, sums, squares = pixels + len(exact), sums + exact.sum(axis=0), squares + np.square(exact).sum(axis=0)
-    mean = sums / max(pixels, 1) / 255
-    deviation = np.sqrt(np.maximum(squares / max(pixels, 1) / 255**2 - mean**2, 0))
+        pixels.add(image)
     return Statistics(
-        len(source), len(scanned), class_counts(source), dict(sizes.most_common()), as_tuple(mean), as_tuple(deviation),
-        unreadable, source.left_out(),
+        len(source), len(scanned), class_counts(source), dict(sizes.most_common()), pixels.mean, pixels.std, unreadable,
+        source.left_out(),
     )  # fmt: skip
 
 
-def as_tuple(values: np.ndarray) -> tuple[float, ...]:
-    """Return one number for each channel."""
-    return tuple(float(x) for x in np.atleast_1d(values))
+class Moments:
+    """Mean and standard deviation of each channel over all pixels that were added, in [0, 1]; () before the first."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sums: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add pixels [..., c] in [0, 255]."""
+        flat = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
+        self._count += len(flat)
+        self._sums, self._squares = self._sums + flat.sum(axis=0), self._squares + np.square(flat).sum(axis=0)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel."""
+        return tuple((self._sums / self._count / 255).tolist()) if self._count else ()
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation of each channel."""
+        if not self._count:
+            return ()
+        variance = self._squares / self._count - np.square(self._sums / self._count)
+        return tuple((np.sqrt(np.maximum(variance, 0)) / 255).tolist())
 
 
 def class_counts(source: Source) -> dict[str, int]:
@@ -101,7 +121,7 @@ def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> 
     parts = build_parts(config, data.spec, data)
     pictures: list[Caption] = []
     arrays: dict[str, str] = {}
-    pixels, sums, squares = 0, np.zeros(()), np.zeros(())
+    pixels = Moments()
     for step, batch in data.from_step(0, batches):
         key, _ = step_keys(config["seed"], step)
         made = jax.device_get(prepared(parts.task, parts.fetch, parts.constants, jax.device_put(batch), key))
@@ -109,23 +129,15 @@ def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> 
         for name, images in made.items():
             if not is_pictures(images):
                 continue
-            flat = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255
-            if name == "image" or not pictures:
-                pixels, sums, squares = (
-                    pixels + len(flat),
-                    sums + flat.sum(axis=0),
-                    squares + np.square(flat).sum(axis=0),
-                )
+            if name == "image" or "image" not in made:
+                pixels.add(images)
             for row, several in enumerate(images.reshape(len(images), -1, *images.shape[-3:])):
                 caption = caption_of(made, row, parts.task.class_names)
                 pictures += [
                     Caption(one.round().clip(0, 255).astype(np.uint8), caption if name == "image" else name)
                     for one in several
                 ]
-    mean = sums / max(pixels, 1)
-    return Fed(
-        pictures[:most], arrays, as_tuple(mean), as_tuple(np.sqrt(np.maximum(squares / max(pixels, 1) - mean**2, 0)))
-    )
+    return Fed(pictures[:most], arrays, pixels.mean, pixels.std)
 
 
 def is_pictures(array: Any) -> bool:

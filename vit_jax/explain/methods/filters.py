@@ -51,7 +51,9 @@ class Filters(Method):
 
     def figures(self, looks: Sequence[Look]) -> list[Figure]:
         """See Method."""
-        rows = [[Panel(short(look.network.name), image=self._image(look.arrays["filters"]), scale=2)] for look in looks]
+        rows = [
+            [Panel(short(look.network.name), image=self._image(look.arrays["filters"]), scale=2.0)] for look in looks
+        ]
         return [panels(self.title, looks, None, rows)]
 
     @staticmethod

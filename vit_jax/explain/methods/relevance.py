@@ -17,19 +17,21 @@ def weighted(weights: Float[Array, "b heads q n"], gradients: Float[Array, "b he
 def relevance(
     weights: list[Float[Array, "b heads n n"]], gradients: list[Float[Array, "b heads n n"]]
 ) -> Float[Array, "b n n"]:
-    """Return the relevance of each token for each: R, at first the identity, becomes R + A R in each block (equation 6)."""
-    total = jnp.eye(weights[0].shape[-1])[None]
+    """Return the relevance R - I of each token for each: R, at first I, becomes R + A R in each block (equation 6).
+
+    What is added to the identity is often so small that float32 would lose its last digits beside it.
+    """
+    total = jnp.zeros_like(weights[0][:, 0])
     for block, gradient in zip(weights, gradients, strict=True):
-        total = total + weighted(block, gradient) @ total
+        added = weighted(block, gradient)
+        total = total + added + added @ total
     return total
 
 
 def normalized(relevances: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
     """Return R - I with rows of sum 1, plus I (equations 8 and 9), as another attention reads it."""
-    identity = jnp.eye(relevances.shape[-1])[None]
-    rest = relevances - identity
-    sums = rest.sum(axis=-1, keepdims=True)
-    return jnp.where(sums > 0, rest / jnp.where(sums > 0, sums, 1.0), 0.0) + identity
+    sums = relevances.sum(axis=-1, keepdims=True)
+    return relevances / jnp.where(sums > 0, sums, 1.0) + jnp.eye(relevances.shape[-1])[None]
 
 
 class Relevance(HeatMap):
@@ -51,8 +53,8 @@ class Relevance(HeatMap):
             weights: list[Array], pooling: Array | None, gradients: list[Array], to_pooling: Array | None
         ) -> Array:
             total = relevance(weights, gradients)
-            if pooling is None or to_pooling is None:  # what a token is of itself says nothing about the image
-                return network.read(total - jnp.eye(total.shape[-1])[None], None)
+            if pooling is None or to_pooling is None:
+                return network.read(total, None)
             return network.read(normalized(total), weighted(pooling, to_pooling))
 
         assert targets is not None

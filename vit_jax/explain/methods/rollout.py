@@ -10,9 +10,9 @@ from vit_jax.explain.network import ByteImages, Network, Targets
 
 def rollout(weights: list[Float[Array, "b heads n n"]]) -> Float[Array, "b n n"]:
     """Return the product over the blocks of half the mean attention of the heads and half the identity (equation 1)."""
-    total = jnp.eye(weights[0].shape[-1])[None]
+    total = identity = jnp.eye(weights[0].shape[-1])[None]
     for block in weights:
-        mixed = (block.mean(axis=1) + jnp.eye(block.shape[-1])) / 2
+        mixed = (block.mean(axis=1) + identity) / 2
         total = (mixed / mixed.sum(axis=-1, keepdims=True)) @ total
     return total
 
