@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 WORKDIR ?= workdirs/digits
 
-.PHONY: setup parity train test lint torture clean
+.PHONY: setup parity train test lint torture docs notebooks clean
 
 setup: .venv/installed
 
@@ -14,10 +14,10 @@ setup: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch .venv/installed
 
-# The libraries that the tests compare with.
+# The libraries that the tests compare with, and what builds the docs.
 parity: .venv/parity
 
-.venv/parity: .venv/installed tests/requirements.txt
+.venv/parity: .venv/installed tests/requirements.txt docs/requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch .venv/parity
 
@@ -35,5 +35,21 @@ test: lint parity
 torture: parity
 	$(PY) -m pytest -m torture -s
 
+# The site, in build/site; a warning is an error.
+docs: .venv/docs
+	.venv/bin/zensical build --clean --strict
+
+.venv/docs: .venv/installed docs/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch .venv/docs
+
+# Runs the notebooks offline and writes their outputs back into them.
+notebooks: .venv/notebooks
+	HF_HUB_OFFLINE=1 .venv/bin/jupyter-execute --inplace docs/notebooks/*.ipynb
+
+.venv/notebooks: .venv/installed docs/notebooks/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r docs/notebooks/requirements.txt
+	@touch .venv/notebooks
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

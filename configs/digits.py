@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.rule.b2 = 0.99
     config.optim.lr = 3e-3
     config.optim.weight_decay = 0.5
-    config.optim.schedule.warmup_steps = 110
+    config.optim.schedule.warmup_steps = 0.1
     config.checkpoint.every = 200
     config.evals.test = {
         "type": "classification.Classification",

@@ -18,14 +18,14 @@ from ml_collections.config_dict import placeholder
 
 from configs import arguments, common
 
-# TFDS name, training split, test split, steps and warm-up, learning rates to try and the best of AugReg's B/32. The warm-up of
-# the short runs is that of the original's and big_vision's configs.
+# TFDS name, training split, test split, steps and share of warm-up, learning rates to try and the best of AugReg's B/32. The
+# warm-up of the short runs is that of the original's and big_vision's configs.
 DATASETS = {
-    "cifar10": ("cifar10", "train", "test", 10_000, 500, (0.001, 0.003, 0.01, 0.03), 0.003),
-    "cifar100": ("cifar100", "train", "test", 10_000, 500, (0.001, 0.003, 0.01, 0.03), 0.01),
-    "pets": ("oxford_iiit_pet", "train", "test", 500, 100, (0.001, 0.003, 0.01, 0.03), 0.003),
-    "flowers": ("oxford_flowers102", "train+validation", "test", 500, 100, (0.001, 0.003, 0.01, 0.03), 0.003),
-    "imagenet": ("imagenet2012", "train", "validation", 20_000, 500, (0.003, 0.01, 0.03, 0.06), 0.03),
+    "cifar10": ("cifar10", "train", "test", 10_000, 0.05, (0.001, 0.003, 0.01, 0.03), 0.003),
+    "cifar100": ("cifar100", "train", "test", 10_000, 0.05, (0.001, 0.003, 0.01, 0.03), 0.01),
+    "pets": ("oxford_iiit_pet", "train", "test", 500, 0.2, (0.001, 0.003, 0.01, 0.03), 0.003),
+    "flowers": ("oxford_flowers102", "train+validation", "test", 500, 0.2, (0.001, 0.003, 0.01, 0.03), 0.003),
+    "imagenet": ("imagenet2012", "train", "validation", 20_000, 0.025, (0.003, 0.01, 0.03, 0.06), 0.03),
 }
 FREEZE = {"all": None, "head": "^(?!head)", "attn": r"^(?!head|posemb/|encoder/block_\d+/attn/)"}
 

@@ -1,5 +1,6 @@
 """A server on loopback that speaks the hub's protocol for model folders."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -17,9 +18,11 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, models: dict[str, Path]):
+    def __init__(self, models: dict[str, Path], uploads: Path | None = None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.models = models
+        self.uploads = uploads  # folder of what is uploaded
+        self.private: dict[str, bool] = {}
         self.corrupt = False
 
     @property
@@ -38,6 +41,39 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self._answer(body=True)
+
+    def do_POST(self):
+        """The upload of files as huggingface_hub does it, all of them inside the commit."""
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if self.headers.get("Authorization") is None:
+            self._error(401, "RepoNotFound")
+        elif self.path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted['organization']}/{wanted['name']}"
+            self.server.private[name] = wanted.get("private")
+            self.server.models.setdefault(name, self.server.uploads / name.replace("/", "--")).mkdir(exist_ok=True)
+            self._json({"url": f"{self.server.address}/{name}", "id": name})
+        elif self.path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", self.path):
+            files = json.loads(body)["files"]
+            self._json({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", self.path.partition("?")[0]):
+            for line in body.decode().splitlines():
+                item = json.loads(line)
+                if item["key"] == "file":
+                    path = self.server.models[match[1]] / item["value"]["path"]
+                    path.write_bytes(base64.b64decode(item["value"]["content"]))
+            self._json(
+                {
+                    "commitUrl": f"{self.server.address}/{match[1]}/commit/{COMMIT}",
+                    "commitOid": COMMIT,
+                    "hookOutput": "",
+                }
+            )
+        else:
+            self._error(404, "EntryNotFound")
 
     def _answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
@@ -127,6 +163,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def serving(models: dict[str, Path]) -> contextlib.AbstractContextManager[Server]:
+def serving(models: dict[str, Path], uploads: Path | None = None) -> contextlib.AbstractContextManager[Server]:
     """A running server."""
-    return running(Server(models))
+    return running(Server(models, uploads))

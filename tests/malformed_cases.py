@@ -235,9 +235,9 @@ train(
 )
 case(
     "command_to_train",
-    "train",
+    "fit",
     "--config=configs/digits.py",
-    says=("Unknown command 'train'", "python -m vit_jax.main"),
+    says=("Unknown command 'fit'", "did you mean train"),
 )
 case("bench_kind_last", "bench", "--config=configs/digits.py", "step", says=("put it first", "vit bench step"))
 case("unknown_command", "evalute", "--model=$run", says=("Unknown command 'evalute'", "did you mean evaluate?"))
@@ -387,7 +387,12 @@ train("evaluator_split", "--config.evals.test.source.split=tset", says=("'tset'"
 # Numbers out of range.
 train("no_steps", "--config.steps=0", says=("steps=0", "positive"))
 train("negative_steps", "--config.steps=-5", says=("steps=-5", "positive"))
-train("steps_and_epochs", "--config.epochs=1", says="set one of steps and epochs")
+train(
+    "steps_and_epochs",
+    "--config.epochs=1",
+    "--config.steps=3",
+    says=("set one of steps and epochs", "--config.epochs=10"),
+)
 train("neither_steps_nor_epochs", "--config.steps=none", says="set one of steps and epochs")
 train("infinite_epochs", "--config.steps=none", "--config.epochs=1e999", says=("epochs", "finite float"))
 train("negative_epochs", "--config.steps=none", "--config.epochs=-1", says=("epochs=-1", "positive"))

@@ -9,7 +9,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vit_jax"
 FLOORS = [
-    {"types", "trees", "sharding", "config", "xla_env", "distributed", "chips", "flops", "stores"},
+    {
+        "types",
+        "trees",
+        "sharding",
+        "config",
+        "xla_env",
+        "distributed",
+        "chips",
+        "flops",
+        "stores",
+        "printable",
+        "interrupts",
+        "peers",
+    },
     {"layers"},
     {"models", "data", "optim", "grads", "pretrained"},
     {"checkpoint"},
@@ -24,12 +37,15 @@ FLOORS = [
 GROUND = {
     "xla_env": set(),
     "types": set(),
+    "interrupts": set(),
+    "peers": set(),
     "trees": set(),
     "sharding": {"types", "trees"},
-    "distributed": {"types"},
+    "distributed": {"types", "peers"},
     "chips": set(),
     "flops": set(),
     "stores": {"types"},
+    "printable": set(),
     "config": {"types"},
 }
 HOMES = {
@@ -53,7 +69,7 @@ HOMES = {
     "tensorboardX": {"train"},
     "optuna": {"runs"},
     "wandb": {"train"},
-    "rich": {"cli", "runs"},
+    "rich": {"cli", "runs", "train"},
     "scipy": {"data", "evals", "runs", "explain"},
     "ml_collections": {"config", "train"},
 }

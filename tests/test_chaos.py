@@ -22,19 +22,19 @@ def chaos(tmp_path, signals, steps):
         process.send_signal(number)
         output, _ = process.communicate()
         assert "Traceback" not in output, output
-        if number == signal.SIGTERM:
-            assert process.returncode == 0, output
+        if number != signal.SIGKILL:
+            assert process.returncode == {signal.SIGTERM: 0, signal.SIGINT: 130}[number], output
     run(tmp_path / "disturbed", *flags)
     assert checkpoint(tmp_path / "disturbed") == checkpoint(tmp_path / "undisturbed")
     assert losses(tmp_path / "disturbed") == losses(tmp_path / "undisturbed")
     assert [row["step"] for row in rows(tmp_path / "disturbed")] == list(range(1, steps + 1))
 
 
-def test_two_signals_leave_no_trace(tmp_path):
-    chaos(tmp_path, [signal.SIGKILL, signal.SIGTERM], steps=60)
+def test_three_signals_leave_no_trace(tmp_path):
+    chaos(tmp_path, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], steps=60)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_twenty_signals_leave_no_trace(tmp_path, number):
     chaos(tmp_path, 20 * [number], steps=300)

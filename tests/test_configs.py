@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from vit_jax.config import factory, schema
 from vit_jax.config import load as config_file
-from vit_jax.config import schema
 from vit_jax.train import fit as training
+from vit_jax.train import settings
 from vit_jax.train.build import build
 from vit_jax.types import UserError
 
@@ -18,8 +19,13 @@ ARGUMENTS = {
     "digits": "",
     "dino": "",
     "mae": "",
+    "labelfree": "ibot,data=folder:{data}",
     "finetune": "model=mu/8,data=folder:{data},size=32",
     "small_data": "data=folder:{data},aug=strong",
+    "mae_cifar_mini": "data=folder:{data}",
+    "dino_cifar_mini": "data=folder:{data}",
+    "ibot_cifar_mini": "data=folder:{data}",
+    "lejepa_cifar_mini": "data=folder:{data}",
 }
 
 
@@ -39,6 +45,17 @@ def data(tmp_path_factory):
 def load(name, data, *overrides):
     argument = ARGUMENTS[name].format(data=data)
     return config_file.load(f"{ROOT / 'configs' / name}.py" + (f":{argument}" if argument else ""), overrides)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(("key", "text"), [("steps", "60"), ("steps", "7"), ("epochs", "2"), ("epochs", "0.5")])
+def test_small_configs_take_any_length(name, key, text, data):
+    config = load(name, data, (key, text)).to_dict()
+    source = factory.build(config["data"]["source"], "data.source")
+    config = schema.check(settings.fill_by_size(config, len(source)))
+    steps = factory.steps_of(config, 1000)
+    factory.build(config["optim"]["schedule"], "optim.schedule", steps=steps)
+    assert steps == (int(text) if key == "steps" else round(float(text) * 1000 / config["batch_size"]))
 
 
 @pytest.fixture

@@ -176,13 +176,13 @@ def test_readme_commands_are_real(tmp_path):
         line.partition(" #")[0] for line in blocks.splitlines() if line.startswith(("python -m vit_jax", "vit "))
     ]
     assert len(commands) >= 4
-    from vit_jax.cli.command import parse_run
+    from vit_jax.cli.train import parse
     from vit_jax.config.load import load
 
     for command in commands:
         words = shlex.split(command)
-        if words[:3] == ["python", "-m", "vit_jax.main"]:
-            config, _, overrides = parse_run(words[3:], None)
+        if words[:2] == ["vit", "train"] or words[:3] == ["python", "-m", "vit_jax.main"]:
+            config, _, overrides = parse(words[2 if words[0] == "vit" else 3 :])
             load(str(ROOT / config), overrides)
         else:
             name = words[1] if words[0] == "vit" else words[3]

@@ -17,7 +17,7 @@ from vit_jax.train.build import build
 from vit_jax.train.settings import fill_in
 from vit_jax.types import UserError
 
-NO_RECIPES = {"__init__", "arguments", "common", "imagenet"}
+NO_RECIPES = {"__init__", "arguments", "common", "imagenet", "stages", "cifar_mini"}
 RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - NO_RECIPES - set(ARGUMENTS))
 FAKE = {"type": "fake.Fake", "num_examples": 16, "image_size": 40, "num_classes": 1000}
 

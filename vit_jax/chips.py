@@ -1,6 +1,7 @@
 """Names and peak performance of devices."""
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -68,3 +69,19 @@ def hardware(devices: Sequence[Any]) -> str:
         name = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu: {name} x {cores} cores"
+
+
+def host_memory() -> float:
+    """Return the bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+def device_memory(devices: Sequence[Any]) -> float:
+    """Return the bytes of memory of each of this process's devices; infinity where it is not known."""
+    if devices[0].platform == "cpu":
+        return host_memory() / len(devices)
+    chip = chip_of(devices)
+    return (devices[0].memory_stats() or {}).get("bytes_limit") or (math.inf if chip is None else chip.memory)

@@ -21,7 +21,7 @@ from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source
 from vit_jax.data.decode import decode, from_picture
-from vit_jax.data.source import UnreadableImage
+from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
@@ -32,6 +32,7 @@ from vit_jax.tasks.task import Task, Weights
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 Outputs = dict[str, np.ndarray]
+BATCH = 64  # images predicted at once
 
 # What config.json of a workdir must contain about its model.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
@@ -84,7 +85,17 @@ class Predictor:
         return {name: x[:rows] for name, x in jax.device_get(found).items()}
 
 
-@dataclasses.dataclass(frozen=True)
+def _is_one(images: Any) -> bool:
+    """Return whether this is an image on its own."""
+    return isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
+
+
+def _several(images: Any) -> Sequence[Any]:
+    """Return one or several images as a sequence."""
+    return [images] if _is_one(images) else images if hasattr(images, "shape") else list(images)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
@@ -152,18 +163,65 @@ class Loaded:
                 "of channels, or use loaded.preprocess."
             )
 
-    def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> Outputs:
-        """Return `logits`, `probs` (for a regression `values`) and `features` of preprocessed images."""
-        return self.predict({"image": np.asarray(images)})
+    def __call__(self, images: Any) -> Outputs:
+        """Return `logits`, `probs` (for a regression `values`) and `features` of images, one row for each.
+
+        images: one or several paths, PIL images or uint8 arrays [h, w] or [h, w, c], or an array [b, h, w, c]. uint8 arrays of
+        the model's image shape count as preprocessed; all others go through `preprocess`. Raises source.UnreadableImage.
+        """
+        if getattr(images, "ndim", 0) == 4 and images.shape[1:] == self.image_shape:
+            return self.predict({"image": np.asarray(images)})
+        several = _several(images)
+        parts = [self.predict({"image": self._batch(several[i : i + BATCH])}) for i in range(0, len(several), BATCH)]
+        if not parts:
+            raise UserError("There are no images; expected at least one path, PIL image or array.")
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if len(parts) > 1 else parts[0]
+
+    def top(self, images: Any, k: int = 5) -> Any:
+        """Return the k most probable classes of an image as [(name, probability), ...], or of several a list of these."""
+        if self.has_untrained_head:
+            raise UserError("The model has no head, or an untrained one, so it names no classes; fine-tune it first.")
+        outputs = self(images)
+        if "probs" not in outputs:
+            raise UserError(
+                f"The model predicts {', '.join(map(repr, self.class_names))} and no classes; call it instead."
+            )
+        best = np.argsort(-outputs["probs"], axis=1, kind="stable")[:, : max(1, k)]
+        rows = [
+            [(self.class_names[i], float(row[i])) for i in order]
+            for row, order in zip(outputs["probs"], best, strict=True)
+        ]
+        return rows[0] if _is_one(images) else rows
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        names = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
+        return (
+            f"Loaded {self.spec.get('type', type(self.model).__name__)}: {size:,} parameters, images "
+            f"{' x '.join(map(str, self.image_shape))}\n  preprocess: {self.preprocess_spec or 'none'}\n"
+            f"  classes: {len(self.class_names):,}" + (f" ({names})" if names else "")
+        )
+
+    def _batch(self, images: Sequence[Any]) -> UInt8[np.ndarray, "b h w c"]:
+        return np.stack([self._ready(image) for image in images])
+
+    def _ready(self, image: Any) -> np.ndarray:
+        """Return an image as the model takes it."""
+        if getattr(image, "shape", None) == self.image_shape:
+            self.check_images(self.image_shape, image.dtype)
+            return np.asarray(image)
+        try:
+            return self.preprocess(image)
+        except source.UnreadableImage as error:
+            raise source.UnreadableImage(
+                f"{image}: {error}" if isinstance(image, str | Path) else str(error)
+            ) from error
 
     def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
         """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
-            try:
-                image = decode(stores.read(str(image)), channels)
-            except OSError as error:
-                raise UnreadableImage(error.strerror or str(error)) from error
+            image = decode(read_file(os.path.expanduser(image)), channels)
         elif isinstance(image, Image.Image):
             image = from_picture(image, channels)
         image = np.asarray(image)
@@ -193,7 +251,7 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
     reference = as_ours(str(reference))
-    place, step, suffix = _parse(reference)
+    place, step, suffix = parse_reference(reference)
     with remote.fetched(place, step) as path:
         return _loaded(reference if path == Path(place) else path, path, step, suffix, trust, changes)
 
@@ -289,7 +347,7 @@ def _classifier(
     return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
 
 
-def _parse(reference: str) -> tuple[str | Path, int | None, str]:
+def parse_reference(reference: str) -> tuple[str | Path, int | None, str]:
     """Return the path or name of a reference, its step, and its suffix: "DIR@3:raw" is (DIR, 3, "raw")."""
     match = re.fullmatch(r"(.*?)(?:@(\d{1,18}))?(?::([a-zA-Z_]\w*))?", reference, flags=re.DOTALL)
     assert match is not None

@@ -1,42 +1,18 @@
-"""Train, fine-tune or resume: python -m vit_jax.main --config=FILE.py[:ARG] --workdir=DIR [--config.KEY=VALUE ...]."""
+"""Train, fine-tune, resume or extend a run: python -m vit_jax.main, which is `vit train`."""
 
-import signal
 import sys
 from collections.abc import Sequence
 
-from vit_jax.cli import command
-from vit_jax.xla_env import restart_tuned, use_compilation_cache
+from vit_jax import interrupts
+from vit_jax.cli import command, train
+from vit_jax.xla_env import restart_tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 when finished or preempted, 1 when training diverged, 2 for a mistake that the user can fix."""
-    # Until fit takes over there is nothing to save.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    code = command.run_cli(train, sys.argv[1:] if argv is None else argv)
-    # Everything is on disk; a signal while the interpreter exits must not change the exit code.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return code
-
-
-def train(argv: Sequence[str]) -> int:
-    """See main."""
-    config_argument, workdir, overrides = command.parse_run(argv, __doc__)
-    from vit_jax import distributed
-
-    distributed.initialize()
-    use_compilation_cache()
-    from vit_jax.config.load import load
-    from vit_jax.train.fit import fit
-    from vit_jax.train.metrics import NonFiniteLossError
-
-    try:
-        fit(load(config_argument, overrides), workdir)
-    except NonFiniteLossError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    """Return the exit code: 0 when finished or preempted, 1 when diverged, 2 for what the user can fix, 130 after Ctrl-C."""
+    return command.run_cli(train.main, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
     restart_tuned()
-    sys.exit(main())
+    interrupts.leave(main())

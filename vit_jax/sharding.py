@@ -1,6 +1,7 @@
 """Device meshes, and the sharding of each array of the batch and of the state."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -148,6 +149,12 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         return jax.make_array_from_callback((size * batch_shards(mesh), *rows.shape[1:]), sharding, part)
 
     return {key: put(rows) for key, rows in batch.items()}
+
+
+def bytes_on_device(shapes: Any, shardings: Any) -> int:
+    """Return the bytes of the arrays of a tree on each device."""
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in pairs)
 
 
 def with_shardings(shapes: Tree, shardings: Any) -> Tree:

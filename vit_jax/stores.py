@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ URL = re.compile(r"(gs|s3):/{1,2}([a-z0-9][a-z0-9._-]+[a-z0-9])(?:/+(.*))?", fla
 NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError")
 THREADS = 16  # concurrent transfers
 LOG_BYTES = 2**24  # downloads of at least this size are logged
+MAX_BYTES = 2**30  # of a file that is read whole; more than any image that can be decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +97,21 @@ def children(url: str) -> tuple[list[str], list[str]]:
 
 
 def read(url: str) -> bytes:
-    """Return the bytes of an object or a local file; raise OSError."""
+    """Return the bytes of an object or a local file.
+
+    Raises OSError; a local file that is not a regular one, or of over MAX_BYTES, is not opened, as a device may never end.
+    """
     if not is_remote(url):
+        try:
+            status = os.stat(url)
+        except ValueError as error:  # a null character in the path
+            raise OSError(errno.EINVAL, str(error), url) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", url)
+        if status.st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are more than the {MAX_BYTES:,} allowed", url)
         with open(url, "rb") as file:
-            return file.read()
+            return file.read(MAX_BYTES)
     files, path = _open(url)
     with readable_errors(url):
         return files.cat_file(path)

@@ -1,13 +1,34 @@
-"""Shared names of arrays and trees, and the one exception that means "the user can fix this"."""
+"""Shared names of arrays, trees and numbers, and the one exception that means "the user can fix this"."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
 PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias"]  # how position embeddings are resized
 PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resized patch embedding undoes
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """Bounds of a number, both included, as in Annotated[int, Between(0, 9)]; they are checked where users write it."""
+
+    least: int | float
+    most: int | float
+
+
+# Numbers of which each one costs time, memory or a process. The bounds are far beyond what is useful, and stop a slip of the
+# keyboard before anything is made.
+BatchSize = Annotated[int, Between(1, 2**20)]
+Steps = Annotated[int, Between(1, 2**31 - 1)]
+Units = Annotated[int, Between(1, 2**20)]  # of a layer, or pixels of a side
+Count = Annotated[int, Between(1, 1024)]  # blocks, heads, parts, rounds
+Threads = Annotated[int, Between(0, 1024)]  # or processes, or batches ahead
+Megabytes = Annotated[int, Between(0, 2**24)]
+Fraction = Annotated[float, Between(0, 1)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ def restart_tuned() -> None:
     if not added or not sys.platform.startswith("linux") or not sys.executable:
         return
     sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until `Interrupts`
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | added | {ADDED: ",".join(added)})
 
 

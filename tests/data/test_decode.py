@@ -1,5 +1,6 @@
 import contextlib
 import io
+import re
 import struct
 import zlib
 
@@ -347,3 +348,60 @@ def test_flipped_bytes_of_a_crop_raise_only_unreadable_image():
     for damaged in with_flipped_bytes():
         with contextlib.suppress(UnreadableImage):
             assert decode_part(damaged, 3, lambda h, w: (0, 0, w, max(1, h // 2))).dtype == np.uint8
+
+
+@pytest.mark.parametrize("size", [(1, 600_000), (600_000, 1)])
+def test_a_side_that_no_image_has_is_unreadable(size):
+    with pytest.raises(UnreadableImage, match="side"):
+        decode(png(size[1], size[0], 1, 0, b""))
+
+
+@pytest.mark.parametrize("side", [16, 32_000])
+def test_a_tile_larger_than_any_image_is_unreadable(side):
+    tile = zlib.compress(bytes(16 * 16))
+    tags = {
+        256: 8,
+        257: 8,
+        258: 8,
+        259: 8,
+        262: 1,
+        277: 1,
+        322: side,
+        323: side,
+        324: 8 + 2 + 10 * 12 + 4,
+        325: len(tile),
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + tile
+    if side == 16:
+        assert decode(data).shape == (8, 8, 3)
+        return
+    with pytest.raises(UnreadableImage, match="pixels is more"):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
+def test_damage_is_explained_in_words(kind):
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(file, kind)
+    reasons = set()
+    for _ in range(150):
+        data = bytearray(file.getvalue())
+        for place in rng.integers(min(len(data), 400), size=3):
+            data[place] = rng.integers(256)
+        try:
+            decode(bytes(data))
+        except UnreadableImage as error:
+            reasons.add(str(error))
+    assert reasons
+    assert all(" " in reason and re.search("[a-z]{4}", reason) for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_samples_are_converted_in_blocks_as_at_once(dtype):
+    samples = np.random.default_rng(0).integers(0, 65536, (700, 3)).astype(dtype)
+    samples = samples if dtype == "uint16" else samples / 65535
+    file = io.BytesIO()
+    Image.fromarray(samples).save(file, "TIFF")
+    scale = 257 if dtype == "uint16" else 1 / 255
+    np.testing.assert_array_equal(decode(file.getvalue(), 1)[:, :, 0], np.rint(samples.astype(np.float64) / scale))

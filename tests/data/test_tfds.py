@@ -228,3 +228,30 @@ def test_missing_feature_lists_the_features(data_dir, key):
 def test_two_splits_may_be_joined(tmp_path):
     write_dataset(tmp_path)
     assert len(Tfds("tiny", split="train+test", data_dir=str(tmp_path))) == sum(SIZES.values())
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train[90%:10%]",
+        "train[5:5]",
+        "train[:0]",
+        "train[100%:]",
+        "train[:0%]",
+        "train[-2:3]",
+        "test+train[8:2]",
+        "train[7:-5]",
+    ],
+)
+def test_a_part_that_is_empty_or_reversed_is_refused(tmp_path, split):
+    write_dataset(tmp_path)
+    with pytest.raises(UserError, match=r"its part train\[\d+:\d+\] has no examples"):
+        Tfds("tiny", split, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [("train[-2:]", 2), ("train[10%:90%]", 8), ("test+train[:1]", 4), ("all", 13)]
+)
+def test_parts_with_examples_are_read(tmp_path, split, count):
+    write_dataset(tmp_path)
+    assert len(Tfds("tiny", split, str(tmp_path))) == count

@@ -1,5 +1,7 @@
 """Transforms of whole examples: one draw for every spatial field, keys that come and go, and shapes that are fixed."""
 
+import subprocess
+import sys
 import typing
 
 import jax
@@ -302,3 +304,38 @@ def test_numbers_of_a_field_are_float32():
 
     source = Measured(fields=FIELDS | {"label": Numbers(tuple("xyz"))})
     assert TrainData(source, "", 5, seed=0).layout["label"] == Array((3,), "float32")
+
+
+@pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1)])
+@pytest.mark.parametrize("spec", ["resize_small(256)", "resize_small(256)|central_crop(224)", "simple_crop(224)"])
+def test_a_small_image_whose_resize_would_be_huge_is_unreadable(spec, shape):
+    with pytest.raises(UnreadableImage, match="pixels is more than"):
+        parse(spec).image(np.zeros((*shape, 3), np.uint8))
+
+
+def test_long_images_stay_within_bounds():
+    code = """
+import resource, sys
+import numpy as np
+from vit_jax.data.source import UnreadableImage
+from vit_jax.data.transforms.preprocess import parse
+for shape in ((1, 500_000), (500_000, 1), (60, 500_000), (9, 30_000)):
+    for spec in sys.argv[1:]:
+        try:
+            parse(spec).image(np.zeros((*shape, 3), np.uint8))
+        except UnreadableImage:
+            pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    specs = ("resize(224, 'lanczos')", "inception_crop(224)", "resize((9, 4000))", "pad_crop(9, 4)", "resize_small(99)")
+    run = subprocess.run([sys.executable, "-c", code, *specs], check=True, capture_output=True, text=True)
+    assert int(run.stdout) < 1000  # MB
+
+
+def test_whether_a_crop_is_readable_depends_on_the_image_alone():
+    crop, rng = parse("inception_crop(224)"), np.random.default_rng(0)
+    long, short = np.zeros((1, 450_000, 3), np.uint8), np.zeros((1, 30_000, 3), np.uint8)
+    for _ in range(20):
+        assert crop.image(short, rng).shape == (224, 224, 3)
+        with pytest.raises(UnreadableImage):
+            crop.image(long, rng)

@@ -4,7 +4,8 @@ import pytest
 from tests.evals.fake import evaluate
 from vit_jax.data.sources.fake import Fake
 from vit_jax.evals.corruptions import Corruptions
-from vit_jax.evals.corruptions.kinds import corrupt
+from vit_jax.evals.corruptions.kinds import KINDS, corrupt
+from vit_jax.evals.corruptions.weather import frost_pictures
 from vit_jax.types import UserError
 
 SOURCE = Fake(num_examples=7, image_size=8, num_classes=3)
@@ -76,3 +77,16 @@ def test_some_examples_are_measured():
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         Corruptions(SOURCE, "", **arguments)
+
+
+def test_without_its_photographs_frost_is_left_out_and_that_is_said(monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    frost_pictures.cache_clear()
+    evaluator = Corruptions(SOURCE, "", severities=(1,), batch_size=8, threads=1)
+    (record,) = caplog.records
+    assert "frost is left out, and mean_accuracy is of the 14 others" in record.getMessage()
+    result = evaluate(evaluator, classify)
+    assert set(KINDS) - set(result) == {"frost"}
+    assert result["mean_accuracy"] == pytest.approx(np.mean([result[kind] for kind in KINDS if kind != "frost"]))
+    with pytest.raises(UserError, match="photographs of frost are missing"):
+        Corruptions(SOURCE, "", ["frost"], (1,))

@@ -63,7 +63,7 @@ def test_every_method_with_a_meaning_draws_and_the_others_say_why_not(photos, tm
         (["--method=occlusion", "--method.size=0"], "1 <= stride <= size"),
         (["--method=occlusion", "--method.size=9999"], "--method.size=9999"),
         (["--class=zebra"], "--class='zebra' is not one of the 10 classes"),
-        (["--max_images=0"], "--max_images=0"),
+        (["--max_images=0"], "--max_images: found '0'"),
         (["--data=digit", "--method=neighbours"], "Found the data 'digit'"),
     ],
 )

@@ -37,7 +37,7 @@ def odd(tmp_path) -> Path:
     (tmp_path / "a$/empty.png").touch()
     picture(4, 4, 3).save(tmp_path / "b<i>/.hidden/one.png")
     picture(4, 4, 3).save(tmp_path / "a$/._mac.png")
-    picture(4, 4, 3).save(tmp_path / "b<i>/what.gif")
+    (tmp_path / "b<i>/what.heic").write_bytes(b"x")
     (tmp_path / "b<i>/notes.txt").write_text("hi")
     picture(4, 4, 3).save(tmp_path / "loose.png")
     return tmp_path
@@ -63,7 +63,7 @@ def test_facts_of_an_odd_folder_are_those_of_an_independent_count(odd):
     assert {Path(name).name for name in found.unreadable} == {"broken.jpg", "empty.png"}
     reasons = {str(Path(name).relative_to(odd)): reason.split()[0] for name, reason in found.left_out.items()}
     assert reasons == {
-        "a$/._mac.png": "hidden", "b<i>/.hidden/one.png": "hidden", "b<i>/what.gif": "not", "b<i>/notes.txt": "not",
+        "a$/._mac.png": "hidden", "b<i>/.hidden": "hidden", "b<i>/what.heic": "not", "b<i>/notes.txt": "not",
         "loose.png": "not",
     }  # fmt: skip
     assert found.left_out[str(odd / "loose.png")] == "not in a class folder"

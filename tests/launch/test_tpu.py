@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -14,6 +15,8 @@ from vit_jax.__main__ import main
 from vit_jax.runs.launch import gcloud, session, tpu
 from vit_jax.runs.launch.logtail import new_output
 from vit_jax.runs.launch.session import CONNECTED
+from vit_jax.runs.launch.subprocesses import check_command
+from vit_jax.types import UserError
 
 from .conftest import PLACE, git
 
@@ -242,6 +245,70 @@ def test_a_secret_on_the_command_line_is_refused_without_showing_it(cloud, capfd
     output = capfd.readouterr().err
     assert "--env=WANDB_API_KEY" in output
     assert "abcdef" not in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["--api_key=abc"],
+            ["--apiKey", "abc"],
+            ["APIKEY=abc"],
+            ["api-key: abc"],
+            ["password=12345"],
+            ["--PassWord", "abc"],
+        ),
+        *(
+            ["-passwd", "abc"],
+            ["PGPASSWORD=abc"],
+            ["--config.log.token=abc"],
+            ["https://x/?a=1&token=abc"],
+            ["--hf-token", "abc"],
+        ),
+        *(
+            ["bash", "-c", "export TOKEN='abc'; x"],
+            ['{"password": "abc"}'],
+            ["AWS_SECRET_ACCESS_KEY=abc"],
+            ["MY_KEY=abc"],
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_secret_is_found_in_any_spelling(words):
+    with pytest.raises(UserError, match="other users can see command lines"):
+        check_command(["python", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["--config.model.mask_token=True"],
+            ["--config.model.mask_token", "True"],
+            ["--config.model={'mask_token': True}"],
+        ),
+        *(
+            ["--label_key=fine_label"],
+            ["--max_tokens=5"],
+            ["--tokenizer=bert"],
+            ["--workdir=/token/run"],
+            ["--config=secret.py"],
+        ),
+        *(["bash", "-c", "x --token=$HF_TOKEN"], ["--password", "--other"]),
+    ],
+    ids=" ".join,
+)
+def test_what_only_resembles_a_secret_is_left_alone(words):
+    check_command(["python", *words])
+
+
+def test_a_command_may_contain_the_end_of_the_script(tmp_path):
+    command = ["printf", "a\nEND OF RUN\nEND OF RUN.\ntouch hacked"]
+    script = session.start_script("run", command)
+    heredoc = script[script.index("cat > run.sh") : script.index("\ncat /proc/sys")]
+    subprocess.run(["bash", "-c", heredoc], cwd=tmp_path, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.sh"]
+    assert f"{shlex.join(command)}\ncode=$?" in (tmp_path / "run.sh").read_text()
 
 
 def test_a_missing_gcloud_is_reported(cloud, capfd, monkeypatch):

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,20 @@ def test_cosine_is_optax_warmup_cosine():
 def test_a_length_or_share_that_does_not_fit_is_refused(make, says):
     with pytest.raises(UserError, match=says):
         make()
+
+
+def test_the_weight_decay_goes_from_its_beginning_to_its_end_by_a_half_cosine():
+    tx, _ = make_optimizer(optax.identity(), schedules.constant(10), 1.0, 0.04, weight_decay_end=0.4, steps=10)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    state = tx.init(params)
+    for step in range(12):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        expected = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * min(step, 10) / 10)) / 2
+        np.testing.assert_allclose(updates["kernel"], -expected, rtol=1e-5)
+        np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+@pytest.mark.parametrize(("decay", "end"), [(0.0, 0.4), (0.04, -1.0)])
+def test_a_weight_decay_that_cannot_end_there_is_refused(decay, end):
+    with pytest.raises(UserError, match=r"optim\.weight_decay_end"):
+        make_optimizer(optax.identity(), schedules.constant(10), 1.0, decay, weight_decay_end=end, steps=10)

@@ -20,7 +20,7 @@ def test_csv_gives_back_what_the_runs_hold(tmp_path):
     finished(tmp_path / "a", 1 / 3, {"optim": settings})
     finished(tmp_path / "b", 2 / 3)
     first, second = csv.DictReader(io.StringIO(as_csv(compare_runs([tmp_path]))))
-    assert first["optim.text"] == settings["text"]
+    assert first["optim.text"] == settings["text"].replace("\n", r"\n")
     assert {key: json.loads(first[f"optim.{key}"]) for key in ("list", "flag", "lr")} == {
         key: settings[key] for key in ("list", "flag", "lr")
     }
@@ -37,7 +37,7 @@ def test_every_cell_of_the_markdown_stays_in_its_place(tmp_path):
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     assert {len(line) for line in table} == {len(table[0])}
     assert [line[0].strip() for line in table[2:]] == ["b", "a"]  # the best first
-    assert table[3][2].strip() == r"one \| two &lt;script>"
+    assert table[3][2].strip() == r"one \| two\\n&lt;script&gt;"
 
 
 def test_the_terminal_shows_names_as_they_are_and_constant_columns_once(tmp_path, capsys):

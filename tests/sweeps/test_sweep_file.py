@@ -41,6 +41,13 @@ def file(tmp_path, runs):
         ('[{}, {"seed": 0}]', "seed=0: the run has the same config as base"),
         ('product({"config": ["nowhere.py"]})', "no file 'nowhere.py'"),
         ('seeds(2), metric="tset/accuracy"', "evals has no 'tset'; did you mean test"),
+        (
+            'product({"data.preprocess": ["resize(8)", "resise(8)"]})',
+            "data.preprocess: Found the unknown operation 'resise'",
+        ),
+        ('product({"evals.test.preprocess": ["resize(eight)"]})', "evals.test.preprocess: Found 'resize(eight)'"),
+        ('product({"data.eval_preprocess": ["resize(8)|"]})', "data.eval_preprocess: Found ''"),
+        ('product({"data.preprocess": ["resize(-8)"]})', "size must be at least 1"),
         ('product({"steps": [1], "batch_size": [2]})', "--config.steps: the sweep also sets steps"),
     ],
 )
@@ -100,3 +107,12 @@ load_sweep({file(tmp_path, 'product({"optim.lr": [1e-3]}, seeds(2))')!r}, [])
 assert not xla_bridge.backends_are_initialized()
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_size_that_a_model_gives_later_is_no_mistake(tmp_path):
+    load_sweep(file(tmp_path, 'product({"data.preprocess": ["resize(SIZE)", "resize(SIZE*8//7)"]})'), [])
+
+
+def test_a_preprocess_on_the_command_line_is_checked_too(tmp_path):
+    with pytest.raises(UserError, match="unknown operation 'flipp'"):
+        load_sweep(file(tmp_path, "seeds(2)"), [("data.preprocess", "flipp")])

@@ -14,8 +14,10 @@ from etils import epath
 
 from vit_jax import distributed as processes
 from vit_jax import stores
+from vit_jax.checkpoint import lock
 from vit_jax.checkpoint.saver import COMPLETE, steps_in
 from vit_jax.pretrained.reference import SUFFIXES
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 UPLOAD_SECONDS = 15.0  # between uploads
@@ -27,16 +29,16 @@ class Workdir:
     """The folder of a run: `path` is local, `checkpoints` is where orbax writes, and `url` is what the user specified."""
 
     def __init__(self, url: str | Path):
-        self.url = str(url)
-        self.path = Path(url)
+        self.url = os.path.expanduser(url)
+        self.path = Path(self.url)
         self.checkpoints: os.PathLike[str] = self.path / "checkpoints"
 
     def push(self) -> None:
         """Upload new files."""
 
     def shown(self, path: os.PathLike[str]) -> str:
-        """Return a path in the workdir as the user specified it."""
-        return str(path)
+        """Return a path in the workdir as the user specified it, on one printable line."""
+        return line(path)
 
 
 class RemoteWorkdir(Workdir):
@@ -84,7 +86,7 @@ class RemoteWorkdir(Workdir):
         found = {}
         for folder, folders, names in os.walk(self.path):
             folders[:] = [name for name in folders if name != "checkpoints"]
-            for path in (Path(folder) / name for name in names if not name.endswith(".partial")):
+            for path in (Path(folder) / name for name in names if not name.endswith((".partial", lock.NAME))):
                 found[path.relative_to(self.path).as_posix()] = (path.stat().st_mtime_ns, path.stat().st_size)
         return found
 
@@ -131,7 +133,7 @@ class RemoteWorkdir(Workdir):
         shutil.rmtree(self.path, ignore_errors=True)
 
     def shown(self, path: os.PathLike[str]) -> str:
-        return str(path).replace(str(self.path), self.url, 1)
+        return line(str(path).replace(str(self.path), self.url, 1))
 
 
 @contextlib.contextmanager

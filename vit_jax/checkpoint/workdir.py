@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from vit_jax.checkpoint.saver import Saver
+from vit_jax.checkpoint import lock
+from vit_jax.checkpoint.saver import Saver, check_path, steps_in
 from vit_jax.chips import hardware
 from vit_jax.config import factory as configs
 from vit_jax.config import schema
@@ -21,6 +22,8 @@ from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
 # The keys of config.json, besides commit and hardware.
+# The keys of a run's length, which may change where its schedule goes on as it was.
+LENGTH = ("steps", "epochs")
 RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
 
@@ -60,6 +63,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
     """Raise UserError where a folder cannot be the workdir of a config: of another config, with other files, unwritable."""
     path = Path(workdir)
+    check_path(path)
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
@@ -76,15 +80,41 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
                 kind = "file" if (path / name).is_file() else "folder"
                 raise UserError(f"{path / name} is a {kind}, which no run writes; move it away or give a new folder.")
         changed, _ = schema.changed_keys(read(path)["config"], _as_json(config))
-        if changed:
+        if changed and set(changed) <= set(LENGTH):
+            check_extension(path, read(path), config)
+        elif changed:
             raise UserError(
                 f"--workdir={workdir} contains a run of another config; {_table(read(path)['config'], config, changed)}\n"
                 "Give another --workdir, or the same config to resume."
             )
-    elif path.is_dir() and any(entry.name != "config.json.partial" for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name not in ("config.json.partial", lock.NAME) for entry in path.iterdir()):
         raise UserError(
             f"--workdir={workdir} has files but no config.json, so it is not a run to resume; give a new folder."
         )
+
+
+def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise UserError where a run cannot go on to another length from its last checkpoint.
+
+    It can where its learning rate there is that of a run of the new length, and its task does not count the steps.
+    """
+    done = (steps_in(path / "checkpoints") or [0])[-1]
+    old, new = (configs.steps_of(one, record["data"]["num_examples"]) for one in (record["config"], config))
+    schedule = config["optim"]["schedule"]
+    before, after = (float(configs.build(schedule, "optim.schedule", steps=n)(max(done - 1, 0))) for n in (old, new))
+    counted = "steps" in configs.parameters(configs.resolve(config["task"].get("type"), "vit_jax.tasks", "task"))
+    if new >= done and abs(before - after) < 1e-6 and not (counted and done):
+        return
+    reason = f"its learning rate, by optim.schedule={schedule['type']!r}, has followed a length of {old:,} steps"
+    if new < done:
+        reason = "that is less than it has done"
+    elif counted:
+        reason = f"its task, {config['task']['type']}, has followed a length of {old:,} steps"
+    raise UserError(
+        f"--workdir={path} is at step {done:,} of {old:,} and cannot go on to {new:,}: {reason}. Begin a new run from its weights: "
+        f"""--workdir=NEW --config.init="{{'ref': '{path}'}}". Runs with optim.schedule of type constant or rsqrt, or wsd before """
+        "it decays, with warmup_steps as a number of steps, can be extended."
+    )
 
 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
@@ -106,10 +136,14 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
         keys = [key for key in data if record["data"].get(key) != data[key] and key not in ("preprocess", "fields")]
         if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
-        _, free = schema.changed_keys(record["config"], config)
-        if not free and all(record.get(key) == value for key, value in now.items()):
+        changed, free = schema.changed_keys(record["config"], config)
+        if not (changed or free) and all(record.get(key) == value for key, value in now.items()):
             return path
-        record = record | {"config": config, "data": data, "changes": [*record["changes"], {"keys": free, **now}]}
+        record = record | {
+            "config": config,
+            "data": data,
+            "changes": [*record["changes"], {"keys": [*changed, *free], **now}],
+        }
     write_text(path / "config.json", json.dumps(record, indent=1))
     return path
 
@@ -125,6 +159,7 @@ def write_model(
 
     It appears only when it is complete. Raises UserError where it cannot be written.
     """
+    check_path(path)
     partial = path.with_name(path.name + ".partial")
     data = {"layout": {"image": (data["image_shape"], "uint8")}, "fields": {"image": "Image"}, **data}
     record = {"version": VERSION, "config": _as_json(config), "data": _as_json(data), "changes": []}

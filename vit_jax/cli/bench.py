@@ -1,8 +1,4 @@
-"""Measure speed: vit bench step|loop|data|inference --config=FILE.py[:ARG] [--config.KEY=VALUE ...] [--json].
-
-step: the bare train step on random bytes on the device, without data. loop: the step with its data against the bare step.
-data: the batches alone. inference: predictions with random weights, from bytes on the host to probabilities there.
-"""
+"""Measure speed: vit bench step|loop|data|inference --config=FILE.py[:ARG] [--config.KEY=VALUE ...] [--json]."""
 
 import argparse
 import contextlib
@@ -13,12 +9,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag, split_overrides
+from vit_jax.types import BatchSize, Count, Steps, Units, UserError
 
 # Steps in a round.
 STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
+# What flags with several numbers count.
+COUNTED = {"batch_size": BatchSize, "counts": Count}
 PROFILED = 5  # steps in a trace
+# What each measures.
+KINDS = {
+    "step": "the bare train step on random bytes on the device, without data",
+    "loop": "the step with its data against the bare step",
+    "data": "the batches alone",
+    "inference": "predictions with random weights, from bytes on the host to probabilities there",
+}
+
+EXAMPLES = """
+vit bench step --config=configs/vit_s16_i1k.py --batch_size=8 --peer=timm
+vit bench loop --config=configs/digits.py
+vit bench data --config=configs/cifar10.py:folder:PATH --counts=1,2
+vit bench inference --config=configs/vit_s16_i1k.py --batch_size=1,8,64
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
     flags = make_parser(what).parse(rest)
     if not what:
         raise UserError(f"Found {flags.what} after other words; put it first: vit bench {flags.what} ...")
-    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size else []
+    sizes = numbers("batch_size", flags.batch_size) if flags.batch_size is not None else []
+    if what == "data":
+        numbers("counts", flags.counts)
     if flags.steps is None:
         flags.steps = STEPS[what]
-    if flags.steps < 1 or flags.rounds < 1:
-        raise UserError(f"--steps={flags.steps} and --rounds={flags.rounds} must be at least 1.")
     if what != "inference" and sizes:
         if len(sizes) > 1:
             raise UserError(f"--batch_size={flags.batch_size} has several sizes; expected one, but for inference.")
@@ -61,30 +73,35 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser(what: str) -> Parser:
     """Return the flags of one measurement, or the shared ones while it is unknown."""
+    kinds = "\n".join(f"{kind}: {text}" for kind, text in KINDS.items())
     parser = Parser(
-        prog=f"vit bench {what}".strip(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"vit bench {what}".strip(),
+        usage=f"vit bench {what} --config=FILE.py[:ARG] [flags]" if what else None,
+        description=f"Measure {KINDS[what]}." if what else f"{__doc__}\n\n{kinds}",
+        examples="\n".join(line for line in EXAMPLES.splitlines() if f"bench {what}" in line),
     )
-    parser.add_argument("what", choices=STEPS, help="what to measure; --help after it lists all of its flags")
+    what_help = argparse.SUPPRESS if what else "what to measure; --help after it lists all of its flags"
+    parser.add_argument("what", choices=STEPS, help=what_help)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
     several = "1,8,64" if what == "inference" else None
-    parser.add_argument(
-        "--batch_size", metavar="N", default=several, help="batch size; for inference several, such as 1,8,64"
-    )
+    size_help = f"one or several; default {several}" if several else "batch size; default: the config's"
+    parser.add_argument("--batch_size", metavar="N", default=several, help=size_help)
     default = f"; default {STEPS[what]}" if what else ""
-    parser.add_argument("--steps", type=int, help=f"steps of each in a round{default}")
-    parser.add_argument("--rounds", type=int, default=5, help="how often all are timed; default 5")
+    parser.add_argument("--steps", type=number_flag(Steps), help=f"steps of each in a round{default}")
+    parser.add_argument("--rounds", type=number_flag(Count), default=5, help="how often all are timed; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if what == "data":
         parser.add_argument("--counts", default="1,2", metavar="N,...", help="of threads, and of workers; default 1,2")
     if what in ("step", "inference"):
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
         parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
+        parser.add_argument("--num_classes", type=number_flag(Units), help="classes, for a data set that is not here")
         parser.add_argument(
-            "--num_classes", type=int, help="classes number of classes, for a data set that is not here"
-        )
-        parser.add_argument(
-            "--profile", metavar="DIR", help="write a trace of some steps there, for TensorBoard or xprof"
+            "--profile",
+            type=path_flag,
+            metavar="DIR",
+            help="write a trace of some steps there, for TensorBoard or xprof",
         )
     if what == "inference":
         parser.add_argument("--dtypes", metavar="DTYPE,...", help="dtypes of the model; default the config's")
@@ -92,15 +109,15 @@ def make_parser(what: str) -> Parser:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """Return the positive numbers of a flag, such as "1,8"; raises UserError for others."""
-    words = text.split(",")
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--{flag}={text}; expected a positive number, or several as 1,8.")
-    return [int(word) for word in words]
+    """Return the numbers of a flag, such as "1,8"; raises UserError where they are not of its kind."""
+    try:
+        return [number_flag(COUNTED[flag])(word) for word in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--{flag}={text}: {error}, or several as 1,8.") from None
 
 
 def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
-    """See the module's docstring."""
+    """See KINDS."""
     from vit_jax.perf.loop import measure_loop
 
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +130,7 @@ def bench_loop(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 
 def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
-    """See the module's docstring."""
+    """See KINDS."""
     from vit_jax.perf.loop import measure_data
 
     rows = measure_data(config, numbers("counts", flags.counts), flags.steps, flags.rounds)
@@ -125,7 +142,7 @@ def bench_data(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 
 def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) -> dict[str, Any]:
-    """See the module's docstring."""
+    """See KINDS."""
     from vit_jax.perf.composed import Composed, step_figures
     from vit_jax.perf.turns import in_turns
 
@@ -140,7 +157,7 @@ def bench_step(config: dict[str, Any], flags: argparse.Namespace, _: list[int]) 
 
 
 def bench_inference(config: dict[str, Any], flags: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:
-    """See the module's docstring."""
+    """See KINDS."""
     from vit_jax.perf.composed import Composed
     from vit_jax.perf.prediction import measure_prediction
 
@@ -177,5 +194,5 @@ def profile(folder: str | None, side: Callable[[int], float]) -> None:
         return
     import jax
 
-    with jax.profiler.trace(os.path.expanduser(folder)):
+    with jax.profiler.trace(folder):
         side(PROFILED)

@@ -1,39 +1,93 @@
 """Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
+import errno
+import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from vit_jax.config.factory import near
+from vit_jax.config import words
+from vit_jax.config.factory import near, quoted
+from vit_jax.config.hints import fits, hint_name
+from vit_jax.interrupts import EXIT_CODE, Interrupts
+from vit_jax.printable import lines
 from vit_jax.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors, with near matches of unknown flags."""
+    """An argument parser whose errors are UserErrors, with near matches of unknown flags.
+
+    examples: command lines, one a line, which --help shows at its end.
+    """
+
+    def __init__(self, *, examples: str = "", **options: Any):
+        epilog = textwrap.indent(f"\n{examples.strip()}", "  ")
+        options |= {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": f"examples:{epilog}"}
+        super().__init__(**options)
 
     def error(self, message: str):
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed flags; raise UserError for an unknown flag."""
+        """Return the parsed flags; raise UserError for an unknown flag, or one whose value is empty."""
         values, unknown = self.parse_known_args(argv)
+        for word, following in zip(argv, [*argv[1:], None], strict=True):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and (not value if equals else following == ""):
+                raise UserError(f"{flag} is empty; give it a value, or leave it out.")
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(f"Unknown argument {unknown[0]}{near(unknown[0].partition('=')[0], known)}")
         return values
 
 
+def path_flag(text: str) -> str:
+    """Return the path that a flag gives, here or on an object store, with ~ expanded; for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
+    path = os.path.expanduser(text)
+    if "://" not in path:
+        try:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise argparse.ArgumentTypeError("it is longer than a path can be") from None
+    return path
+
+
+def number_flag(hint: Any) -> Callable[[str], Any]:
+    """Return what reads a number of a hint, such as Count, from the text of a flag; for argparse."""
+    kind = float if fits(0.5, hint) else int
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if not fits(value, hint):
+            raise argparse.ArgumentTypeError(f"found {quoted(text, 40)}; expected {hint_name(hint)}")
+        return value
+
+    return read
+
+
 def run_cli(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command and return its exit code: 2 after a UserError, whose message goes to stderr, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may contain what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return function(argv)
+        with Interrupts():
+            return function(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {lines(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return EXIT_CODE
     except BrokenPipeError:  # the reading end of a pipe was closed, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,28 +113,24 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
 
 def output_folder(flag: str, text: str) -> Path:
     """Return the folder of a flag such as "--out", made where it is missing; raises UserError where it cannot be written."""
-    path = Path(os.path.expanduser(text))
+    if "://" in text:
+        raise UserError(f"{flag}={text} is on an object store; expected a folder on this machine.")
+    path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+    except OSError as error:
         raise UserError(
-            f"{flag}={text} is no folder that can be written ({getattr(error, 'strerror', None) or error}); give another path."
+            f"{flag}={text} is no folder that can be written ({error.strerror}); give another path."
         ) from None
-    if not text or not os.access(path, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"{flag}={text} is no folder that can be written; give another path.")
     return path
 
 
-def parse_run(argv: Sequence[str], description: str | None) -> tuple[str, str, list[tuple[str, str]]]:
-    """Return --config, --workdir and --config.KEY=VALUE as (file[:arg], workdir, [(key, value text)])."""
-    overrides, rest = split_overrides(argv)
-    parser = Parser(prog="python -m vit_jax.main", description=description, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="a new folder, local or on gs:// or s3://, or a run to resume"
-    )
-    parser.add_argument("--config.KEY", metavar="VALUE", help="override a key of the config; may be repeated")
-    values = parser.parse(rest)
-    if not values.workdir:
-        raise UserError("--workdir is empty; expected the path of a folder.")
-    return values.config, values.workdir, overrides
+def hint_flag(argv: Sequence[str]) -> None:
+    """Raise UserError where a flag of training is another library's, with what it is called here."""
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        hint = words.key_hint(flag, value or ("" if after.startswith("-") else after))
+        if word.startswith("--") and hint:
+            raise UserError(f"Unknown argument {flag}; expected {hint}")

@@ -1,6 +1,7 @@
 """Convert a model to another library's format: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,49 +10,87 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser
+from vit_jax.cli.command import Parser, path_flag
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 FORMATS = ("npz", "timm", "hf", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
 TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
 
+EXAMPLES = """
+vit convert --model=workdirs/photos --out=photos_timm --to=timm
+vit convert --model=workdirs/photos --out=photos_hf --to=hf --push=OWNER/NAME
+vit convert --model=hf:timm/vit_base_patch16_224.augreg_in21k --out=b16.npz --to=npz
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Write the model, read it back and compare the outputs; the exit code is 1 if they differ."""
-    parser = Parser(prog="vit convert", description=__doc__)
+    parser = Parser(prog="vit convert", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a new folder, or a new .npz file")
+    parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
     parser.add_argument(
         "--to", required=True, choices=FORMATS, help="npz: the original repository's file; others: a folder"
     )
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="then upload the folder to the Hugging Face hub, as private"
+    )
     flags = parser.parse(argv)
     if stores.is_remote(flags.out):
         raise UserError(f"--out={flags.out} is on an object store; convert to a local path, then copy it there.")
-    out = Path(os.path.expanduser(flags.out))
+    out = Path(flags.out)
     if os.path.lexists(out):
         raise UserError(f"--out={flags.out} exists; give a new path.")
     if flags.to == "npz" and out.suffix != ".npz":
         raise UserError(f"--out={flags.out} must end in .npz for --to=npz.")
 
     from vit_jax import inference
+    from vit_jax.pretrained import hub
 
+    if flags.push is not None:
+        hub.check_name(flags.push, "--push")
+        if flags.to not in LIBRARIES:
+            raise UserError(f"--push uploads a folder of --to={' or '.join(LIBRARIES)}; found --to={flags.to}.")
     loaded = inference.load(flags.model, trust=flags.trust)
-    for note in loaded.notes:
-        print(f"note: {note}")
-    for note in write(loaded, out, flags.to):
-        print(f"note: {note}")
+    notes = [*loaded.notes, *write(loaded, out, flags.to)]
+    for note in notes:
+        print(f"note: {line(note)}")
     size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
-    return 0 if check(loaded, out, flags.to) else 1
+    if flags.to != "npz":
+        write_card(loaded, flags.model, out, flags.to, notes)
+    if not check(loaded, out, flags.to):
+        return 1
+    if flags.push is not None:
+        print(f"uploaded to {hub.upload(out, flags.push)}")
+    return 0
+
+
+def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[str]) -> None:
+    """Write README.md beside a model, with the facts and results of the run that trained it."""
+    from vit_jax import inference
+    from vit_jax.checkpoint import saver, workdir
+    from vit_jax.pretrained.card import make_card
+    from vit_jax.train.metrics import read_rows
+
+    place, step, _ = inference.parse_reference(reference)
+    record, metrics = None, {}
+    if loaded.config and not stores.is_remote(reference):
+        record = workdir.read(place)
+        step = saver.steps_in(Path(place) / "checkpoints")[-1] if step is None else step
+        rows = [row for row in read_rows(Path(place) / "metrics.jsonl") if row["step"] == step]
+        metrics = {key: value for row in rows for key, value in row.items()}
+    size = sum(leaf.size for leaf in loaded.arrays.values())
+    (out / "README.md").write_text(make_card(to, loaded, size, record, metrics, notes), encoding="utf-8")
 
 
 def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Write a loaded model in a format; return notes on what the format cannot express."""
     from vit_jax import trees
     from vit_jax.checkpoint import workdir
-    from vit_jax.pretrained import google, huggingface, timm
+    from vit_jax.pretrained import google, huggingface, swin, timm
     from vit_jax.pretrained.pretrained import from_spec
 
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
@@ -79,6 +118,8 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
         notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
     writer: Callable[..., list[str]] = {"npz": google, "timm": timm, "hf": huggingface}[to].write
+    if loaded.spec["type"] == "swin.Swin" and to in LIBRARIES:
+        writer = functools.partial(swin.write, library=LIBRARIES[to])
     return notes + writer(out, loaded.spec, params, preprocessing, loaded.class_names if loaded.names_known else None)
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a model: vit evaluate --model=REF --data=digits|folder:PATH|table:FILE|tfds:NAME [--report=DIR] [--json]."""
+"""Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--report=DIR] [--json]."""
 
 import functools
 import json
@@ -7,22 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, output_folder, split_overrides
+from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag, split_overrides
 from vit_jax.config import factory as configs
-from vit_jax.types import UserError
+from vit_jax.printable import line
+from vit_jax.types import BatchSize, UserError
 
 # Arguments of evaluators that follow from flags of the command.
 GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
+EXAMPLES = """
+vit evaluate --model=workdirs/digits --data=digits
+vit evaluate --model=workdirs/photos@2400 --data=folder:PHOTOS --split=test --per_class
+vit evaluate --model=hf:timm/vit_small_patch16_224.augreg_in21k --data=folder:PHOTOS --evaluator=knn,probe --evaluator.k=5
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print what the evaluators measure, by default accuracy, loss and number of examples, each counted exactly once."""
     given, rest = split_overrides(argv, "--evaluator.")
     flags = make_parser().parse(rest)
-    if flags.batch_size is not None and flags.batch_size < 1:
-        raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
     if flags.label_key is not None and not flags.data.startswith("tfds:"):
         raise UserError(f"--label_key={flags.label_key} is only for --data=tfds:NAME; found {flags.data}.")
     if flags.split is not None and flags.data.startswith("table:"):
@@ -60,27 +65,32 @@ def main(argv: Sequence[str]) -> int:
             remarks.append(f"report: {reports[name]}")
         if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
-            print(title + summary(results[name], most=len(results[name])), flush=True)
+            print(line(title + summary(results[name])), flush=True)
     if remarks:
-        print(*dict.fromkeys(remarks), sep="\n", file=sys.stderr)
+        print(*dict.fromkeys(map(line, remarks)), sep="\n", file=sys.stderr)
     if flags.json:
         values = results if len(results) > 1 else results[names[0]]
         classes = {"per_class": {name: [accuracy, count] for name, accuracy, count in tables}}
         print(json.dumps({"model": flags.model, "data": flags.data, **values, **(classes if flags.per_class else {})}))
         return 0
-    width = max((len(name) for name, _, _ in tables), default=0)
+    width = max((len(line(name)) for name, _, _ in tables), default=0)
     for name, accuracy, count in tables:
-        print(f"{name:<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
+        print(f"{line(name):<{width}}  {100 * accuracy:6.2f} %  {count:,} images")
     return 0
 
 
 def make_parser() -> Parser:
     """Return the flags of the command."""
-    parser = Parser(prog="vit evaluate", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit evaluate", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="digits, folder:PATH, table:FILE or tfds:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="digits, folder:PATH, table:FILE, tfds:NAME or your own MODULE:SOURCE",
+    )
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
     parser.add_argument(
@@ -93,10 +103,15 @@ def make_parser() -> Parser:
     parser.add_argument("--evaluator.KEY", metavar="VALUE", help="an argument of the evaluator, such as k of knn")
     parser.add_argument("--train", metavar="SOURCE", help="training images of fewshot, knn and probe; default: --data")
     parser.add_argument("--train_split", default="train", help="their split; default: train")
-    parser.add_argument("--batch_size", type=int, help="default: that of the training run's evaluation, or 256")
+    parser.add_argument(
+        "--batch_size", type=number_flag(BatchSize), help="default: that of the training run's evaluation, or 256"
+    )
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
     parser.add_argument(
-        "--report", metavar="DIR", help="write the confusion matrix, the worst classes and the mistakes into a folder"
+        "--report",
+        type=path_flag,
+        metavar="DIR",
+        help="write the confusion matrix, the worst classes and the mistakes into a folder",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

@@ -7,20 +7,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax.cli.command import Parser, output_folder, split_overrides
+from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag, split_overrides
 from vit_jax.cli.predict import find_images
 from vit_jax.config import factory as configs
-from vit_jax.types import UserError
+from vit_jax.printable import line
+from vit_jax.types import Count, UserError
 
 PACKAGE = "vit_jax.explain.methods"
+EXAMPLES = """
+vit explain --model=runs/pets photos --out=explained
+vit explain --model=runs/pets cat.jpg --out=explained --method=rollout,gradcam --class=cat --faithfulness
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Write figures, arrays and one page of them; exit code 1 if an image could not be read."""
     given, rest = split_overrides(argv, "--method.")
     flags = make_parser().parse(rest)
-    if flags.max_images < 1:
-        raise UserError(f"--max_images={flags.max_images} must be at least 1.")
     paths = [str(path) for path in itertools.islice(find_images(flags.images), flags.max_images + 1)]
     notes = []
     if len(paths) > flags.max_images:
@@ -45,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     out, inputs = output_folder("--out", flags.out), explaining.read(networks, paths)
     found = explaining.explain(networks, methods, inputs, out, flags.wanted, flags.faithfulness, [*notes, *without])
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(line(f"note: {note}"), file=sys.stderr)
     if found.scores:
         from vit_jax.explain.faithfulness import table
 
@@ -56,12 +59,14 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the flags of the command."""
-    parser = Parser(prog="vit explain", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit explain", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders of them")
     parser.add_argument(
         "--model", required=True, action="append", metavar="REF", help="any model reference; twice for two side by side"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="a folder for the page, the figures and the arrays")
+    parser.add_argument(
+        "--out", type=path_flag, required=True, metavar="DIR", help="a folder for the page, the figures and the arrays"
+    )
     parser.add_argument(
         "--method",
         action="append",
@@ -79,7 +84,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--faithfulness", action="store_true", help="score the maps: deletion, insertion, and shuffled weights"
     )
-    parser.add_argument("--max_images", type=int, default=32, help="of all that are given; default 32")
+    parser.add_argument("--max_images", type=number_flag(Count), default=32, help="of all that are given; default 32")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     return parser
 

@@ -9,8 +9,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from vit_jax.cli.command import Parser
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.types import Count, Threads, Units, UserError
+
+EXAMPLES = {
+    "tpu": """
+vit launch tpu --name=vit --zone=us-west4-a --type=v5litepod-64 --spot -- \\
+  vit train --config=configs/vit_s16_i1k.py --workdir=gs://BUCKET/vit
+""",
+    "slurm": """
+vit launch slurm --nodes=2 --gpus=8 --cpus=16 --time=24:00:00 -- \\
+  vit train --config=configs/vit_s16_i1k.py --workdir=/shared/vit
+""",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,8 +53,8 @@ def new_parser(target: str, description: str) -> Parser:
         prog=f"vit launch {target}",
         usage=f"vit launch {target} [flags] -- COMMAND",
         description=description,
+        examples=EXAMPLES[target],
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -108,17 +119,23 @@ def slurm_parser() -> Parser:
     parser = new_parser("slurm", "Run COMMAND in this folder on nodes of a Slurm cluster, one process per GPU.")
     add = parser.add_argument
     add("--name", default="vit_jax", help="name of the job, its script and its log; default vit_jax")
-    add("--nodes", type=int, default=1, help="default 1")
-    add("--gpus", type=int, default=1, help="GPUs per node; default 1, and 0 for CPU nodes")
+    add("--nodes", type=number_flag(Units), default=1, help="default 1")
+    add("--gpus", type=number_flag(Threads), default=1, help="GPUs per node; default 1, and 0 for CPU nodes")
     add("--time", help="time limit, such as 24:00:00; before it the run saves, and the job is requeued to resume")
     add("--partition", help="partition of the cluster")
     add("--account", help="account to charge")
-    add("--cpus", type=int, help="cores per process; default: Slurm's, often 1")
+    add("--cpus", type=number_flag(Count), help="cores per process; default: Slurm's, often 1")
     add("--mem", help="memory per node, such as 200G")
     add(
         "--sbatch", action="append", default=[], metavar="FLAG", help="another sbatch flag, such as --sbatch=--qos=high"
     )
-    add("--out", default="workdirs/slurm", metavar="DIR", help="folder of script and log, on a shared file system")
+    add(
+        "--out",
+        type=path_flag,
+        default="workdirs/slurm",
+        metavar="DIR",
+        help="folder of script and log, on a shared file system",
+    )
     add("--dry-run", action="store_true", help="print the script and exit")
     return parser
 
@@ -144,7 +161,7 @@ def launch_slurm(flags: argparse.Namespace, command: list[str]) -> int:
         memory=flags.mem,
         sbatch_flags=tuple(flags.sbatch),
     )
-    out = Path(flags.out).expanduser().absolute()
+    out = Path(flags.out).absolute()
     text = sbatch_script(job, command, out)
     if flags.dry_run:
         print(text, end="")

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from vit_jax.cli.command import Parser
 from vit_jax.types import UserError
 
+EXAMPLES = """
+vit models B_16
+vit models augreg --json
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print name, training data, image size and hub references of every model whose line contains TEXT."""
-    parser = Parser(prog="vit models", description=__doc__)
+    parser = Parser(prog="vit models", description=__doc__, examples=EXAMPLES)
     parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="such as B_16 or sam; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object per model")
     flags = parser.parse(argv)

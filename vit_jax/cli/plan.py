@@ -8,15 +8,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, number_flag, split_overrides
 from vit_jax.config.factory import near
-from vit_jax.types import UserError
+from vit_jax.printable import line
+from vit_jax.types import Units, UserError
+
+EXAMPLES = """
+vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
+vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Compile the train step ahead of time, and print its cost on each chip; nothing is run."""
     overrides, rest = split_overrides(argv)
-    parser = Parser(prog="vit plan", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit plan", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
     parser.add_argument(
@@ -29,7 +35,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="AXES",
         help="in place of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
-    parser.add_argument("--num_classes", type=int, help="number of classes, for a data set that is not here")
+    parser.add_argument(
+        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
+    )
     parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)
@@ -41,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
     config, spec, note = stand_in_config(load(flags.config, overrides).to_dict(), flags.num_classes)
     if note:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {line(note)}", file=sys.stderr)
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]

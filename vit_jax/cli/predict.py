@@ -4,32 +4,39 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.printable import line
+from vit_jax.types import BatchSize, Units, UserError
+
+EXAMPLES = """
+vit predict --model=workdirs/photos photo.jpg more_photos/ --top=3
+vit predict --model=hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k photo.jpg --json
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
-    parser = Parser(prog="vit predict", description=__doc__)
+    parser = Parser(prog="vit predict", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
-        "images", nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
+        "images", type=path_flag, nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
     )
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
     )
-    parser.add_argument("--top", type=int, default=5, help="how many classes to print for each image; default 5")
-    parser.add_argument("--batch_size", type=int, default=32, help="images predicted at once; default 32")
+    parser.add_argument(
+        "--top", type=number_flag(Units), default=5, help="how many classes to print for each image; default 5"
+    )
+    parser.add_argument(
+        "--batch_size", type=number_flag(BatchSize), default=32, help="images predicted at once; default 32"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
-    if flags.top < 1 or flags.batch_size < 1:
-        raise UserError(f"--top={flags.top} and --batch_size={flags.batch_size} must be at least 1.")
     paths = list(find_images(flags.images))
 
     from vit_jax import inference
@@ -42,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
             "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
         )
     for note in loaded.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {line(note)}", file=sys.stderr)
     failed = 0
     for start in range(0, len(paths), flags.batch_size):
         images, readable = [], []
@@ -52,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
                 readable.append(path)
             except UnreadableImage as error:
                 failed += 1
-                print(f"unreadable: {path}: {error}", file=sys.stderr)
+                print(f"unreadable: {line(path)}: {line(error)}", file=sys.stderr)
         if not images:
             continue
         # Filled up to one shape, so that the model is compiled once.
@@ -70,27 +77,27 @@ def main(argv: Sequence[str]) -> int:
                 top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
                 result = {"top": top}
                 text = ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
-            print(json.dumps({"path": str(path), **result}) if flags.json else f"{path}: {text}", flush=True)
+            print(json.dumps({"path": path, **result}) if flags.json else line(f"{path}: {text}"), flush=True)
     return 1 if failed else 0
 
 
-def find_images(places: Sequence[str]) -> Iterator[Path | str]:
+def find_images(places: Sequence[str]) -> Iterator[str]:
     """Return the image files given, and those in the folders given, in order; raises UserError where one does not exist."""
-    from vit_jax.data.sources.folder import is_image
+    from vit_jax.data import files
 
     for place in places:
-        path = Path(place)
-        if stores.is_remote(place):
-            names = [name for name in stores.entries(place) if not name or is_image(os.path.basename(name))]
+        is_remote, left_out = stores.is_remote(place), files.LeftOut()
+        if is_remote or os.path.isdir(place):
+            names = files.find_images(place, left_out)
+            files.report(place, left_out)
             if not names:
-                raise UserError(f"Found no images in {place}; expected files such as .jpg, .png or .webp.")
-            yield from (stores.join_url(place, name) if name else place for name in names)
-        elif os.path.isdir(path):
-            found = sorted(path for path in path.rglob("*") if is_image(path.name) and path.is_file())
-            if not found:
-                raise UserError(f"Found no images in {path}; expected files such as .jpg, .png or .webp.")
-            yield from found
-        elif os.path.isfile(path):
-            yield path
+                others = f", but {left_out}" if left_out.counts else ""
+                raise UserError(
+                    f"Found no images in {place}{others}; expected files ending in {', '.join(files.ENDINGS)}."
+                )
+            join = stores.join_url if is_remote else os.path.join
+            yield from (join(place, name) if name else place for name in names)
+        elif os.path.lexists(place):
+            yield place
         else:
-            raise UserError(f"No file or folder at {path}; expected an image file, or a folder of them.")
+            raise UserError(f"No file or folder at {place}; expected an image file, or a folder of them.")

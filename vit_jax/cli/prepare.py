@@ -7,13 +7,19 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vit_jax.cli.command import Parser
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.printable import line
+from vit_jax.types import Between, Count, Fraction, Units, UserError
 
 PROGRESS_SECONDS = 10.0  # between two lines of progress
 MAX_NAMED = 10  # unreadable images that are printed
+
+EXAMPLES = """
+vit prepare --data=folder:PHOTOS --out=prepared --min_side=256
+vit prepare --data=tfds:imagenet2012 --data_dir=/data/tfds --out=prepared
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,8 +42,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         dataset = from_tfds(place, flags.data_dir, splits, flags.image_key or "image", shrink)
     for note in dataset.notes:
-        print(f"note: {note}", file=sys.stderr)
-    data_dir = Path(os.path.expanduser(flags.out))
+        print(f"note: {line(note)}", file=sys.stderr)
+    data_dir = Path(flags.out)
+    target = data_dir / dataset.path
+    if kind == "folder":
+        check_outside(target, place)
     unreadable = write(
         dataset,
         data_dir,
@@ -45,7 +54,6 @@ def main(argv: Sequence[str]) -> int:
         max_unreadable=flags.max_unreadable,
         progress=WriteProgress(dataset.size),
     )
-    target = data_dir / dataset.path
     for name, reason in list(unreadable.items())[:MAX_NAMED]:
         print(f"unreadable, omitted: {name}: {reason}", file=sys.stderr)
     if unreadable:
@@ -65,42 +73,59 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the parser of the command's flags."""
-    parser = Parser(prog="vit prepare", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit prepare", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--data",
         required=True,
         metavar="SOURCE",
         help="folder:PATH with images in class folders, or tfds:NAME prepared as tfrecord or array_record",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="write to the new folder DIR/NAME/VERSION")
+    parser.add_argument(
+        "--out", type=path_flag, required=True, metavar="DIR", help="write to the new folder DIR/NAME/VERSION"
+    )
     parser.add_argument("--name", help="name of a folder's dataset; default: the folder's name")
     parser.add_argument(
-        "--data_dir", metavar="DIR", help="folder of tfds:NAME; default: TFDS_DATA_DIR, or TFDS's default"
+        "--data_dir",
+        type=path_flag,
+        metavar="DIR",
+        help="folder of tfds:NAME; default: TFDS_DATA_DIR, or TFDS's default",
     )
     parser.add_argument("--split", metavar="NAMES", help="splits to write, such as train,val; default: all")
     parser.add_argument(
         "--min_side",
-        type=int,
+        type=number_flag(Units),
         metavar="N",
         help="shrink larger images to a shorter side of N pixels; smaller files are copied; default: copy all",
     )
-    parser.add_argument("--quality", type=int, help="JPEG quality of images shrunk by --min_side, 1 to 100; default 95")
+    parser.add_argument(
+        "--quality",
+        type=number_flag(Annotated[int, Between(1, 100)]),
+        help="JPEG quality of images shrunk by --min_side, 1 to 100; default 95",
+    )
     parser.add_argument(
         "--image_key", metavar="KEY", help="image feature of tfds:NAME that --min_side shrinks; default: image"
     )
-    parser.add_argument("--threads", type=int, default=2, help="number of threads; the result is the same; default 2")
     parser.add_argument(
-        "--max_unreadable", type=float, default=0.01, help="fraction of unreadable images to tolerate; default 0.01"
+        "--threads",
+        type=number_flag(Count),
+        default=2,
+        help="number of threads; the result is the same; default 2",
+    )
+    parser.add_argument(
+        "--max_unreadable",
+        type=number_flag(Fraction),
+        default=0.01,
+        help="fraction of unreadable images to tolerate; default 0.01",
     )
     return parser
 
 
 def check(flags: Any, kind: str, place: str) -> None:
-    """Raise UserError for flags that are out of range or not for this kind of data."""
+    """Raise UserError for flags that are not for this kind of data."""
     if kind not in ("folder", "tfds") or not place:
         raise UserError(f"--data={flags.data} is not a dataset; expected folder:PATH or tfds:NAME.")
     for flag, folder in (("out", flags.out), ("data_dir", flags.data_dir)):
-        if folder is not None and (not folder or "://" in folder):
+        if folder is not None and "://" in folder:
             raise UserError(f"--{flag}={folder} must be a folder on this machine.")
     for flag, of in (("name", "folder:PATH"), ("data_dir", "tfds:NAME"), ("image_key", "tfds:NAME")):
         if getattr(flags, flag) is not None and kind != of.partition(":")[0]:
@@ -108,12 +133,15 @@ def check(flags: Any, kind: str, place: str) -> None:
     for flag in ("quality", "image_key"):
         if getattr(flags, flag) is not None and flags.min_side is None:
             raise UserError(f"--{flag}={getattr(flags, flag)} has no effect without --min_side; set --min_side too.")
-    if flags.threads < 1 or (flags.min_side is not None and flags.min_side < 1):
-        raise UserError(f"--threads={flags.threads} and --min_side={flags.min_side} must be at least 1.")
-    if flags.quality is not None and not 1 <= flags.quality <= 100:
-        raise UserError(f"--quality={flags.quality} must be from 1 to 100.")
-    if not 0 <= flags.max_unreadable <= 1:
-        raise UserError(f"--max_unreadable={flags.max_unreadable} must be a fraction from 0 to 1, such as 0.01.")
+
+
+def check_outside(target: Path, source: str) -> None:
+    """Raise UserError for a folder inside the one that is read, whose classes it would join."""
+    folder = os.path.realpath(os.path.expanduser(source))
+    if Path(os.path.realpath(target)).is_relative_to(folder):
+        raise UserError(
+            f"{target} is inside {folder}, which is read as images; give an --out outside, or another --name."
+        )
 
 
 class WriteProgress:

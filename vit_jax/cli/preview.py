@@ -3,23 +3,28 @@
 import json
 from collections.abc import Sequence
 
-from vit_jax.cli.command import Parser, output_folder, split_overrides
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag, split_overrides
+from vit_jax.types import Count
+
+EXAMPLES = """
+vit preview --config=configs/digits.py
+vit preview --config=configs/digits.py --config.data.preprocess="resize(32)" --out=seen --images=16
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print class counts, sizes, mean, standard deviation and damaged files; draw augmented batches with their labels."""
     overrides, rest = split_overrides(argv)
-    parser = Parser(prog="vit preview", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit preview", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    parser.add_argument("--out", default="preview", metavar="DIR", help="a folder for the sheet; default: preview")
-    parser.add_argument("--scan", type=int, default=10_000, help="images to read for sizes and pixels; default 10000")
-    parser.add_argument("--images", type=int, default=64, help="in the sheet; default 64")
+    parser.add_argument(
+        "--out", type=path_flag, default="preview", metavar="DIR", help="a folder for the sheet; default: preview"
+    )
+    parser.add_argument("--scan", type=number_flag(Count), default=10_000, help="images to read; default 10000")
+    parser.add_argument("--images", type=number_flag(Count), default=64, help="in the sheet; default 64")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse(rest)
-    if min(flags.scan, flags.images) < 1:
-        raise UserError(f"--scan={flags.scan} and --images={flags.images} must be at least 1.")
 
     from vit_jax.config.load import load
     from vit_jax.explain import preview

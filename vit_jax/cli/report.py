@@ -6,35 +6,50 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from vit_jax.cli.command import Parser
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.types import Between, UserError
 
 if TYPE_CHECKING:
     from vit_jax.runs.reports.comparison import RunComparison
 
 WATCH_SECONDS = 30.0  # default of --watch
 
+EXAMPLES = """
+vit report workdirs/digits_sweep
+vit report workdirs/a workdirs/b --out=report --watch
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Print the runs in and below folders as tables, and write report.csv, report.md, report.html and curves.png."""
-    parser = Parser(prog="vit report", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit report", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     add = parser.add_argument
     add(
         "folders",
+        type=path_flag,
         nargs="+",
         metavar="DIR",
         help="a workdir, or a folder that contains workdirs; may be on gs:// or s3://",
     )
-    add("--paper", metavar="FOLDER", help="a study with paper.json, whose published numbers are shown beside ours")
+    add(
+        "--paper",
+        type=path_flag,
+        metavar="FOLDER",
+        help="a study with paper.json, whose published numbers are shown beside ours",
+    )
     add("--metric", help="metric to compare by; default: the paper's, or test/accuracy")
-    add("--out", metavar="DIR", help="folder for the files; default: the first DIR, unless it is on an object store")
+    add(
+        "--out",
+        type=path_flag,
+        metavar="DIR",
+        help="folder for the files; default: the first DIR, unless it is on an object store",
+    )
     watch_help = f"repeat every SECONDS; default {WATCH_SECONDS:g}"
-    add("--watch", nargs="?", type=float, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
+    seconds = number_flag(Annotated[float, Between(0.1, 1e6)])
+    add("--watch", nargs="?", type=seconds, const=WATCH_SECONDS, metavar="SECONDS", help=watch_help)
     flags = parser.parse(with_watch_value(argv))
-    if flags.watch is not None and not 0 < flags.watch < float("inf"):
-        raise UserError(f"--watch={flags.watch}: expected a number of seconds, such as 30.")
 
     from rich.console import Console
 
@@ -44,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.runs.reports.comparison import compare_runs
     from vit_jax.runs.reports.tables import print_tables
 
-    out, console = flags.out or flags.folders[0], Console()
+    out, console = flags.out or flags.folders[0], Console(emoji=False)
     if stores.is_remote(out):
         raise UserError(f"The report cannot be written to {out}; choose a local folder with --out=DIR.")
     places = [RunFiles(folder) for folder in flags.folders]

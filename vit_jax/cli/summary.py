@@ -6,9 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vit_jax.cli.command import Parser, split_overrides
+from vit_jax.cli.command import Parser, number_flag, split_overrides
 from vit_jax.cli.plan import with_unit
-from vit_jax.types import UserError
+from vit_jax.types import Count, UserError
+
+EXAMPLES = """
+vit summary --model=S/16
+vit summary --config=configs/digits.py --depth=1
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,8 +26,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--config.{overrides[0][0]} changes a config; found --model={flags.model}. Give --config=FILE.py."
         )
-    if flags.depth < 1 or (flags.batch_size is not None and flags.batch_size < 1):
-        raise UserError(f"--depth={flags.depth} and --batch_size={flags.batch_size} must be at least 1.")
 
     from vit_jax.perf.summary import as_text, layers
 
@@ -46,15 +49,19 @@ def main(argv: Sequence[str]) -> int:
 
 def make_parser() -> Parser:
     """Return the flags of the command."""
-    parser = Parser(prog="vit summary", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="vit summary", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
         "--model", metavar="REF", help="any model reference, such as a workdir, hf:..., or a size as S/16"
     )
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    parser.add_argument("--num_classes", type=int, help="number of classes, for a data set that is not here")
-    parser.add_argument("--depth", type=int, default=2, help="levels of modules; default 2, the blocks")
-    parser.add_argument("--batch_size", type=int, help="of the forward pass; default 1, or that of the config")
+    parser.add_argument(
+        "--num_classes", type=number_flag(Count), help="number of classes, for a data set that is not here"
+    )
+    parser.add_argument("--depth", type=number_flag(Count), default=2, help="levels of modules; default 2, the blocks")
+    parser.add_argument(
+        "--batch_size", type=number_flag(Count), help="of the forward pass; default 1, or that of the config"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     return parser

@@ -9,26 +9,29 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from vit_jax.cli.command import Parser, split_overrides
-from vit_jax.types import UserError
+from vit_jax.cli.command import Parser, number_flag, path_flag, split_overrides
+from vit_jax.types import Between, Count, Threads, UserError
 
 if TYPE_CHECKING:
     from vit_jax.runs.sweeps.executor import Executor
     from vit_jax.runs.sweeps.record import SweepRecord
+
+EXAMPLES = """
+vit sweep experiments/digits_sweep_202611/sweep.py --out=workdirs/digits_sweep --jobs=2
+vit sweep sweep.py --out=workdirs/lr --dry-run
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the sweep; return 0 if every run is finished, 1 if some failed, 130 or 143 after Ctrl-C or SIGTERM."""
     overrides, rest = split_overrides(argv)
     flags = make_parser().parse(rest)
-    if (flags.jobs is not None and flags.jobs < 1) or flags.retries < 0:
-        raise UserError(f"--jobs={flags.jobs} --retries={flags.retries}: expected jobs >= 1 and retries >= 0.")
     ray_flags = [name for name in ("address", "cpus", "gpus", "tpus") if getattr(flags, name) is not None]
     if flags.executor != "ray" and ray_flags:
         raise UserError(f"--{ray_flags[0]} is for a cluster; add --executor=ray, or use --jobs for this machine.")
-    if not flags.out or "://" in flags.out:
+    if "://" in flags.out:
         raise UserError(f"--out={flags.out}: expected a local folder, or one that all machines share.")
 
     from vit_jax.runs.sweeps.record import locked_folder, update_record
@@ -99,14 +102,12 @@ def make_executor(flags: argparse.Namespace) -> "Executor":
 
 def make_parser() -> Parser:
     """Return the parser of the command."""
-    parser = Parser(
-        prog="vit sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog="vit sweep", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     add = parser.add_argument
     add("file", metavar="FILE.py[:ARG]", help="a file with get_sweep()")
-    add("--out", required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")
-    add("--jobs", type=int, metavar="N", help="concurrent runs; default: one per accelerator, or 1")
-    add("--retries", type=int, default=2, metavar="K", help="retries of a crashed run; default 2")
+    add("--out", type=path_flag, required=True, metavar="DIR", help="a new folder, or the folder of a sweep to resume")
+    add("--jobs", type=number_flag(Count), metavar="N", help="concurrent runs; default: one per accelerator, or 1")
+    add("--retries", type=number_flag(Threads), default=2, metavar="K", help="retries of a crashed run; default 2")
     add(
         "--search",
         choices=("asha",),
@@ -115,8 +116,18 @@ def make_parser() -> Parser:
     add("--config.KEY", metavar="VALUE", help="override a key of every run's config")
     add("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     add("--address", help="HOST:PORT of the cluster; default: the cluster that this machine belongs to")
-    add("--cpus", type=float, metavar="N", help="cores per run on a cluster; default 1")
-    add("--gpus", type=float, metavar="N", help="GPUs per run, such as 1 or 0.5; default 0")
-    add("--tpus", type=int, metavar="N", help="TPU chips per run; default 0")
+    add(
+        "--cpus",
+        type=number_flag(Annotated[float, Between(0, 1024)]),
+        metavar="N",
+        help="cores per run on a cluster; default 1",
+    )
+    add(
+        "--gpus",
+        type=number_flag(Annotated[float, Between(0, 1024)]),
+        metavar="N",
+        help="GPUs per run, such as 1 or 0.5; default 0",
+    )
+    add("--tpus", type=number_flag(Threads), metavar="N", help="TPU chips per run; default 0")
     add("--dry-run", action="store_true", help="print the runs with their commands and exit")
     return parser

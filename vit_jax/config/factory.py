@@ -8,7 +8,9 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 import typing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,8 +18,8 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config.hints import cast, fits, hint_name
-from vit_jax.types import UserError
+from vit_jax.config.hints import BOUNDS, cast, fits, hint_name, hints_of
+from vit_jax.types import Steps, UserError
 
 SEAMS = {
     "model": "vit_jax.models",
@@ -106,15 +108,17 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     module_name, _, name = type_name.partition(":")
     if not trust and not module_name.startswith("vit_jax."):
         raise ConfigError(
-            f"{path}.type is {type_name!r}, code from outside vit_jax; pass --trust (in Python trust=True) if you trust "
-            "its author."
+            f"{path}.type is {type_name!r}, code from outside vit_jax, which is imported only if you trust its author: "
+            "with --trust of evaluate, predict and convert, init.trust=True of a config, or trust=True of vit_jax.load."
         )
+    if os.getcwd() not in sys.path:  # last, so that it hides no installed module
+        sys.path.append(os.getcwd())
     try:
         target = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
-            "a file beside the config."
+            "a file beside the config or in this folder."
         ) from None
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))
@@ -135,7 +139,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the type hints of those parameters; Any where a parameter has none."""
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = hints_of(target)
     return {name: hints.get(name, Any) for name in parameters(target)}
 
 
@@ -198,7 +202,10 @@ def check_part(path: str, spec: Any) -> None:
 
 def quoted(value: Any, most: int = 200) -> str:
     """Return a value as messages show it, cut off where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print ints of thousands of digits
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -271,7 +278,10 @@ def to_plain(value: Any) -> Any:
 
 
 def check_plain(config: Any, path: str = "config") -> None:
-    """Raise ConfigError where JSON cannot hold a config: for keys other than strings and values other than plain data."""
+    """Raise ConfigError where JSON cannot hold a config: for keys other than strings and values other than plain data.
+
+    Numbers are finite and as large as the devices can compute with.
+    """
     if isinstance(config, dict):
         for key, value in config.items():
             if not isinstance(key, str) or not key or "." in key:
@@ -284,6 +294,8 @@ def check_plain(config: Any, path: str = "config") -> None:
         raise ConfigError(
             f"{path} is a {type(config).__name__}; expected bool, int, float, str, None, or a list or dict of them."
         )
+    elif type(config) in BOUNDS and not fits(config, float):
+        raise ConfigError(f"{path} is {quoted(config)}; expected a finite number of at most {BOUNDS[float].most}.")
 
 
 def first(lines: list[str], most: int = 15) -> list[str]:
@@ -303,7 +315,12 @@ def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
     """Return the steps of a run: those of its config, or its epochs in steps for this number of training examples."""
-    return config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
+    steps = config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
+    if not fits(steps, Steps):
+        raise ConfigError(
+            f"config.epochs is {config['epochs']}, which is {steps:.3g} steps; expected fewer than 2**31."
+        )
+    return steps
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

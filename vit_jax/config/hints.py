@@ -1,18 +1,32 @@
 """Check values against type hints, for what users write in configs and specs."""
 
 import inspect
-import math
-import sys
 import types
 import typing
 from typing import Any
 
+from vit_jax.types import Between
+
+# Of numbers without bounds of their own: what int32 and float32 hold, with which the devices compute.
+BOUNDS = {int: Between(1 - 2**31, 2**31 - 1), float: Between(-3.4e38, 3.4e38)}
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """Return the type hints of what a function or class is called with, bounds included."""
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value fits a type hint; floats are finite, an int is a float too, a list a tuple; other hints fit all."""
+    """Return whether a value fits a type hint; an int is a float too, a list a tuple; other hints fit all.
+
+    Numbers are finite, and inside the bounds of their hint or else BOUNDS.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is typing.Annotated:
+        bounds = _bounds(hint)
+        return _is_number(value, args[0], bounds) if bounds else fits(value, args[0])
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is typing.Literal:
@@ -20,8 +34,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is types.NoneType:
         return value is None
     if hint in (int, float):
-        kinds, most = ((int, float), sys.float_info.max) if hint is float else (int, math.inf)
-        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= most
+        return _is_number(value, hint, [BOUNDS[hint]])
     if origin is dict:
         return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
     if hint in (tuple, list) or origin in (tuple, list):
@@ -33,11 +46,23 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if inspect.isclass(hint) else True
 
 
+def _is_number(value: Any, kind: type, bounds: list[Between]) -> bool:
+    kinds = (int, float) if kind is float else int
+    is_one = isinstance(value, kinds) and not isinstance(value, bool)
+    return is_one and all(bound.least <= value <= bound.most for bound in bounds)
+
+
+def _bounds(hint: Any) -> list[Between]:
+    return [extra for extra in typing.get_args(hint)[1:] if isinstance(extra, Between)]
+
+
 def cast(value: Any, hint: Any) -> Any:
     """Return a value that fits a hint as exactly that type: an int as a float, a list as a tuple or the other way round."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return cast(value, next(arg for arg in args if fits(value, arg)))
+    if origin is typing.Annotated:
+        return cast(value, args[0])
     if hint is float:
         return float(value)
     if origin is dict:
@@ -55,5 +80,8 @@ def hint_name(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(map(hint_name, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Annotated:
+        ranges = [f"from {bound.least:,} to {bound.most:,}" for bound in _bounds(hint)]
+        return " ".join([hint_name(typing.get_args(hint)[0]), *ranges])
     names = {float: "finite float", types.NoneType: "None"}
     return names.get(hint) or (hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", ""))

@@ -4,6 +4,8 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from vit_jax.config import words
 from vit_jax.config.factory import (
     BESIDE,
     ConfigError,
@@ -28,6 +31,9 @@ from vit_jax.config.factory import (
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.types import UserError
 
+# The folder of vit_jax and of its recipes, configs/, in a checkout and where it is installed.
+ROOT = Path(__file__).parents[2]
+
 
 def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
     """Load the config of "FILE.py" or "FILE.py:ARG" and apply overrides (key, text) in order.
@@ -37,6 +43,11 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
     config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
     for key, text in overrides:
         _override(config, key, text)
+    given = {key for key, _ in overrides}
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in given and other not in given:  # the one that is given replaces the config's other
+            del config[other]
+            config[other] = None
     for key in dict.fromkeys(key for key, _ in overrides if key.endswith(".type")):
         _check_retyped(config, key.removesuffix(".type"))
     return config
@@ -47,7 +58,7 @@ def run(argument: str, function: str, kind: type, what: str, example: str) -> An
 
     what: the name of the argument in messages. example: a valid file. Raises UserError where there is no such file, or it raises.
     """
-    name, _, arg = argument.partition(":")
+    name, arg = _split(argument)
     path = _find(name, function, what, example)
     root = str(path.parent.parent)
     if root not in sys.path:  # a config imports its neighbours as configs.NAME
@@ -80,12 +91,24 @@ def run(argument: str, function: str, kind: type, what: str, example: str) -> An
     return result
 
 
+def _split(argument: str) -> tuple[str, str]:
+    """Split "FILE.py:ARG" into file and argument; a folder of the file may have a colon in its name."""
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", argument, flags=re.DOTALL)
+    name, arg = (match[1], match[2] or "") if match else (argument.partition(":")[0], argument.partition(":")[2])
+    return os.path.expanduser(name), arg
+
+
 def _find(name: str, function: str, what: str, example: str) -> Path:
     path = Path(name)
-    if path.is_file():
-        return path.resolve()
+    for place in (path, ROOT / path):  # the recipes of vit_jax are found from any folder
+        if os.path.isfile(place) and (
+            place is path or path.parts[0] == "configs"
+        ):  # False too for a name that no file can have
+            return place.resolve()
     nearby = [
-        str(p) for p in (path.parent if path.parent.is_dir() else Path("configs")).glob("*.py") if p.stem[0] != "_"
+        str(p)
+        for p in (path.parent if os.path.isdir(path.parent) else Path("configs")).glob("*.py")
+        if p.stem[0] != "_"
     ]
     close = difflib.get_close_matches(name, nearby, n=3, cutoff=0.4)
     hint = (
@@ -93,7 +116,7 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
         if close
         else f"give the path of a file with {function}(), e.g. {example}."
     )
-    raise UserError(f"{what}: no file {name!r}; {hint}")
+    raise UserError(f"{what}: no file {quoted(name)}; {hint}")
 
 
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:
@@ -111,6 +134,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node, path = config, ""
     for part in parents:
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            _hint_foreign(key, text)
             known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
             raise ConfigError(f"--config.{key}: unknown key {part!r}{near(part, known)}")
         node, path = node[part], f"{path}.{part}" if path else part
@@ -121,7 +145,11 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if not isinstance(node, ml_collections.ConfigDict):
         raise ConfigError(f"--config.{key}: {path} is a {type(node).__name__} and has no keys; set it as a whole.")
     arguments = _arguments_of(node, path)
+    if key == "model.variant" and "type" in node:
+        arguments["variant"] = str
+        _make_way(node, text)
     if last not in node and last not in arguments:
+        _hint_foreign(key, text)
         raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
     hint = dict if seam_of(key) else arguments.get(last)
     current = None
@@ -141,6 +169,21 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
 
 
+def _make_way(model: ml_collections.ConfigDict, variant: str) -> None:
+    """Delete the fields of a model that a variant stands for, since those that are given would win."""
+    fill = importlib.import_module("vit_jax.models").fill
+    model.unlock()
+    for field in fill({"type": model.type, "variant": variant}).keys() & set(model) - {"type"}:
+        del model[field]
+
+
+def _hint_foreign(key: str, text: str) -> None:
+    """Raise ConfigError where an unknown key is another library's, with what it is called here."""
+    hint = words.key_hint(key, text) or words.key_hint(key.rpartition(".")[2], text)
+    if hint and not hint.startswith(f"--config.{key}="):
+        raise ConfigError(f"--config.{key}: unknown key; expected {hint}")
+
+
 def value_of(flag: str, text: str, hint: Any) -> Any:
     """Return the value of a flag's text for a type hint: a Python literal where that fits, or the text itself."""
     try:
@@ -150,6 +193,8 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
+        if flag == "--config.model" and (hint := words.model_hint(text)):
+            raise ConfigError(f"{flag} is {quoted(text)}{hint.replace('model.variant', '--config.model.variant')}.")
         raise ConfigError(f"""{flag} is {quoted(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
     if hint is str:
         return literal if isinstance(literal, str) else text

@@ -8,6 +8,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 
 from vit_jax.config.factory import ConfigError, check_plain, flatten_config, near, quoted
 from vit_jax.config.hints import fits, hint_name
+from vit_jax.types import BatchSize, Seed, Steps, Units
 
 
 class Key(NamedTuple):
@@ -21,11 +22,11 @@ class Key(NamedTuple):
 
 KEYS: dict[str, Key] = {
     "seed": Key(
-        int, 0, "Everything random is a function of the seed, the step and the example's position in the global order."
+        Seed, 0, "Everything random is a function of the seed, the step and the example's position in the global order."
     ),
-    "steps": Key(int | None, None, "The length of the run, or `epochs`."),
+    "steps": Key(Steps | None, None, "The length of the run, or `epochs`."),
     "epochs": Key(float | None, None, "The length of the run in passes over the data, or `steps`."),
-    "batch_size": Key(int | None, 128, "Examples in a step, over all devices."),
+    "batch_size": Key(BatchSize | None, 128, "Examples in a step, over all devices."),
     "parallel": Key(
         Literal["jit", "pmap"],
         "jit",
@@ -46,7 +47,7 @@ KEYS: dict[str, Key] = {
         may_change=True,
     ),
     "image_size": Key(
-        int | None,
+        Units | None,
         None,
         "What SIZE stands for in the preprocess specs, in pixels; SIZE*7//6 works too. By default that of the model in `init`.",
     ),
@@ -94,7 +95,7 @@ KEYS: dict[str, Key] = {
         dict,
         {
             "rule": {"type": "adam", "b1": 0.9, "b2": 0.999},
-            "schedule": {"type": "cosine", "warmup_steps": 0},
+            "schedule": {"type": "cosine", "warmup_steps": 0.0},
             "lr": 1e-3,
             # Multiplied by the learning rate; on the parameters whose name the regex finds.
             "weight_decay": 0.0,
@@ -104,6 +105,8 @@ KEYS: dict[str, Key] = {
             "clip_norm": 1.0,
             # The learning rate of each block is this factor smaller than of the next (arXiv:2111.06377); none by default.
             "layer_decay": placeholder(float),
+            # Where the weight decay ends, by a half cosine over the run; constant by default.
+            "weight_decay_end": placeholder(float),
         },
         "The optimiser.",
     ),
@@ -195,8 +198,8 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     steps, epochs, batch_size, ema_decay = (config[name] for name in ("steps", "epochs", "batch_size", "ema_decay"))
     if (steps is not None and epochs is not None) or (config["by_size"] is None and steps is None and epochs is None):
         raise ConfigError(
-            f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}. On a command line unset the other: "
-            "--config.steps=None."
+            f"config: set one of steps and epochs; found steps={steps} and epochs={epochs}. Write --config.steps=1000 or "
+            "--config.epochs=10, either of which replaces the config's other."
         )
     if min((value for value in (batch_size, steps, epochs) if value is not None), default=1) <= 0:
         raise ConfigError(f"config: steps={steps}, epochs={epochs} and batch_size={batch_size} must be positive.")

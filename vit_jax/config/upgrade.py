@@ -1,5 +1,6 @@
 """Turns records of earlier versions into today's when they are read; nothing else knows that there were others."""
 
+import unicodedata
 from typing import Any
 
 # Raised by one whenever config.json changes in a way that is handled here.
@@ -9,12 +10,17 @@ VERSION = 2
 def upgrade(record: dict[str, Any]) -> dict[str, Any]:
     """Return a config.json as this version writes it.
 
-    Version 1 had one image and one label in an example, and no version number.
+    Version 1 had one image and one label in an example, and no version number. Class names were once spelled as on the disk,
+    which on macOS is not composed Unicode.
     """
+    names = record["data"].get("class_names")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        composed = [unicodedata.normalize("NFC", name) for name in names]
+        record = {**record, "data": {**record["data"], "class_names": composed}}
     if record.get("version", 1) >= VERSION:
         return record
     data = dict(record["data"])
-    names, shape = data.get("class_names"), data.pop("label_shape", ())
+    shape = data.pop("label_shape", ())
     config = record["config"]
     if isinstance(data.get("image_shape"), list) and isinstance(names, list):
         data["layout"] = {

@@ -14,6 +14,8 @@ from vit_jax.types import UserError
 
 # Limit on the size in a file's header, before anything is allocated.
 MAX_PIXELS = 89_478_485
+# A longer side has no use, and resizing needs memory in proportion to it.
+MAX_SIDE = 2**19
 # Other Pillow plug-ins are excluded: some run external programs (EPS).
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # libjpeg warnings that do not affect pixels; strict decoding fails on them, Pillow does not.
@@ -22,6 +24,8 @@ HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color tran
 PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
 # Rows below a pixel that chroma upsampling reads when chroma has half the height.
 CONTEXT_ROWS = 2
+TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
+BLOCK_ROWS = 256  # rows of deep samples that are converted at once
 PNG_END = b"IEND\xaeB`\x82"
 
 # Filters are global because `warnings.catch_warnings` is not thread-safe.
@@ -60,7 +64,7 @@ def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h 
         image = decode(data, channels)
         return cut(image, draw(image.shape[0], image.shape[1]))
     height, width = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
-    _check_size(height, width)
+    check_size(height, width)
     box = draw(height, width)
     return cut(_decode_rows(data, channels, at, min(height, box[3] + CONTEXT_ROWS)), box)
 
@@ -120,18 +124,25 @@ def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"
-    return f"{error}" or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "decoding it takes more memory than there is"
+    # A decoder that trips over a damaged header raises no sentence: KeyError(-1), an index out of range, an assertion.
+    is_sentence = " " in str(error) and not isinstance(error, LookupError)
+    return str(error) if is_sentence else f"the file is damaged ({type(error).__name__} in the decoder)"
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raise UnreadableImage for an image, or an image to be resized to, of too many pixels."""
     if height * width > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} pixels is more than the {MAX_PIXELS} allowed")
+    if max(height, width) > MAX_SIDE:
+        raise UnreadableImage(f"{width} x {height} pixels has a side of more than the {MAX_SIDE} allowed")
 
 
 def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     """Decode with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    _check_size(height, width)
+    check_size(height, width)
     segments = [(marker, segment) for marker, _, segment in _jpeg_segments(data)]
     exif = next((s[6:] for marker, s in segments if marker == 0xE1 and s.startswith(b"Exif\0\0")), b"")
     adobe = any(marker == 0xEE and s.startswith(b"Adobe") for marker, s in segments)
@@ -153,7 +164,9 @@ def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
         raise UnreadableImage("the PNG file is truncated")
     with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as file:
-        _check_size(file.height, file.width)
+        check_size(file.height, file.width)
+        if file.format == "TIFF":  # a tile may be larger than the image, and is decoded whole
+            check_size(*(int(file.tag_v2.get(tag, 1)) for tag in (TILE_HEIGHT, TILE_WIDTH)))  # type: ignore[attr-defined]
         file.load()
         exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
         # Pillow assumes that every CMYK JPEG is inverted, but only Adobe's are.
@@ -176,11 +189,19 @@ def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:
 
 def _to_8_bits(samples: np.ndarray) -> np.ndarray:
     """Round deep gray samples to uint8: integers span 0..65535; floats 0..1, or 0..255 if any exceeds 1."""
-    if np.issubdtype(samples.dtype, np.integer):
-        return ((samples.clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    samples = np.nan_to_num(samples, posinf=0, neginf=0)
-    scale = 255 if samples.max() <= 1 else 1
-    return np.rint(samples * scale).clip(0, 255).astype(np.uint8)
+    integers = np.issubdtype(samples.dtype, np.integer)
+    rounded = np.empty(samples.shape, np.uint8)
+    # In blocks, as the steps between would take several times the memory of the image.
+    blocks = [slice(row, row + BLOCK_ROWS) for row in range(0, len(samples), BLOCK_ROWS)]
+    finite = (np.nan_to_num(samples[rows], posinf=0, neginf=0) for rows in blocks if not integers)
+    scale = 255 if all(block.max() <= 1 for block in finite) else 1
+    for rows in blocks:
+        if integers:
+            rounded[rows] = (samples[rows].clip(0, 65535).astype(np.uint32) + 128) // 257
+        else:
+            block = np.nan_to_num(samples[rows], posinf=0, neginf=0)
+            rounded[rows] = np.rint(block * scale).clip(0, 255)
+    return rounded
 
 
 def exif_orientation(exif: bytes) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax.data.source import Draw, Encoded, Example, Image, Label, Segments, Source, UnreadableImage, cut
 from vit_jax.data.transforms.preprocess import parse
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -72,14 +73,14 @@ class Examples:
         if not isinstance(example, dict) or set(example) != set(self.source.fields):
             found = f"the keys {sorted(example)}" if isinstance(example, dict) else f"a {type(example).__name__}"
             raise UserError(
-                f"{type(self.source).__name__} returns {found} for {self.source.name(index)}; expected a dict with the keys of its "
-                f"`fields`: {sorted(self.source.fields)}."
+                f"{type(self.source).__name__} returns {found} for {line(self.source.name(index))}; expected a dict with the "
+                f"keys of its `fields`: {sorted(self.source.fields)}."
             )
         for key, field in self.source.fields.items():
             if isinstance(field, Label) and not 0 <= int(example[key]) < len(field.class_names):
                 raise UserError(
-                    f"{type(self.source).__name__} returns the {key} {example[key]} for {self.source.name(index)}; expected a "
-                    f"position in its {len(field.class_names)} class names."
+                    f"{type(self.source).__name__} returns the {key} {example[key]} for {line(self.source.name(index))}; expected "
+                    f"a position in its {len(field.class_names)} class names."
                 )
         return {key: _Remembered(x, sound) if isinstance(x, Encoded) else x for key, x in example.items()}
 
@@ -113,7 +114,7 @@ class Examples:
             )
             here, there = (f"{tuple(x[key].shape)} {x[key].dtype}" if key in x else "nothing" for x in (found, layout))
             raise UserError(
-                f"Found {here} as {key!r} of {self.source.name(index)} after preprocessing, expected {there} as for the "
+                f"Found {here} as {key!r} of {line(self.source.name(index))} after preprocessing, expected {there} as for the "
                 f"others: {remedy}."
             )
 
@@ -184,7 +185,8 @@ class Reader:
     example and PROBES more spread over the set must agree.
     """
 
-    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float):
+    def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float, remedy: str):
+        self._remedy = remedy
         self.unreadable: dict[str, str] = {}
         self._examples = Examples(source, preprocess, cache_mb * 2**20)
         self.source, self.fields, self._max_unreadable = source, self._examples.fields, max_unreadable
@@ -225,7 +227,7 @@ class Reader:
 
     def record(self, index: int, reason: str) -> None:
         """Count an example as unreadable, once; raises UserError where it is one too many."""
-        name = self.source.name(index)
+        name = line(self.source.name(index))
         with self._lock:
             if index in self._skip:
                 return
@@ -241,5 +243,5 @@ class Reader:
         files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
         return UserError(
             f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "
-            f"{self._max_unreadable:.2%}: repair or remove them, or raise max_unreadable. For example: {files}"
+            f"{self._max_unreadable:.2%}: {self._remedy}. For example: {files}"
         )

@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`."""
+"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`, or your own `MODULE:SOURCE`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.config.factory import call
-from vit_jax.data.source import Example, Label, Labels, Numbers, Source
+from vit_jax.config.factory import build, call, parameters, resolve
+from vit_jax.data.source import Example, Label, Labels, Numbers, Source, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.table import Table
 from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
-KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME")
+KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME", "MODULE:SOURCE")
 
 
 def open_source(
@@ -41,6 +41,11 @@ def open_source(
     if kind == "tfds" and place:
         where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
         return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})
+    if "." in kind or (place and place.isidentifier()):
+        target = resolve(reference, "vit_jax.data.sources", "--data")
+        return build(
+            {"type": reference, **({"split": split or "test"} if "split" in parameters(target) else {})}, "data.source"
+        )
     raise UserError(f"Found the data {reference!r}, expected one of {', '.join(KINDS)}.")
 
 
@@ -55,6 +60,7 @@ class Relabelled(Source):
     """
 
     def __init__(self, source: Source, class_names: Sequence[str]):
+        class_names = normalized(class_names)
         unknown = [name for name in source.class_names if name not in class_names]
         if unknown:
             raise UserError(
@@ -66,7 +72,7 @@ class Relabelled(Source):
         self._key, field = next(
             (key, field) for key, field in source.fields.items() if isinstance(field, Label | Labels | Numbers)
         )
-        self.fields = {**source.fields, self._key: type(field)(tuple(class_names))}
+        self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
 
     def __len__(self) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
+from vit_jax.chips import host_memory
 from vit_jax.data.examples import Arrays, Layout, Reader
 from vit_jax.data.source import Fields, Source, class_names_of
 from vit_jax.data.workers import Workers
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Count, Fraction, Megabytes, Seed, Threads, UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -39,16 +40,18 @@ class _Data:
     rows: those of each global batch that this process reads; None is all of them.
     """
 
+    remedy = "repair or remove them"  # of too many unreadable examples
+
     def __init__(
         self,
         source: Source,
         preprocess: str,
-        batch_size: int,
+        batch_size: BatchSize,
         rows: Sequence[int] | None = None,
-        threads: int = 2,
-        prefetch: int = 4,
-        cache_mb: int = 2048,
-        max_unreadable: float = 0.01,
+        threads: Threads = 2,
+        prefetch: Threads = 4,
+        cache_mb: Megabytes = 2048,
+        max_unreadable: Fraction = 0.01,
     ):
         if batch_size < 1:
             raise UserError(f"Found batch_size={batch_size}, expected at least 1: change batch_size.")
@@ -57,11 +60,21 @@ class _Data:
                 f"Found threads={threads}, prefetch={prefetch}, cache_mb={cache_mb}, max_unreadable={max_unreadable}, "
                 "expected three numbers of at least 0 and a share between 0 and 1: correct those outside."
             )
-        self._reader = Reader(source, preprocess, cache_mb, max_unreadable)
+        self._reader = Reader(source, preprocess, cache_mb, max_unreadable, self.remedy)
         self.spec = DataSpec(self._reader.layout, len(source), self._reader.fields)
         self.batch_size = batch_size
+        self._check_memory(len(rows) if rows is not None else batch_size, prefetch)
         self._rows = tuple(range(batch_size) if rows is None else rows)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+
+    def _check_memory(self, rows: int, prefetch: int) -> None:
+        """Raise UserError where this machine cannot keep the batches that are made ahead."""
+        batch = rows * sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in self._reader.layout.values())
+        if (prefetch + 1) * batch > host_memory():
+            raise UserError(
+                f"Found batches of {batch / 2**30:.1f} GiB in this process, with prefetch={prefetch} of them ahead; expected at "
+                f"most the {host_memory() / 2**30:.1f} GiB of this machine: lower batch_size or, in training, data.prefetch."
+            )
 
     @property
     def source(self) -> Source:
@@ -101,21 +114,22 @@ class TrainData(_Data):
 
     # Arrays that live on the devices, and what turns a batch into the one that the task prepares; see ResidentData.
     device_arrays: Mapping[str, np.ndarray] = {}
+    remedy = "repair or remove them, or raise data.max_unreadable"
     fetch: Callable | None = None
 
     def __init__(
         self,
         source: Source,
         preprocess: str,
-        batch_size: int,
-        seed: int,
+        batch_size: BatchSize,
+        seed: Seed,
         rows: Sequence[int] | None = None,
-        threads: int = 2,
-        prefetch: int = 4,
-        cache_mb: int = 2048,
-        max_unreadable: float = 0.01,
-        repeats: int = 1,
-        workers: int = 0,
+        threads: Threads = 2,
+        prefetch: Threads = 4,
+        cache_mb: Megabytes = 2048,
+        max_unreadable: Fraction = 0.01,
+        repeats: Count = 1,
+        workers: Threads = 0,
     ):
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed}, expected 0 <= seed < 2**32: choose another seed.")

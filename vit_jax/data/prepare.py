@@ -18,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from vit_jax.data.decode import decode
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.transforms.ops import resize_small
+from vit_jax.printable import line
 from vit_jax.types import UserError
 
 # Reading is as fast from many files as from few; files of this size can be copied one at a time.
@@ -106,10 +107,10 @@ def write(
                 try:
                     shards.write(future.result())
                 except UnreadableImage as error:
-                    unreadable[name] = str(error)
+                    unreadable[line(name)] = str(error)
                     path = folder / UNREADABLE
-                    with _write_errors(folder), open(path, "a", encoding="utf-8", errors="replace") as file:
-                        file.write(f"{name}: {error}\n")
+                    with _write_errors(folder), open(path, "a", encoding="utf-8") as file:
+                        file.write(f"{line(name)}: {error}\n")
                     if len(unreadable) > allowed:
                         raise _too_many(unreadable, dataset.size, max_unreadable) from None
                 done += 1

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax.data.files import read_file
 from vit_jax.data.prepare import UNREADABLE, Dataset, MakeExample, Shrink, SplitExamples
-from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.tfds import files_of, prepared_builder
@@ -84,10 +84,7 @@ def _folder_example(path: str, relative: str, label: int, shrink: Shrink) -> byt
     """Return a file and its label as a serialized tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+    data = read_file(path)
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(shrink(data))
     example.features.feature["label"].int64_list.value.append(label)

@@ -10,10 +10,10 @@ import numpy as np
 
 from vit_jax.data.examples import Array, Layout
 from vit_jax.data.pipeline import Batch, DataSpec, TrainData
-from vit_jax.data.source import Image, Segments, Source
-from vit_jax.data.transforms.device_ops import DEVICE_OPS, DeviceOp
+from vit_jax.data.source import Source
+from vit_jax.data.transforms.device_ops import DEVICE_OPS, transformed
 from vit_jax.data.transforms.preprocess import parse_steps, split_spec
-from vit_jax.types import Rng
+from vit_jax.types import BatchSize, Rng, Seed, Threads
 
 # Operations without randomness, done once for each image.
 FIXED = ("resize", "resize_small", "central_crop")
@@ -23,20 +23,24 @@ class ResidentData(TrainData):
     """The batches of TrainData, in its order, as {"index": int32 [rows]}: positions in `device_arrays`.
 
     `preprocess` begins with operations of FIXED, which are done once, and continues with some of DEVICE_OPS, which `fetch`
-    does in the step, with one draw for all images and segments of an example. Images take one byte per pixel
-    and channel; every device holds a full copy unless mesh.fsdp is set.
+    does in the step. Images take one byte per pixel and channel; every device holds a full copy unless mesh.fsdp is set.
     """
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int, seed: int, threads: int = 2, **options: Any):
+    def __init__(
+        self, source: Source, preprocess: str, batch_size: BatchSize, seed: Seed, threads: Threads = 2, **options: Any
+    ):
         texts = split_spec(preprocess)
         count = next((i for i, text in enumerate(texts) if text.partition("(")[0].strip() not in FIXED), len(texts))
-        self._random: list[DeviceOp] = parse_steps(preprocess, DEVICE_OPS, texts[count:], count)
+        self._random = parse_steps(preprocess, DEVICE_OPS, texts[count:], count)
         super().__init__(source, "|".join(texts[:count]), batch_size, seed, threads=threads, **options)
         self.device_arrays = self._load(threads)
         one = {key: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for key, x in self.device_arrays.items()}
+        fields = self._reader.fields
+        for step in self._random:
+            fields = step.fields(fields) if hasattr(step, "fields") else fields
         shapes = jax.eval_shape(self._augmented, jax.random.key(0), one)
         layout = {key: Array(x.shape[1:], x.dtype.name) for key, x in shapes.items()}
-        self.spec = DataSpec(layout, self.spec.num_examples, self.spec.fields)
+        self.spec = DataSpec(layout, self.spec.num_examples, fields)
 
     @property
     def layout(self) -> Layout:
@@ -49,15 +53,7 @@ class ResidentData(TrainData):
         return self._augmented(rng, chosen)
 
     def _augmented(self, rng: Rng, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        result = dict(batch)
-        for index, op in enumerate(self._random):
-            key = jax.random.fold_in(rng, index)
-            for name, field in self._reader.fields.items():
-                if isinstance(field, Image) and name in result:
-                    result[name] = op(key, result[name])
-                elif isinstance(field, Segments) and name in result:
-                    result[name] = op(key, result[name][..., None])[..., 0]
-        return result
+        return transformed(self._random, rng, batch, self._reader.fields)
 
     def _load(self, threads: int) -> dict[str, np.ndarray]:
         """Return all examples; an unreadable one is zero, and counted, and never shown."""

@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,25 +36,35 @@ class Image(Field):
     """A picture, uint8 [h, w, c], or an `Encoded` that decodes to one."""
 
 
+def normalized(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names in composed Unicode (NFC); macOS writes decomposed file names, which look the same."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
 @dataclasses.dataclass(frozen=True)
-class Label(Field):
+class Named(Field):
+    """A field of classes or numbers, whose names are in composed Unicode."""
+
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", normalized(self.class_names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Label(Named):
     """One class, as its position in class_names."""
 
-    class_names: tuple[str, ...]
-
 
 @dataclasses.dataclass(frozen=True)
-class Labels(Field):
+class Labels(Named):
     """Several classes: 0 or 1 for each of class_names, float32 [n]."""
 
-    class_names: tuple[str, ...]
-
 
 @dataclasses.dataclass(frozen=True)
-class Numbers(Field):
+class Numbers(Named):
     """A number for each of the names, float32 [n]. example: one of them in words, for messages."""
 
-    class_names: tuple[str, ...]
     example: str = dataclasses.field(default="", compare=False)
 
 
@@ -63,14 +74,14 @@ class Text(Field):
 
 
 @dataclasses.dataclass(frozen=True)
-class Segments(Field):
+class Segments(Named):
     """The class of each pixel, uint8 [h, w], or an `Encoded` that decodes to it; 255 is ignored."""
 
     class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Boxes(Field):
+class Boxes(Named):
     """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own."""
 
     class_names: tuple[str, ...] = ()
@@ -123,7 +134,7 @@ class Source(abc.ABC):
         """Return a file path or another stable name, for messages and reports."""
 
     def left_out(self) -> dict[str, str]:
-        """Return the files beside the examples that are none of them, with the reason."""
+        """Return files beside the examples that are none of them, with the reason; of very many the first."""
         return {}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from vit_jax.data.source import Label, Source
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = 15) -> float:
@@ -31,7 +31,14 @@ class Classification(Evaluator):
 
     needs = ("logits", "probs", "loss")
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
+    ):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
         if not isinstance(source.fields.get("label"), Label):
             raise UserError(

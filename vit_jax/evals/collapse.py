@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 # Below these the features of any two images are the same for most purposes.
 SMALLEST_RANK, SMALLEST_SPREAD = 3.0, 0.05
@@ -40,7 +40,14 @@ class Collapse(Evaluator):
     needs = ("features",)
     own_classes = True
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
+    ):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
         if len(source) < 2:
             raise UserError(f"Found {len(source)} image, expected at least 2 to compare their features.")

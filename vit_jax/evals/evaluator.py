@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.data.pipeline import DataSpec, EvalData
 from vit_jax.data.source import Source
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -37,7 +37,14 @@ class Evaluator(abc.ABC):
     needs: tuple[str, ...] = ("logits",)
     own_classes: bool = False
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
+    ):
         data = EvalData(source, preprocess, batch_size, threads=threads, cache_mb=cache_mb)
         self.passes: dict[str, EvalData] = {"": data}
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from vit_jax.data.pipeline import EvalData
 from vit_jax.data.source import Label, Source
 from vit_jax.evals.evaluator import Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Features = Float[np.ndarray, "n d"]
 Classes = Int[np.ndarray, "n"]
@@ -32,9 +32,9 @@ class FromFeatures(Evaluator):
         source: Source,
         train: Source,
         preprocess: str,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
         training = EvalData(train, preprocess, batch_size, threads=threads, cache_mb=cache_mb)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Classes, Features, FromFeatures, Others
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Count, Megabytes, Threads, UserError
 
 # The constant feature for the bias, so large that the bias is hardly regularised.
 BIAS = 100.0
@@ -43,10 +43,10 @@ class FewShot(FromFeatures):
         preprocess: str,
         shots: tuple[int, ...] = (1, 5, 10, 25),
         l2: float = 1024.0,
-        draws: int = 3,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        draws: Count = 3,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
         if min(shots, default=0) < 1 or l2 <= 0 or draws < 1:

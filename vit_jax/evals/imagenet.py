@@ -10,7 +10,7 @@ from vit_jax.data.open import Relabelled
 from vit_jax.data.source import Label, Source
 from vit_jax.data.sources.tfds import imagenet_names
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Variant = Literal["real", "v2", "a", "r", "sketch"]
 CLASSES = 1000
@@ -34,9 +34,9 @@ class ImageNet(Evaluator):
         variant: Variant,
         source: Source,
         preprocess: str,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         single = isinstance(source.fields.get("label"), Label)
         if single == (variant == "real"):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Features, FromFeatures, OtherClasses, Others
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 def normalized(features: Features) -> Features:
@@ -45,9 +45,9 @@ class Knn(FromFeatures):
         preprocess: str,
         k: int = 20,
         temperature: float = 0.07,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
         if not 1 <= k <= len(train) or temperature <= 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.data.source import Label, Source
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 class MultiLabel(Evaluator):
@@ -19,7 +19,14 @@ class MultiLabel(Evaluator):
 
     needs = ("probs", "loss")
 
-    def __init__(self, source: Source, preprocess: str, batch_size: int = 256, threads: int = 2, cache_mb: int = 2048):
+    def __init__(
+        self,
+        source: Source,
+        preprocess: str,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
+    ):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
         if isinstance(source.fields.get("label"), Label):
             raise UserError(

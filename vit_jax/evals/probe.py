@@ -8,7 +8,7 @@ import numpy as np
 from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Classes, Features, FromFeatures, OtherClasses, Others
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 class LinearProbe(FromFeatures):
@@ -25,9 +25,9 @@ class LinearProbe(FromFeatures):
         preprocess: str,
         strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
         max_iter: int = 1000,
-        batch_size: int = 256,
-        threads: int = 2,
-        cache_mb: int = 2048,
+        batch_size: BatchSize = 256,
+        threads: Threads = 2,
+        cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
         if min(strengths, default=0) <= 0 or max_iter < 1:

@@ -5,6 +5,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_jax.printable import lines
+
 STYLE = """
 body { font-family: system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; background: #fff }
 img { max-width: 100%; display: block; margin: 0.7em 0 }
@@ -38,8 +40,8 @@ def as_page(
 
 
 def escape(text: str) -> str:
-    """Return text for HTML, whatever is in it; bytes of a file name that are no text become question marks."""
-    return html.escape(text.encode("utf-8", "replace").decode())
+    """Return text for HTML, whatever is in it."""
+    return html.escape(lines(text))
 
 
 def encoded(path: Path) -> str:

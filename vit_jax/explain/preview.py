@@ -10,7 +10,9 @@ import numpy as np
 
 from vit_jax.config import schema
 from vit_jax.config.factory import build, quoted
+from vit_jax.data.files import MAX_LISTED
 from vit_jax.data.source import Encoded, Label, Labels, Source, Spread, UnreadableImage
+from vit_jax.printable import cut, line
 from vit_jax.train import settings
 from vit_jax.train.build import build_data, build_parts
 from vit_jax.train.step import prepared, step_keys
@@ -152,10 +154,10 @@ def caption_of(batch: Mapping[str, Any], row: int, names: tuple[str, ...]) -> st
             continue
         value = np.asarray(batch[key][row])
         if value.ndim == 0 and names:
-            return names[int(value)]
+            return line(names[int(value)])
         if value.ndim == 1 and len(value) == len(names):
             best = [i for i in np.argsort(-value, kind="stable")[:2] if value[i] > max(0.1, value.max() / 20)]
-            return "\n".join(f"{names[i][:14]} {value[i]:.2f}" for i in best)
+            return "\n".join(f"{cut(names[i], 14)} {value[i]:.2f}" for i in best)
     return ""
 
 
@@ -188,8 +190,9 @@ def as_text(found: Statistics) -> str:
         lines.append(f"most frequent sizes, height x width: {common}")
         lines.append(f"mean of each channel {numbers(found.mean)}, standard deviation {numbers(found.std)}, of [0, 1]")
     for what, files in (("unreadable", found.unreadable), ("left out", found.left_out)):
-        lines.append(f"{what}: {len(files):,} files" + (", for example" if len(files) > 10 else ""))
-        lines += [f"  {quoted(name)[1:-1]}: {reason}" for name, reason in list(files.items())[:10]]
+        more = " or more" if files is found.left_out and len(files) == MAX_LISTED else ""
+        lines.append(f"{what}: {len(files):,}{more} files" + (", for example" if len(files) > 10 else ""))
+        lines += [f"  {line(f'{name}: {reason}')}" for name, reason in list(files.items())[:10]]
     return "\n".join(lines)
 
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from vit_jax.grads.gradient import Batch, Gradient, Plain, Step
-from vit_jax.types import UserError
+from vit_jax.types import BatchSize, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Accumulate(Gradient):
     """The mean over `microbatches` equal parts, one after the other; without dropout it equals the whole batch's."""
 
-    microbatches: int
+    microbatches: BatchSize
     splits_batch = True
 
     def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:

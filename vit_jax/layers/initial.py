@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from flax import linen as nn
 
-WeightInit = Literal["xavier", "lecun", "trunc_normal"]
+WeightInit = Literal["xavier", "lecun", "trunc_normal", "mae"]
 
 
 class Initial(NamedTuple):
@@ -20,10 +20,13 @@ class Initial(NamedTuple):
 _LECUN = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
 # What torch's convolutions begin with: uniform in +-1 / sqrt(h w c).
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2))
+_XAVIER = nn.initializers.xavier_uniform()
+_XAVIER_PATCHES = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer of both. "trunc_normal": DeiT and DeiT-III, whose normal is cut
-# at 100 deviations.
+# at 100 deviations. "mae": facebookresearch/mae, for which the patches are a linear layer.
 INITIAL: dict[str, Initial] = {
-    "xavier": Initial(nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6), nn.initializers.zeros, _LECUN),
+    "xavier": Initial(_XAVIER, nn.initializers.normal(1e-6), nn.initializers.zeros, _LECUN),
     "lecun": Initial(nn.initializers.lecun_normal(), nn.initializers.zeros, nn.initializers.zeros, _LECUN),
     "trunc_normal": Initial(nn.initializers.normal(0.02), nn.initializers.zeros, nn.initializers.normal(0.02), _TORCH),
+    "mae": Initial(_XAVIER, nn.initializers.zeros, nn.initializers.normal(0.02), _XAVIER_PATCHES),
 }

@@ -3,8 +3,9 @@
 from typing import Any
 
 from flax import linen as nn
+from jaxtyping import Array, Float
 
-from vit_jax.types import DtypeName, UserError
+from vit_jax.types import DtypeName, Logits, UserError
 
 KIND = nn.Module
 
@@ -18,6 +19,31 @@ def linear(std: float = 0.0, bias: float = 0.0) -> nn.Module:
         raise UserError(f"model.head.std={std}; expected a number of at least 0.")
     kernel = nn.initializers.normal(std) if std else nn.initializers.zeros
     return nn.Dense(0, kernel_init=kernel, bias_init=nn.initializers.constant(bias))
+
+
+class BatchNormLinear(nn.Dense):
+    """A linear layer of features that have mean 0 and variance 1 in the batch, or by running averages of both in use."""
+
+    momentum: float = 0.9
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "b d"]) -> Logits:
+        """Map features to logits; training is where the statistics can be written."""
+        trains = self.is_mutable_collection("batch_stats")
+        norm = nn.BatchNorm(
+            not trains, momentum=self.momentum, epsilon=self.eps, use_bias=False, use_scale=False, name="norm"
+        )
+        return super().__call__(norm(inputs).astype(inputs.dtype))
+
+
+def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-6) -> nn.Module:
+    """Return a linear layer after a batch norm without scale and bias, as MAE probes (arXiv:2111.06377, appendix A.1)."""
+    if std <= 0 or not 0 <= momentum < 1 or eps <= 0:
+        raise UserError(
+            f"model.head has std={std}, momentum={momentum}, eps={eps}; expected numbers above 0, and a momentum in [0, 1)."
+        )
+    return BatchNormLinear(0, kernel_init=nn.initializers.normal(std), momentum=momentum, eps=eps)
 
 
 def fitted(head: nn.Module, num_classes: int, dtype: DtypeName, param_dtype: DtypeName) -> Any:

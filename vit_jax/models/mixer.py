@@ -14,11 +14,12 @@ from vit_jax.layers.encoder import Encoder, Remat
 from vit_jax.layers.mlp import Gelu
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.models import heads
+from vit_jax.models.sizes import FromVariant
 from vit_jax.models.vit import BLOCK, pair
-from vit_jax.types import DtypeName, Images, Logits, Tokens, UserError
+from vit_jax.types import Count, DtypeName, Images, Logits, Tokens, Units, UserError
 
 
-class Mixer(nn.Module):
+class Mixer(FromVariant, nn.Module):
     """MLP-Mixer: patches, blocks of MLPs across tokens and across channels, global average, linear head.
 
     The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features in place of logits. Every
@@ -27,12 +28,12 @@ class Mixer(nn.Module):
     with the bias head_bias. Weights begin as lecun_normal, with biases of zero.
     """
 
-    num_classes: int
-    width: int
-    depth: int
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
-    patch_size: int | tuple[int, int]
+    num_classes: Units
+    width: Units
+    depth: Count
+    tokens_mlp_dim: Units
+    channels_mlp_dim: Units
+    patch_size: Units | tuple[Units, Units]
     mlp: Gelu = "gelu_tanh"
     norm_eps: float = 1e-6
     drop_path: float = 0.0

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from vit_jax.layers.conv import Bottleneck, FeatureMap, Stage, StdConv, WeightNorm
-from vit_jax.types import DtypeName, Images, UserError
+from vit_jax.types import Count, DtypeName, Images, Units, UserError
 
 
 class ResNet(nn.Module):
@@ -20,8 +20,8 @@ class ResNet(nn.Module):
     std + weight_eps, "var" by sqrt(variance + weight_eps). As the `stem` of a ViT it takes the ViT's dtypes.
     """
 
-    stages: tuple[int, ...]
-    width: int = 64
+    stages: tuple[Count, ...]
+    width: Units = 64
     norm_eps: float = 1e-6
     weight_norm: WeightNorm = "std"
     weight_eps: float = 1e-5

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.config import words
 from vit_jax.types import UserError
 
 
@@ -53,6 +54,24 @@ MIXER_SIZES = {
     "L": MixerSize(1024, 24, 512, 4096),
 }
 
+
+@dataclasses.dataclass(frozen=True)
+class SwinSize:
+    """Width of the first stage, and depth and attention heads of every stage."""
+
+    width: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+
+
+# arXiv:2103.14030 section 3.3.
+SWIN_SIZES = {
+    "T": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "S": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "B": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "L": SwinSize(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
 # Units of each stage of the ResNet, and the patch size on its feature map: arXiv:2010.11929 section 4.1, arXiv:2106.10270.
 HYBRIDS = {
     "R+Ti/16": ((), 8),
@@ -63,10 +82,12 @@ HYBRIDS = {
 }
 
 
-def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize] = SIZES) -> dict[str, Any]:
+def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize | SwinSize] = SIZES) -> dict[str, Any]:
     """Return the model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
     if name not in sizes:
+        if hint := words.model_hint(variant):
+            raise UserError(f"Unknown model size in variant={variant!r}{hint}.")
         near = difflib.get_close_matches(name, sizes, n=3, cutoff=0.1) or list(sizes)
         raise UserError(f"Unknown model size {name!r} in variant={variant!r}; near: {', '.join(near)}.")
     fields = dataclasses.asdict(sizes[name])
@@ -88,6 +109,26 @@ def parse_hybrid(variant: str) -> dict[str, Any]:
     return parse_variant(size) | {"patch_size": patch_size, "stem": {"type": "resnet.ResNet", "stages": stages}}
 
 
+class FromVariant:
+    """Builds a network from a size name, which is none of its fields."""
+
+    def __new__(cls, *_: Any, **fields: Any):
+        """Refuse a size name among the fields, with the remedy."""
+        if "variant" in fields:
+            raise UserError(
+                f"{cls.__name__} has no field variant; write {cls.__name__}.from_variant({fields['variant']!r}, num_classes=10)."
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def from_variant(cls, variant: str, num_classes: int, **fields: Any) -> Any:
+        """Return the network of a size name such as "B/16" or "R50+B/16"; other fields may be given as in a config."""
+        from vit_jax.config import factory  # which a network itself does without
+
+        spec = {"type": f"{cls.__module__}:{cls.__qualname__}", "variant": variant, **fields}
+        return factory.build(spec, "model", num_classes=num_classes)
+
+
 def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model config with its `variant`, if any, replaced by the fields of that size; explicit fields win."""
     fields = {key: value for key, value in spec.items() if key != "variant" and value is not None}
@@ -99,6 +140,8 @@ def fill_variant(spec: Mapping[str, Any]) -> dict[str, Any]:
     network = re.split(r"[.:]", str(spec.get("type")))[-1]
     if network == "ResNet":
         raise UserError(f"A ResNet has no variants; found variant={variant!r}. Give its stages, such as [3, 4, 9].")
+    if network == "Swin":
+        return parse_variant(variant, SWIN_SIZES) | fields
     if network == "Mixer":
         return parse_variant(variant, MIXER_SIZES) | fields
     return (parse_hybrid(variant) if "+" in variant else parse_variant(variant)) | fields

@@ -20,7 +20,8 @@ from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.layers.pooling import AttentionPool, masked_mean
 from vit_jax.layers.posemb import AddPositions
 from vit_jax.models import heads
-from vit_jax.types import DtypeName, Images, Logits, Mask, Tokens, UserError
+from vit_jax.models.sizes import FromVariant
+from vit_jax.types import Count, DtypeName, Images, Logits, Mask, Tokens, Units, UserError
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_norm)(/|$)")
 
 
-class ViT(nn.Module):
+class ViT(FromVariant, nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
 
     stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes.
@@ -53,13 +54,13 @@ class ViT(nn.Module):
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
 
-    num_classes: int
-    width: int
-    depth: int
-    mlp_dim: int
-    num_heads: int
-    patch_size: int | tuple[int, int]
-    stride: int | tuple[int, int] | None = None
+    num_classes: Units
+    width: Units
+    depth: Count
+    mlp_dim: Units
+    num_heads: Count
+    patch_size: Units | tuple[Units, Units]
+    stride: Units | tuple[Units, Units] | None = None
     padding: Literal["valid", "same"] = "valid"
     stem: nn.Module | None = None
     embed_bias: bool = True
@@ -78,7 +79,7 @@ class ViT(nn.Module):
     layer_scale: float | None = None
     norm_eps: float = 1e-6
     norm_after_pool: bool = False
-    rep_size: int | None = None
+    rep_size: Units | None = None
     dropout: float = 0.0
     attn_dropout: float = 0.0
     drop_path: float = 0.0

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from vit_jax.optim.layer_decay import scale_by_layer
@@ -11,6 +12,7 @@ from vit_jax.optim.per_parameter import (
     DecaysItself,
     Multipliers,
     check_multipliers,
+    decay_towards,
     each_by,
     factors_of,
     weight_decays,
@@ -28,7 +30,9 @@ def make_optimizer(
     multipliers: Multipliers | None = None,
     clip_norm: float | None = None,
     layer_decay: float | None = None,
+    weight_decay_end: float | None = None,
     *,
+    steps: int = 1,
     layers: Callable[[], Mapping[str, int]] | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Return the optimiser, and the learning rate as a function of the step.
@@ -38,12 +42,18 @@ def make_optimizer(
     finds a parameter's name counts: "lr" multiplies what the rule makes of the gradient, "weight_decay" the decay, as
     big_vision's lr_mults and wd_mults. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning
     rate, and so the decay, smaller by this factor from each layer to the one before it; `layers` returns the layer of each
-    parameter by name (see layer_decay.py).
+    parameter by name (see layer_decay.py). With `weight_decay_end` the decay goes there by a half cosine over the `steps` of the
+    run, as DINO's does (arXiv:2104.14294, section 3.2).
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
         raise UserError(
             f"optim has lr={lr}, weight_decay={weight_decay}, clip_norm={clip_norm}; lr and weight_decay may not be "
             "negative, clip_norm must be positive, or None for no clipping."
+        )
+    if weight_decay_end is not None and (weight_decay_end < 0 or not weight_decay or isinstance(rule, DecaysItself)):
+        raise UserError(
+            f"optim.weight_decay_end is {weight_decay_end}, with weight_decay={weight_decay}; expected a number of at least 0, a "
+            "weight_decay above 0 to begin with, and a rule other than lamb and lars."
         )
     compile_regex(decay, "optim.decay")
     multipliers = multipliers or []
@@ -61,7 +71,14 @@ def make_optimizer(
     if isinstance(rule, DecaysItself):
         parts += [rule.with_decays(decays), *scale]
     else:
-        shrink = each_by(decays, lambda update, param, share: update + share * param if share else update)
+        if weight_decay_end is None:
+            shrink = each_by(decays, lambda update, param, share: update + share * param if share else update)
+        else:
+            ratio = weight_decay_end / weight_decay
+            shrink = decay_towards(
+                decays,
+                lambda step: ratio + (1.0 - ratio) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0))),
+            )
         parts += [rule, *scale, *([shrink] if weight_decay else [])]
     if layer_decay is not None:
         if layers is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vit_jax import trees
@@ -80,6 +81,25 @@ def each_by(
         assert params is not None
         of = numbers(params)
         return trees.map_named(lambda name, u, p: change(u, p, of[name]), updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def decay_towards(
+    decays: Callable[[Params], dict[str, float]], factor: Callable[[jax.Array], jax.Array]
+) -> optax.GradientTransformation:
+    """Add decays(params)[name] * factor(step) * parameter to each update."""
+    constant = each_by(decays, lambda update, param, share: share * param if share else jnp.zeros_like(update))
+
+    def init(params: Params) -> optax.ScaleByScheduleState:
+        constant.init(params)
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: optax.ScaleByScheduleState, params: Params | None = None):
+        added, _ = constant.update(updates, optax.EmptyState(), params)
+        now = factor(state.count)
+        changed = jax.tree.map(lambda u, d: u + now.astype(u.dtype) * d, updates, added)
+        return changed, optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
 

@@ -104,6 +104,27 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Gradien
     return DecaysItself(adam.init, update)
 
 
+def lars(momentum: float = 0.9, trust_coefficient: float = 0.001) -> optax.GradientTransformation:
+    """LARS (arXiv:1708.03888, algorithm 1), with which MoCo v3 and MAE (arXiv:2111.06377, table 10) probe linearly.
+
+    The gradient of a parameter of two or more dimensions, decay included, is scaled to trust_coefficient times the norm of the
+    parameter, where neither norm is zero; then it enters the momentum.
+    """
+    check_rates(momentum=momentum)
+    trace = optax.trace(decay=momentum)
+    trust = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None, *, decays: dict[str, float]):
+        def adapt(name: str, update: jax.Array, param: jax.Array) -> jax.Array:
+            if param.ndim < 2:
+                return update
+            return trust.update(update + decays[name] * param, optax.EmptyState(), param)[0]
+
+        return trace.update(trees.map_named(adapt, updates, params), state, params)
+
+    return DecaysItself(trace.init, update)
+
+
 def muon(
     momentum: float = 0.95, rms: float = 0.2, matrices: str = "(attn|mlp)/.*kernel$", b1: float = 0.9, b2: float = 0.99
 ) -> optax.GradientTransformation:

@@ -21,7 +21,7 @@ def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
         raise UserError(
             f"optim.schedule.{key}={given} does not fit into a run of {steps} steps"
             + (f" after a warm-up of {warmup}" if warmup else "")
-            + f"; expected 0 to {steps - warmup}, or a share of the run below 1."
+            + f"; expected 0 to {steps - warmup}, or a share of the run below 1, such as --config.optim.schedule.{key}=0.1."
         )
     if length != int(length):
         raise UserError(f"optim.schedule.{key}={given}; expected a whole number, or a share below 1.")
@@ -79,6 +79,26 @@ def linear(steps: int, warmup_steps: int | float = 0, end: float = 0.0) -> Sched
 def constant(steps: int, warmup_steps: int | float = 0) -> Schedule:
     """1 after the warm-up."""
     return _warmed_up(lambda t: jnp.ones_like(t), _length("warmup_steps", warmup_steps, steps), steps)
+
+
+def multistep(
+    steps: int,
+    warmup_steps: int | float = 0,
+    milestones: tuple[int | float, ...] = (0.5, 0.75),
+    factor: float = 0.1,
+    start: float = 0.0,
+) -> Schedule:
+    """1 after a warm-up from `start`, times `factor` from each of the milestones on, as SimMIM's (arXiv:2111.09886)."""
+    _check_shares(factor=factor, start=start)
+    warmup = _length("warmup_steps", warmup_steps, steps)
+    at = [_length("milestones", milestone, steps) for milestone in milestones]
+    if at != sorted(at) or at[:1] < [warmup]:
+        raise UserError(
+            f"optim.schedule.milestones={milestones} of {steps} steps, with a warm-up of {warmup}; expected one or more in rising "
+            "order, after the warm-up."
+        )
+    warm = _warmed_up(lambda t: jnp.ones_like(t), warmup, steps, start)
+    return lambda step: warm(step) * factor ** sum(jnp.where(step >= milestone, 1.0, 0.0) for milestone in at)
 
 
 def rsqrt(

@@ -121,7 +121,7 @@ def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> S
     counted = config if config["model"].get("type") != "vit.ViT" else with_changes(config, {"model.attention": "plain"})
     total, _ = flops.count(build_parts(counted, spec).make_step(), constants, shapes, parts.batch)
     chip = chip_of(devices)
-    optimizer = held(shapes.opt_state, shardings.opt_state)
+    optimizer = sharding.bytes_on_device(shapes.opt_state, shardings.opt_state)
     rest = [(tree.params, tree.ema, tree.frozen, tree.state) for tree in (shapes, shardings)]
     begin = time.perf_counter()
     lowered = jit_step(parts.make_step(), constants, mesh, shardings, parts.rules).lower(constants, shapes, parts.batch)
@@ -131,7 +131,7 @@ def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> S
         chip=chip,
         mesh={axis: size for axis, size in mesh.shape.items() if size > 1} or {"data": 1},
         batch_size=config["batch_size"],
-        params=held(*rest),
+        params=sharding.bytes_on_device(*rest),
         optimizer=optimizer,
         flops=total / len(devices),
         model_flops=parts.model_flops()[0] / len(devices),
@@ -164,12 +164,6 @@ def program_facts(lowered: Any, devices: int, accelerator: bool) -> dict[str, An
         "kernels": read.kernels(),
         "traffic": read.collectives(devices),
     }
-
-
-def held(shapes: Any, shardings: Any) -> float:
-    """Return the bytes of the arrays of a tree on each device."""
-    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
-    return float(sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in pairs))
 
 
 # Changes that make a step smaller, the cheapest first: (what it is, config keys).

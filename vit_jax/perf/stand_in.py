@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from vit_jax.config import schema
 from vit_jax.config.factory import ConfigError, build
 from vit_jax.data.examples import Reader
-from vit_jax.data.pipeline import DataSpec
+from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.source import Source
 from vit_jax.data.sources.fake import Fake
 from vit_jax.train import settings
@@ -44,7 +44,8 @@ def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -
     _, facts = settings.load_init(config["init"], None)
     filled = schema.check(settings.fill_in(config, facts, sources[0]))
     preprocess = filled["data"]["preprocess"]
-    readers = [Reader(source, preprocess, 0, filled["data"].get("max_unreadable", 0.01)) for source in sources]
+    most = filled["data"].get("max_unreadable", 0.01)
+    readers = [Reader(source, preprocess, 0, most, TrainData.remedy) for source in sources]
     if any(reader.layout != readers[0].layout for reader in readers):
         raise UserError(
             f"The data cannot be opened, and data.preprocess={preprocess!r} does not say how large they are."

@@ -31,6 +31,37 @@ def download(name: str) -> Path:
     return folder
 
 
+def check_name(name: str, flag: str) -> None:
+    """Raise UserError where this is no OWNER/NAME."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
+        raise UserError(f"{flag}={name} is not a model of the hub; expected OWNER/NAME.")
+
+
+def upload(folder: Path, name: str) -> str:
+    """Upload a folder as the model OWNER/NAME, made as a private one if it is new, and return its address."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    hub = huggingface_hub.HfApi(endpoint=endpoint)
+    try:
+        hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a model by vit_jax")
+    except (
+        errors.HfHubHTTPError,
+        errors.LocalTokenNotFoundError,
+        errors.OfflineModeIsEnabled,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"--push={name} failed ({type(error).__name__}: {reason}); log in with `hf auth login` or set HF_TOKEN to a token that "
+            f"may write there. The folder {folder} is complete: `hf upload {name} {folder}` uploads it too."
+        ) from None
+    return f"{endpoint}/{name}"
+
+
 def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors

@@ -60,18 +60,18 @@ def is_published(path: Path) -> bool:
 
 def read(reference: str) -> Pretrained:
     """Read a published model; raise UserError if it is missing, damaged or of an unsupported network."""
-    from vit_jax.pretrained import google, huggingface, timm
+    from vit_jax.pretrained import google, huggingface, swin, timm
     from vit_jax.pretrained.tensors import read_arrays
 
     arrays, config, notes = read_arrays(locate(reference))
-    for library in (google, timm, huggingface):
+    for library in (google, swin, timm, huggingface):
         if library.matches(arrays, config):
             found = library.read(arrays, config, reference)
             return dataclasses.replace(found, notes=(*notes, *found.notes))
     examples = ", ".join(sorted(arrays)[:4])
     raise UserError(
-        f"{reference} contains {len(arrays)} arrays ({examples}, ...) of an unknown model; expected a ViT, DeiT, hybrid or "
-        "Mixer saved by the original repository, big_vision, timm or transformers."
+        f"{reference} contains {len(arrays)} arrays ({examples}, ...) of an unknown model; expected a ViT, DeiT, hybrid, "
+        "Mixer or Swin saved by the original repository, big_vision, timm or transformers."
     )
 
 

@@ -250,7 +250,9 @@ def write_folder(folder: Path, arrays: FlatParams, configs: Mapping[str, Mapping
         partial.mkdir(parents=True)
         for name, config in configs.items():
             (partial / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        safetensors.numpy.save_file(arrays, partial / "model.safetensors", metadata={"format": "pt"})
+        weights = partial / "model.safetensors"
+        safetensors.numpy.save_file(arrays, weights, metadata={"format": "pt"})
+        shutil.copymode(partial / next(iter(configs)), weights)  # safetensors leaves it to the owner alone
         os.rename(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -46,6 +46,13 @@ _HYBRIDS = {
     (3, 4, 9): "vit_base_r50_s16_224",
     (3, 4, 6, 3): "vit_large_r50_s32_224",
 }
+# The architectures that arguments turn into any plain ViT, by the largest width that each stands for, and their patch sizes: an
+# export is named by the nearest.
+_SIZES = (("tiny", 192), ("small", 384), ("base", 768), ("large", 1024), ("huge", 1280), ("giant", 1408))
+_PATCHES = {
+    "tiny": (16,), "small": (16, 32, 8), "base": (16, 32, 8), "large": (16, 32, 14), "huge": (14,), "giant": (14,),
+    "gigantic": (14,),
+}  # fmt: skip
 _MIXERS = {  # width, depth and patch size cannot be set by arguments
     (width, depth, (patch, patch)): f"mixer_{size}{patch}_224"
     for size, width, depth in (("s", 512, 8), ("b", 768, 12), ("l", 1024, 24))
@@ -429,11 +436,16 @@ def _vit_architecture(model: Mapping[str, Any]) -> str:
     if model["stem"]:
         return _HYBRIDS[tuple(model["stem"]["stages"])]
     if distilled:
-        return "deit_base_distilled_patch16_224"
+        size = next(name for name, most in _SIZES[:3] if model["width"] <= most or name == "base")
+        return f"deit_{size}_distilled_patch16_224"
     if swiglu:  # mlp_layer is not expressible in JSON, so the architecture must have it
         return "vit_giant_patch14_dinov2"
     # Neither is norm_eps: CLIP's architectures have 1e-5, the others 1e-6.
-    return "vit_base_patch16_clip_224" if model["norm_eps"] > 3e-6 else "vit_base_patch16_224"
+    if model["norm_eps"] > 3e-6:
+        return "vit_base_patch16_clip_224"
+    size = next((name for name, most in _SIZES if model["width"] <= most), "gigantic")
+    patch, _ = specs.pair(model["patch_size"])
+    return f"vit_{size}_patch{patch if patch in _PATCHES[size] else _PATCHES[size][0]}_224"
 
 
 def _mixer_architecture(model: Mapping[str, Any]) -> str:

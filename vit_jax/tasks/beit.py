@@ -13,7 +13,7 @@ from vit_jax.tasks.masks import block_masks, check_ratio, masked_share
 from vit_jax.tasks.pretraining import Pretraining
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
 from vit_jax.tasks.teacher import Teacher
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Params, Rng, Units, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Beit(Pretraining):
     """
 
     teacher: Teacher | None = None
-    codes: int = 8192
+    codes: Units = 8192
     mask_ratio: float = 0.4
-    smallest_block: int = 16
+    smallest_block: Units = 16
     decomposable = True
 
     def __post_init__(self):

@@ -13,7 +13,7 @@ from vit_jax.tasks import task
 from vit_jax.tasks.gram import Gram
 from vit_jax.tasks.pretraining import Pretraining, half_cosine, moving_average, ramp
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Params, Rng, Units, UserError
 
 
 class Head(nn.Module):
@@ -58,9 +58,9 @@ class Dino(Pretraining):
     """
 
     steps: int = 1
-    outputs: int = 65536
-    hidden: int = 2048
-    bottleneck: int = 256
+    outputs: Units = 65536
+    hidden: Units = 2048
+    bottleneck: Units = 256
     momentum: float = 0.996
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.07)

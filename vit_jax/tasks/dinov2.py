@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from vit_jax.tasks.dino import Encoded
 from vit_jax.tasks.ibot import Ibot, PatchScores
 from vit_jax.tasks.task import Batch, TaskState
-from vit_jax.types import UserError
+from vit_jax.types import Units, UserError
 
 
 def sinkhorn_knopp(
@@ -43,8 +43,8 @@ class DinoV2(Ibot):
     compare the examples of a batch, so it cannot be accumulated.
     """
 
-    outputs: int = 65536
-    patch_outputs: int | None = 65536
+    outputs: Units = 65536
+    patch_outputs: Units | None = 65536
     assignment: Literal["sinkhorn", "centering"] = "sinkhorn"
     koleo_weight: float = 0.1
     decomposable = False

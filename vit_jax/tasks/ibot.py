@@ -12,7 +12,7 @@ from vit_jax.tasks import task
 from vit_jax.tasks.dino import Dino, Encoded, Head, entropy
 from vit_jax.tasks.masks import block_masks, check_ratio
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Params, Rng, Units, UserError
 
 
 class PatchScores(NamedTuple):
@@ -32,16 +32,17 @@ class Ibot(Dino):
     `patch_outputs`. The model has a class token and mask_token=True.
     """
 
-    outputs: int = 8192
-    patch_outputs: int | None = None
+    outputs: Units = 8192
+    patch_outputs: Units | None = None
     patch_weight: float = 1.0
     mask_prob: float = 0.5
     mask_ratio: tuple[float, float] = (0.1, 0.5)
-    smallest_block: int = 4
+    smallest_block: Units = 4
 
     def __post_init__(self):
         super().__post_init__()
         self.need_mask_token()
+        self.need_stages()
         for ratio in self.mask_ratio:
             check_ratio("mask_ratio", ratio)
         if not 0 < self.mask_prob <= 1 or self.mask_ratio[0] > self.mask_ratio[1]:

@@ -17,7 +17,7 @@ from vit_jax.layers.posemb import sincos2d
 from vit_jax.tasks import task
 from vit_jax.tasks.pretraining import Pretraining, moving_average, ramp
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
-from vit_jax.types import Params, Rng, Tokens, UserError
+from vit_jax.types import Count, Params, Rng, Tokens, Units, UserError
 
 
 class Predictor(nn.Module):
@@ -57,13 +57,13 @@ class Ijepa(Pretraining):
     """
 
     steps: int = 1
-    blocks: int = 4
+    blocks: Count = 4
     target_scale: tuple[float, float] = (0.15, 0.2)
     target_aspect: tuple[float, float] = (0.75, 1.5)
     context_scale: tuple[float, float] = (0.85, 1.0)
-    predictor_width: int = 384
-    predictor_depth: int = 6
-    predictor_heads: int = 12
+    predictor_width: Units = 384
+    predictor_depth: Count = 6
+    predictor_heads: Count = 12
     momentum: float = 0.996
     decomposable = True
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from vit_jax.tasks import task
 from vit_jax.tasks.pretraining import Pretraining
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Params, Rng, Units, UserError
 
 # The integral of the Epps-Pulley statistic is a trapezoid rule on [0, 3], doubled, as its integrand is even (section 4.2).
 KNOTS = jnp.linspace(0.0, 3.0, 17)
@@ -60,9 +60,9 @@ class Lejepa(Pretraining):
     """
 
     weight: float = 0.02
-    directions: int = 256
-    hidden: int = 2048
-    outputs: int = 128
+    directions: Units = 256
+    hidden: Units = 2048
+    outputs: Units = 128
     decomposable = False
 
     def __post_init__(self):

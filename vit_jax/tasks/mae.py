@@ -15,7 +15,7 @@ from vit_jax.layers.posemb import sincos2d
 from vit_jax.tasks.masks import check_ratio
 from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
 from vit_jax.tasks.task import Aux, Batch, Scale, Spec, TaskState, stream
-from vit_jax.types import Images, Params, Rng, Tokens, UserError
+from vit_jax.types import Count, Images, Params, Rng, Tokens, Units, UserError
 
 
 class Decoder(nn.Module):
@@ -53,9 +53,9 @@ class Mae(Pretraining):
     mean: Scale = 0.5
     std: Scale = 0.5
     mask_ratio: float = 0.75
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    decoder_width: Units = 512
+    decoder_depth: Count = 8
+    decoder_heads: Count = 16
     norm_pixels: bool = True
     decomposable = True
 

@@ -46,7 +46,6 @@ class Pretraining(Task):
 
     def need_mask_token(self) -> None:
         """Raise UserError for a network without a token that stands for masked patches."""
-        self.need_stages()
         if not getattr(self.model, "mask_token", False):
             raise UserError(f"task.{type(self).__name__} replaces masked patches; give model.mask_token=True.")
 

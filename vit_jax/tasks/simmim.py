@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -10,7 +11,7 @@ from vit_jax.tasks import task
 from vit_jax.tasks.masks import check_ratio, masked_share, random_masks
 from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Count, Params, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Simmim(Pretraining):
     """
 
     mask_ratio: float = 0.6
-    unit: int = 2
+    unit: Count = 2
     decomposable = True
 
     def __post_init__(self):
@@ -41,7 +42,8 @@ class Simmim(Pretraining):
         # The initial values of torch's layers.
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         decoder = nn.Dense(shape[0] // rows * (shape[1] // columns) * shape[2], kernel_init=init)
-        width = self.model.width
+        images = jax.ShapeDtypeStruct((1, *shape), "uint8")
+        width = jax.eval_shape(self.tokens, backbone, images).shape[2]
         return {
             "backbone": backbone,
             "decoder": decoder.init(task.stream(rng, "decoder"), jnp.zeros((1, 1, width)))["params"],

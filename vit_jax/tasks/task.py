@@ -174,8 +174,7 @@ def features(
         module.apply, weights, images, train=rng is not None, method=lambda m, *a, **k: m.features(*a, **k), **options
     )
     found: Any = run() if rng is None else _with_streams(lambda rngs: run(rngs=rngs), rng)
-    sizes = {"grid", "prefix"}
-    return {k: x if k in sizes else jax.tree.map(lambda a: a.astype(jnp.float32), x) for k, x in found.items()}
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if isinstance(x, jax.Array) else x, found)
 
 
 @functools.cache

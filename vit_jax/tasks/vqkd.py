@@ -15,7 +15,7 @@ from vit_jax.tasks import task
 from vit_jax.tasks.pretraining import Pretraining
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
 from vit_jax.tasks.teacher import Teacher
-from vit_jax.types import Params, Rng, UserError
+from vit_jax.types import Count, Params, Rng, Units, UserError
 
 Codes = Int[Array, "b patches"]
 
@@ -47,13 +47,13 @@ class VqKd(Pretraining):
     """
 
     teacher: Teacher | None = None
-    teacher_width: int = 768
-    codes: int = 8192
-    code_width: int = 32
+    teacher_width: Units = 768
+    codes: Units = 8192
+    code_width: Units = 32
     code_decay: float = 0.99
-    decoder_width: int = 768
-    decoder_depth: int = 1
-    decoder_heads: int = 12
+    decoder_width: Units = 768
+    decoder_depth: Count = 1
+    decoder_heads: Count = 12
     commitment: float = 1.0
     decomposable = True
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from vit_jax import trees
+from vit_jax import printable, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines, report_text
 from vit_jax.config.factory import call
@@ -74,6 +74,7 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
 
 def write_merge_report(merged: Merged, ref: str, path: Path) -> None:
     """Print what became of the model's parameters, and write it in full into the workdir as init.txt."""
-    workdirs.write_text(path / "init.txt", report_text(merged.report))
+    workdirs.write_text(path / "init.txt", printable.lines(report_text(merged.report)))
     notes = (f"note: {note}" for note in merged.notes)
-    print(f"begins from {ref}:", *report_lines(merged.report), *notes, sep="\n", flush=True)
+    shown = (f"begins from {ref}:", *report_lines(merged.report), *notes)
+    print(*map(printable.line, shown), sep="\n", flush=True)

@@ -1,8 +1,9 @@
 """Builds the parts of a run from its config, checked before anything is compiled or written."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 
 from vit_jax import distributed, inference, sharding, trees
 from vit_jax.checkpoint import workdir as workdirs
+from vit_jax.checkpoint.lock import locked
 from vit_jax.checkpoint.saver import Saver, steps_in
-from vit_jax.chips import chip_of
+from vit_jax.checkpoint.transfer.merge import Merged
+from vit_jax.chips import chip_of, device_memory
 from vit_jax.config import factory, schema
-from vit_jax.config.factory import ConfigError, call
-from vit_jax.config.hints import fits
+from vit_jax.config.factory import ConfigError, call, quoted
+from vit_jax.config.hints import fits, hint_name
 from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
@@ -33,7 +36,7 @@ from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
 from vit_jax.train.state import State, initial_state
 from vit_jax.train.step import Step, make_step
-from vit_jax.types import Params, UserError, compile_regex
+from vit_jax.types import Params, Steps, UserError, compile_regex
 
 
 def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData | None = None) -> Parts:
@@ -72,7 +75,9 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     rule = factory.build(optim.get("rule"), "optim.rule")
     schedule = factory.build(optim.get("schedule"), "optim.schedule", steps=steps)
     layers = functools.cache(lambda: backbone_names(task, params).layers(params))
-    tx, learning_rate = call("optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers)
+    tx, learning_rate = call(
+        "optim", make_optimizer, {**optim, "rule": rule, "schedule": schedule}, layers=layers, steps=steps
+    )
     fetch = None if train_data is None else train_data.fetch
     layout = data.layout if train_data is None else train_data.layout
     ema_decay, seed, freeze = config["ema_decay"], config["seed"], config["freeze"]
@@ -115,20 +120,40 @@ class Run:
     """The parts of a run, checked and ready to begin."""
 
     path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]  # what follows from the data
+    merged: Merged | None  # the model that the run begins from
     mesh: jax.sharding.Mesh
     parts: Parts
     data: TrainData
     evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
     train_step: Step
-    initial_params: Params | None  # of the model that the run begins from
     shardings: State
     saver: Saver
     recorder: Recorder
     seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
 
+    @property
+    def initial_params(self) -> Params | None:
+        return None if self.merged is None else trees.nest(self.merged.params)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the workdir, or record what changed since the run began, and lock it; the first process does so for all."""
+        distributed.wait("every process has checked the workdir")
+        with contextlib.ExitStack() as stack:
+            if distributed.is_first():
+                stack.enter_context(locked(self.path))
+                workdirs.check(self.path, self.config)  # another run may have begun since
+                workdirs.open_run(self.path, self.config, self.record)
+                if self.merged is not None:
+                    begin_from.write_merge_report(self.merged, self.config["init"]["ref"], self.path)
+            distributed.wait("the workdir is there")
+            yield
+
 
 def build(config: dict[str, Any], path: Path) -> Run:
-    """Build the parts of a run from a plain config without compiling anything; then create the workdir."""
+    """Build the parts of a run from a plain config; nothing is compiled or written."""
     config = schema.check(config)
     source: Source = factory.build(config["data"].get("source"), "data.source")
     pretrained, facts = settings.load_init(config["init"], path)
@@ -144,7 +169,9 @@ def build(config: dict[str, Any], path: Path) -> Run:
     check_best(saver.best, evaluators)
 
     parts = build_parts(config, data.spec, data)
-    train_step, shardings = parts.compile(mesh), parts.shardings(mesh)
+    shardings = parts.shardings(mesh)
+    check_memory(parts.shapes, shardings)
+    train_step = parts.compile(mesh)
     check_repeats(parts.task, config["data"].get("repeats", 1))
     weights = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)[""]
     for name, (evaluator, _) in evaluators.items():
@@ -155,9 +182,8 @@ def build(config: dict[str, Any], path: Path) -> Run:
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
-    initial_params = None if merged is None else trees.nest(merged.params)
     if not steps_in(path / "checkpoints"):
-        check_first(parts, initial_params)
+        check_first(parts, None if merged is None else trees.nest(merged.params))
 
     record = {
         "class_names": parts.task.class_names,
@@ -167,26 +193,32 @@ def build(config: dict[str, Any], path: Path) -> Run:
         **in_use,
         **({"init": facts} if facts else {}),
     }
-    distributed.wait("every process has checked the workdir")
-    if distributed.is_first():
-        workdirs.open_run(path, config, record)
-        if merged is not None:
-            begin_from.write_merge_report(merged, config["init"]["ref"], path)
-    distributed.wait("the workdir is there")
     chip = chip_of(jax.devices())
     return Run(
         path=path,
+        config=config,
+        record=record,
+        merged=merged,
         mesh=mesh,
         parts=parts,
         data=data,
         evaluators=evaluators,
         train_step=train_step,
-        initial_params=initial_params,
         shardings=shardings,
         saver=saver,
         recorder=recorder,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
+
+
+def check_memory(shapes: State, shardings: State) -> None:
+    """Raise UserError where a device cannot keep its part of the state."""
+    needed, there = sharding.bytes_on_device(shapes, shardings), device_memory(jax.local_devices())
+    if needed > there:
+        raise UserError(
+            f"Parameters, optimiser and averages take {needed / 2**30:,.1f} GiB on each device, which has {there / 2**30:,.1f} "
+            "GiB: use a smaller model, or shard them over more devices with mesh.fsdp."
+        )
 
 
 def check_first(parts: Parts, initial: Params | None) -> None:
@@ -210,12 +242,12 @@ def check_first(parts: Parts, initial: Params | None) -> None:
 def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:
     """Build the training batches of a filled-in config, of which this process reads these rows, or all."""
     options = {key: value for key, value in config["data"].items() if key not in ("resident", "eval_preprocess")}
-    resident = config["data"].get("resident")
-    if not fits(resident, bool | None):
-        raise ConfigError(f"data.resident is {resident!r}; expected bool.")
+    for key, kind in (("resident", bool), ("eval_preprocess", str)):
+        if not fits(config["data"].get(key), kind | None):
+            raise ConfigError(f"data.{key} is {quoted(config['data'][key])}; expected {hint_name(kind)}.")
     return call(
         "data",
-        ResidentData if resident else TrainData,
+        ResidentData if config["data"].get("resident") else TrainData,
         options | {"source": source},
         batch_size=config["batch_size"],
         seed=config["seed"],
@@ -246,8 +278,8 @@ def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher
 def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int | None]:
     """Build the evaluator of an entry of `evals`, and return the steps between two runs of it."""
     every = entry.get("every")
-    if every is not None and (not fits(every, int) or every < 1):
-        raise ConfigError(f"evals.{name}.every is {every!r}; expected a number of steps.")
+    if not fits(every, Steps | None):
+        raise ConfigError(f"evals.{name}.every is {quoted(every)}; expected {hint_name(Steps)}.")
     return factory.build({key: value for key, value in entry.items() if key != "every"}, f"evals.{name}"), every
 
 

@@ -1,6 +1,7 @@
 """The training loop: carries a run from its last checkpoint to its last step."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,10 @@ import jax
 import ml_collections
 
 from vit_jax import distributed, sharding, trees
-from vit_jax.checkpoint import remote
+from vit_jax.checkpoint import disk, remote
 from vit_jax.checkpoint import saver as savers
 from vit_jax.config import factory
-from vit_jax.evals.evaluator import Arrays
+from vit_jax.evals.evaluator import Arrays, Predict
 from vit_jax.evals.evaluator import evaluate as run_evaluator
 from vit_jax.inference import Predictor
 from vit_jax.train.build import Run, build
@@ -27,10 +28,14 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     """Train what the config says in `workdir`, from its last checkpoint where it has one; return the last metrics.
 
     Raises UserError before any compile where config, data or workdir are wrong, and NonFiniteLossError where training
-    diverges. On SIGTERM it saves and returns. Any other exception outside the step saves the last state first.
+    diverges. On SIGTERM it saves and returns. Ctrl-C, and any other exception outside the step, saves the last state first.
     """
+    config = factory.to_plain(config)
+    distributed.check_equal(factory.flatten_config(config) | {"--workdir": str(workdir)})
     with Preemption() as preemption, remote.opened(workdir) as place:
-        return train(build(factory.to_plain(config), place.path), preemption, place)
+        run = build(config, place.path)
+        with disk.explained(place.path), run.opened(), preemption.ctrl_c.deferred():
+            return train(run, preemption, place)
 
 
 def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:
@@ -40,15 +45,20 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
     saver.open(place.checkpoints)
     state = restore_or_init(run)
     start = done = int(state.step)
-    recorder.open(run.path, start, steps=steps, batch_size=run.data.batch_size, seconds_at_peak=run.seconds_at_peak)
-    predict = Predictor(run.parts.task, run.mesh)
+    recorder.open(
+        run.path, start, steps=steps, batch_size=run.data.batch_size, num_examples=run.data.spec.num_examples,
+        seconds_at_peak=run.seconds_at_peak,
+    )  # fmt: skip
+    predict = preemption.checked(Predictor(run.parts.task, run.mesh))
     # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
     block_each = jax.default_backend() == "cpu" and run.mesh.size > 1
+    preemption.ctrl_c.safe = lambda: saved_words(max(savers.steps_in(saver.directory), default=None), run, place)
     announce(run, state, place)
+    recorder.show("compiling" if start < steps else "")
     begin, in_step = time.perf_counter(), False
     measured: dict[str, Mapping[str, Arrays]] = {}
     try:
-        for step, batch in recorder.timed(run.data.from_step(start, steps)):
+        for step, batch in preemption.waiting_for(recorder.timed(run.data.from_step(start, steps))):
             batch = sharding.put_batch(batch, run.mesh)
             in_step = True
             state, metrics = run.train_step(state, batch)
@@ -59,6 +69,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
                 jax.block_until_ready(metrics)
                 first = time.perf_counter() - compiled
                 print(f"compiled in {compiled - begin:.1f} s, first step {first:.1f} s", flush=True)
+                recorder.show("")
                 recorder.restart_clock(done)
             elif block_each:
                 jax.block_until_ready(metrics)
@@ -78,6 +89,8 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
             if stop and not last:
                 saver.latest()
                 place.push()
+                if preemption.ctrl_c.requested:
+                    raise KeyboardInterrupt
                 print(f"SIGTERM: saved step {done}; run the same command to resume", flush=True)
                 return {}
         if start < steps or not (run.path / "report").exists():
@@ -90,13 +103,22 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
             "or optim.clip_norm may help.",
         )
         raise
-    except BaseException:
-        print(save_last(run, None if in_step else state, done, place), flush=True)
+    except BaseException as error:
+        preemption.ctrl_c.saving = True
+        distributed.wait_for_the_end(error)
+        if disk.code_of(error, run.path) is None:
+            print(save_last(run, None if in_step else state, done, place), flush=True)
         raise
     finally:
-        recorder.close()
-        saver.close()
+        close(run)
     return finish(run, state, place)
+
+
+def close(run: Run) -> None:
+    """Wait until everything is written; where an error ends the run, it is what is shown, not those that follow from it."""
+    for end in (run.recorder.close, run.saver.close):
+        with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
+            end()
 
 
 def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:
@@ -111,13 +133,18 @@ def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -
             place.push()
         except Exception as error:  # the one that began it is what is shown
             print(f"could not save step {done}: {error}", flush=True)
-    if saved is None:
+    return saved_words(saved, run, place)
+
+
+def saved_words(step: int | None, run: Run, place: remote.Workdir) -> str:
+    """Return where a run that ends can resume from."""
+    if step is None:
         return "nothing was saved"
-    return f"step {saved} is saved in {place.shown(run.saver.directory)}; run the same command to resume"
+    return f"step {step} is saved in {place.shown(run.saver.directory)}; run the same command to resume"
 
 
 def evaluate(
-    run: Run, state: State, predict: Predictor, names: list[str]
+    run: Run, state: State, predict: Predict, names: list[str]
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Arrays]]]:
     """Return the results of these evaluators on each kind of weights, as NAME/KEY, and what was measured by NAME."""
     results: dict[str, float] = {}

@@ -4,9 +4,9 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,56 @@ import jax
 from vit_jax import distributed
 from vit_jax.checkpoint.workdir import write_text
 from vit_jax.config.hints import fits
+from vit_jax.train.progress import FIRST, display
 from vit_jax.train.writers import TensorBoard, WandB, Writer, check_wandb
-from vit_jax.types import UserError
+from vit_jax.types import Steps, UserError
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss of a step, or the parameters after it, were not finite."""
 
 
+def read_row(line: str | bytes) -> dict[str, Any] | None:
+    """Return the step and the numbers of a line of metrics.jsonl; None for a damaged line."""
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not _is_step(row.get("step")):
+        return None
+    return {key: value for key, value in row.items() if _is_number(value)}
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; damaged lines, such as the last one after a kill, are left out."""
-    rows = []
+    """Return the rows of a metrics.jsonl in the order of their steps; damaged lines are left out.
+
+    Of several rows of a step, later values replace earlier ones.
+    """
+    rows: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(FileNotFoundError):
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+        if Path(path).is_file():
+            for row in map(read_row, Path(path).read_bytes().split(b"\n")):
+                if row is not None:
+                    rows.setdefault(row["step"], {}).update(row)
+    return [rows[step] for step in sorted(rows)]
 
 
 def seconds_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the seconds that a run had taken at its last row; None for runs from before they were recorded."""
     seconds: Any = rows[-1].get("seconds") if rows else None
-    return float(seconds) if fits(seconds, float) else None
+    return float(seconds) if fits(seconds, float) and 0 <= seconds < math.inf else None
 
 
-def summary(values: Mapping[str, float], most: int = 8) -> str:
-    """Return the results of an evaluation in one line: accuracy, loss and number of images first, `most` numbers in all."""
+def summary(values: Mapping[str, float]) -> str:
+    """Return the results of an evaluation in one line: accuracy, loss and number of images first."""
     units = {
         "accuracy": lambda x: f"accuracy {100 * x:.2f} %",
         "loss": lambda x: f"loss {x:.4f}",
@@ -48,7 +72,7 @@ def summary(values: Mapping[str, float], most: int = 8) -> str:
     }
     parts = [unit(values[key]) for key, unit in units.items() if key in values]
     parts += [f"{key} {value:.4g}" for key, value in values.items() if key not in units]
-    return "  ".join(parts[:most] + (["..."] if len(parts) > most else []))
+    return "  ".join(parts)
 
 
 class Recorder:
@@ -57,7 +81,7 @@ class Recorder:
     Step metrics stay on the device until the next step is running, so that the device never waits for the host.
     """
 
-    def __init__(self, every: int = 50, tensorboard: bool = True, wandb: str | None = None):
+    def __init__(self, every: Steps = 50, tensorboard: bool = True, wandb: str | None = None):
         if every < 1:
             raise UserError(f"log.every is {every}; expected a number of steps.")
         if wandb is not None:
@@ -65,16 +89,19 @@ class Recorder:
         self.every, self.tensorboard, self.wandb = every, tensorboard, wandb
 
     def open(
-        self, workdir: Path, step: int, *, steps: int, batch_size: int, seconds_at_peak: float | None = None
-    ) -> None:
+        self, workdir: Path, step: int, *, steps: int, batch_size: int, num_examples: int, seconds_at_peak: float | None = None,
+    ) -> None:  # fmt: skip
         """Begin to record the run in `workdir` after `step`; rows of later steps are cut off, since they come again.
 
-        Of several processes only the first writes. seconds_at_peak: the seconds of a step if the devices did nothing but its
-        operations at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311, appendix B).
+        Of several processes only the first writes, and has a display. seconds_at_peak: the seconds of a step if the devices did
+        nothing but its operations at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311,
+        appendix B).
         """
         self._seconds_at_peak = seconds_at_peak
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
         self._writers: list[Writer] = []
+        self._display = display(steps, batch_size, num_examples)
+        self._estimated = False
         self._spent, self._opened = 0.0, time.perf_counter()
         if distributed.is_first():
             kept = [row for row in read_rows(self.path) if row["step"] <= step]
@@ -104,8 +131,14 @@ class Recorder:
     def paused(self) -> Iterator[None]:
         """Leave out time that is not training, such as evaluation."""
         begin = time.perf_counter()
+        self.show("evaluating")
         yield
+        self.show("")
         self._paused += time.perf_counter() - begin
+
+    def show(self, phase: str) -> None:
+        """Show what the run is doing beside training; nothing where the phase is empty."""
+        self._display.phase(phase)
 
     def restart_clock(self, step: int) -> None:
         """Begin to measure speed now, at `step`."""
@@ -119,7 +152,9 @@ class Recorder:
         self._pending.append((step, metrics))
         if len(self._pending) > 2:
             # The host may be two steps ahead of the device, not more: batches would pile up there.
-            jax.block_until_ready(self._pending[-3][1])
+            ready, values = self._pending[-3]
+            jax.block_until_ready(values)
+            self._show_step(ready, values)
 
     def is_finite(self) -> bool:
         """Return whether loss and parameters are finite after every step so far."""
@@ -146,7 +181,7 @@ class Recorder:
             means |= {"lr": values["lr"]} | self._speed(step)
             self._since_log = []
             self.add(step, means | ({"unreadable": len(unreadable)} if unreadable else {}))
-            self._print(step, means)
+            self._display.logged(step, means)
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
         """Write the results of the evaluators after a step, and the whole row of the step to disk."""
@@ -181,9 +216,21 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, and close the writers."""
-        self.flush()
-        for writer in self._writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:  # the writers too where one fails
+            for writer in self._writers:
+                stack.callback(writer.close)
+            stack.callback(self._display.close)
+            self.flush()
+
+    def _show_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Show a finished step; after the first ones print how long all will take, where that is long."""
+        done = step - self._clocked
+        elapsed = time.perf_counter() - self._since - self._paused
+        rate = done * self.batch_size / elapsed if done >= FIRST and elapsed > 0 else None
+        if rate and not self._estimated:
+            self._estimated = True
+            self._display.estimated(self.steps - step, rate)
+        self._display.stepped(step, metrics, rate)
 
     def _speed(self, step: int) -> dict[str, float]:
         elapsed = max(time.perf_counter() - self._since - self._paused, 1e-9)
@@ -197,14 +244,3 @@ class Recorder:
             speed["mfu"] = self._seconds_at_peak * rate / self.batch_size
         self.restart_clock(step)
         return speed
-
-    def _print(self, step: int, values: Mapping[str, float]) -> None:
-        rate = values["images_per_second"]
-        left = timedelta(seconds=round((self.steps - step) * self.batch_size / rate)) if rate else "?"
-        accuracy = f"  accuracy {100 * values['accuracy']:5.1f} %" if "accuracy" in values else ""
-        mfu = f"  MFU {values['mfu']:.1%}" if "mfu" in values else ""
-        print(
-            f"step {step:>{len(str(self.steps))}}/{self.steps}  loss {values['loss']:.4f}{accuracy}"
-            f"  lr {values['lr']:.2e}  {rate:,.0f} images/s{mfu}  waiting for data {values['data_wait']:.0%}  ETA {left}",
-            flush=True,
-        )

@@ -7,12 +7,15 @@ import jax
 
 from vit_jax import distributed
 from vit_jax.checkpoint import remote
+from vit_jax.data.source import Image
 from vit_jax.evals.evaluator import Arrays
 from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
 from vit_jax.train.state import State, title
 from vit_jax.viz.classes import Predictions, write_classes
 from vit_jax.viz.curves import draw_curves
+
+MANY_EPOCHS = 1000
 
 
 def announce(run: Run, state: State, place: remote.Workdir) -> None:
@@ -21,12 +24,20 @@ def announce(run: Run, state: State, place: remote.Workdir) -> None:
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
     part = f", {trained:,} of them trained" if frozen else ""
     arrays = ", ".join(f"{key} {'x'.join(map(str, x.shape))}" for key, x in spec.layout.items() if x.shape)
+    kind = "images" if any(isinstance(field, Image) for field in spec.fields.values()) else "examples"
     classes = f" of {len(run.parts.task.class_names)} classes" if run.parts.task.class_names else ""
     print(
-        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training examples ({arrays}){classes}; {steps:,} steps "
+        f"{trained + frozen:,} parameters{part}; {spec.num_examples:,} training {kind} ({arrays}){classes}; {steps:,} steps "
         f"of {run.data.batch_size} on {run.mesh.size} {jax.devices()[0].device_kind} device(s), {run.parts.parallel}; "
         f"{place.shown(run.path)}"
     )
+    epochs = steps * run.data.batch_size / spec.num_examples
+    if epochs > MANY_EPOCHS:
+        print(
+            f"warning: {steps:,} steps of {run.data.batch_size} are {epochs:,.0f} epochs of {spec.num_examples:,} examples, which "
+            "takes long and may overfit; --config.epochs=100 sets another length",
+            flush=True,
+        )
     if done:
         print(f"resuming at step {done}" if done < steps else f"already finished at step {done}", flush=True)
 

@@ -54,7 +54,7 @@ def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded
 
 def fill_in(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
     """Return the config with everything that follows from its data and the model it begins from: see the parts."""
-    return fill_by_size(fill_sizes(fill_from_model(config, facts, source), facts), len(source))
+    return fill_sizes(fill_from_model(fill_by_size(config, len(source)), facts, source), facts)
 
 
 def fill_from_model(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import secrets
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from vit_jax.types import UserError
 
 # In the workdir, so that a resumed run continues the same run of Weights & Biases.
 WANDB_ID = "wandb_id.txt"
+FLUSH_SECONDS = 10
 
 
 class Writer(Protocol):
@@ -24,21 +26,33 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Events in a workdir; events after `step` are discarded."""
+    """Events in a workdir; events after `step` are discarded.
+
+    Written in the main thread: SummaryWriter's thread ends at the first error of the disk, and its queue then blocks for ever.
+    """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter  # it imports torch where that is installed
+        from tensorboardX.event_file_writer import EventsWriter  # it imports torch where that is installed
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        self._board = SummaryWriter(str(workdir), purge_step=step + 1, flush_secs=10)
+        self._event, self._scalar = Event, scalar
+        self._file = EventsWriter(str(workdir / "events"))
+        start = SessionLog(status=SessionLog.START)  # discards what is from here on
+        self._file.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
+        self._flushed = time.monotonic()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """See Writer."""
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._file.write_event(self._event(step=step, summary=self._scalar(name, value), wall_time=time.time()))
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """See Writer."""
-        self._board.close()
+        self._file.close()
 
 
 def check_wandb() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.figure import Figure
 
+from vit_jax.printable import csv_cell, cut, picture
+from vit_jax.viz.figure import save
 from vit_jax.viz.predictions import Prediction, draw_predictions
-from vit_jax.viz.text import PLAIN, save, shown
 
 SHOWN = 48  # predictions in the sheet
 MISTAKES = 1000  # in the table
@@ -124,10 +125,10 @@ def draw_confusion(found: Predictions, path: Path) -> None:
     axis = figure.subplots()
     drawn = axis.imshow(counts / np.maximum(totals, 1), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="share of the true class")
-    names = [shown(found.class_names[i], 20) for i in classes]
+    names = [picture(cut(found.class_names[i], 20)) for i in classes]
     axis.set(xlabel="predicted", ylabel="true", xticks=range(len(names)), yticks=range(len(names)))
-    axis.set_xticklabels(names, rotation=90, fontsize=8, **PLAIN)
-    axis.set_yticklabels(names, fontsize=8, **PLAIN)
+    axis.set_xticklabels(names, rotation=90, fontsize=8)
+    axis.set_yticklabels(names, fontsize=8)
     axis.set_title(title, fontsize=10)
     for row, column in zip(*np.nonzero(counts), strict=True):
         dark = counts[row, column] > totals[row, 0] / 2
@@ -138,7 +139,6 @@ def draw_confusion(found: Predictions, path: Path) -> None:
 
 
 def write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file; bytes of a file name that are no text stay as they are."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerows([head, *rows])
+    """Write a CSV file; see printable.csv_cell for names."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *(map(csv_cell, row) for row in rows)])

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from vit_jax.printable import picture
+from vit_jax.viz.figure import save
+
 MAX_COLORED = 10  # further groups are drawn in grey, without a label
 MAX_POINTS = 300
 Curve = Sequence[tuple[int, float]]
@@ -26,7 +29,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             points = [(row["step"], scale * row[key]) for row in rows if row.get(key) is not None]
             if points:
                 marker = "o" if len(points) < 30 else None
-                axis.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
+                axis.plot(*zip(*points, strict=True), label=picture(label), marker=marker, markersize=3)
         axis.set(title=title, xlabel="step", yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
         if axis.lines and len(series) > 1:
@@ -37,7 +40,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     plot(axes[0, 1], "accuracy, %", accuracy, scale=100.0)
     plot(axes[1, 0], "learning rate", {"lr": "lr"})
     plot(axes[1, 1], "images per second", {"speed": "images_per_second"})
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def draw_group_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> None:
@@ -54,19 +57,19 @@ def draw_group_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path:
             steps, mean, spread = mean_curve([curve for curve in curves if curve])
             colored, color = name in colors, colors.get(name, "0.75")
             single = len(steps) == 1
-            label, width = (name, 1.5) if colored else (None, 0.7)
+            label, width = (picture(name), 1.5) if colored else (None, 0.7)
             axis.plot(steps, mean, marker="o" if single else None, color=color, label=label, linewidth=width)
             if single and colored:
                 axis.errorbar(steps, mean, spread, fmt="none", ecolor=color, capsize=3)
             elif colored:
                 axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
-        axis.set(title=metric, xlabel="step")
+        axis.set(title=picture(metric), xlabel="step")
         axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()
     total = max(map(len, panels.values()))
     title = f"the first {MAX_COLORED} of {total} groups" if total > MAX_COLORED else None
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, fontsize="small", title=title)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vit_jax.viz.text import PLAIN, save, shown
+from vit_jax.printable import cut, picture
+from vit_jax.viz.figure import save
 
 SIDE = 2.6  # of a panel with a small image, in inches
 MOST_WIDE = 9  # such panels beside each other, beyond which they become smaller
@@ -54,7 +55,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], title: str, path: Path) -> None
     side = SIDE / max(1.0, sum(widths) / MOST_WIDE, sum(heights) / MOST_WIDE)
     size = (side * sum(widths) + 0.9, side * sum(heights) + 0.3 * len(rows) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(shown(title, int(11 * size[0])), fontsize=10, **PLAIN)
+    figure.suptitle(picture(cut(title, int(11 * size[0]))), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False, width_ratios=widths, height_ratios=heights)
     for axis_row, row in zip(grid, rows, strict=True):
         for axis in axis_row[len(row) :]:
@@ -65,7 +66,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], title: str, path: Path) -> None
 
 
 def _draw(figure: Figure, axis: Any, panel: Panel) -> None:
-    axis.set_title(shown(panel.title, 36), fontsize=9, **PLAIN)
+    axis.set_title(picture(cut(panel.title, 36)), fontsize=9)
     axis.set(xticks=[], yticks=[])
     extent = (0, 1, 1, 0)
     aspect = panel.height / panel.width
@@ -87,7 +88,7 @@ def _draw(figure: Figure, axis: Any, panel: Panel) -> None:
         places = (np.arange(len(steps)) + 0.5) / len(steps)
         axis.set(**{f"{name}ticks": places, f"{name}label": label})
         axis.tick_params(length=0, labelsize=7)
-        getattr(axis, f"set_{name}ticklabels")([shown(step, 14) for step in steps], **PLAIN)
+        getattr(axis, f"set_{name}ticklabels")([picture(cut(step, 14)) for step in steps])
 
 
 def tiled(tiles: Float[np.ndarray, "rows cols h w"] | UInt8[np.ndarray, "rows cols h w c"]) -> np.ndarray:
@@ -108,12 +109,11 @@ def draw_by_depth(
     axis = figure.subplots()
     for number, (name, values) in enumerate(groups.items()):
         depth = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
-        axis.scatter(depth, values.ravel(), s=14, color=f"C{number % 10}", label=shown(name))
+        axis.scatter(depth, values.ravel(), s=14, color=f"C{number % 10}", label=picture(cut(name, 40)))
         axis.plot(np.arange(1, len(values) + 1), values.mean(axis=1), color=f"C{number % 10}", linewidth=1, alpha=0.6)
     axis.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_title(shown(title, 70), fontsize=11, **PLAIN)
+    axis.set_title(picture(cut(title, 70)), fontsize=11)
     axis.grid(alpha=0.3)
-    for text in axis.legend(fontsize=8).get_texts():
-        text.set_parse_math(False)
+    axis.legend(fontsize=8)
     save(figure, path)

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from vit_jax.viz.text import PLAIN, save, shown
+from vit_jax.printable import cut, picture
+from vit_jax.viz.figure import save
 
 CELL = (1.6, 1.9)  # width and height of an image with its label, in inches
 SIDE = 1.4  # the longer side of an image
@@ -38,7 +39,7 @@ def draw_predictions(predictions: Sequence[Prediction], title: str, path: Path) 
     pictures = []
     for item in predictions:
         right = item.predicted == item.truth
-        text = f"{shown(item.predicted, 14)} {item.prob:.0%}" + ("" if right else f"\nis {shown(item.truth, 14)}")
+        text = f"{cut(item.predicted, 14)} {item.prob:.0%}" + ("" if right else f"\nis {cut(item.truth, 14)}")
         pictures.append(Caption(item.image, text, "black" if right else "crimson"))
     draw_captioned(pictures, title, path)
 
@@ -48,7 +49,7 @@ def draw_captioned(pictures: Sequence[Caption], title: str, path: Path, columns:
     rows = max(1, -(-len(pictures) // columns))
     width, height = CELL[0] * columns, CELL[1] * rows + 0.6
     figure = Figure(figsize=(width, height))
-    figure.suptitle(shown(title, 120), y=1 - 0.15 / height, va="top", **PLAIN)
+    figure.suptitle(picture(cut(title, 120)), y=1 - 0.15 / height, va="top")
     # A single axes in inches: one axes per image would take most of the time of a short run.
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(0, height))
@@ -60,6 +61,6 @@ def draw_captioned(pictures: Sequence[Caption], title: str, path: Path, columns:
         middle, bottom = CELL[0] * (column + 0.5), CELL[1] * (rows - 1 - row) + 0.05
         extent = (middle - wide / 2, middle + wide / 2, bottom, bottom + tall)
         axis.imshow(image, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
-        text = "\n".join(shown(line, 18) for line in item.text.split("\n")[:2])
-        axis.text(middle, bottom + tall + 0.04, text, fontsize=9, color=item.color, ha="center", va="bottom", **PLAIN)
+        text = "\n".join(picture(cut(part, 20)) for part in item.text.split("\n")[:2])
+        axis.text(middle, bottom + tall + 0.04, text, fontsize=9, color=item.color, ha="center", va="bottom")
     save(figure, path)

@@ -1,9 +1,12 @@
 """Synthetic images that can be learnt, for smoke tests and for benchmarks without a data set."""
 
+from typing import Annotated
+
 import numpy as np
 
+from vit_jax.data.decode import MAX_PIXELS
 from vit_jax.data.source import Example, Image, Label, Source
-from vit_jax.types import UserError
+from vit_jax.types import Between, Count, Seed, Units, UserError
 
 
 class Fake(Source):
@@ -14,17 +17,22 @@ class Fake(Source):
 
     def __init__(
         self,
-        num_examples: int = 1024,
-        image_size: int | tuple[int, int] = 224,
-        channels: int = 3,
-        num_classes: int = 1000,
-        seed: int = 0,
+        num_examples: Annotated[int, Between(1, 2**28)] = 1024,
+        image_size: Units | tuple[Units, Units] = 224,
+        channels: Count = 3,
+        num_classes: Units = 1000,
+        seed: Seed = 0,
     ):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(num_examples, height, width, channels, num_classes) < 1:
             raise UserError(
                 f"Found num_examples={num_examples}, image_size={image_size}, channels={channels}, "
                 f"num_classes={num_classes} for fake data, expected all at least 1: raise those below."
+            )
+        if height * width * channels > MAX_PIXELS:
+            raise UserError(
+                f"Found image_size={image_size} and channels={channels} for fake data, expected at most {MAX_PIXELS:,} numbers in "
+                "an image: lower one of them."
             )
         if not 0 <= seed < 2**32:
             raise UserError(f"Found seed={seed} for fake data, expected 0 <= seed < 2**32: choose another seed.")

@@ -1,5 +1,6 @@
 """Images in class folders: root/class/*.jpg, or root/{train,val,test}/class/*.jpg as ImageNet is laid out."""
 
+import collections
 import functools
 import hashlib
 import os
@@ -8,30 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vit_jax import stores
+from vit_jax.data import files
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Image, Label, Source, UnreadableImage
-from vit_jax.types import UserError
+from vit_jax.data.source import Example, Image, Label, Source, normalized
+from vit_jax.printable import line
+from vit_jax.types import Count, Seed, UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class Folder(Source):
-    """The images of one split of a folder, in sorted order; class names are the sorted class folder names.
+    """The images of one split of a folder, in sorted order; class names are the sorted class folder names, in composed Unicode.
 
     With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
     class is split into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
-    at any depth inside a class folder; hidden files and folders are ignored. The folder may be on an object store.
+    at any depth inside a class folder; what is left out is logged. The folder may be on an object store.
     """
 
-    def __init__(self, path: str, split: str = "train", holdout: float = 0.1, split_seed: int = 0, channels: int = 3):
+    def __init__(
+        self, path: str, split: str = "train", holdout: float = 0.1, split_seed: Seed = 0, channels: Count = 3
+    ):
         self._root, self._channels = os.path.expanduser(path), channels
-        self._whole = self._root
-        children = _subfolders(self._root)
-        split_folders = _split_folders(self._root, children)
+        split_folders = _split_folders(self._root)
         if split_folders:
             self._root = _choose_split(self._root, split_folders, split)
-            children = _subfolders(self._root)
         elif split not in ("train", "test", "all"):
             raise UserError(
                 f"Found split={split!r} for {self._root}, which has no train/val/test sub-folders: "
@@ -39,54 +40,36 @@ class Folder(Source):
             )
         elif not 0 < holdout < 1:
             raise UserError(f"Found holdout={holdout}, expected a share between 0 and 1: choose one such as 0.1.")
-        with ThreadPoolExecutor(stores.THREADS) as pool:
-            files = dict(zip(children, pool.map(functools.partial(_image_files, self._root), children), strict=True))
-        _check_classes(self._root, files)
+        images, left_out = _class_images(self._root)
+        self._left_out = left_out.files
         if not split_folders and split != "all":
-            files = {name: _holdout(paths, split, holdout, split_seed) for name, paths in files.items()}
-        self.fields = {"image": Image(), "label": Label(tuple(files))}
-        self._paths = [path for paths in files.values() for path in paths]
-        self._labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+            images = {name: _holdout(paths, split, holdout, split_seed) for name, paths in images.items()}
+        self.fields = {"image": Image(), "label": Label(tuple(images))}
+        self._paths = [path for paths in images.values() for path in paths]
+        self._labels = np.repeat(np.arange(len(images)), [len(paths) for paths in images.values()])
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        image = ImageFile(functools.partial(self._bytes, index), self._channels)
+        image = ImageFile(functools.partial(files.read_file, self.name(index)), self._channels)
         return {"image": image, "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
 
     def left_out(self) -> dict[str, str]:
-        """See Source; images of another split are not among them."""
-        found: dict[str, str] = {}
-        for name in _everything(self._whole):
-            parts = name.split("/")
-            # Of a folder with splits, the classes are a level deeper.
-            levels = 2 if self._whole != self._root else 1
-            if any(part.startswith(".") for part in parts):
-                found[os.path.join(self._whole, name)] = "hidden"
-            elif not is_image(parts[-1]):
-                found[os.path.join(self._whole, name)] = f"not one of {', '.join(EXTENSIONS)}"
-            elif len(parts) <= levels:
-                found[os.path.join(self._whole, name)] = "not in a class folder"
-        return found
-
-    def _bytes(self, index: int) -> bytes:
-        try:
-            return stores.read(self.name(index))
-        except OSError as error:
-            raise UnreadableImage(error.strerror or str(error)) from error
+        return self._left_out
 
 
 def _subfolders(path: str) -> list[str]:
     """Return the sorted names of the folders in `path`; UserError if it is not a folder that can be read."""
+    return _children(path)[0]
+
+
+def _children(path: str, left_out: files.LeftOut | None = None) -> tuple[list[str], list[str]]:
     try:
-        if stores.is_remote(path):
-            return [name for name in stores.children(path)[0] if not name.startswith(".")]
-        with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return files.children(path, left_out)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", error)
         raise UserError(
@@ -98,22 +81,17 @@ def _subfolders(path: str) -> list[str]:
 def splits_of(path: str) -> tuple[str, ...]:
     """Return the splits of a folder: its split sub-folders, or the parts of a holdout; UserError where it is not a folder."""
     root = os.path.expanduser(path)
-    return tuple(_split_folders(root, _subfolders(root))) or ("train", "test", "all")
+    return tuple(_split_folders(root)) or ("train", "test", "all")
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file's name is that of an image."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def _split_folders(root: str, children: list[str]) -> dict[str, str]:
+def _split_folders(root: str) -> dict[str, str]:
     """Map train, val, test to their sub-folders; empty where `root` contains class folders.
 
     A folder named "train" that contains images itself is a class (of vehicles, say), not a split.
     """
-    named = [name for name in children if name.lower() in SPLIT_FOLDERS]
-    places = [os.path.join(root, name) for name in named]
-    if not any(_subfolders(place) and not any(map(is_image, _files(place))) for place in places):
+    named = [name for name in _subfolders(root) if name.lower() in SPLIT_FOLDERS]
+    found = [_children(os.path.join(root, name)) for name in named]
+    if not any(folders and not any(map(files.is_image, names)) for folders, names in found):
         return {}
     splits: dict[str, str] = {}
     for name in named:
@@ -135,9 +113,9 @@ def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
         advice = "use split=val" if wanted == "test" and "val" in split_folders else f"use one of: {found}"
         raise UserError(f"Found the splits {found} in {root}, expected {split!r} among them: {advice}.")
     chosen = os.path.join(root, split_folders[wanted])
-    classes = set(_subfolders(chosen))
+    classes = set(normalized(_subfolders(chosen)))
     for name in split_folders.values():
-        others = set(_subfolders(os.path.join(root, name)))
+        others = set(normalized(_subfolders(os.path.join(root, name))))
         if others and classes and others != classes:  # ImageNet's test folder has no class folders: nothing to compare
             raise UserError(
                 f"Found different classes in {root}: only in {split_folders[wanted]}: {_some(classes - others)}; "
@@ -146,66 +124,44 @@ def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
     return chosen
 
 
-def _files(path: str) -> list[str]:
-    return stores.children(path)[1] if stores.is_remote(path) else os.listdir(path)
-
-
-def _everything(root: str) -> list[str]:
-    """Return the sorted paths of all files below a folder, relative to it, with slashes. Links are followed."""
-    if stores.is_remote(root):
-        return sorted(stores.entries(root))
-    found, visited = [], set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        found += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in files]
-    return sorted(found)
-
-
 def _some(names: set[str]) -> str:
-    listed = sorted(names)
+    listed = sorted(map(line, names))
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"
 
 
-def _image_files(root: str, class_name: str) -> list[str]:
-    """Return the sorted paths, relative to `root`, of the images at any depth of a class folder. Links are followed."""
-    if stores.is_remote(root):
-        below = (name.split("/") for name in stores.entries(os.path.join(root, class_name)))
-        kept = [parts for parts in below if is_image(parts[-1]) and not any(p.startswith(".") for p in parts)]
-        return sorted(os.path.join(class_name, *parts) for parts in kept)
-    found: list[str] = []
-    visited: set[str] = set()
+def _class_images(root: str) -> tuple[dict[str, list[str]], files.LeftOut]:
+    """Return the sorted paths, relative to `root`, of each class's images, and what is left out, which is logged.
 
-    def stop(error: OSError) -> None:
-        raise UserError(
-            f"Found a folder that cannot be read: {error.filename} ({error.strerror}), expected to list its images: "
-            "change its permissions or remove it."
-        ) from error
-
-    for folder, subfolders, files in os.walk(os.path.join(root, class_name), onerror=stop, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # a link to a folder above itself would never end
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        relative = os.path.relpath(folder, root)
-        found += [os.path.join(relative, name) for name in files if is_image(name)]
-    return sorted(found)
+    Folders whose names differ only in how Unicode composes their letters are one class. Raises UserError unless there is a
+    class and each has an image.
+    """
+    left_out = files.LeftOut()
+    folders, outside = _children(root, left_out)
+    for name in outside:
+        left_out.add(os.path.join(root, name), "not in a class folder" if files.is_image(name) else None)
+    left_out_of = {name: files.LeftOut() for name in folders}
+    with ThreadPoolExecutor(stores.THREADS) as pool:
+        places = [os.path.join(root, name) for name in folders]
+        found = list(pool.map(files.find_images, places, left_out_of.values()))
+    images: dict[str, list[str]] = collections.defaultdict(list)
+    for name, paths in zip(folders, found, strict=True):
+        images[normalized([name])[0]] += [os.path.join(name, path) for path in paths]
+        left_out.merge(left_out_of[name])
+    files.report(root, left_out)
+    _check_classes(root, images, left_out)
+    return {name: sorted(images[name]) for name in sorted(images)}, left_out
 
 
-def _check_classes(root: str, files: dict[str, list[str]]) -> None:
+def _check_classes(root: str, images: dict[str, list[str]], left_out: files.LeftOut) -> None:
     """Raise UserError unless there is a class and each has an image."""
-    accepted = ", ".join(EXTENSIONS)
-    if not any(files.values()):
+    accepted = ", ".join(files.ENDINGS)
+    others = f" and {left_out}" if left_out.counts else ""
+    if not any(images.values()):
         raise UserError(
-            f"Found no images in class folders in {root}, expected a sub-folder for each class with files "
+            f"Found no images in class folders in {root}{others}, expected a sub-folder for each class with files "
             f"ending in {accepted}: check the path."
         )
-    empty = {name for name, paths in files.items() if not paths}
+    empty = {name for name, paths in images.items() if not paths}
     if empty:
         raise UserError(
             f"Found class folders without images in {root}: {_some(empty)}; expected files ending in {accepted} in "

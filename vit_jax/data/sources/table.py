@@ -4,15 +4,17 @@ import csv
 import functools
 import io
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from vit_jax import stores
+from vit_jax.data.files import read_file
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Image, Labels, Numbers, Source, UnreadableImage
-from vit_jax.types import UserError
+from vit_jax.data.source import Example, Image, Labels, Numbers, Source, normalized
+from vit_jax.types import Count, UserError
 
 
 class Table(Source):
@@ -22,7 +24,7 @@ class Table(Source):
     File and images may be on an object store. Raises UserError with the line where it is not such a table.
     """
 
-    def __init__(self, path: str, channels: int = 3):
+    def __init__(self, path: str, channels: Count = 3):
         self._root, self._channels = os.path.dirname(os.path.expanduser(path)), channels
         try:
             reader = csv.reader(io.StringIO(stores.read(os.path.expanduser(path)).decode("utf-8-sig"), newline=""))
@@ -32,7 +34,7 @@ class Table(Source):
                 f"Found no readable table at {path!r} ({getattr(error, 'strerror', None) or error}), expected a CSV file: "
                 "check the path."
             ) from error
-        if len(rows) < 2 or len(rows[0][1]) < 2 or len(set(rows[0][1])) < len(rows[0][1]):
+        if len(rows) < 2 or len(rows[0][1]) < 2 or len(set(normalized(rows[0][1]))) < len(rows[0][1]):
             raise UserError(
                 f"Found {rows[0][1] if rows else 'nothing'} as the header of {path}, {max(len(rows) - 1, 0)} lines below; "
                 "expected a column of image paths and at least one of numbers, each of its own name, and at least one image."
@@ -55,17 +57,20 @@ class Table(Source):
         file = self._files[index]
         if stores.is_remote(file):
             return file
+        file = os.path.expanduser(file)
         return stores.join_url(self._root, file) if stores.is_remote(self._root) else str(Path(self._root) / file)
 
     def __getitem__(self, index: int) -> Example:
-        image = ImageFile(functools.partial(self._bytes, index), self._channels)
+        image = ImageFile(functools.partial(read_file, _as_on_disk(self.name(index))), self._channels)
         return {"image": image, "label": self._numbers[index]}
 
-    def _bytes(self, index: int) -> bytes:
-        try:
-            return stores.read(self.name(index))
-        except (OSError, ValueError) as error:
-            raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
+
+def _as_on_disk(path: str) -> str:
+    """Return the spelling of a path that exists: a table and a disk may compose the letters of a name differently."""
+    spellings = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    if path.isascii() or stores.is_remote(path) or os.path.lexists(path):
+        return path
+    return next((other for other in spellings if os.path.lexists(other)), path)
 
 
 def _numbers(path: str, line: int, row: list[str], columns: int) -> Float[np.ndarray, "n"]:

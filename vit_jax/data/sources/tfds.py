@@ -13,7 +13,7 @@ from vit_jax import stores
 from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Example, Image, Label, Labels, Source, UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
-from vit_jax.types import UserError
+from vit_jax.types import Count, UserError
 
 DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
 
@@ -34,9 +34,9 @@ class Tfds(Source):
         data_dir: str | None = None,
         image_key: str = "image",
         label_key: str = "label",
-        channels: int = 3,
+        channels: Count = 3,
     ):
-        data_dir = data_dir or default_dir()
+        data_dir = os.path.expanduser(data_dir) if data_dir else default_dir()
         if data_dir is None or not stores.is_remote(data_dir):
             self._open(name, split, data_dir, None, image_key, label_key)
         else:
@@ -55,6 +55,7 @@ class Tfds(Source):
         builder = prepared_builder(tfds, name, data_dir)
         names, several = _class_names(tfds, builder, name, image_key, label_key)
         try:
+            check_parts(builder, split)
             builder.as_data_source(split=split)  # chooses array_record where there are several formats
             if builder.info.file_format.value != "array_record":
                 raise NotImplementedError
@@ -102,7 +103,7 @@ class Tfds(Source):
 
 def default_dir() -> str | None:
     """Return the folder of data sets without a data_dir; None for TFDS's own default."""
-    return os.environ.get(DATA_DIR) or None
+    return os.path.expanduser(os.environ.get(DATA_DIR, "")) or None
 
 
 @functools.cache
@@ -145,6 +146,17 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
 def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
     """Return the files of a split of a data set of TFDS, as (path, skip, take)."""
     return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
+
+
+def check_parts(builder: Any, split: str) -> None:
+    """Raise ValueError for a split with a part that is empty or reversed, such as train[90%:10%]."""
+    from tensorflow_datasets.core.splits import AbstractSplit
+
+    for part in AbstractSplit.from_spec(split).to_absolute(builder.info.splits):
+        size = builder.info.splits[part.splitname].num_examples
+        first, end = part.from_ or 0, size if part.to is None else part.to
+        if first >= end and (part.from_, part.to) != (None, None):
+            raise ValueError(f"its part {part.splitname}[{first}:{end}] has no examples; {part.splitname} has {size:,}")
 
 
 def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:

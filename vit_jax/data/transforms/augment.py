@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from vit_jax.data.decode import MAX_SIDE
 from vit_jax.data.transforms import pixels
 from vit_jax.data.transforms.ops import Op
 from vit_jax.types import UserError
@@ -156,8 +157,8 @@ def _patch(mode: str, shape: tuple[int, int, int], rng: np.random.Generator) -> 
 
 def gaussian_blur(radius_min: float = 0.1, radius_max: float = 2.0) -> Op:
     """Blur with a standard deviation in pixels uniform in [radius_min, radius_max]."""
-    if not 0 <= radius_min <= radius_max:
-        raise ValueError(f"expected 0 <= radius_min <= radius_max, found {radius_min} and {radius_max}")
+    if not 0 <= radius_min <= radius_max <= MAX_SIDE:
+        raise ValueError(f"expected 0 <= radius_min <= radius_max <= {MAX_SIDE}, found {radius_min} and {radius_max}")
     return on_pictures(
         "gaussian_blur",
         lambda picture, rng: pixels.TONES["GaussianBlur"](picture, rng.uniform(radius_min, radius_max)),

@@ -14,7 +14,7 @@ from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOp
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from vit_jax.data.decode import MAX_PIXELS
+from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
 from vit_jax.data.source import Box, cut
 from vit_jax.types import UserError
 
@@ -45,9 +45,11 @@ def _height_width(size: Size) -> tuple[int, int]:
 
 
 def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resample the image to (height, width)."""
+    """Resample the image to (height, width); raise UnreadableImage where that takes more memory than any image."""
     if image.shape[:2] == size:
         return image
+    check_size(*size)
+    check_size(image.shape[0], size[1])  # Pillow resizes the rows first
     resample = Image.Resampling[method.upper()]
     target = size[::-1]
     if image.shape[2] == 3:
@@ -235,6 +237,8 @@ class _Rotate(Geometric):
 
 def rotate(degrees: float) -> Geometric:
     """Rotate by an angle uniform in [-degrees, degrees] about the centre; the uncovered corners are black."""
+    if degrees < 0:
+        raise ValueError(f"degrees must be at least 0, found {degrees}")
     return _Rotate(degrees)
 
 
@@ -273,8 +277,8 @@ class _PadCrop(Geometric):
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Geometric:
     """Pad every side by `padding` pixels and cut a random window of `size` (arXiv:1512.03385, section 4.2)."""
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, found {padding}")
+    if not 0 <= padding <= MAX_SIDE:
+        raise ValueError(f"padding must be at least 0 and at most {MAX_SIDE}, found {padding}")
     return _PadCrop(size, padding, mode)
 
 
@@ -334,6 +338,11 @@ class RandomCrop(Geometric):
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """Return the box (left, top, right, bottom) in an image of this size."""
+        # Of the whole image, so that which images are unreadable does not depend on the draw.
+        check_size(max(height, width), max(self._size))
+        return self._box(height, width, rng)
+
+    def _box(self, height: int, width: int, rng: np.random.Generator) -> Box:
         raise NotImplementedError
 
     def image(self, image, drawn, nearest=False):
@@ -350,7 +359,7 @@ class RandomCrop(Geometric):
 
 
 class _InceptionCrop(RandomCrop):
-    def draw(self, height, width, rng):
+    def _box(self, height, width, rng):
         least, most = (share * height * width for share in self._area)
         for _ in range(100):
             aspect = rng.uniform(*self._ratio)
@@ -373,7 +382,7 @@ class _InceptionCrop(RandomCrop):
 
 
 class _RandomResizedCrop(RandomCrop):
-    def draw(self, height, width, rng):
+    def _box(self, height, width, rng):
         narrowest, widest = self._ratio
         for _ in range(10):
             pixels = height * width * rng.uniform(*self._area)

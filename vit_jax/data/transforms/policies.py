@@ -8,6 +8,7 @@ from PIL import Image
 from vit_jax.data.transforms import levels, pixels, subpolicies
 from vit_jax.data.transforms.augment import on_pictures
 from vit_jax.data.transforms.ops import Op
+from vit_jax.types import Count
 
 # In big_vision's order.
 RANDAUG = (
@@ -42,7 +43,7 @@ class Dialect(NamedTuple):
         return pixels.apply(operation, picture, value, self.fill, self.methods[rng.integers(len(self.methods))])
 
 
-def randaug(layers: int = 2, magnitude: float = 10.0, relative: bool = False) -> Op:
+def randaug(layers: Count = 2, magnitude: float = 10.0, relative: bool = False) -> Op:
     """RandAugment (arXiv:1909.13719) as in big_vision: `layers` of 16 operations, all at level `magnitude`.
 
     Levels follow the TensorFlow code, from 0 (not the identity: Color and Brightness have factor 0.1) to beyond 10. The
@@ -50,7 +51,6 @@ def randaug(layers: int = 2, magnitude: float = 10.0, relative: bool = False) ->
     pixels; smaller ones may turn all grey. With `relative` all are as large a share of the shorter side as they are of
     224 pixels.
     """
-    _check_layers(layers)
     if not 0 <= magnitude <= 30:
         raise ValueError(f"magnitude must be from 0 to 30, found {magnitude}")
     dialect = Dialect(levels.tensorflow(translate=100.0), GREY, METHODS["nearest"])
@@ -68,7 +68,7 @@ def rand_augment(
     magnitude: float = 9.0,
     std: float = 0.5,
     increasing: bool = True,
-    layers: int = 2,
+    layers: Count = 2,
     method: Literal["random", "bilinear", "bicubic"] = "random",
 ) -> Op:
     """RandAugment as in timm: `layers` of 15 operations, each with probability 1/2, at random levels.
@@ -77,7 +77,6 @@ def rand_augment(
     rand-m9-mstd0.5-inc1. If `increasing`, a higher level never changes an image less. The fill is ImageNet's mean;
     `method` is the interpolation, "random" for one of the other two each time. DeiT uses "bicubic".
     """
-    _check_layers(layers)
     if not 0 <= magnitude <= 10:
         raise ValueError(f"magnitude must be from 0 to 10, found {magnitude}")
     if std < 0:
@@ -93,11 +92,6 @@ def rand_augment(
         return picture
 
     return on_pictures("rand_augment", change)
-
-
-def _check_layers(layers: int) -> None:
-    if layers < 1:
-        raise ValueError(f"layers must be at least 1, found {layers}")
 
 
 def autoaugment(policy: Literal["v0", "original", "cifar10"] = "v0") -> Op:

@@ -10,14 +10,15 @@ import difflib
 import importlib
 import inspect
 import re
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.config.hints import cast, fits, hint_name
+from vit_jax.config import words
+from vit_jax.config.factory import quoted
+from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
 from vit_jax.data.transforms import augment, ops, policies, sequence, views
@@ -38,6 +39,8 @@ OPS = IMAGE_OPS | {
         *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
     )
 }
+# A spec may come with a downloaded model, and each operation is done for each image.
+MOST_LETTERS = 10_000
 IMAGE: Fields = {"image": source.Image()}
 # A name from anywhere, before its arguments.
 ABSOLUTE = re.compile(r"\s*((?:\w+\.)*\w+):(\w+)\s*(\(.*)?$", re.DOTALL)
@@ -93,7 +96,13 @@ class Transforms:
 
     def image(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator | None = None) -> np.ndarray:
         """Return one image on its own, transformed."""
-        return self({"image": image}, np.random.default_rng(0) if rng is None else rng)["image"]
+        made = self({"image": image}, np.random.default_rng(0) if rng is None else rng)
+        if "image" not in made:
+            steps = "|".join(text for text, _, _ in self._steps)
+            raise UserError(
+                f"{steps!r} makes {', '.join(map(repr, made)) or 'nothing'} of an image; expected an image."
+            )
+        return made["image"]
 
 
 def _decoded(value: Any) -> Any:
@@ -152,6 +161,10 @@ def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
 
 def split_spec(spec: str) -> list[str]:
     """Return the operations of a spec: its parts between "|" outside quotes and brackets."""
+    if len(spec) > MOST_LETTERS:
+        raise UserError(
+            f"Found a preprocess of {len(spec):,} letters, expected at most {MOST_LETTERS:,}: {quoted(spec, 60)}"
+        )
     parts, depth, quote, escaped = [""], 0, "", False
     for character in spec:
         if quote:
@@ -173,7 +186,7 @@ def parse_steps(spec: str, table: Mapping[str, Callable[..., Any]], texts: Seque
 
 
 def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int, text: str) -> Any:
-    where = f"operation {position} of preprocess {spec!r}"
+    where = f"operation {position} of preprocess {quoted(spec)}"
     absolute = ABSOLUTE.match(text) if table is OPS else None
     if absolute:
         table = {absolute[2]: _imported(where, absolute[1], absolute[2])}
@@ -184,6 +197,8 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
             raise UserError(
                 f"Found {name!r} as {where}, expected one of {', '.join(table)} on the devices: leave it out."
             )
+        if hint := words.transform_hint(name, str(args[0]) if args and fits(args[0], int | tuple) else ""):
+            raise UserError(f"Found {name!r} as {where}, which is another library's transform: {hint}.")
         near = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(table)}."
         raise UserError(f"Found the unknown operation {name!r} as {where}: {advice}")
@@ -194,7 +209,7 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UserError(f"Found {text.strip()!r} as {where}, {usage}: {error}.") from None
-    hints = typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+    hints = hints_of(maker)
     for key, value in bound.arguments.items():
         if not fits(value, hints.get(key, Any)):
             raise UserError(f"Found {key}={value!r} in {where}, {usage}: make {key} {hint_name(hints[key])}.")

@@ -3,7 +3,9 @@
 import numpy as np
 
 from vit_jax.data import source
+from vit_jax.data.decode import MAX_PIXELS
 from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.types import Units, UserError
 
 
 class Patchify:
@@ -28,7 +30,7 @@ class Patchify:
         p = self._patch
         rows, columns = image.shape[0] // p, image.shape[1] // p
         if not 0 < rows * columns <= self._budget:
-            raise ValueError(
+            raise UserError(
                 f"patchify({p}, {self._budget}): found an image of {image.shape[0]} x {image.shape[1]} pixels, which is "
                 f"{rows} x {columns} patches; resize it before."
             )
@@ -41,10 +43,12 @@ class Patchify:
         return rest | {"patches": patches, "coords": coords, "valid": np.arange(self._budget) < count}
 
 
-def patchify(patch: int, budget: int) -> Patchify:
+def patchify(patch: Units, budget: Units) -> Patchify:
     """Cut the image into patches of `patch` pixels, row by row, as a sequence of `budget` (arXiv:2307.06304)."""
-    if patch < 1 or budget < 1:
-        raise ValueError(f"expected a patch and a budget of at least 1, found {patch} and {budget}")
+    if patch**2 * budget > MAX_PIXELS:
+        raise ValueError(
+            f"expected a budget of at most {MAX_PIXELS} pixels, found {budget} patches of {patch} x {patch}"
+        )
     return Patchify(patch, budget)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.types import Count, Threads, UserError
 
 
 class Views:
@@ -25,26 +26,35 @@ class Views:
         image = example["image"]
         image = image.decode() if isinstance(image, Encoded) else image  # once for all views
         rest = {key: value for key, value in example.items() if key != "image"}
-        return rest | {
-            key: np.stack([part({"image": image}, rng)["image"] for part in parts])
-            for key, parts in self._parts.items()
-            if parts
-        }
+        for key, parts in self._parts.items():
+            made = [part({"image": image}, rng)["image"] for part in parts]
+            shapes = {one.shape for one in made}
+            if len(shapes) > 1:
+                raise UserError(
+                    f"The {key} of an image have the shapes {sorted(shapes)}; expected one shape for all: resize them."
+                )
+            rest |= {key: np.stack(made)} if made else {}
+        return rest
 
 
-def views(views: int, crops: int = 0, view: str = "", crop: str = "", last_view: str | None = None) -> Views:
+def views(views: Count, crops: Threads = 0, view: str = "", crop: str = "", last_view: str | None = None) -> Views:
     """Make `views` large and `crops` small views, each by a spec of its own; the last large one may have another spec.
 
     The draws of one view follow those of the one before, so they are independent.
     """
     from vit_jax.data.transforms.preprocess import parse
 
+    specs = views_of(views, crops, view, crop, last_view)
+    return Views(*([parse(spec) for spec in specs[key]] for key in ("views", "crops")))
+
+
+def views_of(views: int, crops: int, view: str, crop: str, last_view: str | None) -> dict[str, list[str]]:
+    """Return the spec of each of the `views` and `crops`; raises ValueError for a number or a spec that is missing."""
     if views < 1 or crops < 0:
         raise ValueError(f"expected at least 1 view and 0 crops, found {views} and {crops}")
     if crops and not crop:
         raise ValueError(f"expected a spec `crop` for {crops} crops, such as crop='inception_crop(96, 0.05, 0.4)|flip'")
-    specs = [view] * (views - 1) + [view if last_view is None else last_view]
-    return Views([parse(spec) for spec in specs], [parse(crop)] * crops)
+    return {"views": [view] * (views - 1) + [view if last_view is None else last_view], "crops": [crop] * crops}
 
 
 class Maybe:

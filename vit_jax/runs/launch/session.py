@@ -57,6 +57,16 @@ def start_script(run: str, command: Sequence[str]) -> str:
 
     A run that receives SIGTERM leaves no exit code: the machine is shutting down, and the run exits with 0 after saving.
     """
+    script = f"""trap 'terminated=yes' TERM
+[ ! -f {VARIABLES} ] || {{ . ./{VARIABLES}; rm -f {VARIABLES}; }}
+export PATH="$PWD/code/.venv/bin:$PATH" PYTHONUNBUFFERED=1
+cd code
+{shlex.join(command)}
+code=$?
+[ -n "${{terminated-}}" ] || echo $code > ../exit"""
+    end = "END OF RUN"
+    while end in script.splitlines():  # a command may have any lines
+        end += "."
     return f"""set -eu
 cd ~/{FOLDER}
 {LOCKED}
@@ -67,15 +77,9 @@ if alive; then
 fi
 [ "$(cat run 2>/dev/null)" = {run} ] || rm -f log
 rm -f exit stopped
-cat > run.sh <<'END OF RUN'
-trap 'terminated=yes' TERM
-[ ! -f {VARIABLES} ] || {{ . ./{VARIABLES}; rm -f {VARIABLES}; }}
-export PATH="$PWD/code/.venv/bin:$PATH" PYTHONUNBUFFERED=1
-cd code
-{shlex.join(command)}
-code=$?
-[ -n "${{terminated-}}" ] || echo $code > ../exit
-END OF RUN
+cat > run.sh <<'{end}'
+{script}
+{end}
 cat /proc/sys/kernel/random/boot_id > boot
 echo {run} > run
 setsid bash run.sh >> log 2>&1 < /dev/null 9>&- &

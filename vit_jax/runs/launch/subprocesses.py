@@ -11,8 +11,17 @@ from vit_jax.types import UserError
 from vit_jax.xla_env import user_environment
 
 STDERR_LINES = 12  # shown when a program fails
-# An argument that assigns a non-numeric value to a name such as WANDB_API_KEY or --api_key.
-SECRET = re.compile(r"(?i)(?:^|\s)-{0,2}(\w+_(?:key|token|secret|password))=(?!\d+$)\S")
+# A name such as WANDB_API_KEY, --apiKey or hf-token with its value: after = or :, or for a flag as the next word. A variable
+# such as $TOKEN is no value.
+NAME = (
+    r"[\w.-]*?(?:pass[_.-]?(?:word|wd|phrase)|secret|token|credentials?|"
+    r"(?:api|access|secret|private|auth|account)[_.-]?key|(?-i:_KEY))"
+)
+SECRET = re.compile(
+    rf"(?i)(?<![\w.-])(?:-{{0,2}}(?P<name>{NAME})[\"']?\s*[=:]\s*|--?(?P<flag>{NAME})\s+)[\"']?(?P<value>[^\s\"'$=,;&}}-][^\s\"',;&}}]*)"
+)
+# What fields such as mask_token are set to.
+PLAIN = re.compile(r"(?i)true|false|none|null|[\d.]+")
 
 
 class CommandFailed(UserError):
@@ -55,12 +64,14 @@ def check_command(command: Sequence[str]) -> None:
         raise UserError(
             "The command is missing; add it after --, as in -- python -m vit_jax.main --config=... --workdir=..."
         )
-    for word in command:
-        if found := SECRET.search(word):
-            raise UserError(
-                f"The command sets {found[1]}, but other users can see command lines and logs record them. Set it as an "
-                f"environment variable here instead; for TPUs, pass it on with --env={found[1].upper()}."
-            )
+    for found in SECRET.finditer("\n".join(command)):
+        name = found["name"] or found["flag"]
+        if PLAIN.fullmatch(found["value"]) and "pass" not in name.lower():
+            continue
+        raise UserError(
+            f"The command sets {name}, but other users can see command lines and logs record them. Set it as an environment "
+            f"variable here instead; for TPUs, pass it on with --env={re.sub(r'[^A-Z0-9]', '_', name.upper())}."
+        )
 
 
 def check_variables(names: Sequence[str]) -> None:

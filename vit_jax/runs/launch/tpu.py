@@ -41,7 +41,7 @@ def run_job(tpu: TpuSlice, job: TpuJob) -> int:
                 code = run_on_slice(tpu, job, num_workers, tail, attached)
                 if job.download:
                     log(f"fetching {job.download[0]} into {job.download[1]}")
-                    Path(job.download[1]).expanduser().parent.mkdir(parents=True, exist_ok=True)
+                    Path(os.path.expanduser(job.download[1])).parent.mkdir(parents=True, exist_ok=True)
                     call_workers(tpu, job.download_command(tpu))
                 break
             except SliceLost as lost:

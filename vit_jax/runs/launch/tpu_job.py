@@ -56,7 +56,7 @@ class TpuJob:
         assert self.download is not None
         remote, local = self.download
         path = remote if remote.startswith(("/", "~")) else f"{session.FOLDER}/code/{remote}"
-        return tpu.download(path, str(Path(local).expanduser()))
+        return tpu.download(path, os.path.expanduser(local))
 
 
 def staging(tpu: TpuSlice) -> Path:

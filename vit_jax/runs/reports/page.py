@@ -2,12 +2,12 @@
 
 import dataclasses
 import importlib.resources
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.config.factory import short_names
+from vit_jax.printable import html_json
 from vit_jax.runs.reports.collect import RunResult
 from vit_jax.runs.reports.comparison import RunComparison
 from vit_jax.runs.reports.tables import format_hours, paper_table, ranked_runs, short_commit
@@ -26,15 +26,7 @@ def as_page(report: RunComparison, refresh: float | None = None) -> str:
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
     page = page.replace("{{style}}", parts["page.css"]).replace("{{script}}", parts["curves.js"] + parts["page.js"])
     # Last, because names of runs may contain anything.
-    return page.replace("{{data}}", html_safe_json(page_data(report, refresh)))
-
-
-def html_safe_json(values: Any) -> str:
-    """Return JSON in which <, > and & are escaped."""
-    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return page.replace("{{data}}", html_json(page_data(report, refresh)))
 
 
 def page_data(report: RunComparison, refresh: float | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vit_jax import printable
 from vit_jax.config.factory import short_names
 from vit_jax.runs.reports.collect import RunResult, format_value
 from vit_jax.runs.reports.comparison import RunComparison
@@ -135,16 +136,20 @@ def print_tables(report: RunComparison, console: Console) -> None:
     keys = [key for key in report.keys if key not in named]
     for title, head, lines in all_tables(report, keys if len(keys) <= MAX_KEYS else []):
         head, lines, constant = drop_constant_columns(head, lines)
-        table = Table(title=Text(title), title_justify="left", caption=Text(constant), caption_justify="left")
+        table = Table(title=_text(title), title_justify="left", caption=_text(constant), caption_justify="left")
         for name in head:
-            table.add_column(Text(name), overflow="fold")
-        for line in lines[:MAX_ROWS]:
-            table.add_row(*map(Text, line))
+            table.add_column(_text(name), overflow="fold")
+        for row in lines[:MAX_ROWS]:
+            table.add_row(*map(_text, row))
         if len(lines) > MAX_ROWS:
-            table.caption = Text(f"... and {len(lines) - MAX_ROWS:,} more\n{constant}")
+            table.caption = Text("\n").join([Text(f"... and {len(lines) - MAX_ROWS:,} more"), _text(constant)])
         console.print(table, markup=False)
     for reason in report.broken:
-        console.print(f"left out: {reason}", markup=False, highlight=False)
+        console.print(_text(f"left out: {reason}"))
+
+
+def _text(text: str) -> Text:
+    return Text(printable.line(text))
 
 
 def keys_in_names(report: RunComparison) -> set[str]:
@@ -170,13 +175,14 @@ def as_csv(report: RunComparison) -> str:
     head += ["best step", "hours", "hardware", "commit", "workdir"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(map(printable.csv_cell, head))
     for run in report.runs:
         step, best = run.best(report.metric, report.mode) or (None, None)
         state = ("finished" if run.finished else "unfinished", run.step, run.steps)
         settings = (format_value(run.config.get(key)) for key in ("seed", *report.keys))
         reached = (run.last(report.metric), best, step, run.hours)
-        writer.writerow([run.name, *state, *settings, *reached, run.hardware, run.commit, run.path])
+        row = [run.name, *state, *settings, *reached, run.hardware, run.commit, run.path]
+        writer.writerow(map(printable.csv_cell, row))
     return file.getvalue()
 
 
@@ -184,15 +190,9 @@ def as_markdown(report: RunComparison) -> str:
     """Return the tables in Markdown."""
     parts = []
     for title, head, lines in all_tables(report, report.keys):
-        rows = [head, ["---"] * len(head), *([markdown_cell(cell) for cell in line] for line in lines)]
-        parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        cells = [[printable.markdown(cell) for cell in row] for row in (head, *lines)]
+        rows = [cells[0], ["---"] * len(head), *cells[1:]]
+        parts.append(f"## {printable.markdown(title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     if report.broken:
-        parts.append("Left out:\n\n" + "\n".join(f"* {markdown_cell(reason)}" for reason in report.broken))
+        parts.append("Left out:\n\n" + "\n".join(f"* {printable.markdown(reason)}" for reason in report.broken))
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_cell(text: str) -> str:
-    """Escape text so that it stays in its cell and is not parsed as HTML."""
-    for old, new in (("\\", "\\\\"), ("|", "\\|"), ("&", "&amp;"), ("<", "&lt;")):
-        text = text.replace(old, new)
-    return " ".join(text.split())

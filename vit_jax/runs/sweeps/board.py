@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vit_jax.printable import line
 from vit_jax.runs.sweeps.progress import RunProgress
 from vit_jax.runs.sweeps.record import SweepRun
 
@@ -73,7 +74,7 @@ class Board:
         value = f", {self.metric} {format_metric(progress.last)}" if progress.last is not None and self.metric else ""
         reason = f": {run.reason}" if run.reason else ""
         state = "waiting to resume" if run.state == "waiting" else run.state
-        self.console.print(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{reason}", markup=False)
+        self.console.print(line(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{reason}"), markup=False)
 
     def notify(self, note: str) -> None:
         """Print a note; in a terminal, it stays below the table."""
@@ -140,10 +141,10 @@ class Board:
             table.add_row(*self._cells(run, run.state, p, p.last))
         self.console.print(table)
         if best := self._best_setting(runs, progress):
-            self.console.print(best, markup=False, highlight=False)
+            self.console.print(line(best), markup=False, highlight=False)
         for run in runs:
             if run.state == "failed":
-                self.console.print(f"failed: {run.name}: {run.reason}", markup=False)
+                self.console.print(line(f"failed: {run.name}: {run.reason}"), markup=False)
 
     def _best_setting(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress]) -> str | None:
         """Return the setting, ignoring seeds, whose finished runs have the best mean of the metric."""

@@ -1,13 +1,12 @@
 """Follow the progress of a run through its workdir, while another process writes to it."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config.factory import steps_of
+from vit_jax.train.metrics import read_row
 from vit_jax.types import UserError
 
 
@@ -49,14 +48,13 @@ class RunProgress:
             self._add(line)
 
     def _add(self, line: bytes) -> None:
-        try:
-            row: Any = json.loads(line)
-            self.step = int(row["step"])
-        except (ValueError, TypeError, KeyError):
+        row = read_row(line)
+        if row is None:
             return
+        self.step = row["step"]
         self.loss = row.get("loss", self.loss)
-        value = row.get(self.metric)
-        if isinstance(value, int | float) and not math.isnan(value):
+        value = row.get(self.metric or "")
+        if value is not None and not math.isnan(value):
             self.measured.append((self.step, value))
 
     @property

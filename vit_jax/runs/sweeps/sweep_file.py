@@ -7,9 +7,12 @@ from typing import Any
 
 from vit_jax.config import load as config_file
 from vit_jax.config.factory import check_part, first, near
+from vit_jax.data.transforms.preprocess import OPS, parse_steps, split_spec
 from vit_jax.runs.sweeps.space import Sweep, run_names
+from vit_jax.train.settings import fill_sizes
 from vit_jax.types import UserError
 
+ANY_SIZE = 224
 EXAMPLE = "experiments/digits_sweep_202611/sweep.py"
 
 
@@ -25,6 +28,7 @@ def load_sweep(argument: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
             config = config_file.load(config_of(sweep, settings), [*overrides, *config_flags(settings)]).to_dict()
             for key, value in settings.items():
                 check_part(key, value)
+            check_preprocess(config)
             check_metric(sweep.metric, config)
             text = json.dumps(config, sort_keys=True)
             if text in seen:
@@ -68,6 +72,21 @@ def check_overrides(settings: Mapping[str, Any], overrides: Sequence[tuple[str, 
     for key, _ in overrides:
         if other := next((other for other in settings if f"{key}.".startswith(f"{other}.")), None):
             raise UserError(f"--config.{key}: the sweep also sets {other}; remove one of the two.")
+
+
+def check_preprocess(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a preprocess spec with a mistake; SIZE stands for any size where a model's is not known yet."""
+    sized = fill_sizes(config, {"image_size": ANY_SIZE})
+    for where, part in {
+        "data": sized["data"],
+        **{f"evals.{name}": part for name, part in sized["evals"].items()},
+    }.items():
+        for key, spec in part.items():
+            if key.endswith("preprocess") and spec is not None:
+                try:
+                    parse_steps(spec, OPS, split_spec(spec))
+                except UserError as error:
+                    raise UserError(f"{where}.{key}: {error}") from None
 
 
 def check_metric(metric: str | None, config: Mapping[str, Any]) -> None:

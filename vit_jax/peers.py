@@ -1,0 +1,130 @@
+"""Processes that train together end together: what ends one is told to the others, before a collective can hang.
+
+The first process listens; each other one keeps a connection to it. A closed connection is a process that was killed: the system
+closes it at once, and TCP's keepalive notices a lost machine in SILENCE seconds.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+SILENCE = 20
+LEAVE_SECONDS = 5.0  # for the others to read why the first process ends
+
+
+class Peers:
+    """The connections of a process with the others; `index` is its own, and 0 the first's."""
+
+    def __init__(self, index: int, count: int):
+        self.index, self.count = index, count
+        self._sockets: dict[int, socket.socket] = {}
+        self._is_leaving = False
+        self._lock = threading.Lock()
+
+    def listen(self) -> int:
+        """Accept the connections of the others, in a thread; return the port."""
+        server = socket.create_server(("", 0), backlog=self.count)
+        threading.Thread(target=self._accept, args=(server,), daemon=True).start()
+        return server.getsockname()[1]
+
+    def connect(self, host: str, port: int) -> None:
+        """Connect to the first process."""
+        connection = socket.create_connection((host, port), timeout=60)
+        connection.settimeout(None)
+        connection.sendall(f"{self.index}\n".encode())
+        self._follow(0, connection)
+
+    def _accept(self, server: socket.socket) -> None:
+        for _ in range(1, self.count):
+            connection, _ = server.accept()
+            index = int(connection.makefile("rb").readline())
+            self._follow(index, connection)
+
+    def _follow(self, index: int, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", SILENCE // 2), ("TCP_KEEPINTVL", SILENCE // 4), ("TCP_KEEPCNT", 2)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._sockets[index] = connection
+        threading.Thread(target=self._read, args=(index, connection), daemon=True).start()
+
+    def _read(self, index: int, connection: socket.socket) -> None:
+        """Wait for the message with which a process leaves; none is the end of a process that was killed."""
+        message: dict[str, Any] = {"process": index, "code": 1, "reason": "was killed, or its machine was lost"}
+        with contextlib.suppress(OSError, ValueError):
+            line = connection.makefile("rb").readline()
+            if line:
+                message = json.loads(line)
+        if message["code"] == 0:
+            return
+        with self._lock:
+            if self._is_leaving:
+                return
+            self._is_leaving = True
+        print(
+            f"error: process {message['process']} of {self.count} {message['reason']}, so this one ends too. Checkpoints are safe; "
+            "to resume, run the same command in all.",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._tell(message)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(message["code"])
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for connection in list(self._sockets.values()):
+            with contextlib.suppress(OSError):
+                connection.sendall(json.dumps(message).encode() + b"\n")
+        if self.index == 0 and message["code"]:
+            time.sleep(1.0 if self._sockets else LEAVE_SECONDS)
+
+    def leave(self, code: int, reason: str) -> None:
+        """Tell the others that this process ends, and with a code other than 0, why they have to."""
+        with self._lock:
+            if self._is_leaving:
+                threading.Event().wait()  # another thread is ending the process
+            self._is_leaving = True
+        self._tell({"process": self.index, "code": code, "reason": reason})
+
+
+def forward(host: str, port: int) -> int:
+    """Forward a port of this machine to another's; return the port.
+
+    XLA ends a process with a C++ stack when its connection with the first process closes; one to here stays open.
+    """
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            near, _ = server.accept()
+            try:
+                far = socket.create_connection((host, port), timeout=10)
+            except OSError:
+                near.close()  # the first process has not started yet: XLA tries again
+                continue
+            far.settimeout(None)
+            _start(_copy, near, far, True)
+            _start(_copy, far, near, False)
+
+    _start(accept)
+    return server.getsockname()[1]
+
+
+def _start(target: Callable[..., None], *args: Any) -> None:
+    threading.Thread(target=target, args=args, daemon=True).start()
+
+
+def _copy(source: socket.socket, target: socket.socket, closes: bool) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    if closes:
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
