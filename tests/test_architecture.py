@@ -29,7 +29,7 @@ FLOORS = [
     {"tasks"},
     {"evals", "viz", "inference"},
     {"train"},
-    {"perf", "runs"},
+    {"perf", "runs", "explain"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -70,7 +70,7 @@ HOMES = {
     "optuna": {"runs"},
     "wandb": {"train"},
     "rich": {"cli", "runs", "train"},
-    "scipy": {"data", "evals", "runs"},
+    "scipy": {"data", "evals", "runs", "explain"},
     "ml_collections": {"config", "train"},
 }
 

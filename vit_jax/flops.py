@@ -23,6 +23,24 @@ def count(function: Callable[..., Any], *arguments: Any) -> tuple[float, dict[st
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, opaque), dict(opaque)
 
 
+def by_scope(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
+    """Count as `count`, by the name scope of each operation: Flax's are the paths of modules, "ViT/encoder/block_0/attn/query"."""
+    found: dict[str, float] = {}
+
+    def add(jaxpr: core.Jaxpr, outer: str, times: int) -> None:
+        for equation in jaxpr.eqns:
+            scope = f"{outer}/{equation.source_info.name_stack}"
+            inner = list(_inner_jaxprs(equation))
+            if inner and equation.primitive.name not in ("cond", *OPAQUE):
+                for one in inner:
+                    add(one, scope, times * equation.params.get("length", 1))
+            elif flops := times * _of_equation(equation, collections.Counter()):
+                found[scope.strip("/")] = found.get(scope.strip("/"), 0.0) + flops
+
+    add(jax.make_jaxpr(function)(*arguments).jaxpr, "", 1)
+    return found
+
+
 def _of_jaxpr(jaxpr: core.Jaxpr, opaque: collections.Counter[str]) -> float:
     return math.fsum(_of_equation(equation, opaque) for equation in jaxpr.eqns)
 

@@ -64,6 +64,12 @@ def _each_line(values: Any) -> Any:
     return [_each_line(value) for value in values] if isinstance(values, list | tuple) else values
 
 
+def cut(text: object, most: int) -> str:
+    """Return text like `line`, of at most this many characters."""
+    text = line(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def picture(text: object) -> str:
     """Return text for a Matplotlib figure: $ begins no formula, and _ does not hide a label from the legend."""
     shown = line(text).replace("$", r"\$")

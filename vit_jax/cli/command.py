@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vit_jax.config import words
@@ -122,6 +123,22 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
                 raise UserError(f"{word} needs a value: {word}=VALUE.")
         overrides.append((key, value))
     return overrides, rest
+
+
+def output_folder(flag: str, text: str) -> Path:
+    """Return the folder of a flag such as "--out", made where it is missing; raises UserError where it cannot be written."""
+    if "://" in text:
+        raise UserError(f"{flag}={text} is on an object store; expected a folder on this machine.")
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{flag}={text} is no folder that can be written ({error.strerror}); give another path."
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={text} is no folder that can be written; give another path.")
+    return path
 
 
 def hint_flag(argv: Sequence[str]) -> None:

@@ -1,12 +1,13 @@
-"""Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--json]."""
+"""Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--report=DIR] [--json]."""
 
 import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from vit_jax.cli.command import Parser, number_flag, split_overrides
+from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag, split_overrides
 from vit_jax.config import factory as configs
 from vit_jax.printable import line
 from vit_jax.types import BatchSize, UserError
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.evals.classification import per_class
     from vit_jax.evals.evaluator import check_needs, evaluate
     from vit_jax.train.metrics import summary
+    from vit_jax.viz.classes import Predictions, write_classes
 
     loaded = inference.load(flags.model, trust=flags.trust)
     remarks = [f"note: {note}" for note in loaded.notes]
@@ -45,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     names = [name for text in flags.evaluator for name in text.split(",")] or [default_of(loaded, flags, images)]
     targets = {name: target_of(name) for name in names}
     check_keys(given, targets)
+    reports = report_folders(flags.report, targets)
     results: dict[str, dict[str, float]] = {}
     tables: list[tuple[str, float, int]] = []
     for name, target in targets.items():
@@ -54,8 +57,12 @@ def main(argv: Sequence[str]) -> int:
         check_needs(name, evaluator, loaded.task.predict, loaded.weights)
         results[name], measured = evaluate(evaluator, loaded.predictor, loaded.weights)
         remarks += [f"unreadable, left out: {file}: {reason}" for file, reason in evaluator.data.unreadable.items()]
-        if flags.per_class and "predicted" in measured.get("", {}):
+        classified = "predicted" in measured.get("", {})
+        if flags.per_class and classified:
             tables += per_class(measured[""], evaluator.spec.class_names)
+        if flags.report and classified:
+            write_classes(Predictions.of(measured[""], evaluator.spec.class_names, evaluator.data), reports[name])
+            remarks.append(f"report: {reports[name]}")
         if not flags.json:  # each as soon as it is known, since some take long
             title = f"{name}: " if len(targets) > 1 else ""
             print(line(title + summary(results[name])), flush=True)
@@ -100,9 +107,27 @@ def make_parser() -> Parser:
         "--batch_size", type=number_flag(BatchSize), help="default: that of the training run's evaluation, or 256"
     )
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
+    parser.add_argument(
+        "--report",
+        type=path_flag,
+        metavar="DIR",
+        help="write the confusion matrix, the worst classes and the mistakes into a folder",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     return parser
+
+
+def report_folders(report: str | None, targets: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the folder of each evaluator's report; raises UserError where none of them measures a classifier."""
+    from vit_jax.evals.classification import Classification
+
+    if report is None:
+        return {}
+    if not any(issubclass(target, Classification) for target in targets.values()):
+        raise UserError(f"--report shows what a classifier confuses; found --evaluator={','.join(targets)}.")
+    place = output_folder("--report", report)
+    return {name: place / name.replace(":", "_") if len(targets) > 1 else place for name in targets}
 
 
 def default_of(loaded: Any, flags: Any, images: Images) -> str:

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import logging
 import os
 
@@ -15,17 +16,24 @@ ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".
 LITTER = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 HIDDEN = "hidden"
 MAX_NAMED = 8  # kinds of files in a message
+MAX_LISTED = 1000  # files that are left out whose paths are kept
 
 
 class LeftOut:
-    """Files that are not read: how many of each kind, such as "2 .txt", and the path of one of each."""
+    """Files and hidden folders that are not read: how many of each kind, such as "2 .txt", with the path of one of each.
+
+    files: the paths of the first MAX_LISTED, with the reason.
+    """
 
     def __init__(self) -> None:
+        self.files: dict[str, str] = {}
         self.counts: collections.Counter[str] = collections.Counter()
         self.examples: dict[str, str] = {}
 
     def add(self, path: str, kind: str | None = None) -> None:
         """Count a file; without a `kind` by its ending."""
+        if len(self.files) < MAX_LISTED:
+            self.files[path] = kind or f"not one of {', '.join(ENDINGS)}"
         kind = kind or os.path.splitext(path)[1].lower() or "without an ending"
         self.counts[kind] += 1
         self.examples.setdefault(kind, path)
@@ -34,6 +42,7 @@ class LeftOut:
         """Add the files of another folder."""
         self.counts.update(other.counts)
         self.examples = other.examples | self.examples
+        self.files |= itertools.islice(other.files.items(), MAX_LISTED - len(self.files))
 
     def __str__(self) -> str:
         named = self.counts.most_common(MAX_NAMED)

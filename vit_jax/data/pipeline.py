@@ -77,6 +77,11 @@ class _Data:
             )
 
     @property
+    def source(self) -> Source:
+        """The examples before the transforms."""
+        return self._reader.source
+
+    @property
     def unreadable(self) -> dict[str, str]:
         """Name -> reason of every unreadable example found so far."""
         return self._reader.unreadable

@@ -133,6 +133,10 @@ class Source(abc.ABC):
     def name(self, index: int) -> str:
         """Return a file path or another stable name, for messages and reports."""
 
+    def left_out(self) -> dict[str, str]:
+        """Return files beside the examples that are none of them, with the reason; of very many the first."""
+        return {}
+
 
 class Spread(Source):
     """At most `count` examples of another source, evenly spread over it, since its order is often by class."""

@@ -25,7 +25,8 @@ class Attention(nn.Module):
     heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False leaves out the biases of
     queries, keys and values, "qv" that of the keys. rope: rotates queries and keys. Where the geometry has offsets, each head
     learns a bias for each of them (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and
-    biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable.
+    biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable, after adding
+    what the collection "perturbations" has for them, whose gradient is thus that of the weights.
     """
 
     num_heads: int
@@ -94,6 +95,7 @@ class Attention(nn.Module):
             if mask is not None:  # so that a NaN in a masked token stays there
                 v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
+                weights = self.perturb("weights", weights)
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
             mixed = attend.weighted_values(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
         else:

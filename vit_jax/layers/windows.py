@@ -137,7 +137,9 @@ class SwinBlock(nn.Module):
             self.num_heads, self.window, self.trained_window, self.version, self.qkv_bias, self.attn_dropout, **dtypes,
             name="attn",
         )  # fmt: skip
-        mlp = Mlp(int(channels * self.mlp_ratio), self.dropout, "gelu", "trunc_normal", **dtypes, name="mlp")
+        mlp = Mlp(
+            int(channels * self.mlp_ratio), self.dropout, "gelu", weight_init="trunc_normal", **dtypes, name="mlp"
+        )
 
         dropout = functools.partial(nn.Dropout(self.dropout), deterministic=deterministic)
 

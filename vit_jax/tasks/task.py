@@ -150,7 +150,7 @@ def apply(
     """
     own = [name for name in weights if name != "params"]
     mutable = ["intermediates"] if rng is None else ["intermediates", *own]
-    options: dict[str, Any] = {"train": rng is not None} if _takes_train(type(module).__call__) else {}
+    options: dict[str, Any] = {"train": rng is not None} if takes_train(type(module).__call__) else {}
 
     def run(rngs: dict[str, Rng] | None) -> Any:
         return module.apply(weights, images, **options, rngs=rngs, mutable=mutable)
@@ -178,7 +178,8 @@ def features(
 
 
 @functools.cache
-def _takes_train(call: Callable[..., Any]) -> bool:
+def takes_train(call: Callable[..., Any]) -> bool:
+    """Return whether a network's __call__ takes `train`."""
     parameters = inspect.signature(call).parameters
     return "train" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

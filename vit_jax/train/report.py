@@ -12,11 +12,10 @@ from vit_jax.evals.evaluator import Arrays
 from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
 from vit_jax.train.state import State, title
+from vit_jax.viz.classes import Predictions, write_classes
 from vit_jax.viz.curves import draw_curves
-from vit_jax.viz.predictions import Prediction, draw_predictions
 
 MANY_EPOCHS = 1000
-SHOWN = 48  # predictions in the sheet
 
 
 def announce(run: Run, state: State, place: remote.Workdir) -> None:
@@ -58,7 +57,7 @@ def finish(run: Run, state: State, place: remote.Workdir) -> dict[str, Any]:
 
 
 def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None:
-    """Write curves.png, and predictions.png: images of an evaluator of classes, confident mistakes first, then the unsure."""
+    """Write curves.png, and what the first evaluator of classes confuses; see viz.classes."""
     if not distributed.is_first():
         return
     folder = run.path / "report"
@@ -66,21 +65,5 @@ def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None
     draw_curves(read_rows(run.path / "metrics.jsonl"), folder / "curves.png")
     named = ((name, passes[""]) for name, passes in measured.items() if "predicted" in passes.get("", {}))
     name, rows = next(named, (None, {}))
-    if name not in run.evaluators:
-        return
-    wrong = rows["predicted"] != rows["label"]
-    # Mistakes from the most confident down, then the others from the least confident up.
-    order = sorted(range(len(wrong)), key=lambda i: (not wrong[i], (-1 if wrong[i] else 1) * rows["confidence"][i]))
-    data, names = run.evaluators[name][0].data, run.parts.task.class_names
-    pictures = [
-        Prediction(
-            data.example(int(rows["index"][i]))["image"],
-            names[rows["label"][i]],
-            names[rows["predicted"][i]],
-            float(rows["confidence"][i]),
-        )
-        for i in order[:SHOWN]
-    ]
-    count = int(wrong.sum())
-    sheet = f"{count:,} of {len(wrong):,} images are misclassified" + (f"; the top {SHOWN}" if count > SHOWN else "")
-    draw_predictions(pictures, sheet, folder / "predictions.png")
+    if name in run.evaluators:
+        write_classes(Predictions.of(rows, run.parts.task.class_names, run.evaluators[name][0].data), folder)

@@ -40,7 +40,8 @@ class Folder(Source):
             )
         elif not 0 < holdout < 1:
             raise UserError(f"Found holdout={holdout}, expected a share between 0 and 1: choose one such as 0.1.")
-        images = _class_images(self._root)
+        images, left_out = _class_images(self._root)
+        self._left_out = left_out.files
         if not split_folders and split != "all":
             images = {name: _holdout(paths, split, holdout, split_seed) for name, paths in images.items()}
         self.fields = {"image": Image(), "label": Label(tuple(images))}
@@ -56,6 +57,9 @@ class Folder(Source):
 
     def name(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])
+
+    def left_out(self) -> dict[str, str]:
+        return self._left_out
 
 
 def _subfolders(path: str) -> list[str]:
@@ -125,16 +129,16 @@ def _some(names: set[str]) -> str:
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"
 
 
-def _class_images(root: str) -> dict[str, list[str]]:
-    """Return the sorted paths, relative to `root`, of each class's images, and log what is left out.
+def _class_images(root: str) -> tuple[dict[str, list[str]], files.LeftOut]:
+    """Return the sorted paths, relative to `root`, of each class's images, and what is left out, which is logged.
 
     Folders whose names differ only in how Unicode composes their letters are one class. Raises UserError unless there is a
     class and each has an image.
     """
     left_out = files.LeftOut()
     folders, outside = _children(root, left_out)
-    for name in outside:  # in no class
-        left_out.add(os.path.join(root, name))
+    for name in outside:
+        left_out.add(os.path.join(root, name), "not in a class folder" if files.is_image(name) else None)
     left_out_of = {name: files.LeftOut() for name in folders}
     with ThreadPoolExecutor(stores.THREADS) as pool:
         places = [os.path.join(root, name) for name in folders]
@@ -145,7 +149,7 @@ def _class_images(root: str) -> dict[str, list[str]]:
         left_out.merge(left_out_of[name])
     files.report(root, left_out)
     _check_classes(root, images, left_out)
-    return {name: sorted(images[name]) for name in sorted(images)}
+    return {name: sorted(images[name]) for name in sorted(images)}, left_out
 
 
 def _check_classes(root: str, images: dict[str, list[str]], left_out: files.LeftOut) -> None:

@@ -1,0 +1,59 @@
+"""Grad-CAM on tokens (arXiv:1610.02391)."""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from vit_jax.explain.method import HeatMap
+from vit_jax.explain.network import ByteImages, Network, Targets
+from vit_jax.types import UserError
+
+
+def gradcam(tokens: Float[Array, "b n d"], gradients: Float[Array, "b n d"]) -> Float[Array, "b n"]:
+    """Return the positive part of the tokens' sum over channels, weighted by the mean gradient (equations 1 and 2)."""
+    return jax.nn.relu((tokens * gradients.mean(axis=1, keepdims=True)).sum(axis=-1))
+
+
+class GradCam(HeatMap):
+    """Which patches raise the output of a class, by the channels of the tokens after one block.
+
+    layer: the block, from 1, or from the end if negative. By default the last, or where a class token is read the last but one,
+    since the gradient after the last is zero at the patches.
+    """
+
+    title = "Grad-CAM"
+    unit = "Grad-CAM"
+    of_class = True
+
+    def __init__(self, layer: int | None = None):
+        self._layer = layer
+
+    def check(self, network: Network) -> None:
+        """See Method."""
+        network.need_classes("Grad-CAM")
+        if not network.blocks:
+            raise UserError(
+                f"{network.kind} has no blocks that sow their output as `out`, so there are no tokens for Grad-CAM; use occlusion."
+            )
+        network.need_tokens("Grad-CAM")
+        self._block(network)
+
+    def _block(self, network: Network) -> str:
+        depth = len(network.blocks)
+        default = -2 if network.reads_prefix and depth > 1 else -1
+        layer = default if self._layer is None else self._layer
+        if not 1 <= abs(layer) <= depth:
+            raise UserError(
+                f"--method.layer={layer}: {network.kind} has {depth} blocks; expected 1 to {depth}, or -1 to {-depth}."
+            )
+        return network.blocks[layer - 1 if layer > 0 else layer]
+
+    def maps(self, network: Network, images: ByteImages, targets: Targets | None) -> np.ndarray:
+        """See HeatMap."""
+
+        def reduce(tokens: Array, gradients: Array) -> Array:
+            patches = (x[:, network.prefix :] for x in (tokens, gradients))
+            return gradcam(*patches).reshape(-1, *network.grid)
+
+        assert targets is not None
+        return network.token_gradients(reduce, self._block(network), images, targets)

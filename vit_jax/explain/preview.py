@@ -1,0 +1,207 @@
+"""What a network is fed: the images of a config as they are, and as augmented batches."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.config import schema
+from vit_jax.config.factory import build, quoted
+from vit_jax.data.files import MAX_LISTED
+from vit_jax.data.source import Encoded, Label, Labels, Source, Spread, UnreadableImage
+from vit_jax.printable import cut, line
+from vit_jax.train import settings
+from vit_jax.train.build import build_data, build_parts
+from vit_jax.train.step import prepared, step_keys
+from vit_jax.types import UserError
+from vit_jax.viz.predictions import Caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Facts of a data set before the transforms.
+
+    examples: how many there are; scanned: of how many the image was read. classes: the examples of each class, of all. sizes: how
+    many of the readable images have (height, width). mean, std: of each channel over all pixels, in [0, 1]. unreadable: reasons by
+    name. left_out: files that are no examples.
+    """
+
+    examples: int
+    scanned: int
+    classes: Mapping[str, int]
+    sizes: Mapping[tuple[int, int], int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    unreadable: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def statistics(source: Source, most: int) -> Statistics:
+    """Return the facts of a source, reading at most this many images, evenly spread over it."""
+    if "image" not in source.fields:
+        raise UserError(f"The examples have {', '.join(source.fields)}, and no image to show.")
+    sizes: Counter[tuple[int, int]] = Counter()
+    unreadable: dict[str, str] = {}
+    pixels = Moments()
+    scanned = Spread(source, most)
+    for index in range(len(scanned)):
+        try:
+            image = scanned[index]["image"]
+            image = image.decode() if isinstance(image, Encoded) else np.asarray(image)
+        except UnreadableImage as error:
+            unreadable[scanned.name(index)] = str(error)
+            continue
+        sizes[image.shape[0], image.shape[1]] += 1
+        pixels.add(image)
+    return Statistics(
+        len(source), len(scanned), class_counts(source), dict(sizes.most_common()), pixels.mean, pixels.std, unreadable,
+        source.left_out(),
+    )  # fmt: skip
+
+
+class Moments:
+    """Mean and standard deviation of each channel over all pixels that were added, in [0, 1]; () before the first."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sums: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add pixels [..., c] in [0, 255]."""
+        flat = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
+        self._count += len(flat)
+        self._sums, self._squares = self._sums + flat.sum(axis=0), self._squares + np.square(flat).sum(axis=0)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The mean of each channel."""
+        return tuple((self._sums / self._count / 255).tolist()) if self._count else ()
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation of each channel."""
+        if not self._count:
+            return ()
+        variance = self._squares / self._count - np.square(self._sums / self._count)
+        return tuple((np.sqrt(np.maximum(variance, 0)) / 255).tolist())
+
+
+def class_counts(source: Source) -> dict[str, int]:
+    """Return the examples of each class, of all that can be opened; images are not decoded."""
+    key = next((key for key, field in source.fields.items() if isinstance(field, Label | Labels)), None)
+    if key is None:
+        return {}
+    counts = np.zeros(len(source.class_names), np.int64)
+    single = isinstance(source.fields[key], Label)
+    for index in range(len(source)):
+        try:
+            label = source[index][key]
+        except UnreadableImage:
+            continue
+        counts += np.arange(len(counts)) == label if single else np.asarray(label, np.int64)
+    return dict(zip(source.class_names, counts.tolist(), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """Prepared batches: captioned images [h, w, c], the arrays by name in words, and mean and std of each channel in [0, 1]."""
+
+    pictures: list[Caption]
+    arrays: Mapping[str, str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> Fed:
+    """Return the first batches as the loss reads them: augmented, and mixed where the task mixes; at most `most` pictures."""
+    config = {**config, "data": {**config["data"], "max_unreadable": 1.0, "workers": 0}}
+    data = build_data(config, source)
+    parts = build_parts(config, data.spec, data)
+    pictures: list[Caption] = []
+    arrays: dict[str, str] = {}
+    pixels = Moments()
+    for step, batch in data.from_step(0, batches):
+        key, _ = step_keys(config["seed"], step)
+        made = jax.device_get(prepared(parts.task, parts.fetch, parts.constants, jax.device_put(batch), key))
+        arrays = {name: f"{x.dtype} {'x'.join(map(str, x.shape))}" for name, x in made.items()}
+        for name, images in made.items():
+            if not is_pictures(images):
+                continue
+            if name == "image" or "image" not in made:
+                pixels.add(images)
+            for row, several in enumerate(images.reshape(len(images), -1, *images.shape[-3:])):
+                caption = caption_of(made, row, parts.task.class_names)
+                pictures += [
+                    Caption(one.round().clip(0, 255).astype(np.uint8), caption if name == "image" else name)
+                    for one in several
+                ]
+    return Fed(pictures[:most], arrays, pixels.mean, pixels.std)
+
+
+def is_pictures(array: Any) -> bool:
+    """Return whether an array is images [b, h, w, c], or several [b, views, h, w, c] of each example."""
+    return getattr(array, "ndim", 0) in (4, 5) and array.shape[-1] in (1, 3) and array.dtype in (np.uint8, np.float32)
+
+
+def caption_of(batch: Mapping[str, Any], row: int, names: tuple[str, ...]) -> str:
+    """Return the classes of an example with their shares, or its numbers."""
+    for key in ("target", "label"):
+        if key not in batch:
+            continue
+        value = np.asarray(batch[key][row])
+        if value.ndim == 0 and names:
+            return line(names[int(value)])
+        if value.ndim == 1 and len(value) == len(names):
+            best = [i for i in np.argsort(-value, kind="stable")[:2] if value[i] > max(0.1, value.max() / 20)]
+            return "\n".join(f"{cut(names[i], 14)} {value[i]:.2f}" for i in best)
+    return ""
+
+
+def open_config(config: dict[str, Any]) -> tuple[dict[str, Any], Source]:
+    """Return a training config, filled in as a run would, and its training data."""
+    config = schema.check(config)
+    source: Source = build(config["data"].get("source"), "data.source")
+    _, facts = settings.load_init(config["init"], None)
+    return schema.check(settings.fill_in(config, facts, source)), source
+
+
+def as_text(found: Statistics) -> str:
+    """Return the facts in words; long lists are cut."""
+    counts = sorted(found.classes.items(), key=lambda item: -item[1])
+    heights, widths = (np.repeat([size[axis] for size in found.sizes], list(found.sizes.values())) for axis in (0, 1))
+    lines = [
+        f"{found.examples:,} examples"
+        + (f", {found.scanned:,} of which were read" if found.scanned < found.examples else "")
+    ]
+    if counts:
+        shown = counts if len(counts) <= 12 else [*counts[:6], *counts[-6:]]
+        dots = " (the most and the least frequent)" if len(counts) > 12 else ""
+        lines.append(
+            f"{len(counts):,} classes{dots}: " + ", ".join(f"{quoted(name, 40)} {count:,}" for name, count in shown)
+        )
+    if found.sizes:
+        for name, values in (("height", heights), ("width", widths)):
+            lines.append(f"{name}: {values.min():,} to {values.max():,} pixels, median {np.median(values):,.0f}")
+        common = ", ".join(f"{h} x {w} ({count:,})" for (h, w), count in list(found.sizes.items())[:5])
+        lines.append(f"most frequent sizes, height x width: {common}")
+        lines.append(f"mean of each channel {numbers(found.mean)}, standard deviation {numbers(found.std)}, of [0, 1]")
+    for what, files in (("unreadable", found.unreadable), ("left out", found.left_out)):
+        more = " or more" if files is found.left_out and len(files) == MAX_LISTED else ""
+        lines.append(f"{what}: {len(files):,}{more} files" + (", for example" if len(files) > 10 else ""))
+        lines += [f"  {line(f'{name}: {reason}')}" for name, reason in list(files.items())[:10]]
+    return "\n".join(lines)
+
+
+def numbers(values: tuple[float, ...]) -> str:
+    """Return numbers as a config takes them."""
+    return "(" + ", ".join(f"{x:.4f}" for x in values) + ")"
+
+
+def as_dict(found: Statistics, fed: Fed | None) -> dict[str, Any]:
+    """Return the facts for machines to read."""
+    facts = dataclasses.asdict(found) | {"sizes": [[*size, count] for size, count in found.sizes.items()]}
+    return facts | ({} if fed is None else {"fed": {"arrays": dict(fed.arrays), "mean": fed.mean, "std": fed.std}})
