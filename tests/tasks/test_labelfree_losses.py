@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests.peers import torch
+from vit_jax import trees
+from vit_jax.config.factory import build
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.beit import Beit
 from vit_jax.tasks.dino import Dino, Encoded
@@ -14,6 +16,7 @@ from vit_jax.tasks.gram import Gram
 from vit_jax.tasks.ibot import Ibot
 from vit_jax.tasks.ijepa import Ijepa
 from vit_jax.tasks.lejepa import Lejepa, sigreg
+from vit_jax.tasks.mae import Mae
 from vit_jax.tasks.masks import block_masks, random_masks
 from vit_jax.tasks.simmim import Simmim
 from vit_jax.tasks.teacher import Teacher
@@ -29,7 +32,8 @@ KEY = jax.random.key(0)
 
 
 def vit(**fields):
-    return ViT(0, 8, 1, 8, 2, patch_size=4, posemb="sincos2d", **{"pool": "tok", "mask_token": True} | fields)
+    defaults = {"pool": "tok", "mask_token": True, "num_heads": 2}
+    return ViT(0, 8, 1, 8, patch_size=4, posemb="sincos2d", **defaults | fields)
 
 
 def perturbed(params):
@@ -352,3 +356,19 @@ def test_the_part_encoded_has_features_and_patches():
     assert isinstance(found, Encoded)
     assert found.features.shape == (4, 2, 8)
     assert found.tokens.shape == (4, 2, 16, 8)
+
+
+@pytest.mark.parametrize("cls", [Mae, Ijepa, Ibot, Simmim])
+def test_a_network_with_rotary_positions_learns_without_labels(cls):
+    rope = build({"type": "Axial"}, "model.rope")
+    model = vit(rope=rope, pool="tok" if cls is Ibot else "gap", mask_token=cls in (Ibot, Simmim), num_heads=1)
+    options = {Mae: {"decoder_width": 8, "decoder_heads": 2, "decoder_depth": 1}, Simmim: {"unit": 1}}.get(cls, {})
+    small = {"predictor_width": 8, "predictor_depth": 1, "predictor_heads": 2}
+    heads = {"outputs": 6, "hidden": 8, "bottleneck": 4, "smallest_block": 1}
+    task = cls(model, **options, **(small if cls is Ijepa else heads if cls is Ibot else {}))
+    spec, examples = (VIEWS, VIEWED) if cls is Ibot else (IMAGE, IMAGES)
+    params = task.init(KEY, spec)
+    batch = task.prepare(examples, KEY, {})
+    loss, grads = jax.value_and_grad(lambda p: task.loss(p, task.init_state(params), batch, KEY)[0])(params)
+    assert np.isfinite(loss)
+    assert trees.global_norm(grads) > 0

@@ -126,7 +126,7 @@ class Ijepa(Pretraining):
 
         def encode(model: nn.Module, images: Array) -> Tokens:
             tokens = jnp.take_along_axis(model.embed(images, train=True), context_at[:, :, None], axis=1)
-            return model.encode(tokens, seen, train=True)
+            return model.encode(tokens, seen, grid=grid, kept=context_at, train=True)
 
         encoded: Any = self.model.apply(
             {"params": params["backbone"]}, self.normalize(images), method=encode, rngs={"dropout": rng}

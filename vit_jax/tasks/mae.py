@@ -93,11 +93,13 @@ class Mae(Pretraining):
         """Return the predicted pixels of every patch of a prepared batch, and which patches are masked."""
         images, order = self.normalize(batch["image"]), batch["order"]
         kept, prefix = round((1 - self.mask_ratio) * order.shape[1]), self.model.num_prefix
+        grid = self.model.grid(images.shape[1:3])
 
         def encode_visible(model: nn.Module, images: Images) -> Tokens:
             tokens = model.embed(images, train=True)
             patches = jnp.take_along_axis(tokens[:, prefix:], order[:, :kept, None], axis=1)
-            return model.encode(jnp.concatenate([tokens[:, :prefix], patches], axis=1), train=True)
+            visible = jnp.concatenate([tokens[:, :prefix], patches], axis=1)
+            return model.encode(visible, grid=grid, kept=order[:, :kept], train=True)
 
         visible = self.model.apply({"params": params["backbone"]}, images, method=encode_visible, rngs={"dropout": rng})
         restore = jnp.argsort(order, axis=1)
