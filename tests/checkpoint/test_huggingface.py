@@ -11,7 +11,7 @@ from flax.traverse_util import unflatten_dict
 from tests.peers import torch, transformers
 from vit_jax import trees
 from vit_jax.config import factory as configs
-from vit_jax.pretrained import huggingface
+from vit_jax.pretrained import huggingface, wrappers
 from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.types import UserError
 
@@ -67,7 +67,7 @@ def ours(spec, params, images):
 
 
 def read(folder):
-    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    arrays, _ = wrappers.unwrap(safetensors.numpy.load_file(folder / "model.safetensors"), "the model")
     config = json.loads((folder / "config.json").read_text())
     if (folder / "preprocessor_config.json").exists():
         config["preprocessor"] = json.loads((folder / "preprocessor_config.json").read_text())
