@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.models = models
         self.uploads = uploads  # folder of what is uploaded
-        self.private: dict[str, bool] = {}
+        self.visibility: dict[str, str] = {}
         self.corrupt = False
 
     @property
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
-            self.server.private[name] = wanted.get("private")
+            self.server.visibility[name] = wanted.get("visibility")
             self.server.models.setdefault(name, self.server.uploads / name.replace("/", "--")).mkdir(exist_ok=True)
             self._json({"url": f"{self.server.address}/{name}", "id": name})
         elif self.path == "/api/validate-yaml":

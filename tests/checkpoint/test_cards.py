@@ -126,7 +126,7 @@ def test_a_pushed_model_is_loaded_from_the_hub_again(digits, tmp_path, monkeypat
         command[2] = f"--out={tmp_path / 'again'}"
         assert vit(command) == 0
         assert f"{server.address}/me/digits" in capsys.readouterr().out
-        assert server.private["me/digits"]
+        assert server.visibility["me/digits"] == "private"
         again = inference.load("hf:me/digits")
     image = np.zeros((1, *again.image_shape), np.uint8)
     np.testing.assert_allclose(again(image)["logits"], inference.load(digits)(image)["logits"], atol=1e-5)

@@ -33,7 +33,7 @@ def download(name: str) -> Path:
 
 def check_name(name: str, flag: str) -> None:
     """Raise UserError where this is no OWNER/NAME."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is None:
         raise UserError(f"{flag}={name} is not a model of the hub; expected OWNER/NAME.")
 
 
