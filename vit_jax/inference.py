@@ -293,6 +293,8 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     there is one; a suffix such as ":raw" or ":student" selects others. Code from outside vit_jax that a workdir names is imported
     only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
+    if not stores.is_remote(reference) and stores.is_too_long(str(reference)):
+        raise UserError(f"{factory.quoted(str(reference), 60)} is not a model: no path or name is that long.")
     reference = as_ours(str(reference))
     place, step, suffix = parse_reference(reference)
     with remote.fetched(place, step) as path:

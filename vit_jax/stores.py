@@ -45,6 +45,17 @@ class ObjectInfo:
     tag: str
 
 
+def is_too_long(path: str) -> bool:
+    """Return whether the system has no paths of that length."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    except ValueError:  # a null character
+        pass
+    return False
+
+
 def is_remote(url: str | os.PathLike[str]) -> bool:
     """Return whether a path is on an object store; raise UserError for an unsupported scheme such as az://."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/(?!/))", str(url))

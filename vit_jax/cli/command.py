@@ -1,7 +1,6 @@
 """Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
 
 import argparse
-import errno
 import io
 import os
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax import stores
 from vit_jax.config import words
 from vit_jax.config.factory import near, quoted
 from vit_jax.config.hints import fits, hint_name
@@ -52,12 +52,8 @@ def path_flag(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
     path = os.path.expanduser(text)
-    if "://" not in path:
-        try:
-            os.lstat(path)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise argparse.ArgumentTypeError("it is longer than a path can be") from None
+    if not stores.is_remote(path) and stores.is_too_long(path):
+        raise argparse.ArgumentTypeError("it is longer than a path can be")
     return path
 
 

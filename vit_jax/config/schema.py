@@ -7,7 +7,7 @@ import ml_collections
 from ml_collections.config_dict import FieldReference, placeholder
 
 from vit_jax.config.factory import ConfigError, check_plain, flatten_config, near, quoted
-from vit_jax.config.hints import fits, hint_name
+from vit_jax.config.hints import cast, fits, hint_name
 from vit_jax.types import BatchSize, Seed, Steps, Units
 
 
@@ -194,7 +194,8 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     lacking = [name for name in lacking if name != "batch_size" or config.get("by_size") is None]
     if lacking:
         raise ConfigError(f"config lacks {', '.join(lacking)}; configs/common.py has every key.")
-    config = dict.fromkeys(KEYS) | dict(config)
+    given = {name: cast(value, KEYS[name].kind) for name, value in config.items() if value is not None}
+    config = dict.fromkeys(KEYS) | given
     steps, epochs, batch_size, ema_decay = (config[name] for name in ("steps", "epochs", "batch_size", "ema_decay"))
     if (steps is not None and epochs is not None) or (config["by_size"] is None and steps is None and epochs is None):
         raise ConfigError(

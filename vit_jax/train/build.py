@@ -92,7 +92,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         gradient=gradient,
         init=functools.partial(
             initial_state, task, tx, spec,
-            seed=seed, ema=ema_decay is not None, freeze=freeze and compile_regex(freeze, "freeze"),
+            seed=seed, ema=ema_decay is not None, freeze=None if freeze is None else compile_regex(freeze, "freeze"),
         ),
         make_step=functools.partial(
             make_step, task, tx, learning_rate, gradient,
