@@ -427,7 +427,7 @@ def write(
     is_eva = not is_mixer and timm_eva.is_needed(model)
     own = _mixer_architecture if is_mixer else timm_eva.architecture if is_eva else _vit_architecture
     architecture = own(model)
-    notes = _differences(architecture, model)
+    notes = timm_config.differences(architecture, model)
     if model.get("mask_token"):
         notes.append("timm's ViTs have no mask token, so it is left out; outputs for whole images do not depend on it.")
         model["mask_token"], params = False, {name: x for name, x in params.items() if name != "mask_token"}
@@ -490,20 +490,3 @@ def _mixer_architecture(model: Mapping[str, Any]) -> str:
             "expected size S, B or L with patches of 16 or 32. Use --to=workdir."
         )
     return _MIXERS[shape]
-
-
-def _differences(architecture: str, model: Mapping[str, Any]) -> list[str]:
-    """Describe the fields for which timm's architecture has another value."""
-    theirs: dict[str, Any] = {"norm_eps": 1e-5 if "_clip_" in architecture or "_dinov3" in architecture else 1e-6}
-    if model["type"] == "mixer.Mixer":
-        theirs["mlp"] = "gelu"
-    ours: dict[str, Any] = {field: model[field] for field in theirs}
-    if model.get("stem"):
-        stem = {"norm_eps": 1e-5, "weight_norm": "var", "weight_eps": 1e-8}
-        theirs |= {f"stem.{field}": value for field, value in stem.items()}
-        ours |= {f"stem.{field}": model["stem"][field] for field in stem}
-    return [
-        f"timm computes with {field}={theirs[field]!r}, not {ours[field]!r}: its logits will differ slightly."
-        for field in theirs
-        if theirs[field] != ours[field]
-    ]

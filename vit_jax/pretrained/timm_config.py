@@ -242,3 +242,20 @@ def _crop_pct(size: tuple[int, ...], resized: tuple[int, ...]) -> float | None:
         if all(math.floor(side / crop) == to for side, to in zip(size, resized, strict=True))
     )
     return next(exact, None)
+
+
+def differences(architecture: str, model: Mapping[str, Any]) -> list[str]:
+    """Describe the fields for which timm's architecture has another value."""
+    theirs: dict[str, Any] = {"norm_eps": 1e-5 if "_clip_" in architecture or "_dinov3" in architecture else 1e-6}
+    if model["type"] == "mixer.Mixer":
+        theirs["mlp"] = "gelu"
+    ours: dict[str, Any] = {field: model[field] for field in theirs}
+    if model.get("stem"):
+        stem = {"norm_eps": 1e-5, "weight_norm": "var", "weight_eps": 1e-8}
+        theirs |= {f"stem.{field}": value for field, value in stem.items()}
+        ours |= {f"stem.{field}": model["stem"][field] for field in stem}
+    return [
+        f"timm computes with {field}={theirs[field]!r}, not {ours[field]!r}: its logits will differ slightly."
+        for field in theirs
+        if theirs[field] != ours[field]
+    ]

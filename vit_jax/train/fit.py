@@ -38,6 +38,16 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
             return train(run, preemption, place)
 
 
+def diverged_words(error: Exception, saver: savers.Saver, place: remote.Workdir) -> str:
+    """Return what a run that diverged says: where it stopped, what is safe and what may help."""
+    good = saver.latest()
+    kept = f"the last good checkpoint is step {good}, in {place.shown(saver.directory)}"
+    return (
+        f"Stopped: {error}; {'no checkpoint was saved before' if good is None else kept}. A lower optim.lr, a longer warm-up "
+        "or optim.clip_norm may help."
+    )
+
+
 def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:
     """Run the loop: step, log, evaluate, save, stop."""
     saver, recorder, steps = run.saver, run.recorder, run.parts.steps
@@ -96,12 +106,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         if start < steps or not (run.path / "report").exists():
             write_report(run, measured or evaluate(run, state, predict, list(run.evaluators))[1])
     except NonFiniteLossError as error:
-        good = saver.latest()
-        kept = f"the last good checkpoint is step {good}, in {place.shown(saver.directory)}"
-        error.args = (
-            f"Stopped: {error}; {'no checkpoint was saved before' if good is None else kept}. A lower optim.lr, a longer warm-up "
-            "or optim.clip_norm may help.",
-        )
+        error.args = (diverged_words(error, saver, place),)
         raise
     except BaseException as error:
         preemption.ctrl_c.saving = True
