@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import hostile
-from tests.conftest import tiny_config
+from tests.conftest import ROOT, tiny_config
 from tests.test_configs import ARGUMENTS, data, load  # noqa: F401
 from tests.test_malformed import call, shared  # noqa: F401
 from tests.test_recipes import RUNS, toy
@@ -237,7 +237,7 @@ COMMANDS = {
     "bench inference": "bench inference --config=$config --steps=1 --rounds=1 --batch_size=1",
     "convert": "convert --model=$run --to=npz --out=$tmp/new.npz",
     "evaluate": "evaluate --model=$run --data=digits --evaluator=classification --batch_size=360",
-    "launch tpu": "launch tpu --name=a --zone=z --type=v5litepod-8 --dry-run -- true",
+    "launch tpu": "launch tpu --name=a --zone=us-west4-a --type=v5litepod-8 --committed --dry-run -- true",
     "launch slurm": "launch slurm --dry-run -- true",
     "models": "models --json",
     "plan": "plan --config=$config --json",
@@ -321,7 +321,7 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
     for key, place in places.items():
         base = [word.replace(key, str(place)) for word in base]
     wrong, codes = [], {0: 0, 2: 0}
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(ROOT if name == "launch tpu" else tmp_path)  # which sends a commit
     for flag, text, argv in [("", "as it is", base), *command_lines(base, flags_of(base, monkeypatch))]:
         shutil.rmtree(tmp_path / "t", ignore_errors=True)
         (tmp_path / "t").mkdir()

@@ -153,10 +153,10 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: put(rows) for key, rows in batch.items()}
 
 
-def bytes_on_device(shapes: Any, shardings: Any) -> int:
+def bytes_on_device(shapes: Any, shardings: Any) -> float:
     """Return the bytes of the arrays of a tree on each device."""
     pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
-    return sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in pairs)
+    return float(sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in pairs))
 
 
 def with_shardings(shapes: Tree, shardings: Any) -> Tree:

@@ -189,6 +189,7 @@ class Measurement:
             seed=0,
             rules=(),
             fetch=None,
+            norm_scaled=frozenset(),
         )
         mesh = sharding.make_mesh(jax.devices()[:1], data=1)
         needed, uncounted = parts.model_flops()
