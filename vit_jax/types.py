@@ -25,6 +25,7 @@ class Between:
 BatchSize = Annotated[int, Between(1, 2**20)]
 Steps = Annotated[int, Between(1, 2**31 - 1)]
 Units = Annotated[int, Between(1, 2**20)]  # of a layer, or pixels of a side
+Classes = Annotated[int, Between(0, 2**20)]  # 0 for a network without a head
 Count = Annotated[int, Between(1, 1024)]  # blocks, heads, parts, rounds
 Threads = Annotated[int, Between(0, 1024)]  # or processes, or batches ahead
 Megabytes = Annotated[int, Between(0, 2**24)]

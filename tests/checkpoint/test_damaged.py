@@ -190,7 +190,7 @@ CASES = {
         ("num_heads",),
     ),
     "another_architecture": (resnet, ("resnet", "ViT")),
-    "a_language_model": (bert, ("bert", "only ViT and DeiT are supported")),
+    "a_language_model": (bert, ("bert", "of its networks only ViT")),
     "config_is_no_json": (lambda tmp: folder(tmp, config="{'a': "), ("config.json", "damaged")),
     "config_is_a_list": (lambda tmp: folder(tmp, config="[1]"), ("config.json", "list")),
     "config_of_other_types": (

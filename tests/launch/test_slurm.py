@@ -174,10 +174,10 @@ def test_another_script_of_the_name_is_not_overwritten(cluster, capfd):
     ("flags", "message"),
     [
         (["--name=a b"], "--name=a b"),
-        (["--nodes=0"], "--nodes=0"),
+        (["--nodes=0"], "--nodes: found '0'"),
         (["--time=soon"], "--time=soon"),
         (["--sbatch=qos"], "--sbatch=qos"),
-        (["--partition="], "non-empty line"),
+        (["--partition="], "--partition is empty"),
         (["--partitoin=gpu"], "--partition"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -111,7 +111,7 @@ def test_a_teacher_of_another_size_sees_the_images_resized():
     weights = randomised_for(big)
     enlarged = jax.image.resize(BATCH["image"].astype(jnp.float32), (6, 16, 16, 3), "bilinear")
     expected = big.task.predict(weights, {"image": enlarged})["logits"]
-    np.testing.assert_allclose(big.logits(weights, BATCH["image"]), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(big.predict(weights, BATCH["image"], "logits"), expected, rtol=1e-4, atol=1e-5)
 
 
 def randomised_for(teacher):

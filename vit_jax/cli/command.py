@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the parsed flags; raise UserError for an unknown flag, or one whose value is empty."""
         values, unknown = self.parse_known_args(argv)
-        for word, following in zip(argv, [*argv[1:], None], strict=True):
+        for word, following in zip(argv, [*argv[1:], None], strict=False):
             flag, equals, value = word.partition("=")
             if flag.startswith("--") and (not value if equals else following == ""):
                 raise UserError(f"{flag} is empty; give it a value, or leave it out.")

@@ -16,7 +16,7 @@ from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
 from vit_jax.models import heads
 from vit_jax.models.sizes import FromVariant
 from vit_jax.models.vit import BLOCK, pair
-from vit_jax.types import Count, DtypeName, Images, Logits, Tokens, Units, UserError
+from vit_jax.types import Classes, Count, DtypeName, Images, Logits, Tokens, Units, UserError
 
 
 class Mixer(FromVariant, nn.Module):
@@ -28,7 +28,7 @@ class Mixer(FromVariant, nn.Module):
     with the bias head_bias. Weights begin as lecun_normal, with biases of zero.
     """
 
-    num_classes: Units
+    num_classes: Classes
     width: Units
     depth: Count
     tokens_mlp_dim: Units

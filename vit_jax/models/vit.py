@@ -25,7 +25,7 @@ from vit_jax.layers.posemb import AddPositions
 from vit_jax.layers.rope import Rope
 from vit_jax.models import heads
 from vit_jax.models.sizes import FromVariant
-from vit_jax.types import Count, DtypeName, Images, Logits, Mask, Tokens, Units, UserError
+from vit_jax.types import Classes, Count, DtypeName, Images, Logits, Mask, Tokens, Units, UserError
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class ViT(FromVariant, nn.Module):
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
 
-    num_classes: Units
+    num_classes: Classes
     width: Units
     depth: Count
     mlp_dim: Units
