@@ -739,7 +739,7 @@ train(
     says=("--workdir=", "link"),
 )
 train("workdir_name_too_long", f"--workdir=$tmp/{'x' * 300}", says=("--workdir=", "too long"))
-train("unwritable_workdir", "--workdir=/proc/vit_jax/run", says=("--workdir=/proc/vit_jax/run", "cannot be written"))
+train("unwritable_workdir", "--workdir=/proc/vit_jax/run", says=("/proc/vit_jax/run", "cannot be written"))
 train(
     "other_config",
     "--config.optim.lr=0.5",

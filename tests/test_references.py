@@ -74,7 +74,7 @@ def test_a_path_that_cannot_be_written_is_reported(tmp_path, capsys):
     for to in ("workdir", "npz", "timm", "hf"):
         for out in (tmp_path / "file" / "x.npz", tmp_path / ("x" * 300 + ".npz")):
             assert vit(["convert", f"--model={run}", f"--out={out}", f"--to={to}"]) == 2
-            assert "cannot be written" in capsys.readouterr().err
+            assert re.search("cannot be written|longer than a path can be", capsys.readouterr().err)
 
 
 def test_features_are_compared_if_the_head_is_untrained(tmp_path, capsys):

@@ -85,7 +85,8 @@ def test_another_image_size_resizes_the_position_embeddings_and_is_reported(firs
     run = build(config.to_dict(), tmp_path / "run")
     assert run.data.spec.layout["image"].shape == (16, 16, 1)
     assert run.initial_params["posemb"]["table"].shape == (1, 17, 16)
-    assert "resized   posemb/table" in capsys.readouterr().out
+    with run.opened():
+        assert "resized   posemb/table" in capsys.readouterr().out
     report = (tmp_path / "run" / "init.txt").read_text()
     assert len(report.splitlines()) == 1 + len(trees.flatten(run.initial_params))
 

@@ -29,7 +29,7 @@ def make_card(
     trained = [f"- data: {_code({k: v for k, v in data.items() if k not in ('path', 'data_dir')})}"] if data else []
     if record and record["data"].get("num_examples"):
         trained.append(f"- training examples: {record['data']['num_examples']:,}")
-    parts = {key: config[key] if "." not in key else config["data"].get("preprocess") for key in RECIPE if config}
+    parts = {key: config.get(key) if "." not in key else config["data"].get("preprocess") for key in RECIPE if config}
     trained += [f"- {key}: {_code(value)}" for key, value in parts.items() if value is not None]
     trained += [f"- task: {_code(config['task'])}"] if config.get("task") else []
     trained += [f"- code: vit_jax {_code(record['git_commit'])}"] if record and record.get("git_commit") else []
