@@ -35,7 +35,7 @@ class Interrupts:
     def __init__(self, ends_process: bool = True):
         self.requested = False
         self.safe: Callable[[], str] | None = None  # returns what is saved, for the message of an end at once
-        self.saving = False  # has begun, so that there is no limit
+        self.saving = False  # meanwhile there is no limit
         self._ends_process = ends_process
         self._is_deferred = self._raised = False
 
@@ -81,6 +81,7 @@ class Interrupts:
             yield
         finally:
             self._is_deferred = before
+            self._raised |= self.requested and not before
         if self.requested and not before:
             raise KeyboardInterrupt
 
@@ -110,7 +111,9 @@ class Interrupts:
             if deadline is None:
                 deadline, self.requested = time.monotonic() + GRACE, True
                 print("\nCtrl-C: stopping; press it again to stop at once", file=sys.stderr, flush=True)
-            if received > sent + 1 or (time.monotonic() > deadline and not self.saving):
+            if self.saving:
+                deadline = time.monotonic() + GRACE
+            if received > sent + 1 or time.monotonic() > deadline:
                 self._end()
             if not (self._is_deferred or self._raised):
                 sent += 1

@@ -24,7 +24,7 @@ class Peers:
     def __init__(self, index: int, count: int):
         self.index, self.count = index, count
         self._sockets: dict[int, socket.socket] = {}
-        self._is_leaving = False
+        self._left_with: int | None = None  # the exit code, once this process is leaving
         self._lock = threading.Lock()
 
     def listen(self) -> int:
@@ -64,9 +64,13 @@ class Peers:
         if message["code"] == 0:
             return
         with self._lock:
-            if self._is_leaving:
-                return
-            self._is_leaving = True
+            left_with = self._left_with
+            if left_with is None:
+                self._left_with = message["code"]
+        if left_with == 0:  # JAX would wait for the process that has ended
+            self._exit(0)
+        if left_with is not None:
+            return
         print(
             f"error: process {message['process']} of {self.count} {message['reason']}, so this one ends too. Checkpoints are safe; "
             "to resume, run the same command in all.",
@@ -74,9 +78,12 @@ class Peers:
             flush=True,
         )
         self._tell(message)
+        self._exit(message["code"])
+
+    def _exit(self, code: int) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        os._exit(message["code"])
+        os._exit(code)
 
     def _tell(self, message: dict[str, Any]) -> None:
         for connection in list(self._sockets.values()):
@@ -88,9 +95,9 @@ class Peers:
     def leave(self, code: int, reason: str) -> None:
         """Tell the others that this process ends, and with a code other than 0, why they have to."""
         with self._lock:
-            if self._is_leaving:
+            if self._left_with is not None:
                 threading.Event().wait()  # another thread is ending the process
-            self._is_leaving = True
+            self._left_with = code
         self._tell({"process": self.index, "code": code, "reason": reason})
 
 

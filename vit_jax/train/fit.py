@@ -113,6 +113,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         distributed.wait_for_the_end(error)
         if disk.code_of(error, run.path) is None:
             print(save_last(run, None if in_step else state, done, place), flush=True)
+        preemption.ctrl_c.saving = False
         raise
     finally:
         close(run)
