@@ -107,10 +107,10 @@ class Recorder:
             kept = [row for row in read_rows(self.path) if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
             self._spent = seconds_of(kept) or 0.0
+            if self.wandb is not None:  # first, as it may refuse, and nothing is open yet
+                self._writers.append(WandB(workdir, self.wandb))
             if self.tensorboard:
                 self._writers.append(TensorBoard(workdir, step))
-            if self.wandb is not None:
-                self._writers.append(WandB(workdir, self.wandb))
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []  # not yet checked to be finite
         self._since_log: list[dict[str, float]] = []
         self._row: dict[str, Any] = {}
