@@ -134,3 +134,18 @@ def test_names_are_unique_and_safe_for_shells_and_file_systems(values):
 def test_names_that_are_taken_are_avoided():
     runs = product({"a": [1, 2]})
     assert run_names(runs, taken=["a=1"])[0].startswith("a=1-")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: seeds(10**12),
+        lambda: seeds(-1),
+        lambda: sample(10**12, {"a": uniform(0.0, 1.0)}),
+        lambda: product(*[{f"a{i}": list(range(10))} for i in range(12)]),
+    ],
+    ids=["seeds", "negative", "sample", "product"],
+)
+def test_more_runs_than_any_sweep_has_are_refused_before_they_are_made(make):
+    with pytest.raises(UserError, match="expected int from 0 to 100,000"):
+        make()

@@ -19,15 +19,17 @@ import random
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from vit_jax.config.factory import check_plain, short_names
-from vit_jax.types import UserError
+from vit_jax.config.factory import check_plain, quoted, short_names
+from vit_jax.config.hints import fits, hint_name
+from vit_jax.types import Between, UserError
 
 Setting: TypeAlias = dict[str, Any]
 # A list of settings or a dict of lists; checked at run time for readable errors.
 Settings: TypeAlias = Any
 MAX_NAME = 100
+RunCount = Annotated[int, Between(0, 100_000)]
 # Characters that are not safe in file names and shells.
 UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 
@@ -38,6 +40,7 @@ def product(*parts: Settings) -> list[Setting]:
     product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}), whose first setting is {"a": 1, "b": 3}.
     """
     axes = [axis for part in parts for axis in _axes("product", part)]
+    _check_count("product", math.prod(map(len, axes)))
     return [_join("product", settings) for settings in itertools.product(*axes)]
 
 
@@ -66,7 +69,14 @@ def chain(*parts: Settings) -> list[Setting]:
 
 def seeds(count: int, first: int = 0) -> list[Setting]:
     """Return settings for `count` seeds: [{"seed": 0}, {"seed": 1}] for 2."""
+    _check_count("seeds", count)
     return [{"seed": first + number} for number in range(count)]
+
+
+def _check_count(where: str, count: Any) -> None:
+    """Raise UserError for more runs than any sweep has, before they are made."""
+    if not fits(count, RunCount):
+        raise UserError(f"{where}: found {quoted(count)} settings; expected {hint_name(RunCount)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +124,7 @@ def sample(count: int, space: Mapping[str, Any], seed: int = 0) -> list[Setting]
 
     A larger count keeps the first ones, and adding a key does not change the values of the others.
     """
+    _check_count("sample", count)
     for key, distribution in space.items():
         if not isinstance(distribution, Distribution):
             raise UserError(
