@@ -1,8 +1,12 @@
 """Every key, flag and operation with values that nobody means: refused in a sentence with exit code 2, or it works; in bounds."""
 
+import ast
 import contextlib
 import inspect
+import pkgutil
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,8 +20,10 @@ from tests.test_configs import ARGUMENTS, data, load  # noqa: F401
 from tests.test_malformed import call, shared  # noqa: F401
 from tests.test_recipes import RUNS, toy
 from vit_jax import __main__ as commands
+from vit_jax import cli
 from vit_jax import main as training
 from vit_jax.cli import command
+from vit_jax.config.schema import KEYS
 from vit_jax.data import pipeline
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.transforms.preprocess import OPS, parse
@@ -134,41 +140,47 @@ def small(name: str, folder: Path) -> dict:
     return load(name, folder, *SMALL, *sizes).to_dict()
 
 
-def cases(config: dict, seen: set) -> list[tuple[str, str, dict]]:
-    """Return (key, value, config) for every key that no config before had, beside the same type."""
-    found = []
-    for path, value in hostile.places(config).items():
+NAMES = ["tiny", *RUNS, *(name for name in ARGUMENTS if name != "digits")]  # tiny is digits, smaller
+
+
+def keys(config: dict) -> dict[tuple, str]:
+    """Return the path of every key, by itself and the types beside it."""
+    found = {}
+    for path in hostile.places(config):
         part = config
         for name in path.split(".")[:-1]:
             part = part[name]
-        key = (path, part.get("type") if path.count(".") else None)
-        if key in seen:
-            continue
-        seen.add(key)
-        found += [(path, hostile.shown(v), hostile.replaced(config, path, v)) for v in hostile.values_for(value)]
-        found.append((path, "misspelt", hostile.misspelt(config, path)))
+        parts = [part, *(inner for inner in part.values() if isinstance(inner, dict))] if "." in path else []
+        found[path, *(one.get("type") for one in parts)] = path
     return found
 
 
+def cases(name: str, folder: Path) -> Iterator[tuple[str, str, dict]]:
+    """Yield (key, value, config) for every key that no config before had, beside the same types."""
+    before = {key for other in NAMES[: NAMES.index(name)] for key in keys(small(other, folder))}
+    config = small(name, folder)
+    values = hostile.places(config)
+    for path in (path for key, path in keys(config).items() if key not in before):
+        for value in hostile.values_for(values[path]):
+            yield path, hostile.shown(value), hostile.replaced(config, path, value)
+        yield path, "misspelt", hostile.misspelt(config, path)
+
+
 @pytest.mark.torture
-def test_every_key_of_every_config(data, tmp_path, capsys, monkeypatch):  # noqa: F811
-    seen: set = set()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_of_a_config(name, data, tmp_path, capsys):  # noqa: F811
     wrong, counts = [], {"refused": 0, "accepted": 0}
-    for name in ("tiny", *RUNS, *ARGUMENTS):
-        with capsys.disabled():
-            print(name, counts, len(wrong), flush=True)
-        for path, value, config in cases(small(name, data), seen):
-            found = outcome(config, tmp_path / "run", whole=path.startswith(LOOP))
-            if found in counts:
-                counts[found] += 1
-            else:
-                wrong.append(f"{name} {path}={value}: {found[:200]}")
-                with capsys.disabled():
-                    print(wrong[-1], flush=True)
+    for path, value, config in cases(name, data):
+        found = outcome(config, tmp_path / "run", whole=path.startswith(LOOP))
+        if found in counts:
+            counts[found] += 1
+        else:
+            wrong.append(f"{path}={value}: {found[:200]}")
+            with capsys.disabled():
+                print(name, wrong[-1], flush=True)
     with capsys.disabled():
-        print(counts, len(wrong), flush=True)
+        print(name, counts, len(wrong), flush=True)
     assert not wrong
-    assert sum(counts.values()) > 1000
 
 
 # Calls that work, of operations that need arguments or others than their defaults.
@@ -233,19 +245,24 @@ TEXTS = (
 # A command that works, by name; $run is a trained model.
 COMMANDS = {
     "main": "--config=$config --workdir=$tmp/run",
+    "train": "train --config=$config --workdir=$tmp/run",
     "bench step": "bench step --config=$config --steps=1 --rounds=1",
     "bench loop": "bench loop --config=$config --steps=1 --rounds=1",
     "bench data": "bench data --config=$config --steps=1 --rounds=1 --counts=1",
     "bench inference": "bench inference --config=$config --steps=1 --rounds=1 --batch_size=1",
     "convert": "convert --model=$run --to=npz --out=$tmp/new.npz",
     "evaluate": "evaluate --model=$run --data=digits --evaluator=classification --batch_size=360",
+    "explain": "explain $images/test/cat/0.png --model=$run --out=$tmp/out --method=rollout",
+    "init": "init $tmp/new",
     "launch tpu": "launch tpu --name=a --zone=us-west4-a --type=v5litepod-8 --committed --dry-run -- true",
     "launch slurm": "launch slurm --dry-run -- true",
     "models": "models --json",
     "plan": "plan --config=$config --json",
     "predict": "predict $images/test/cat/0.png --model=$gray",
     "prepare": "prepare --data=folder:$images --out=$tmp/out",
+    "preview": "preview --config=$config --out=$tmp/out --scan=5 --images=2",
     "report": "report $run --out=$tmp/out",
+    "summary": "summary --model=$run",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
 # What would rightly run for ever, or take the machine.
@@ -304,6 +321,11 @@ def command_lines(base: list[str], actions: list) -> list[tuple[str, str, list[s
     return lines
 
 
+def test_every_command_is_tried():
+    names = {info.name for info in pkgutil.iter_modules(cli.__path__)} - {"command"}
+    assert {name.split()[0] for name in COMMANDS} == {*names, "main"}
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -346,3 +368,25 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
     with capsys.disabled():
         print(name, codes, len(wrong), flush=True)
     assert not wrong
+
+
+# Of other programs, which an error advises to call.
+THEIRS = {"--head", "--unshallow", "--qos", "--no-deps"}
+
+
+def test_an_error_names_only_flags_that_there_are(monkeypatch):
+    known = {"--help", "--config.KEY", "--evaluator.KEY", "--method.KEY", *THEIRS}
+    for line in COMMANDS.values():
+        known |= {option for action in flags_of(line.split(), monkeypatch) for option in action.option_strings}
+    named = {}
+    for path in Path(command.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise):
+                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+                for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", " ".join(texts)):
+                    named[flag] = path.name
+    assert len(named) > 15
+    keys = ("--config.", "--evaluator.", "--method.")
+    assert {flag: file for flag, file in named.items() if flag not in known and not flag.startswith(keys)} == {}
+    tops = {flag.split(".")[1] for flag in named if flag.startswith("--config.")}
+    assert tops <= set(KEYS) | {"KEY"}

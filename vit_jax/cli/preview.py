@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag, split_overrides
-from vit_jax.types import Count
+from vit_jax.types import Count, Steps
 
 EXAMPLES = """
 vit preview --config=configs/digits.py
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=path_flag, default="preview", metavar="DIR", help="a folder for the sheet; default: preview"
     )
-    parser.add_argument("--scan", type=number_flag(Count), default=10_000, help="images to read; default 10000")
+    parser.add_argument("--scan", type=number_flag(Steps), default=10_000, help="images to read; default 10000")
     parser.add_argument("--images", type=number_flag(Count), default=64, help="in the sheet; default 64")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse(rest)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_jax.cli.command import Parser, number_flag, split_overrides
 from vit_jax.cli.plan import with_unit
-from vit_jax.types import Count, UserError
+from vit_jax.types import BatchSize, Count, Units, UserError
 
 EXAMPLES = """
 vit summary --model=S/16
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     if rest_size:
         print(f"{rest_size:,} parameters more are outside of the image encoder")
     for what, size in seen.items():
-        print(f"{what}: {'unknown' if size is None else with_unit(size, 'B')}")
+        print(f"{what}: {'unknown' if size is None else with_unit(float(size), 'B')}")
     return 0
 
 
@@ -56,11 +56,11 @@ def make_parser() -> Parser:
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
     parser.add_argument(
-        "--num_classes", type=number_flag(Count), help="number of classes, for a data set that is not here"
+        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
     )
     parser.add_argument("--depth", type=number_flag(Count), default=2, help="levels of modules; default 2, the blocks")
     parser.add_argument(
-        "--batch_size", type=number_flag(Count), help="of the forward pass; default 1, or that of the config"
+        "--batch_size", type=number_flag(BatchSize), help="of the forward pass; default 1, or that of the config"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

@@ -20,13 +20,15 @@ from vit_jax.optim.per_parameter import (
 from vit_jax.optim.schedules import Schedule
 from vit_jax.types import Params, UserError, compile_regex
 
+DECAYED = "kernel$"  # the parameters whose weights decay
+
 
 def make_optimizer(
     rule: optax.GradientTransformation,
     schedule: Schedule,
     lr: float,
     weight_decay: float = 0.0,
-    decay: str = "kernel$",
+    decay: str = DECAYED,
     multipliers: Multipliers | None = None,
     clip_norm: float | None = None,
     layer_decay: float | None = None,
@@ -91,5 +93,8 @@ def norm_scaled(rule: optax.GradientTransformation, params: Params, optim: Mappi
     """Return the parameters whose updates the rule of a config scales by their norms."""
     if not isinstance(rule, DecaysItself):
         return frozenset()
-    decays = weight_decays(params, optim["weight_decay"], optim["decay"], optim.get("multipliers") or [])
+    given = {key: optim[key] for key in ("weight_decay", "decay") if optim.get(key) is not None}
+    decays = weight_decays(
+        params, **{"weight_decay": 0.0, "decay": DECAYED, **given}, multipliers=optim.get("multipliers") or []
+    )
     return frozenset(name for name, share in decays.items() if share)

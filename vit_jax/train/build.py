@@ -96,7 +96,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         ),
         make_step=functools.partial(
             make_step, task, tx, learning_rate, gradient,
-            seed=seed, peak=optim["lr"], ema_decay=ema_decay, fetch=fetch,
+            seed=seed, peak=float(optim["lr"]), ema_decay=ema_decay, fetch=fetch,
         ),
         constants={"task": task.constants, "data": {} if train_data is None else train_data.device_arrays},
         batch=batch_shapes(layout, config["batch_size"]),
