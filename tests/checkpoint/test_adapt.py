@@ -85,10 +85,11 @@ def test_a_vit_of_transformers_reads_larger_images_alike():
 
 @pytest.mark.parametrize("new", [(32, 32), (8, 8), (14, 12), (20, 16)])
 def test_patch_embeddings_are_those_of_timm(new):
+    """The pseudo-inverse of timm is float32, by the LAPACK at hand; ours is float64. Seen 1.3e-5 apart."""
     kernel = normal(16, 16, 3, 4)
     expected = timm.layers.resample_patch_embed(torch.from_numpy(kernel.transpose(3, 2, 0, 1)), list(new))
     resized = resize_patch_embed(kernel, new, "bicubic")
-    np.testing.assert_allclose(resized.transpose(3, 2, 0, 1), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(resized.transpose(3, 2, 0, 1), expected, rtol=1e-5, atol=1e-4)
 
 
 def embed(patch: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ def told(capsys, *flags):
 def test_a_step_here_is_planned_without_running_it(capsys):
     (one,) = told(capsys)
     config, spec, _ = stand_in_config(config_file.load("configs/digits.py", []).to_dict())
-    assert (spec.layout["image"].shape, config["batch_size"]) == ((16, 16, 1), 64)
-    numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 17 * 64 + 64 + 128 + 650
+    assert (spec.layout["image"].shape, config["batch_size"]) == ((20, 20, 1), 64)
+    numbers = 2 * (4 * (64 * 64 + 64) + 2 * 64 * 64 + 2 * 64 + 4 * 64) + 16 * 64 + 64 + 26 * 64 + 64 + 128 + 650
     assert one["params"] == 4 * numbers
     assert one["optimizer"] == pytest.approx(2 * one["params"], rel=0.01)  # two moments, and counts
     assert one["peak"] > one["params"] + one["optimizer"]
@@ -160,4 +160,4 @@ def test_an_axis_that_nothing_is_divided_over_is_told():
     ],
 )
 def test_quantities_are_told_in_three_digits(value, unit, text):
-    assert plan_command.scaled(value, unit) == text
+    assert plan_command.with_unit(value, unit) == text
