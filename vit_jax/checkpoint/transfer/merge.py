@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vit_jax.checkpoint.transfer import class_heads, positions
+from vit_jax.checkpoint.transfer import biases, class_heads, positions
 from vit_jax.checkpoint.transfer.patches import Grid, adapt_channels, resize_patch_embed
 from vit_jax.types import PatchMethod, PosembMethod, UserError, compile_regex
 
@@ -106,7 +106,7 @@ def merge(
     report: list[Entry] = []
     unfit: list[str] = []
     for name, leaf in like.items():
-        fitted, entry = _fitted(name, source, tuple(leaf.shape), moved, patches)
+        fitted, entry = _fitted(name, source, tuple(leaf.shape), moved, patches, source_grid, grid)
         value: Value | None = fitted
         if class_heads.in_head(name):
             value, entry = _head(entry, fitted, source.get(name), tuple(leaf.shape), plan, fresh)
@@ -136,7 +136,13 @@ def merge(
 
 
 def _fitted(
-    name: str, source: Mapping[str, np.ndarray], shape: Shape, moved: positions.Positions, patches: PatchMethod
+    name: str,
+    source: Mapping[str, np.ndarray],
+    shape: Shape,
+    moved: positions.Positions,
+    patches: PatchMethod,
+    old: Grid | None,
+    new: Grid | None,
 ) -> tuple[np.ndarray | None, Entry]:
     """Return the pretrained value of a parameter in the shape of the model, or None where there is none."""
     if name == positions.TABLE and moved.table is not None:
@@ -155,6 +161,8 @@ def _fitted(
         if (same_size or name == "embed/kernel") and (same_channels or (of_image and found.shape[2] in (1, 3))):
             value = found if same_size else resize_patch_embed(found, (shape[0], shape[1]), patches)
             return adapt_channels(value, shape[2]), Entry(name, "resized", f"{found.shape} to {shape}")
+    if found.shape[1:] == shape[1:] and (table := biases.resized(name, found, shape[0], old, new)) is not None:
+        return table, Entry(name, "resized", f"{found.shape} to {shape}")
     return None, Entry(name, "reset", f"allowed; the pretrained model has {found.shape}, here {shape}")
 
 
