@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.explain.helpers import Traced, images, network
 from vit_jax.config.factory import types_in
@@ -20,6 +21,7 @@ from vit_jax.types import UserError
 
 TARGETS = np.array([0, 3, 1], np.int32)
 MIXER = {"type": "mixer.Mixer", "width": 8, "depth": 2, "tokens_mlp_dim": 8, "channels_mlp_dim": 8, "patch_size": 4}
+SWIN = {"type": "swin.Swin", "width": 8, "depths": (2, 2), "num_heads": (2, 2), "window": 3, "patch_size": 2}
 
 
 @pytest.fixture(scope="module", params=["tok", "gap", "overlapping"])
@@ -68,6 +70,20 @@ def test_gradcam_weights_channels_by_their_mean_gradient(pair):
     expected = np.maximum(np.einsum("bnd,bd->bn", tokens, gradients.mean(axis=1)), 0).reshape(3, *net.grid)
     assert expected.max() > 0
     close(GradCam().maps(net, images(), TARGETS), expected)
+
+
+def test_gradcam_of_a_hierarchical_network_reads_the_map_of_a_stage():
+    net = network(SWIN)
+    flat = {name: np.asarray(leaf, np.float64) for name, leaf in net.loaded.arrays.items()}
+    x = net._batched(lambda v, x: net._features(v, x)["stages"][-1], images())
+    tokens = torch.tensor(x.astype(np.float64), requires_grad=True)
+    scale, bias = (torch.tensor(flat[f"norm/{name}"]) for name in ("scale", "bias"))
+    pooled = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:], scale, bias, 1e-5).mean(dim=1)
+    (pooled @ torch.tensor(flat["head/kernel"]))[range(3), TARGETS].sum().backward()
+    expected = np.maximum(np.einsum("bnd,bd->bn", x, tokens.grad.numpy().mean(axis=1)), 0).reshape(3, 4, 4)
+    assert expected.max() > 0
+    close(GradCam().maps(net, images(), TARGETS), expected)
+    assert GradCam(layer=1).maps(net, images(), TARGETS).shape == (3, 8, 8)
 
 
 def test_attention_distance_is_the_weighted_mean_of_pixels_between_centres(pair):
@@ -163,15 +179,21 @@ def test_the_nearest_patch_of_an_image_among_others_is_its_own():
     assert own[0, 3, 0] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "lacks"),
+    [(MIXER, r"model \(Mixer\) has no attention"), (SWIN, r"model \(Swin\) has attention within windows of 9 tokens")],
+    ids=["mixer", "swin"],
+)
 @pytest.mark.parametrize("name", ["attention", "rollout", "relevance", "distance"])
-def test_a_mixer_has_no_attention_to_show(name):
+def test_a_network_without_attention_of_all_tokens_has_none_to_show(name, model, lacks):
     method = next(target for kind, target in types_in("vit_jax.explain.methods").items() if kind.startswith(f"{name}."))
-    with pytest.raises(UserError, match=r"model \(Mixer\) has no attention"):
-        method().check(network(MIXER))
+    with pytest.raises(UserError, match=lacks):
+        method().check(network(model))
 
 
-def test_a_mixer_has_the_maps_that_need_none():
-    net = network(MIXER)
+@pytest.mark.parametrize("model", [MIXER, SWIN], ids=["mixer", "swin"])
+def test_a_network_without_attention_has_the_maps_that_need_none(model):
+    net = network(model)
     for method in (GradCam(), Occlusion(), Similarity()):
         method.check(net)
         assert np.ptp(method.maps(net, images(1), TARGETS[:1])) > 0

@@ -148,6 +148,11 @@ class Network:
                 f"{self.kind} has no attention, so there is no {what}; use gradcam, occlusion, components or similarity."
             )
         wanted = (1, square[0].shape[1], self.num_tokens, self.num_tokens)
+        if any(shape.shape[0] > 1 for shape in square):
+            raise UserError(
+                f"{self.kind} has attention within windows of {square[0].shape[2]} tokens, and {what} needs that of all tokens "
+                "to all: use gradcam, occlusion, components or similarity."
+            )
         wrong = next((x.shape for x in square if x.shape != wanted), None)
         if wrong or len(square) != len(self.blocks):
             raise UserError(
@@ -206,7 +211,7 @@ class Network:
         return self._batched(run, images, targets)
 
     def token_gradients(self, reduce: Callable[..., Any], block: str, images: ByteImages, targets: Targets) -> Any:
-        """Return reduce(output of a block, gradient of the target's output with respect to it), both [b, n, d]."""
+        """Return reduce(output of a block, gradient of the target's output with respect to it), [b, n, d] or maps [b, h, w, d]."""
 
         def run(variables: Weights, images: Array, targets: Array) -> Any:
             def score(offset: Array) -> tuple[Array, Any]:

@@ -171,6 +171,7 @@ class SwinBlock(nn.Module):
         else:
             x = x + dropped(norm1(among_windows(x)))
             x = x + dropped(norm2(perceptron(x)))
+        self.sow("intermediates", "out", x, reduce_fn=lambda _, out: out, init_fn=lambda: None)
         return batch_sharded(x)
 
 

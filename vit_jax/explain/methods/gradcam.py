@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from vit_jax.explain.method import HeatMap
@@ -52,8 +53,11 @@ class GradCam(HeatMap):
         """See HeatMap."""
 
         def reduce(tokens: Array, gradients: Array) -> Array:
-            patches = (x[:, network.prefix :] for x in (tokens, gradients))
-            return gradcam(*patches).reshape(-1, *network.grid)
+            if tokens.ndim == 4:  # the map of a stage
+                grid, patches = tokens.shape[1:3], (rearrange(x, "b h w d -> b (h w) d") for x in (tokens, gradients))
+            else:
+                grid, patches = network.grid, (x[:, network.prefix :] for x in (tokens, gradients))
+            return gradcam(*patches).reshape(-1, *grid)
 
         assert targets is not None
         return network.token_gradients(reduce, self._block(network), images, targets)
