@@ -42,6 +42,7 @@ RUNS = [
     "mixer",
     "sam:method=gsam,variant=B/16",
     "scaling_vit:variant=B/16",
+    "swin:version=2",
     "vit",
     "vit_s16_i1k",
 ]
@@ -136,6 +137,14 @@ FACTS = {
         "optim.schedule.type": "rsqrt", "optim.schedule.timescale": 10_000, "optim.schedule.warmup_steps": 10_000,
         "optim.schedule.cooldown_steps": 50_000, "model.pool": "map", "model.variant": "g/14",
     },
+    "swin:variant=B": {
+        "epochs": 300, "batch_size": 1024, "optim.lr": 1e-3, "optim.weight_decay": 0.05, "optim.clip_norm": 5.0, "image_size": 224,
+        "optim.schedule.warmup_steps": 20 / 300, "model.drop_path": 0.5, "model.window": 7, "data.repeats": 1,
+    },
+    "swin:variant=T,version=2,window=16": {"image_size": 256, "model.version": 2, "model.window": 16, "model.drop_path": 0.2},
+    "swin:variant=B,init=MODEL": {
+        "epochs": 30, "optim.lr": 4e-5, "optim.weight_decay": 1e-8, "image_size": 384, "model.window": 12, "init.ref": "MODEL",
+    },
     "distill:teacher=MODEL": {
         "epochs": 300, "batch_size": 4096, "optim.lr": 1e-3, "optim.weight_decay": 0.3, "optim.schedule.warmup_steps": 5_000,
         "task.weight": 1.0, "task.temperature": 1.0, "task.mix.alpha": 1.0, "task.kind": "soft", "image_size": 224,
@@ -159,7 +168,9 @@ def toy(recipe):
     config.data.source, config.data.threads, config.evals = FAKE, 1, {}
     schedule = config.optim.schedule
     schedule.update({key: 0 for key in schedule if key.endswith("_steps")})
-    if "type" in config.model:
+    if config.model.get("type") == "swin.Swin":
+        config.model.update({"width": 8, "depths": (1, 1), "num_heads": (2, 2)})
+    elif "type" in config.model:
         mlp = ("tokens_mlp_dim", "channels_mlp_dim") if config.model.type == "mixer.Mixer" else ("mlp_dim", "num_heads")
         config.model.update({"width": 16, "depth": 1} | dict.fromkeys(mlp, 2))
     if "rep_size" in config.model:
