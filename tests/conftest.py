@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ import pytest
 from vit_jax import main
 from vit_jax.checkpoint import saver
 from vit_jax.config import load as config_file
+from vit_jax.train import fit as training
+from vit_jax.train.report import write_report
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Ctrl-C is tested too, also where the suite runs in the background of a shell, whose children ignore it.
@@ -43,6 +46,29 @@ def tiny_config() -> ml_collections.ConfigDict:
 def tiny() -> ml_collections.ConfigDict:
     """See tiny_config."""
     return tiny_config()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_pictures():
+    """Runs in this process draw no report, which takes longer than they do, but within `pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", lambda *_: None)
+        yield
+
+
+@contextlib.contextmanager
+def pictures():
+    """Let runs in this process draw their reports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", write_report)
+        yield
+
+
+@pytest.fixture
+def draws():
+    """See pictures."""
+    with pictures():
+        yield
 
 
 TINY_FLAGS = [

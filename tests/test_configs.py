@@ -58,14 +58,8 @@ def test_small_configs_take_any_length(name, key, text, data):
     assert steps == (int(text) if key == "steps" else round(float(text) * 1000 / config["batch_size"]))
 
 
-@pytest.fixture
-def quickly(monkeypatch):
-    """Without drawing."""
-    monkeypatch.setattr(training, "write_report", lambda *_: None)
-
-
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path, quickly):
+def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
     parts = build(load(name, data).to_dict(), tmp_path / "run").parts
     state, constants = parts.shapes, {"task": parts.task.constants, "data": {}}
     after, metrics = jax.eval_shape(parts.make_step(), constants, state, dict(parts.batch))
@@ -76,7 +70,7 @@ def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_pa
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_every_config_trains_at_toy_size(name, data, tmp_path, quickly):
+def test_every_config_trains_at_toy_size(name, data, tmp_path):
     toy = [("steps", "2"), ("epochs", "None"), ("batch_size", "8"), ("optim.schedule.warmup_steps", "1")]
     toy += [  # fine-tuning takes the size of its model
         (f"model.{key}", value)

@@ -195,7 +195,6 @@ def test_a_wrong_argument_is_told(recipe, says):
 
 
 def test_dino_trains_on_views_made_on_the_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "write_report", lambda *_: None)  # drawing takes seconds
     config = load("dino_cifar_mini:data=folder:/images")
     source = FAKE | {"image_size": 32}
     config.steps, config.batch_size, config.data.source, config.data.resident = 2, 4, source, True

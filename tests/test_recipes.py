@@ -180,7 +180,6 @@ def toy(recipe):
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RUNS if recipe.partition(":")[0] in ("deit", "mixer", "sam")])
 def test_a_recipe_trains_at_toy_size(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "write_report", lambda *_: None)  # drawing takes seconds
     monkeypatch.setattr(inference.Loaded, "has_untrained_head", False)  # the teacher has random weights
     metrics = training.fit(toy(recipe), tmp_path / "run")
     assert np.isfinite(metrics["loss"])

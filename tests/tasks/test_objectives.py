@@ -25,6 +25,7 @@ SHORT = (
     *("--config.checkpoint.every=3", "--config.model.width=16", "--config.model.depth=1", "--config.model.mlp_dim=16"),
     *("--config.model.num_heads=2", "--config.optim.schedule.warmup_steps=2", f"--config.evals={EVALS}"),
 )
+NO_EVALS = ("--config.evals={}", "--config.data.eval_preprocess=resize(16)")
 OWN = {"ijepa": ("--config.task.predictor_depth=1",), "vqkd": ("--config.task.teacher_width=16",)}
 
 
@@ -69,7 +70,7 @@ def test_it_resumes_with_the_same_bytes(run, tmp_path):
     name, workdir, flags = run
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
-    assert main.main(tiny(name, tmp_path / "run", *flags)) == 0
+    assert main.main(tiny(name, tmp_path / "run", *flags, *NO_EVALS)) == 0
     assert losses(tmp_path / "run") == losses(workdir)
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 
@@ -85,8 +86,7 @@ def test_eight_devices_have_the_losses_of_one(run, flags, tmp_path):
     name, workdir, teacher = run
     if "--config.parallel=pmap" in flags and not OBJECTIVES[name]:
         pytest.skip("refused")
-    no_evals = ("--config.evals={}", "--config.data.eval_preprocess=resize(16)")
-    argv = [sys.executable, "-m", "vit_jax.main", *tiny(name, tmp_path / "run", *teacher, *no_evals, *flags)]
+    argv = [sys.executable, "-m", "vit_jax.main", *tiny(name, tmp_path / "run", *teacher, *NO_EVALS, *flags)]
     done = subprocess.run(argv, cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
@@ -95,7 +95,7 @@ def test_eight_devices_have_the_losses_of_one(run, flags, tmp_path):
 def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_path, capsys):
     name, workdir, teacher = run
     flag = "--config.grad={'type': 'accumulate.Accumulate', 'microbatches': 2}"
-    code = main.main(tiny(name, tmp_path / "run", *teacher, flag))
+    code = main.main(tiny(name, tmp_path / "run", *teacher, *NO_EVALS, flag))
     if OBJECTIVES[name]:
         assert code == 0
         np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)

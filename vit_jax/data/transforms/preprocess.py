@@ -118,32 +118,41 @@ def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Ge
     pictures = _keys(example, fields, source.Image, source.Segments)
     if not pictures:
         return example
-    drawn: list[tuple[tuple[int, int], Any]] = []
-
-    def draw(height: int, width: int) -> Any:
-        if not drawn:
-            drawn.append(((height, width), step.draw(height, width, rng)))
-        if drawn[0][0] != (height, width):
-            raise UserError(
-                f"Found {key!r} of {height} x {width} pixels beside {pictures[0]!r} of {drawn[0][0][0]} x {drawn[0][0][1]}; "
-                "expected one size for all images and segments of an example."
-            )
-        return drawn[0][1]
-
+    drawn = _Drawn(step, rng)
     result = dict(example)
     for key in pictures:
         value, nearest = example[key], isinstance(fields[key], source.Segments)
+        drawn.key = key
         if isinstance(step, RandomCrop) and isinstance(value, Encoded):
-            part = value.decode_part(draw)
-            mapped = step.resized(_planes(part), nearest)
+            mapped = step.resized(_planes(value.decode_part(drawn)), nearest)
         else:
             pixels = _planes(_decoded(value))
-            mapped = step.image(pixels, draw(*pixels.shape[:2]), nearest)
+            mapped = step.image(pixels, drawn(*pixels.shape[:2]), nearest)
         result[key] = mapped[:, :, 0] if nearest else mapped
     for key in _keys(example, fields, source.Boxes):
-        size = result[pictures[0]].shape[:2]
-        result[key] = step.boxes(np.asarray(example[key], np.float32).reshape(-1, 4), drawn[0][1], drawn[0][0], size)
+        size, boxes = result[pictures[0]].shape[:2], np.asarray(example[key], np.float32).reshape(-1, 4)
+        result[key] = step.boxes(boxes, drawn.draw, drawn.size, size)
     return result
+
+
+class _Drawn:
+    """One draw of a geometric transform, for the size of the first image; raises UserError for an image of another size."""
+
+    def __init__(self, step: Geometric, rng: np.random.Generator):
+        self._step, self._rng = step, rng
+        self.key = self.first = ""
+        self.size: tuple[int, int] = (0, 0)
+        self.draw: Any = None
+
+    def __call__(self, height: int, width: int) -> Any:
+        if not self.first:
+            self.first, self.size, self.draw = self.key, (height, width), self._step.draw(height, width, self._rng)
+        if self.size != (height, width):
+            raise UserError(
+                f"Found {self.key!r} of {height} x {width} pixels beside {self.first!r} of {self.size[0]} x {self.size[1]}; "
+                "expected one size for all images and segments of an example."
+            )
+        return self.draw
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:
