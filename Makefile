@@ -1,9 +1,10 @@
 # Every target does its own set-up: a virtual environment in .venv with the pinned packages.
 PYTHON ?= python3
 PY := .venv/bin/python
+NEWEST ?= python3.12
 WORKDIR ?= workdirs/digits
 
-.PHONY: setup parity train test lint torture docs notebooks clean
+.PHONY: setup parity train test newest lint torture docs notebooks clean
 
 setup: .venv/installed
 
@@ -32,6 +33,13 @@ lint: parity
 test: lint parity
 	$(PY) -m pytest -n 2 --dist loadgroup -m "not torture"
 
+# A part of the suite with the newest versions of all packages, in an environment of its own.
+newest:
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e . "pytest<9.2" pytest-xdist beartype
+	.venv-newest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "and jax", jax.__version__)'
+	.venv-newest/bin/python -m pytest -n 2 --dist loadgroup -m "not torture" tests/train/test_fit.py tests/models/test_stages.py
+
 torture: parity
 	$(PY) -m pytest -m torture -s
 
@@ -52,4 +60,4 @@ notebooks: .venv/notebooks
 	@touch .venv/notebooks
 
 clean:
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf build .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -145,7 +145,7 @@ def test_a_workdir_that_orbax_cannot_write_is_refused_before_any_compile(tmp_pat
     assert not os.listdir(tmp_path)
 
 
-def test_a_workdir_may_have_any_other_name_which_is_printed_as_text(tmp_path, train, capsys):
+def test_a_workdir_may_have_any_other_name_which_is_printed_as_text(tmp_path, train, capsys, draws):
     name = "run \x1b[31m\n$x$ 'é"
     assert train(*TINY_FLAGS, f"--workdir={tmp_path}/{name}", "--config.steps=2") == 0
     assert (tmp_path / name / "report/curves.png").exists()

@@ -77,7 +77,7 @@ def images(folder):
 
 
 @pytest.mark.parametrize("place", ["s3", pytest.param("gs", marks=pytest.mark.torture)], indirect=True)
-def test_a_run_killed_on_a_store_ends_as_one_in_a_folder(server, place, local, train, capsys):
+def test_a_run_killed_on_a_store_ends_as_one_in_a_folder(server, place, local, train, capsys, draws):
     process = start(place, *FLAGS)
     output = []
     for line in process.stdout:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import checkpoint, rows, tiny_config
+from tests.conftest import checkpoint, pictures, rows, tiny_config
 from vit_jax.checkpoint import disk, saver
 from vit_jax.runs.sweeps.progress import RunProgress
 from vit_jax.train.fit import fit
@@ -138,11 +138,12 @@ def test_damaged_lines_of_metrics_are_left_out(kind, tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    fit(tiny_config(), workdir)
+    with pictures():
+        fit(tiny_config(), workdir)
     return workdir
 
 
-def test_any_damage_of_metrics_stops_neither_a_finished_run_nor_a_report(finished, tmp_path):
+def test_any_damage_of_metrics_stops_neither_a_finished_run_nor_a_report(finished, tmp_path, draws):
     from vit_jax.__main__ import main as vit
 
     path = finished / "metrics.jsonl"

@@ -10,7 +10,7 @@ import optax
 import pytest
 from PIL import Image
 
-from tests.conftest import checkpoint, rows, tiny_config
+from tests.conftest import checkpoint, pictures, rows, tiny_config
 from vit_jax import inference
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.data.pipeline import TrainData
@@ -27,7 +27,7 @@ from vit_jax.types import UserError
 def shared(tmp_path_factory):
     """A finished run of the tiny config, its last metrics, and what it printed."""
     workdir, out = tmp_path_factory.mktemp("shared") / "run", io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with pictures(), contextlib.redirect_stdout(out):
         metrics = fit(tiny_config(), workdir)
     return workdir, metrics, out.getvalue()
 
