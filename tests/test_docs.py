@@ -21,6 +21,7 @@ from vit_jax.__main__ import main as vit
 from vit_jax.cli import command as commands
 from vit_jax.cli import train
 from vit_jax.config.load import load
+from vit_jax.pretrained.reference import as_ours
 from vit_jax.train.fit import fit
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -127,6 +128,12 @@ def test_every_link_leads_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)", file.read_text(), flags=re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}, target
+
+
+def test_the_models_of_the_zoo_are_references():
+    names = re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "reference" / "zoo.md").read_text(), flags=re.MULTILINE)
+    assert len(names) > 100
+    assert all(as_ours(name) == f"hf:timm/{name}" for name in names)
 
 
 def test_readme_is_short():

@@ -2,7 +2,7 @@
 
 from vit_jax.runs.sweeps.space import Sweep, product, seeds
 
-STEPS = 1000
+STEPS = 600
 SWIN = {
     "type": "swin.Swin", "width": 46, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window": 4, "patch_size": 2, "mlp_ratio": 2.0,
 }  # fmt: skip

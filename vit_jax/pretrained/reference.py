@@ -16,7 +16,7 @@ SUFFIXES = (".safetensors", ".npz", ".pth")
 # How timm and the hub itself write a model of the hub.
 _HUB = re.compile(r"(?:hf[-_]hub:|https?://huggingface\.co/)([\w.-]+/[\w.-]+?)(?:/(?:tree|resolve)/([\w.-]+).*|/)?")
 # A name of timm: an architecture, and perhaps the tag of its weights.
-_TIMM = re.compile(r"((?:vit|deit|deit3|mixer|flexivit)_[a-z0-9_]+)(?:\.([a-z0-9_]+))?")
+_TIMM = re.compile(r"((?:vit|deit3?|beit|beitv2|eva02|mixer|flexivit|swin|swinv2)_[a-z0-9_]+)(?:\.([a-z0-9_]+))?")
 # A size as other libraries write it: B16, vit-b-16, ViT-B/16, R50-ViT-B-16.
 _SIZE = re.compile(
     r"(?:(r\d*)[-_+/]*)?(?:vit[-_/]?)?(mu|ti|tiny|s|small|m|b|base|l|large|so400m|h|huge|g)[-_/]?(\d+)", re.I
