@@ -255,6 +255,7 @@ COMMANDS = {
     "convert": "convert --model=$run --to=npz --out=$tmp/new.npz",
     "evaluate": "evaluate --model=$run --data=digits --evaluator=classification --batch_size=360",
     "explain": "explain $images/test/cat/0.png --model=$run --out=$tmp/out --method=rollout",
+    "export": "export --model=$run --to=stablehlo --out=$tmp/out",
     "init": "init $tmp/new",
     "launch tpu": "launch tpu --name=a --zone=us-west4-a --type=v5litepod-8 --committed --dry-run -- true",
     "launch slurm": "launch slurm --dry-run -- true",
