@@ -265,6 +265,9 @@ COMMANDS = {
     "prepare": "prepare --data=folder:$images --out=$tmp/out",
     "preview": "preview --config=$config --out=$tmp/out --scan=5 --images=2",
     "report": "report $run --out=$tmp/out",
+    "search build": "search build $images/test --model=$run --index=$tmp/index",
+    "search query": "search query $images/test/cat/0.png --index=$index",
+    "search duplicates": "search duplicates --index=$index",
     "summary": "summary --model=$run",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
@@ -308,7 +311,8 @@ def command_lines(base: list[str], actions: list) -> list[tuple[str, str, list[s
                     (
                         i
                         for i, word in enumerate(base[1:end], 1)
-                        if not word.startswith("-") and word not in ("step", "loop", "data", "inference")
+                        if not word.startswith("-")
+                        and word not in ("step", "loop", "data", "inference", "build", "query", "duplicates")
                     ),
                     end,
                 )
@@ -340,9 +344,17 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
         "$run": shared / "run",
         "$gray": shared / "run",
         "$images": shared / "images",
+        "$index": tmp_path / "index",
         "$sweep": tmp_path / "sweep.py",
         "$tmp": tmp_path / "t",
     }
+    if "$index" in COMMANDS[name]:
+        assert (
+            run(
+                f"search build {shared / 'images' / 'test'} --model={shared / 'run'} --index={tmp_path / 'index'}".split()
+            )
+            == 0
+        )
     base = COMMANDS[name].split()
     for key, place in places.items():
         base = [word.replace(key, str(place)) for word in base]
