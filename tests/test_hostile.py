@@ -268,6 +268,7 @@ COMMANDS = {
     "search build": "search build $images/test --model=$run --index=$tmp/index",
     "search query": "search query $images/test/cat/0.png --index=$index",
     "search duplicates": "search duplicates --index=$index",
+    "serve": "serve --model=$run --index=$tmp/nowhere --port=0",
     "summary": "summary --model=$run",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
