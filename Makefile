@@ -19,7 +19,7 @@ setup: .venv/installed
 parity: .venv/parity
 
 .venv/parity: .venv/installed tests/requirements.txt docs/requirements.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
 	@touch .venv/parity
 
 train: setup

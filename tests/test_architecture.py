@@ -30,6 +30,8 @@ FLOORS = [
     {"evals", "viz", "inference"},
     {"train"},
     {"perf", "runs", "explain"},
+    {"search", "export"},
+    {"serve"},
     {"cli"},
     {"main", "__main__"},
 ]
@@ -64,6 +66,13 @@ HOMES = {
     "torch": {"pretrained", "cli", "perf"},  # to read .pth; the check of convert; a peer in speed
     "timm": {"cli", "perf"},
     "transformers": {"cli"},
+    "jax2onnx": {"export"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
+    "usearch": {"search"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "python_multipart": {"serve"},
     "ray": {"runs"},
     "matplotlib": {"viz"},
     "tensorboardX": {"train"},

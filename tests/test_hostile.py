@@ -255,6 +255,7 @@ COMMANDS = {
     "convert": "convert --model=$run --to=npz --out=$tmp/new.npz",
     "evaluate": "evaluate --model=$run --data=digits --evaluator=classification --batch_size=360",
     "explain": "explain $images/test/cat/0.png --model=$run --out=$tmp/out --method=rollout",
+    "export": "export --model=$run --to=stablehlo --out=$tmp/out",
     "init": "init $tmp/new",
     "launch tpu": "launch tpu --name=a --zone=us-west4-a --type=v5litepod-8 --committed --dry-run -- true",
     "launch slurm": "launch slurm --dry-run -- true",
@@ -264,6 +265,10 @@ COMMANDS = {
     "prepare": "prepare --data=folder:$images --out=$tmp/out",
     "preview": "preview --config=$config --out=$tmp/out --scan=5 --images=2",
     "report": "report $run --out=$tmp/out",
+    "search build": "search build $images/test --model=$run --index=$tmp/index",
+    "search query": "search query $images/test/cat/0.png --index=$index",
+    "search duplicates": "search duplicates --index=$index",
+    "serve": "serve --model=$run --index=$tmp/nowhere --port=0",
     "summary": "summary --model=$run",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
@@ -307,7 +312,8 @@ def command_lines(base: list[str], actions: list) -> list[tuple[str, str, list[s
                     (
                         i
                         for i, word in enumerate(base[1:end], 1)
-                        if not word.startswith("-") and word not in ("step", "loop", "data", "inference")
+                        if not word.startswith("-")
+                        and word not in ("step", "loop", "data", "inference", "build", "query", "duplicates")
                     ),
                     end,
                 )
@@ -339,9 +345,17 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
         "$run": shared / "run",
         "$gray": shared / "run",
         "$images": shared / "images",
+        "$index": tmp_path / "index",
         "$sweep": tmp_path / "sweep.py",
         "$tmp": tmp_path / "t",
     }
+    if "$index" in COMMANDS[name]:
+        assert (
+            run(
+                f"search build {shared / 'images' / 'test'} --model={shared / 'run'} --index={tmp_path / 'index'}".split()
+            )
+            == 0
+        )
     base = COMMANDS[name].split()
     for key, place in places.items():
         base = [word.replace(key, str(place)) for word in base]

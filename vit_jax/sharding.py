@@ -1,8 +1,10 @@
 """Device meshes, and the sharding of each array of the batch and of the state."""
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -56,6 +58,34 @@ def platform() -> str:
     """Return the platform compiled for: of the current mesh, whose devices need not be here, or of this machine."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device is not None else jax.default_backend()
+
+
+_FOR_EVERY = contextvars.ContextVar("for every platform", default=False)
+
+
+@contextlib.contextmanager
+def every_platform() -> Iterator[None]:
+    """Trace for all platforms at once, as an exported program is: no form is chosen that runs on one of them alone."""
+    token = _FOR_EVERY.set(True)
+    try:
+        yield
+    finally:
+        _FOR_EVERY.reset(token)
+
+
+def on_cpu(cpu: Callable[..., Tree], other: Callable[..., Tree], *arrays: jax.Array) -> Tree:
+    """Return cpu(*arrays) where the program is compiled for CPUs, other(*arrays) on other platforms.
+
+    Under `every_platform` the program has both, and one of them is chosen when it is compiled.
+    """
+    if _FOR_EVERY.get():
+        return jax.lax.platform_dependent(*arrays, cpu=cpu, default=other)
+    return (cpu if platform() == "cpu" else other)(*arrays)
+
+
+def for_every_platform() -> bool:
+    """Return whether the program is traced under `every_platform`."""
+    return _FOR_EVERY.get()
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

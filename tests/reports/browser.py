@@ -79,11 +79,11 @@ class Browser:
             self.requests.append(event["request"]["url"])
         return message
 
-    def open(self, page: Path) -> float:
-        """Open a page and return the seconds until its script has run and it is drawn."""
+    def open(self, page: Path | str) -> float:
+        """Open a page, a file or a URL, and return the seconds until its script has run and it is drawn."""
         begin = time.monotonic()
         self.run("window.left = true")
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         while self.run("window.left || document.readyState !== 'complete'"):
             time.sleep(0.02)
         self.drawn()

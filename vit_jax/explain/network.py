@@ -196,6 +196,11 @@ class Network:
 
         return self._batched(run, images)
 
+    def attention_of(self, weights: Weights, images: Array) -> list[Array]:
+        """Return the weights [b, heads, n, n] of each block, inside a program that is being traced."""
+        variables = self.loaded.task.backbone(weights)[1]
+        return self._split(self._apply(variables, images)[1]["attention"])[0]
+
     def attention_gradients(self, reduce: Callable[..., Any], images: ByteImages, targets: Targets) -> Any:
         """Return reduce(weights, pooling, and the gradients of the target's output with respect to both), see attention."""
 

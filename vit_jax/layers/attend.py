@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vit_jax.layers.geometry import with_rank
-from vit_jax.sharding import BATCH_AXES, platform
+from vit_jax.sharding import BATCH_AXES, for_every_platform, on_cpu, platform
 from vit_jax.types import Mask
 
 Form = Literal["auto", "plain", "pallas", "cudnn"]
@@ -32,8 +32,10 @@ def choose(form: Form, tokens: int, whole: bool) -> Form:
     """Return the form that "auto" means here; whole: the weights are neither dropped, masked nor inspected.
 
     On TPUs it is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused form was faster.
-    On GPUs "cudnn" has not been measured yet.
+    On GPUs "cudnn" has not been measured yet. A program for every platform has the plain form.
     """
+    if for_every_platform():
+        return "plain"
     if form != "auto":
         return form
     return "pallas" if whole and platform() == "tpu" and tokens <= MOST_TOKENS else "plain"
@@ -63,10 +65,18 @@ def weighted_values(weights: Weights, values: Heads) -> Queries:
 
 def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
     """Two products with the softmax between them."""
-    dtype = queries.dtype
-    if dtype.itemsize == 2 and platform() == "cpu":  # where products of 16 bits are slow
-        queries, keys, values = (x.astype(jnp.float32) for x in (queries, keys, values))
-    return weighted_values(weights_of(queries, keys), values).astype(dtype)
+
+    def attend(queries: Queries, keys: Heads, values: Heads) -> Queries:
+        return weighted_values(weights_of(queries, keys), values)
+
+    def in_float32(*arrays: Heads) -> Queries:  # as products of 16 bits are slow on CPUs
+        return attend(*(x.astype(jnp.float32) for x in arrays)).astype(queries.dtype)
+
+    return (
+        on_cpu(in_float32, attend, queries, keys, values)
+        if queries.dtype.itemsize == 2
+        else attend(queries, keys, values)
+    )
 
 
 def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:

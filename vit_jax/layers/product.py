@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.sharding import platform
+from vit_jax.sharding import on_cpu
 
 # The flags of x86 processors with instructions for products of bfloat16.
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
@@ -25,11 +25,16 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any
     (of_x, of_kernel), batch = dimension_numbers
     shared, last = len(of_x), tuple(range(x.ndim - len(of_x), x.ndim))
     fits = tuple(of_x) == last and tuple(of_kernel) == tuple(range(shared)) and not any(map(len, batch))
-    if not fits or x.dtype.itemsize != 2 or platform() != "cpu":
+
+    def general(x: Array, kernel: Array) -> Array:
         return jax.lax.dot_general(x, kernel, dimension_numbers, *arguments, **options)
-    rows, columns = x.shape[: x.ndim - shared], kernel.shape[shared:]
-    size = math.prod(kernel.shape[:shared])
-    return _product(x.reshape(-1, size), kernel.reshape(size, -1)).reshape(*rows, *columns)
+
+    def faster(x: Array, kernel: Array) -> Array:
+        rows, columns = x.shape[: x.ndim - shared], kernel.shape[shared:]
+        size = math.prod(kernel.shape[:shared])
+        return _product(x.reshape(-1, size), kernel.reshape(size, -1)).reshape(*rows, *columns)
+
+    return on_cpu(faster, general, x, kernel) if fits and x.dtype.itemsize == 2 else general(x, kernel)
 
 
 @functools.cache

@@ -62,7 +62,7 @@ class ResNet(nn.Module):
         dtypes: dict[str, Any] = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         x = StdConv(self.width, 7, 2, *weights, **dtypes, name="root")(images)
         x = nn.relu(nn.GroupNorm(epsilon=self.norm_eps, **dtypes, name="root_norm")(x))
-        maps = [nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")]
+        maps = [nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")]
         unit = partial(
             Bottleneck, norm_eps=self.norm_eps, weight_norm=self.weight_norm, weight_eps=self.weight_eps, **dtypes
         )

@@ -1,0 +1,76 @@
+"""Programs as ONNX, written by jax2onnx and run by onnxruntime."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.export.program import Program
+from vit_jax.types import UserError
+
+FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
+QUIET = 3  # onnxruntime's level of errors
+
+
+def need_extra() -> None:
+    """Raise UserError where the libraries are not installed."""
+    try:
+        with quiet():
+            import jax2onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'--to=onnx needs {error.name or "jax2onnx"}; install it with `pip install -e ".[onnx]"`.'
+        ) from None
+
+
+def write(program: Program, path: Path) -> None:
+    """Write a program for any number of images; constants that no node reads are left out."""
+    import jax2onnx
+    import onnx
+
+    names = tuple(program.outputs)
+    images: Any = jax.ShapeDtypeStruct(("B", *program.image_shape), np.uint8)  # type: ignore[arg-type]
+    with quiet():
+        made = jax2onnx.to_onnx(
+            lambda images: tuple(program.function(images)[name] for name in names),
+            [images], input_names=["images"], output_names=list(names), model_name="vit_jax",
+        )  # fmt: skip
+    onnx.save(made, str(path))
+
+
+def quantize(path: Path, out: Path) -> None:
+    """Write a copy whose matrices are int8, and whose activations become int8 when it runs."""
+    with quiet():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(str(path), str(out), weight_type=QuantType.QInt8)
+
+
+def run(path: Path, images: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Return the outputs of a written program on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the remarks of the libraries on plug-ins and shapes that concern no one here from the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,114 @@
+"""A loaded model as one function of uint8 images, in the form that is exported."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax import sharding, trees
+from vit_jax.explain.network import Network
+from vit_jax.export import resize
+from vit_jax.inference import Loaded
+from vit_jax.pretrained.pretrained import Preprocessing, from_spec
+from vit_jax.train.parts import PLAIN
+from vit_jax.types import UserError
+
+Dtype = Literal["float32", "bfloat16"]
+ATTENTION = "attention"
+Function = Callable[[jax.Array], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is exported: uint8 images [b, h, w, c] -> {output: array [b, ...]}, with weights, normalisation and softmax inside.
+
+    outputs: shapes of one image by name. any_size: images of any height and width are resized and cropped inside.
+    """
+
+    function: Function
+    image_shape: tuple[int, int, int]
+    outputs: dict[str, tuple[int, ...]]
+    dtype: Dtype
+    any_size: bool
+
+    def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> dict[str, np.ndarray]:
+        """Return the outputs for images on this machine, in float32."""
+        return jax.device_get(jax.jit(self.function)(images))
+
+
+def build(
+    reference: str, loaded: Loaded, outputs: Sequence[str] = (), dtype: Dtype = "float32", any_size: bool = False
+) -> Program:
+    """Return the program of a model, in its plain form: nothing fused, scanned or recomputed.
+
+    outputs: names of what Task.predict returns, or "attention", the weights [b, layers, heads, n, n] of all blocks; by default
+    the logits, or the features where the head is untrained. Raises UserError for an output that the model does not have.
+    """
+    task, weights = _plain(loaded, dtype)
+    network = Network(reference, dataclasses.replace(loaded, task=task, weights=weights))
+    preprocessing = _needed_preprocessing(loaded) if any_size else None
+
+    def everything(images: jax.Array, names: Sequence[str] | None) -> dict[str, jax.Array]:
+        with sharding.every_platform():
+            if preprocessing is not None:
+                images = resize.resized(images, preprocessing)
+            found = {} if names is not None and {*names} == {ATTENTION} else task.predict(weights, {"image": images})
+            if names is None:
+                return found
+            if ATTENTION in names:
+                found[ATTENTION] = jnp.stack(network.attention_of(weights, images), axis=1)
+            return {name: found[name].astype(jnp.float32) for name in names}
+
+    height, width, channels = loaded.image_shape
+    one = jax.ShapeDtypeStruct((1, height, width, channels), "uint8")
+    known = {name: x for name, x in jax.eval_shape(lambda x: everything(x, None), one).items() if x.ndim}
+    chosen = tuple(outputs) or (("features",) if loaded.has_untrained_head else ("logits",))
+    for name in chosen:
+        if name == ATTENTION:
+            network.need_attention("attention to export")
+        elif name not in known:
+            raise UserError(f"--output={name!r}: the model gives {', '.join([*known, ATTENTION])}; choose among these.")
+    shapes = jax.eval_shape(lambda x: everything(x, chosen), one)
+    return Program(
+        lambda images: everything(images, chosen), loaded.image_shape,
+        {name: x.shape[1:] for name, x in shapes.items()}, dtype, any_size,
+    )  # fmt: skip
+
+
+def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
+    """Return the task with its network in plain form and a dtype, and the weights as that form multiplies them."""
+    module = loaded.task.model
+    fields = {**PLAIN, "dtype": dtype}
+    task = copy.copy(loaded.task)
+    cloned: dict[str, Any] = {key: value for key, value in fields.items() if hasattr(module, key)}
+    object.__setattr__(task, "model", module.clone(**cloned))  # tasks are frozen
+    weights = jax.tree.map(jnp.asarray, jax.device_get(loaded.weights))  # on one device
+    if dtype == "bfloat16":
+        # As linear layers multiply them; a stem standardises its kernels in float32 first.
+        weights = trees.map_named(
+            lambda name, x: x.astype(jnp.bfloat16) if name.endswith("/kernel") and "/stem/" not in name else x, weights
+        )
+    return task, weights
+
+
+def _needed_preprocessing(loaded: Loaded) -> Preprocessing:
+    """Return what is done to images of any size; raises UserError where it cannot be done inside a program."""
+    preprocessing = preprocessing_of(loaded)
+    if preprocessing is None or preprocessing.resized is None or preprocessing.method not in resize.METHODS:
+        raise UserError(
+            f"--any_size puts the resizing into the program; found the preprocessing {loaded.preprocess_spec!r}, expected a "
+            f"resize or resize_small by {', '.join(resize.METHODS)}, with or without a central crop: leave --any_size out."
+        )
+    return preprocessing
+
+
+def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
+    """Return the preprocessing as other libraries express it, None where they cannot."""
+    channels = loaded.image_shape[2]
+    mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
+    return from_spec(loaded.preprocess_spec, mean, std)

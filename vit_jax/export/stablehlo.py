@@ -1,0 +1,32 @@
+"""Programs as StableHLO, one file for CPU, GPU and TPU (jax.export)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+
+from vit_jax.export.program import Program
+from vit_jax.types import UserError
+
+FILE = "model.stablehlo"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(program: Program, path: Path) -> None:
+    """Write a program for any number of images, and of any size where it resizes them."""
+    height, width, channels = program.image_shape
+    sides = "h, w" if program.any_size else f"{height}, {width}"
+    shape = export.symbolic_shape(f"b, {sides}, {channels}")
+    made = export.export(jax.jit(program.function), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))
+    path.write_bytes(made.serialize())
+
+
+def run(path: Path, images: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Return the outputs of a written program; raises UserError for a file that is none."""
+    try:
+        program = export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:  # flatbuffers and MLIR raise anything on damaged bytes
+        raise UserError(f"{path} is no exported program ({type(error).__name__}); export the model again.") from None
+    return jax.device_get(program.call(images))

@@ -1,0 +1,114 @@
+"""From images to vectors: by any output of a model that is one vector an image, or one a patch."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.decode import decode, from_picture
+from vit_jax.data.files import read_file
+from vit_jax.inference import BATCH, Loaded
+from vit_jax.search.index import About, Vectors, unit
+from vit_jax.types import UserError
+
+Box = tuple[float, float, float, float]
+
+
+class Embedder:
+    """A model and one of its outputs, such as "features", or "tokens" for a vector of each patch."""
+
+    def __init__(self, reference: str, loaded: Loaded, feature: str):
+        self.loaded = loaded
+        batch = {"image": jax.ShapeDtypeStruct((1, *loaded.image_shape), "uint8")}
+        shapes = jax.eval_shape(loaded.task.predict, loaded.weights, batch)
+        found = {name: x.shape[1:] for name, x in shapes.items() if x.ndim in (2, 3)}
+        if feature not in found:
+            raise UserError(f"--feature={feature!r}: the model gives {', '.join(found)}; choose among these.")
+        per_image, length = found[feature] if len(found[feature]) == 2 else (1, *found[feature])
+        self.about = About(reference, feature, fingerprint(loaded, feature), length, per_image)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> Vectors:
+        """Return the unit vectors [b * per_image, d] of preprocessed images; batches are filled up to one size."""
+        found = []
+        for start in range(0, len(images), BATCH):
+            several = images[start : start + BATCH]
+            batch = np.zeros((BATCH, *self.loaded.image_shape), np.uint8)
+            batch[: len(several)] = several
+            found.append(self.outputs(batch)[: len(several)])
+        return self._units(np.concatenate(found).reshape(-1, self.about.length))
+
+    def outputs(self, batch: np.ndarray) -> np.ndarray:
+        """Return the feature of preprocessed images as the model gives it."""
+        feature = self.about.feature
+        _, found = self.loaded.predictor(self.loaded.weights, {"image": batch}, [feature])
+        return np.asarray(found[feature], np.float32)[: len(batch)]
+
+    def query(self, picture: Any, box: Box | None = None) -> Vectors:
+        """Return the vector [1, d] of a picture (path, PIL image or array), or of a part of it.
+
+        box: (left, top, right, bottom) as shares of width and height. For one vector an image the part is cut out and embedded;
+        for one a patch it is the mean of the patches in it, which saw the whole picture.
+        """
+        if self.about.per_image == 1:
+            image = (
+                self.loaded.preprocess(picture)
+                if box is None
+                else self.loaded.preprocess(cut(picture, box, self.loaded))
+            )
+            return self._units(self.outputs(image[None]))
+        tokens = self.outputs(self.loaded.preprocess(picture)[None])[0]
+        rows, columns = self.grid
+        left, top, right, bottom = box or (0.0, 0.0, 1.0, 1.0)
+        inside = np.zeros((rows, columns), bool)
+        # At least the patch that the box begins in.
+        inside[
+            int(top * rows) : max(int(top * rows) + 1, round(bottom * rows)),
+            int(left * columns) : max(int(left * columns) + 1, round(right * columns)),
+        ] = True
+        return self._units(tokens[inside.reshape(-1)].mean(axis=0, keepdims=True))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches."""
+        model = self.loaded.model
+        rows, columns = model.grid(self.loaded.image_shape[:2]) if hasattr(model, "grid") else (1, self.about.per_image)
+        if rows * columns != self.about.per_image:
+            raise UserError(
+                f"A {type(model).__name__} has {self.about.per_image} vectors that are not on a grid of patches."
+            )
+        return rows, columns
+
+    def _units(self, vectors: np.ndarray) -> Vectors:
+        if not np.isfinite(vectors).all():
+            raise UserError("The model gives features that are not finite; its weights are damaged or diverged.")
+        return unit(vectors)
+
+
+def cut(picture: Any, box: Box, loaded: Loaded) -> np.ndarray:
+    """Return the pixels of a part of a picture, at least one."""
+    channels = loaded.image_shape[2]
+    if isinstance(picture, str | Path):
+        pixels = decode(read_file(str(picture)), channels)
+    else:
+        pixels = from_picture(picture, channels) if isinstance(picture, Image.Image) else np.asarray(picture)
+    height, width = pixels.shape[:2]
+    left, top = (min(int(share * size), size - 1) for share, size in zip(box[:2], (width, height), strict=True))
+    right, bottom = (round(share * size) for share, size in zip(box[2:], (width, height), strict=True))
+    return pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def fingerprint(loaded: Loaded, feature: str) -> str:
+    """Return a hash of all that a vector depends on: weights, network, normalisation, preprocessing and the output."""
+    digest = hashlib.sha256()
+    facts = [loaded.preprocess_spec, loaded.image_shape, feature, repr(loaded.model)]
+    facts += [list(np.ravel(getattr(loaded.task, key, ()))) for key in ("mean", "std")]
+    digest.update(json.dumps(facts, default=str).encode())
+    for name, leaf in sorted(loaded.arrays.items()):
+        digest.update(f"{name}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,167 @@
+"""The nearest vectors of an index: exact with numpy, or approximate with a graph of usearch in float16."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vit_jax.search.index import Index, Vectors, checksum, write_whole
+from vit_jax.types import UserError
+
+GRAPH_FROM = 50_000  # vectors; fewer are searched exactly in milliseconds
+BLOCK = 2**14  # vectors that are compared at once
+# Of the graph: edges of a vector, and candidates while it is built and searched.
+CONNECTIVITY, BUILT, SEARCHED = 32, 128, 192
+Found = tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """An image of the index: its number, its cosine with the query, and the patch that is nearest, of an index of patches."""
+
+    image: int
+    cosine: float
+    patch: int | None
+
+
+class Searcher:
+    """Searches an index, by its graph where that is of the index as it is now."""
+
+    def __init__(self, index: Index, exact: bool = False):
+        self.index = index
+        self.graph = None if exact else open_graph(index)
+
+    def images(self, query: Vectors, k: int, selected: np.ndarray | None = None) -> list[Hit]:
+        """Return the k most similar images to a vector [1, d], of those that are selected, the nearest first."""
+        per_image = self.index.about.per_image
+        # An image may have several of the nearest patches.
+        count = k if per_image == 1 else min(len(self.index), k * min(per_image, 64))
+        cosines, rows = self.vectors(query, count, selected)
+        hits: dict[int, Hit] = {}
+        for cosine, row in zip(cosines[0].tolist(), rows[0].tolist(), strict=True):
+            image, patch = divmod(row, per_image)
+            hits.setdefault(image, Hit(image, cosine, None if per_image == 1 else patch))
+        return list(hits.values())[:k]
+
+    def vectors(self, queries: Vectors, k: int, selected: np.ndarray | None = None) -> Found:
+        """Return cosines and numbers of the k nearest vectors of each query, the nearest first."""
+        if self.graph is None or selected is not None:
+            return exact(self.index, queries, k, selected)
+        rows = np.asarray(self.graph.search(queries, k).keys, np.int64).reshape(len(queries), -1)
+        # The graph's float16 decides which; float32 in which order.
+        near = self.index.vectors(rows.reshape(-1)).reshape(*rows.shape, -1)
+        cosines = np.einsum("qkd,qd->qk", near, queries)
+        order = np.argsort(-cosines, axis=1, kind="stable")
+        return np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def exact(index: Index, queries: Vectors, k: int, selected: np.ndarray | None = None) -> Found:
+    """Return what a search of every vector finds, block by block, so that the vectors stay on disk."""
+    best = np.full((len(queries), 0), -np.inf, np.float32)
+    rows = np.zeros((len(queries), 0), np.int64)
+    keep = None if selected is None else np.repeat(selected, index.about.per_image)
+    for start, block in blocks(index):
+        scores = queries @ block.T
+        if keep is not None:
+            scores[:, ~keep[start : start + len(block)]] = -np.inf
+        few = min(k, len(block))
+        top = np.argpartition(-scores, few - 1, axis=1)[:, :few]
+        best = np.concatenate([best, np.take_along_axis(scores, top, 1)], axis=1)
+        rows = np.concatenate([rows, start + top], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        best, rows = np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
+    count = int(np.isfinite(best).sum(axis=1).min()) if len(best) else 0
+    return best[:, :count], rows[:, :count]
+
+
+def blocks(index: Index) -> Iterator[tuple[int, Vectors]]:
+    """Yield the vectors of an index in blocks, with the number of the first."""
+    first = 0
+    for part in index.parts:
+        for start in range(0, len(part), BLOCK):
+            yield first + start, part[start : start + BLOCK]
+        first += len(part)
+
+
+def near_duplicates(index: Index, other: Index | None, least: float, k: int = 16) -> Iterator[tuple[int, int, float]]:
+    """Yield (image, image, cosine) of pairs with at least this cosine: within an index, or of one and another.
+
+    Of each image the k nearest are looked at, so that k equal copies are named in chains.
+    """
+    searcher = Searcher(index if other is None else other)
+    for start, block in blocks(index):
+        for at in range(0, len(block), 256):
+            queries = np.asarray(block[at : at + 256])
+            cosines, rows = searcher.vectors(queries, min(k, len(searcher.index)))
+            for i, (several, numbers) in enumerate(zip(cosines, rows, strict=True)):
+                for cosine, row in zip(several.tolist(), numbers.tolist(), strict=True):
+                    if cosine >= least and (other is not None or row > start + at + i):
+                        yield start + at + i, row, cosine
+
+
+# The graph.
+
+
+def write_graph(index: Index, threads: int = 0) -> float:
+    """Build the graph of an index, or add to it what is new; return the seconds that it took."""
+    import time
+
+    began, state = time.monotonic(), index.state
+    graph, have = new_graph(index), 0
+    old = _record(index)
+    if old and old["state"] == state[: len(old["state"])] and _is_whole(index, old):
+        have = sum(len(part) for part in index.parts[: len(old["state"])])
+        graph.load(str(_path(index)))
+    for start, block in blocks(index):
+        if start >= have:
+            graph.add(np.arange(start, start + len(block)), np.asarray(block), threads=threads)
+    temporary = _path(index).with_suffix(".tmp")
+    graph.save(str(temporary))
+    os.replace(temporary, _path(index))
+    record = {"state": state, "vectors": len(index), "crc32": checksum(_path(index))}
+    write_whole(_path(index).with_suffix(".json"), json.dumps(record).encode())
+    return time.monotonic() - began
+
+
+def new_graph(index: Index, dtype: str = "f16") -> Any:
+    """Return an empty graph for the vectors of an index."""
+    try:
+        from usearch.index import Index as Graph
+    except ImportError:
+        raise UserError(
+            'A graph for approximate search needs usearch; install it with `pip install -e ".[index]"`, or search with --exact.'
+        ) from None
+    options: dict[str, Any] = {"connectivity": CONNECTIVITY, "expansion_add": BUILT, "expansion_search": SEARCHED}
+    return Graph(ndim=index.about.length, metric="ip", dtype=dtype, **options)
+
+
+def open_graph(index: Index) -> Any:
+    """Return the graph of an index, mapped into memory; None where there is none of the index as it is now."""
+    record = _record(index)
+    if record is None or record["state"] != index.state or not _is_whole(index, record):
+        return None
+    graph = new_graph(index)
+    graph.view(str(_path(index)))
+    return graph if len(graph) == len(index) else None
+
+
+def _is_whole(index: Index, record: dict[str, Any]) -> bool:
+    """Return whether the graph's file is the one that was written: usearch reads any bytes."""
+    return _path(index).exists() and checksum(_path(index)) == record["crc32"]
+
+
+def _record(index: Index) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_path(index).with_suffix(".json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("state"), list) and "crc32" in found else None
+
+
+def _path(index: Index) -> Path:
+    return index.folder / "graph.usearch"

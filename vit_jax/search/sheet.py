@@ -1,0 +1,51 @@
+"""What a search found as one self-contained HTML file: a contact sheet."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vit_jax.data.decode import decode
+from vit_jax.data.files import read_file
+from vit_jax.data.source import UnreadableImage
+from vit_jax.explain.page import STYLE, escape
+
+SIDE = 160  # pixels of a thumbnail
+MORE = """
+.sheet { display: flex; flex-wrap: wrap; gap: 0.8em; padding: 0 } figure { margin: 0; width: 11em }
+figcaption { font-size: 0.85em; overflow-wrap: anywhere } .gone { width: 10em; height: 10em; background: #ddd }
+"""
+
+
+def thumbnail(path: Path) -> bytes | None:
+    """Return a small JPEG of an image file; None where it cannot be read any more."""
+    try:
+        picture = Image.fromarray(decode(read_file(str(path))))
+    except (UnreadableImage, OSError):
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def as_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[Path, str]]]]) -> str:
+    """Return the page: for each row a heading, and pictures with their captions."""
+    body = "".join(
+        f'<h2>{escape(heading)}</h2><div class="sheet">{"".join(_figure(*item) for item in several)}</div>'
+        for heading, several in rows
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}{MORE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _figure(path: Path, caption: str) -> str:
+    data = thumbnail(path)
+    picture = '<div class="gone">not readable any more</div>'
+    if data is not None:
+        picture = f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
