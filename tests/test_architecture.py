@@ -79,7 +79,7 @@ HOMES = {
     "optuna": {"runs"},
     "wandb": {"train"},
     "rich": {"cli", "runs", "train"},
-    "scipy": {"data", "evals", "runs", "explain"},
+    "scipy": {"data", "evals", "runs", "explain", "checkpoint"},
     "ml_collections": {"config", "train"},
 }
 

@@ -65,18 +65,17 @@ def weighted_values(weights: Weights, values: Heads) -> Queries:
 
 def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
     """Two products with the softmax between them."""
+    if queries.dtype.itemsize != 2:
+        return _plainly(queries, keys, values)
+    return on_cpu(_in_float32, _plainly, queries, keys, values)
 
-    def attend(queries: Queries, keys: Heads, values: Heads) -> Queries:
-        return weighted_values(weights_of(queries, keys), values)
 
-    def in_float32(*arrays: Heads) -> Queries:  # as products of 16 bits are slow on CPUs
-        return attend(*(x.astype(jnp.float32) for x in arrays)).astype(queries.dtype)
+def _plainly(queries: Queries, keys: Heads, values: Heads) -> Queries:
+    return weighted_values(weights_of(queries, keys), values)
 
-    return (
-        on_cpu(in_float32, attend, queries, keys, values)
-        if queries.dtype.itemsize == 2
-        else attend(queries, keys, values)
-    )
+
+def _in_float32(queries: Queries, keys: Heads, values: Heads) -> Queries:  # products of 16 bits are slow on CPUs
+    return _plainly(*(x.astype(jnp.float32) for x in (queries, keys, values))).astype(queries.dtype)
 
 
 def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:

@@ -25,6 +25,8 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any
     (of_x, of_kernel), batch = dimension_numbers
     shared, last = len(of_x), tuple(range(x.ndim - len(of_x), x.ndim))
     fits = tuple(of_x) == last and tuple(of_kernel) == tuple(range(shared)) and not any(map(len, batch))
+    if not fits or x.dtype.itemsize != 2:
+        return jax.lax.dot_general(x, kernel, dimension_numbers, *arguments, **options)
 
     def general(x: Array, kernel: Array) -> Array:
         return jax.lax.dot_general(x, kernel, dimension_numbers, *arguments, **options)
@@ -34,7 +36,7 @@ def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any
         size = math.prod(kernel.shape[:shared])
         return _product(x.reshape(-1, size), kernel.reshape(size, -1)).reshape(*rows, *columns)
 
-    return on_cpu(faster, general, x, kernel) if fits and x.dtype.itemsize == 2 else general(x, kernel)
+    return on_cpu(faster, general, x, kernel)
 
 
 @functools.cache
