@@ -18,6 +18,7 @@ from vit_jax.train.build import build as build_run
 from vit_jax.types import UserError
 
 TOY = {"width": 64, "depth": 1, "mlp_dim": 128, "num_heads": 4, "tokens_mlp_dim": 16, "channels_mlp_dim": 128}
+SWIN = {"width": 16, "depths": (1, 1), "num_heads": (2, 2)}
 RECIPES = [
     "augreg",
     *RUNS[1:],
@@ -30,9 +31,9 @@ CLASSES = 50
 def model_of(recipe, **fields):
     """The recipe's network, small, with a head of 1000 classes; a run that begins from another has a ViT."""
     given = fill({"type": "vit.ViT", "variant": "S/16"} | load(recipe).to_dict()["model"])
-    small = {key: value for key, value in TOY.items() if key in given} | (
-        {"rep_size": 64} if given.get("rep_size") else {}
-    )
+    toy_fields = SWIN if given["type"] == "swin.Swin" else TOY
+    small = {key: value for key, value in toy_fields.items() if key in given}
+    small |= {"rep_size": 64} if given.get("rep_size") else {}
     return build(given | small | fields | {"num_classes": CLASSES}, "model")
 
 
