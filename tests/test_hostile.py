@@ -268,7 +268,7 @@ COMMANDS = {
     "search build": "search build $images/test --model=$run --index=$tmp/index",
     "search query": "search query $images/test/cat/0.png --index=$index",
     "search duplicates": "search duplicates --index=$index",
-    "serve": "serve --model=$run --index=$tmp/nowhere --port=0",
+    "serve": "serve --model=$run --port=0",
     "summary": "summary --model=$run",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
@@ -356,6 +356,7 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
             )
             == 0
         )
+    monkeypatch.setattr("vit_jax.serve.app.run", lambda *_: None)  # which would serve for ever
     base = COMMANDS[name].split()
     for key, place in places.items():
         base = [word.replace(key, str(place)) for word in base]

@@ -36,21 +36,23 @@ def resident(process: int | str = "self") -> float:
 
 
 def search(flags: argparse.Namespace) -> dict[str, Any]:
-    """Index the training images and their mirrors, and query with the test images, one at a time."""
+    """Index the training images and their mirrors, and query with the test images, one at a time; resumes in --out."""
     from vit_jax import inference
     from vit_jax.search.embed import Embedder
     from vit_jax.search.index import Index, Shard
 
     embedder = Embedder(flags.model, inference.load(flags.model), "features")
-    train, test = (read(embedder, Path(flags.data, split), flags.limit) for split in ("train", "test"))
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(flags.out or tempfile.mkdtemp())
     index = Index.create(folder / "index", embedder.about)
-    seconds, vectors = timed(lambda: np.concatenate([embedder(list(train)), embedder(list(train[:, :, ::-1]))]))
-    for start in range(0, len(vectors), 10_000):
-        names = [f"{start + i}.png" for i in range(len(vectors[start : start + 10_000]))]
-        index.append(Shard("/cifar10", names, [""] * len(names), {}, ""), vectors[start : start + 10_000])
-    queries = embedder(list(test))
-    return {"images_per_second": 2 * len(train) / seconds, **compare(index, queries, folder)}
+    train, spent, done = paths_in(Path(flags.data, "train"), flags.limit), 0.0, 0
+    for start in range(2000 * len(index.shards), len(train), 2000):
+        images = [embedder.loaded.preprocess(path) for path in train[start : start + 2000]]
+        seconds, vectors = timed(lambda: embedder([*images, *(image[:, ::-1] for image in images)]))  # noqa: B023
+        names = [f"{start}/{i}.png" for i in range(len(vectors))]
+        index.append(Shard("/cifar10", names, [""] * len(names), {}, ""), vectors)
+        spent, done = spent + seconds, done + len(vectors)
+    queries = embedder([embedder.loaded.preprocess(path) for path in paths_in(Path(flags.data, "test"), flags.limit)])
+    return {"images_per_second": done / spent if done else None, **compare(index, queries, folder)}
 
 
 def compare(index: Any, queries: np.ndarray, folder: Path) -> dict[str, Any]:
@@ -106,11 +108,10 @@ def recall(found: np.ndarray, best: np.ndarray) -> float:
     return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found.tolist(), best.tolist(), strict=True)]))
 
 
-def read(embedder: Any, folder: Path, limit: int) -> np.ndarray:
-    """Return the images of a folder as the model takes them, evenly spread over its classes where there are more than `limit`."""
+def paths_in(folder: Path, limit: int) -> list[Path]:
+    """Return the files of a folder, evenly spread over its classes where there are more than `limit`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    paths = [paths[i * len(paths) // min(limit, len(paths))] for i in range(min(limit, len(paths)))]
-    return np.stack([embedder.loaded.preprocess(path) for path in paths])
+    return [paths[i * len(paths) // min(limit, len(paths))] for i in range(min(limit, len(paths)))]
 
 
 def million(flags: argparse.Namespace) -> dict[str, Any]:
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("what", choices=("search", "million", "onnx", "load"))
     parser.add_argument("--model", default="Ti/16")
     parser.add_argument("--data", help="a folder with train and test images in PNG files")
+    parser.add_argument("--out", help="a folder in which search resumes")
     parser.add_argument("--limit", type=int, default=50_000, help="images of each split")
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--length", type=int, default=192)

@@ -248,6 +248,19 @@ def test_a_network_without_attention_exports_none():
         program.build("model", loaded(KINDS["mixer"]), ["attention"])
 
 
+def test_weights_beyond_a_protobuf_go_beside_it(tmp_path, monkeypatch):
+    model = network(width=64).loaded
+    made = program.build("model", model)
+    monkeypatch.setattr(onnx, "MOST_BYTES", 1000)
+    monkeypatch.setattr(stablehlo, "MOST_BYTES", 1000)
+    onnx.write(made, tmp_path / onnx.FILE)
+    assert (tmp_path / "model.onnx.data").stat().st_size > 0.9 * made.size
+    found = onnx.run(tmp_path / onnx.FILE, images(model))["logits"]
+    np.testing.assert_allclose(found, model.predict({"image": images(model)})["logits"], atol=1e-4)
+    with pytest.raises(UserError, match="export in bfloat16"):
+        stablehlo.write(made, tmp_path / stablehlo.FILE)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "x").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="no exported program"):

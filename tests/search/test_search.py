@@ -271,7 +271,8 @@ def test_the_commands_build_query_and_compare(photos, tmp_path, capsys):
     ("flags", "message"),
     [
         (["find"], "choose from"),
-        (["query", "x.png", "--index=nowhere"], "is no index"),
+        (["query", "x.png", "--index=nowhere"], "No file or folder at x.png"),
+        (["duplicates", "--index=nowhere"], "is no index"),
         (["query", "x.png", "--index=nowhere", "--box=0.5,0,0.2,1"], "left,top,right,bottom"),
         (["build", "nowhere", "--index=new", "--model=S/16"], "No folder at nowhere"),
     ],

@@ -424,9 +424,10 @@ def test_the_page_shows_classes_attention_and_neighbours(width, dark, port, phot
                 "Escape": "What the model reads.",
             }[key]
             assert browser.run("document.getElementById('patch').textContent").startswith(expected)
-        browser.run("document.activeElement.blur()")
-        browser.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
-        assert browser.run("document.activeElement.id") in ("file", "seen")
+        shift_tab = {"key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9, "modifiers": 8}
+        browser.call("Input.dispatchKeyEvent", type="keyDown", **shift_tab)
+        assert browser.run("document.activeElement.id") == "file"
+        assert browser.run("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid"
         assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
         style = "(e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor])"
         for element in ("h1", "#drop span", "#seen-help", "#patch", "td", "figcaption", "#error", "#status"):

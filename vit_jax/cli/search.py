@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag
+from vit_jax.cli.predict import find_images
 from vit_jax.printable import line
 from vit_jax.types import Fraction, Units, UserError
 
@@ -94,7 +95,7 @@ def build(argv: Sequence[str]) -> int:
 def query(argv: Sequence[str]) -> int:
     """Print the most similar images to pictures."""
     parser = make_parser("query")
-    parser.add_argument("pictures", type=path_flag, nargs="+", metavar="FILE", help="pictures to search with")
+    parser.add_argument("pictures", type=path_flag, nargs="+", metavar="FILE_OR_FOLDER", help="pictures to search with")
     parser.add_argument("--model", metavar="REF", help="the model of the index, where it has moved")
     parser.add_argument(
         "--box", type=box_flag, metavar="L,T,R,B", help="search by this part, as shares of width and height"
@@ -106,6 +107,7 @@ def query(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     parser.add_argument("--html", type=path_flag, metavar="FILE", help="write a contact sheet, one self-contained page")
     flags = parser.parse(argv)
+    pictures = list(find_images(flags.pictures))
 
     from vit_jax import inference
     from vit_jax.data.source import UnreadableImage
@@ -121,7 +123,7 @@ def query(argv: Sequence[str]) -> int:
     index.check(embedder.about)
     searcher = Searcher(index, flags.exact)
     sheet, failed = [], 0
-    for picture in flags.pictures:
+    for picture in pictures:
         try:
             hits = searcher.images(embedder.query(picture, flags.box), flags.k, selected)
         except (UnreadableImage, OSError) as error:

@@ -14,6 +14,7 @@ from vit_jax.export.program import Program
 from vit_jax.types import UserError
 
 FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
+MOST_BYTES = 2**31 - 2**24  # of a protobuf message, without the program itself
 QUIET = 3  # onnxruntime's level of errors
 
 
@@ -30,7 +31,7 @@ def need_extra() -> None:
 
 
 def write(program: Program, path: Path) -> None:
-    """Write a program for any number of images; constants that no node reads are left out."""
+    """Write a program for any number of images; weights that do not fit into a protobuf go to a file beside it."""
     import jax2onnx
     import onnx
 
@@ -41,7 +42,10 @@ def write(program: Program, path: Path) -> None:
             lambda images: tuple(program.function(images)[name] for name in names),
             [images], input_names=["images"], output_names=list(names), model_name="vit_jax",
         )  # fmt: skip
-    onnx.save(made, str(path))
+    beside: dict[str, Any] = (
+        {"save_as_external_data": True, "location": f"{path.name}.data"} if program.size >= MOST_BYTES else {}
+    )
+    onnx.save(made, str(path), **beside)
 
 
 def quantize(path: Path, out: Path) -> None:
@@ -49,7 +53,8 @@ def quantize(path: Path, out: Path) -> None:
     with quiet():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        quantize_dynamic(str(path), str(out), weight_type=QuantType.QInt8)
+        external = path.with_name(f"{path.name}.data").exists()
+        quantize_dynamic(str(path), str(out), weight_type=QuantType.QInt8, use_external_data_format=external)
 
 
 def run(path: Path, images: np.ndarray) -> Mapping[str, np.ndarray]:

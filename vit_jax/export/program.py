@@ -27,7 +27,8 @@ Function = Callable[[jax.Array], dict[str, jax.Array]]
 class Program:
     """What is exported: uint8 images [b, h, w, c] -> {output: array [b, ...]}, with weights, normalisation and softmax inside.
 
-    outputs: shapes of one image by name. any_size: images of any height and width are resized and cropped inside.
+    outputs: shapes of one image by name. any_size: images of any height and width are resized and cropped inside. size: bytes of
+    the weights.
     """
 
     function: Function
@@ -35,6 +36,7 @@ class Program:
     outputs: dict[str, tuple[int, ...]]
     dtype: Dtype
     any_size: bool
+    size: int
 
     def __call__(self, images: UInt8[np.ndarray, "b h w c"]) -> dict[str, np.ndarray]:
         """Return the outputs for images on this machine, in float32."""
@@ -77,6 +79,7 @@ def build(
     return Program(
         lambda images: everything(images, chosen), loaded.image_shape,
         {name: x.shape[1:] for name, x in shapes.items()}, dtype, any_size,
+        sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
     )  # fmt: skip
 
 

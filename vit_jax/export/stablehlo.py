@@ -12,10 +12,16 @@ from vit_jax.types import UserError
 
 FILE = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
+MOST_BYTES = 2**31 - 2**20  # of a FlatBuffer, without the program itself
 
 
 def write(program: Program, path: Path) -> None:
-    """Write a program for any number of images, and of any size where it resizes them."""
+    """Write a program for any number of images, and of any size where it resizes them; raises UserError for too large ones."""
+    if program.size >= MOST_BYTES:
+        raise UserError(
+            f"The weights take {program.size / 1e9:.1f} GB in {program.dtype}, and a StableHLO file of jax.export has less than "
+            "2.1 GB; export in bfloat16, or to ONNX."
+        )
     height, width, channels = program.image_shape
     sides = "h, w" if program.any_size else f"{height}, {width}"
     shape = export.symbolic_shape(f"b, {sides}, {channels}")

@@ -93,13 +93,15 @@ function paint() {
 function strongest(levels) { return levels.indexOf(Math.max(...levels)); }
 function choose(patch) { if (maps && patch !== chosen) { chosen = patch; paint(); } }
 
-at("seen").addEventListener("pointermove", event => {
+function point(event) {
   if (!maps) return;
   const box = at("map").getBoundingClientRect();
   const column = Math.floor((event.clientX - box.x) / box.width * maps.columns), row = Math.floor((event.clientY - box.y) / box.height * maps.rows);
   if (row >= 0 && column >= 0 && row < maps.rows && column < maps.columns) choose(row * maps.columns + column);
-});
-at("seen").addEventListener("pointerleave", () => choose(null));
+}
+at("seen").addEventListener("pointermove", point);
+at("seen").addEventListener("pointerdown", point);
+at("seen").addEventListener("pointerleave", event => { if (event.pointerType === "mouse") choose(null); });
 at("seen").addEventListener("keydown", event => {
   if (!maps) return;
   if (event.key === "Escape") { choose(null); return; }
