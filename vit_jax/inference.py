@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
@@ -19,7 +20,7 @@ from vit_jax.checkpoint import remote, saver, workdir
 from vit_jax.checkpoint.transfer.merge import is_untrained_head
 from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
-from vit_jax.data import source
+from vit_jax.data import source, tokenizers
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
@@ -29,6 +30,7 @@ from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.task import Task, Weights, normalize
+from vit_jax.tasks.towers import Towers
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 Outputs = dict[str, np.ndarray]
@@ -42,7 +44,7 @@ DATA = {
     "num_examples": int,
     "preprocess": str,
     "layout": dict[str, tuple[list[int], str]],
-    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "Boxes"]],
+    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Tokens", "Segments", "Boxes"]],
 }
 
 
@@ -102,7 +104,7 @@ class Loaded:
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
     the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
     position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
-    notes: what was assumed where the source is silent.
+    tokenizer, text_length: of a model that compares images with texts. notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
@@ -115,6 +117,8 @@ class Loaded:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer: tokenizers.Tokenizer | None = None
+    text_length: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -216,6 +220,32 @@ class Loaded:
             raise source.UnreadableImage(
                 f"{image}: {error}" if isinstance(image, str | Path) else str(error)
             ) from error
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the `text_embedding` [n, d] of texts, in the space of the `image_embedding` that calling the model gives."""
+        ids = self.tokens(texts)
+        rows = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+        filled = [np.pad(row, [(0, min(BATCH, len(ids)) - len(row)), (0, 0)]) for row in rows]  # compiled once
+        found = [self.predictor.outputs(self.weights, {"text": row})["text_embedding"] for row in filled]
+        return np.concatenate(found)[: len(ids)]
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [n, text_length]; raises UserError for a model without texts."""
+        if self.tokenizer is None:
+            raise UserError(
+                "The model has no tokenizer, so it compares no texts; take a run of configs/siglip.py, CLIP or SigLIP."
+            )
+        try:
+            return np.stack([self.tokenizer(text, self.text_length)[0] for text in tokenizers.checked(list(texts))])
+        except ValueError as error:
+            raise UserError(f"A text cannot be compared: {error}.") from None
+
+    def match(self, image_embedding: np.ndarray, text_embedding: np.ndarray) -> np.ndarray:
+        """Return the probability of each text for each image [b, n], by the objective that the model was trained with."""
+        if not isinstance(self.task, Towers):
+            raise UserError("The model compares no texts.")
+        found = self.task.match(self.weights["params"], jnp.asarray(image_embedding), jnp.asarray(text_embedding))
+        return np.asarray(found)
 
     def features(
         self, images: UInt8[np.ndarray, "b h w c"], layers: Sequence[int] = (-1,), norm: bool = False
@@ -353,8 +383,14 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
         (method for method in get_args(PatchMethod) if method == began.get("patches")), "bilinear"
     )
     known = bool(data.get("names_known", True))
+    texts = data.get("texts") or {}
+    if not fits(texts, dict) or not fits(length := texts.get("length", 0), int):
+        raise UserError(f"{path}/config.json has {texts!r} as data.texts; expected the length of its texts in tokens.")
+    tokenizer = tokenizers.read(str(path / tokenizers.FILE)) if texts else None
     spec = network | {"num_classes": len(task.class_names)}
-    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config)
+    return Loaded(
+        spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config, tokenizer, length
+    )  # fmt: skip
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:

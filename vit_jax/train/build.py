@@ -24,7 +24,9 @@ from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
 from vit_jax.data.source import Encoded, Source, UnreadableImage
-from vit_jax.data.transforms.preprocess import parse
+from vit_jax.data.tokenizers import FILE as TOKENIZER
+from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.data.transforms.preprocess import parse, without_texts
 from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
@@ -131,6 +133,7 @@ class Run:
     shardings: State
     saver: Saver
     recorder: Recorder
+    tokenizer: Tokenizer | None  # of the captions
     seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
 
     @property
@@ -146,6 +149,8 @@ class Run:
                 stack.enter_context(locked(self.path))
                 workdirs.check(self.path, self.config)  # another run may have begun since
                 workdirs.open_run(self.path, self.config, self.record)
+                if self.tokenizer is not None:
+                    workdirs.write_text(self.path / TOKENIZER, self.tokenizer.packed())
                 if self.merged is not None:
                     begin_from.write_merge_report(self.merged, self.config["init"]["ref"], self.path)
             distributed.wait("the workdir is there")
@@ -185,6 +190,8 @@ def build(config: dict[str, Any], path: Path) -> Run:
     if not steps_in(path / "checkpoints"):
         check_first(parts, None if merged is None else trees.nest(merged.params))
 
+    tokenize = parse(config["data"]["preprocess"], source.fields).tokenize
+    texts = {} if tokenize is None else {"length": tokenize.length, "tokenizer": tokenize.tokenizer.digest}
     record = {
         "class_names": parts.task.class_names,
         "num_examples": data.spec.num_examples,
@@ -192,6 +199,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
         "fields": {key: type(field).__name__ for key, field in data.spec.fields.items()},
         **in_use,
         **({"init": facts} if facts else {}),
+        **({"texts": texts} if texts else {}),
     }
     chip = chip_of(jax.devices())
     return Run(
@@ -207,6 +215,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
         shardings=shardings,
         saver=saver,
         recorder=recorder,
+        tokenizer=None if tokenize is None else tokenize.tokenizer,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
 
@@ -322,10 +331,12 @@ def usage(
     """
     measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
     if eval_preprocess is not None:
+        eval_preprocess = without_texts(eval_preprocess)
         return {"preprocess": eval_preprocess, "image_shape": image_shape_of(source, eval_preprocess)}
     if measured is not None:
         name, evaluator = measured
-        return {"preprocess": evals[name].get("preprocess", ""), "image_shape": evaluator.spec.layout["image"].shape}
+        spec = without_texts(evals[name].get("preprocess", ""))
+        return {"preprocess": spec, "image_shape": evaluator.spec.layout["image"].shape}
     if "image" not in train.layout:
         raise UserError(
             f"The training examples have {', '.join(map(repr, train.layout))}, so how images are prepared for the trained model "
