@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax import sharding, trees
-from vit_jax.grads.gradient import Batch, Gradient
+from vit_jax.grads.gradient import Batch, Gradient, Loss
 from vit_jax.optim.schedules import Schedule
 from vit_jax.tasks.task import Task, reading
 from vit_jax.train.state import State
@@ -77,6 +77,26 @@ def checked_state(task: Task, new: Any, old: Any) -> Any:
     return new
 
 
+def loss_of(task: Task, state: State) -> Loss:
+    """Return the loss of a task as a function of the trained parameters; a task's `encode` and `loss_of` are its two parts."""
+
+    def whole(params: Params, batch: Batch, rng: Rng) -> Any:
+        with reading(task, batch):
+            return checked_loss(task, task.loss(trees.join(params, state.frozen), state.state, batch, rng))
+
+    if not hasattr(task, "loss_of"):
+        return Loss(whole)
+
+    def encode(params: Params, batch: Batch, rng: Rng) -> Any:
+        with reading(task, batch):
+            return task.encode(trees.join(params, state.frozen), batch, rng)  # type: ignore[attr-defined]
+
+    def of_encoded(params: Params, encoded: Any, batch: Batch) -> Any:
+        return checked_loss(task, task.loss_of(trees.join(params, state.frozen), encoded, batch))  # type: ignore[attr-defined]
+
+    return Loss(whole, encode, of_encoded)
+
+
 def make_step(
     task: Task,
     tx: optax.GradientTransformation,
@@ -105,11 +125,7 @@ def make_step(
         average = functools.partial(jax.lax.pmean, axis_name=axis) if axis else lambda tree: tree
         lr = jnp.asarray(learning_rate(state.step), jnp.float32)
 
-        def loss(params: Params, batch: Batch, rng: Rng):
-            with reading(task, batch):
-                return checked_loss(task, task.loss(trees.join(params, state.frozen), state.state, batch, rng))
-
-        metrics, stats, grads = gradient(loss, state.params, batch, rng, average, lr / peak if peak else lr)
+        metrics, stats, grads = gradient(loss_of(task, state), state.params, batch, rng, average, lr / peak if peak else lr)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = {
