@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import vit_jax
 from tests.conftest import ROOT, environment, losses
+from tests.peers import torch
 from tests.words import toy
 from vit_jax.tasks.siglip import sigmoid_loss
 from vit_jax.train.fit import fit

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.peers import transformers
 from vit_jax.__main__ import dispatch
 from vit_jax.cli.command import run_cli
 from vit_jax.data import tokenizers
@@ -68,7 +69,6 @@ def merges(path=None):
 
 
 def test_clip_tokenizes_as_transformers_does_after_its_cleaning():
-    transformers = pytest.importorskip("transformers")
     pytest.importorskip("ftfy")
     made = tokenizers.from_merges(merges())
     model = json.loads(made.model)["model"]
@@ -94,7 +94,6 @@ def test_clip_tokenizes_as_open_clip_does():
 
 def test_siglips_rule_is_that_of_transformers(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
-    transformers = pytest.importorskip("transformers")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([t.lower() for t in strings(400, 2) + WORDS * 30]), model_writer=model, vocab_size=400,
@@ -109,7 +108,6 @@ def test_siglips_rule_is_that_of_transformers(tmp_path):
 
 
 def test_siglip_2s_tokenizer_is_that_of_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
     library = pytest.importorskip("tokenizers")
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = library.trainers.BpeTrainer(

@@ -62,6 +62,6 @@ class Plain(Gradient):
 
     def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
         """See Gradient."""
-        (value, (metrics, stats)), grads = jax.value_and_grad(loss.__call__, has_aux=True)(params, batch, rng)
+        (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
         metrics, grads, stats = average(({"loss": value, **metrics}, grads, stats))
         return Step(metrics, stats, grads)

@@ -109,18 +109,22 @@ def fill_sizes(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> di
 
 
 def fill_texts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return the config with a text tower that fits the tokenizer: its vocabulary, length and end token, where unset."""
-    tower, spec = config["task"].get("text"), config["data"].get("preprocess")
-    if not isinstance(tower, dict) or not isinstance(spec, str):
-        return dict(config)
-    tokenize = parse(spec, source.fields).tokenize
+    """Return the config with a task and a text tower that fit the tokenizer: vocabulary, length and end token, where unset."""
+    spec = config["data"].get("preprocess")
+    tokenize = parse(spec, source.fields).tokenize if isinstance(spec, str) and "tokenize" in spec else None
     if tokenize is None:
         return dict(config)
-    found = {"vocab_size": tokenize.tokenizer.vocab_size, "length": tokenize.length}
-    if tower.get("pool") == "eos" and tokenize.tokenizer.after:
-        found["eos"] = tokenize.tokenizer.after[0]
-    given = {key: value for key, value in tower.items() if value is not None}
-    return {**config, "task": {**config["task"], "text": found | given}}
+    package = seam_of("task")
+    assert package is not None
+    task = {key: value for key, value in config["task"].items() if value is not None}
+    size = {"vocab_size": tokenize.tokenizer.vocab_size}
+    if "vocab_size" in parameters(resolve(task.get("type"), package, "task")):
+        task = size | task
+    if isinstance(task.get("text"), dict):
+        after = tokenize.tokenizer.after
+        found = {**size, "length": tokenize.length, **({"eos": after[0]} if after else {})}
+        task["text"] = found | {key: value for key, value in task["text"].items() if value is not None}
+    return {**config, "task": task}
 
 
 def fill_by_size(config: Mapping[str, Any], num_images: int) -> dict[str, Any]:

@@ -125,7 +125,9 @@ def make_step(
         average = functools.partial(jax.lax.pmean, axis_name=axis) if axis else lambda tree: tree
         lr = jnp.asarray(learning_rate(state.step), jnp.float32)
 
-        metrics, stats, grads = gradient(loss_of(task, state), state.params, batch, rng, average, lr / peak if peak else lr)
+        metrics, stats, grads = gradient(
+            loss_of(task, state), state.params, batch, rng, average, lr / peak if peak else lr
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = {
