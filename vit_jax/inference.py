@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -29,11 +28,11 @@ from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
-from vit_jax.tasks.task import Task, Weights, normalize
+from vit_jax.tasks.predictor import Outputs, Predictor
+from vit_jax.tasks.task import Task, Weights, normalize, with_image_shape
 from vit_jax.tasks.towers import Towers
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
-Outputs = dict[str, np.ndarray]
 BATCH = 64  # images predicted at once
 
 # What config.json of a workdir must contain about its model.
@@ -46,45 +45,6 @@ DATA = {
     "layout": dict[str, tuple[list[int], str]],
     "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Tokens", "Segments", "Boxes"]],
 }
-
-
-class Predictor:
-    """Runs task.predict on batches of any number of rows, compiled once for each shape and set of outputs."""
-
-    def __init__(self, task: Task, mesh: Mesh):
-        self._task, self._mesh = task, mesh
-        self._compiled: dict[Any, Callable[..., Any]] = {}
-
-    def __call__(
-        self, weights: Weights, batch: Mapping[str, np.ndarray], needs: Sequence[str] | None = None,
-        hidden: Collection[str] = (),
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
-        """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
-
-        needs: the outputs to compute, by default all but the large `tokens`. hidden: keys that predict does not see.
-        """
-        key = None if needs is None else tuple(needs), frozenset(hidden)
-        if key not in self._compiled:
-            unseen = {"mask", "index", *hidden}
-
-            def outputs(weights: Weights, batch: dict[str, jax.Array]):
-                seen = {name: x for name, x in batch.items() if name not in unseen}
-                found = self._task.predict(weights, seen)
-                chosen = [name for name in found if name != "tokens"] if needs is None else needs
-                return batch, {name: found[name] for name in chosen}
-
-            whole = sharding.everywhere(self._mesh)
-            self._compiled[key] = jax.jit(sharding.on_mesh(outputs, self._mesh), out_shardings=whole)
-        if jax.process_count() == 1:
-            more = -len(next(iter(batch.values()))) % sharding.batch_shards(self._mesh)
-            batch = {name: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) if more else x for name, x in batch.items()}
-        return self._compiled[key](weights, sharding.put_batch(batch, self._mesh))
-
-    def outputs(self, weights: Weights, batch: Mapping[str, np.ndarray]) -> Outputs:
-        """Return all outputs for the rows of a batch, on the host."""
-        rows = len(next(iter(batch.values())))
-        _, found = self(weights, batch)
-        return {name: x[:rows] for name, x in jax.device_get(found).items()}
 
 
 def _is_one(images: Any) -> bool:
@@ -363,7 +323,8 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
         raise UserError(f"{path}/config.json has {image_shape} as data.image_shape; expected sizes of at least 1.")
     parse(data["preprocess"])
     network = {key: value for key, value in fill(config["model"]).items() if key != "num_classes"}
-    shapes = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
+    layout = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
+    shapes = with_image_shape(layout, image_shape[2])
     steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
     kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
     fields = {
@@ -401,7 +362,11 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     image_shape = (*images.size, len(images.mean))
     assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
     names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
-    task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
+    options = {"mean": images.mean, "std": images.std}
+    if source.task is None:
+        task, like = _classifier(network, image_shape, names, options)
+    else:
+        task, like = _towers(network, image_shape, source.task)
     different = trees.differences(source.params, trees.flatten(like))
     if different:
         raise UserError(
@@ -414,8 +379,27 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     return Loaded(
         network, task, {"params": params}, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
+        tokenizer=_tokenizer_of(source), text_length=0 if source.task is None else source.task["text"]["length"],
         notes=(*source.notes, *notes),
     )  # fmt: skip
+
+
+def _towers(
+    network: Mapping[str, Any], image_shape: tuple[int, int, int], config: Mapping[str, Any]
+) -> tuple[Task, Params]:
+    """Return the task of a published pair of towers, and the shapes of its parameters."""
+    text = jax.ShapeDtypeStruct((config["text"]["length"],), "int32")
+    shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8"), "text": text}
+    fields = {key: value for key, value in network.items() if key != "num_classes"}
+    task = factory.build_task(config, fields, class_names=(), spec=shapes)
+    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+
+
+def _tokenizer_of(source: Pretrained) -> tokenizers.Tokenizer | None:
+    """Return the tokenizer beside a published pair of towers, if there is one."""
+    if source.task is None or source.folder is None or not tokenizers.is_in(source.folder):
+        return None
+    return tokenizers.read(str(source.folder))
 
 
 def _classifier(

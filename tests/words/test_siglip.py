@@ -13,6 +13,8 @@ import vit_jax
 from tests.conftest import ROOT, environment, losses
 from tests.peers import torch
 from tests.words import toy
+from vit_jax.__main__ import dispatch
+from vit_jax.cli.command import run_cli
 from vit_jax.tasks.siglip import sigmoid_loss
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError
@@ -155,3 +157,45 @@ def test_a_batch_without_negatives_is_refused(place, tmp_path):
     config.batch_size = 1
     with pytest.raises(UserError, match="batch_size of at least 2"):
         fit(config, tmp_path / "run")
+
+
+def test_predict_compares_images_with_texts(place, trained, capsys):
+    photo = place / "red_square_0.png"
+    command = ["predict", f"--model={trained}", "--json", "--texts", "a red square", "a blue bar", str(photo)]
+    assert run_cli(dispatch, command) == 0
+    top = json.loads(capsys.readouterr().out)["top"]
+    assert {entry["label"] for entry in top} == {"a red square", "a blue bar"}
+    loaded = vit_jax.load(trained)
+    probs = loaded.match(loaded(photo)["image_embedding"], loaded.embed_texts(["a red square", "a blue bar"]))[0]
+    np.testing.assert_allclose(sorted(entry["prob"] for entry in top), sorted(probs), rtol=1e-4)
+
+
+def test_predict_without_files_or_texts_says_so(trained, capsys):
+    assert run_cli(dispatch, ["predict", f"--model={trained}", "--texts", "no such file"]) == 2
+    assert "Give image files or folders and texts" in capsys.readouterr().err
+
+
+def test_evaluate_retrieves_by_default_and_classifies_by_names(place, trained, capsys):
+    assert run_cli(dispatch, ["evaluate", f"--model={trained}", f"--data=pairs:{place / 'pairs.jsonl'}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_images"] == 36
+    assert found["num_texts"] == 18
+    for colour in toy.COLOURS:
+        folder = place / "classes" / colour
+        folder.mkdir(parents=True)
+        for file in place.glob(f"{colour}_*.png"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    (place / "templates.txt").write_text("a {} square\nsquare of {}\n")
+    command = ["evaluate", f"--model={trained}", f"--data=folder:{place / 'classes'}", "--json"]
+    assert (
+        run_cli(dispatch, [*command, "--evaluator=zeroshot", f"--evaluator.templates={place / 'templates.txt'}"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_examples"] == 36
+    loaded = vit_jax.load(trained)
+    texts = loaded.embed_texts([t.format(c) for c in sorted(toy.COLOURS) for t in ("a {} square", "square of {}")])
+    classes = texts.reshape(3, 2, -1).mean(axis=1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    files = [file for colour in sorted(toy.COLOURS) for file in sorted((place / "classes" / colour).iterdir())]
+    near = loaded(files)["image_embedding"] @ classes.T
+    assert found["accuracy"] == pytest.approx(np.mean(near.argmax(axis=1) == np.repeat(np.arange(3), 12)))

@@ -169,6 +169,11 @@ def read(place: str) -> Tokenizer:
         raise UserError(f"{place} is no tokenizer that can be read ({type(error).__name__}: {reason}).") from None
 
 
+def is_in(folder: os.PathLike[str]) -> bool:
+    """Return whether a folder has the tokenizer of a model."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in FILES)
+
+
 def _parsed(data: bytes, path: str) -> Tokenizer:
     if path.endswith(".gz"):
         return from_merges(gzip.decompress(data).decode())

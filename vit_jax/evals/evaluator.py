@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.data.pipeline import DataSpec, EvalData
 from vit_jax.data.source import Source
+from vit_jax.tasks.task import with_images
 from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Arrays = Mapping[str, np.ndarray]
@@ -100,7 +101,8 @@ def check_needs(
             continue
         checked.append((data.spec.layout, needs))
         batch = {key: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for key, x in data.spec.layout.items()}
-        outputs = jax.eval_shape(predict, weights, shown(batch, evaluator.own_classes, data.spec))
+        seen = shown(batch, evaluator.own_classes, data.spec)
+        outputs = jax.eval_shape(lambda w, b: predict(w, with_images(b)), weights, seen)
         missing = [key for key in needs if key not in outputs]
         if missing:
             raise UserError(

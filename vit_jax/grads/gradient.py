@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.types import Params, Rng
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays, or trees of them, by name
 # The mean loss over a batch, and (metrics, stats) that are means over the batch.
 Value = tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]
 # The mean of a tree over the devices that each hold a part of the batch; the identity where one program sees all of it.

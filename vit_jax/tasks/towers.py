@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -35,6 +36,7 @@ class Towers(Pretraining):
     projection: Units | None = None
     projection_bias: bool = False
     image_shape: tuple[int, int, int] | None = None
+    any_shape = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -88,6 +90,18 @@ class Towers(Pretraining):
                 f"give task.projection={out}."
             )
         return params
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of this task, its text tower included."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kept = {
+            key: value for key, value in own.items() if key not in ("model", "text", "fields") and value is not None
+        }
+        scales = {key: tuple(np.broadcast_to(own[key], 3).tolist()) for key in ("mean", "std")}
+        tower = {f.name: getattr(self.text, f.name) for f in dataclasses.fields(self._text)}  # type: ignore[arg-type]
+        text = {key: value for key, value in tower.items() if key not in ("parent", "name") and value is not None}
+        return {"type": _type(self), **kept, **scales, "text": {"type": _type(self._text), **text}}
 
     @property
     def first_log_scale(self) -> float:
@@ -161,6 +175,10 @@ class Towers(Pretraining):
 
     def _backbone(self, params: Params) -> Weights:
         return {"params": params["backbone"]}
+
+
+def _type(part: Any) -> str:
+    return f"{type(part).__module__.rpartition('.')[2]}.{type(part).__name__}"
 
 
 def unit(vectors: Float[Array, "b d"]) -> Float[Array, "b d"]:

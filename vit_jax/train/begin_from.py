@@ -22,7 +22,9 @@ from vit_jax.types import UserError
 
 
 def grid_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the rows and columns of the patches of an image; None for a network without `grid`."""
+    """Return the rows and columns that the positions of a network are for; None for a network without `grid`."""
+    if (fixed := getattr(module, "posemb_grid", None)) is not None:
+        return tuple(fixed)
     grid = getattr(module, "grid", None)
     return grid(image_shape[:2]) if grid else None
 

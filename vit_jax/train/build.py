@@ -31,7 +31,7 @@ from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
 from vit_jax.optim import make_optimizer, norm_scaled
-from vit_jax.tasks.task import Task, backbone_names, reading
+from vit_jax.tasks.task import Task, backbone_names, reading, with_image_shape
 from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
@@ -47,7 +47,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     train_data: the training data, which may keep arrays on the devices.
     """
     steps = factory.steps_of(config, data.num_examples)
-    spec = batch_shapes(data.layout)
+    spec = with_image_shape(batch_shapes(data.layout))
     teacher = {}
     if config["teacher"] is not None:
         target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
@@ -65,6 +65,11 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
     )  # fmt: skip
+    if "patches" in data.layout and not task.any_shape:
+        raise UserError(
+            f"{type(task).__name__} takes whole images, and data.preprocess makes patches; leave patchify out of it, or take a "
+            "task such as classify.Classify or siglip.Siglip."
+        )
     gradient: Gradient = factory.build(config["grad"], "grad")
     if gradient.splits_batch and not task.decomposable:
         raise UserError(
@@ -183,7 +188,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
         check_evaluator(name, evaluator, parts.task, weights, data.spec)
         shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source)
-    spec = batch_shapes(data.spec.layout)
+    spec = with_image_shape(batch_shapes(data.spec.layout))
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])

@@ -35,7 +35,16 @@ IMAGE_OPS = {
 OPS = IMAGE_OPS | {
     op.__name__: op
     for op in (
-        *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
+        *(
+            ops.inception_crop,
+            ops.resize_small,
+            ops.central_crop,
+            ops.resize,
+            ops.fit,
+            ops.flip,
+            ops.pad_crop,
+            ops.rotate,
+        ),
         *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
         texts.tokenize,
     )
