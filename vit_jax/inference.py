@@ -3,14 +3,14 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -19,7 +19,7 @@ from vit_jax.checkpoint import remote, saver, workdir
 from vit_jax.checkpoint.transfer.merge import is_untrained_head
 from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
-from vit_jax.data import source
+from vit_jax.data import source, tokenizers
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
@@ -28,10 +28,11 @@ from vit_jax.models.sizes import SIZES
 from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
-from vit_jax.tasks.task import Task, Weights, normalize
+from vit_jax.tasks.predictor import Outputs, Predictor
+from vit_jax.tasks.task import Task, Weights, normalize, with_image_shape
+from vit_jax.tasks.towers import Towers
 from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
-Outputs = dict[str, np.ndarray]
 BATCH = 64  # images predicted at once
 
 # What config.json of a workdir must contain about its model.
@@ -42,47 +43,8 @@ DATA = {
     "num_examples": int,
     "preprocess": str,
     "layout": dict[str, tuple[list[int], str]],
-    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "Boxes"]],
+    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Tokens", "Segments", "Boxes"]],
 }
-
-
-class Predictor:
-    """Runs task.predict on batches of any number of rows, compiled once for each shape and set of outputs."""
-
-    def __init__(self, task: Task, mesh: Mesh):
-        self._task, self._mesh = task, mesh
-        self._compiled: dict[Any, Callable[..., Any]] = {}
-
-    def __call__(
-        self, weights: Weights, batch: Mapping[str, np.ndarray], needs: Sequence[str] | None = None,
-        hidden: Collection[str] = (),
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
-        """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
-
-        needs: the outputs to compute, by default all but the large `tokens`. hidden: keys that predict does not see.
-        """
-        key = None if needs is None else tuple(needs), frozenset(hidden)
-        if key not in self._compiled:
-            unseen = {"mask", "index", *hidden}
-
-            def outputs(weights: Weights, batch: dict[str, jax.Array]):
-                seen = {name: x for name, x in batch.items() if name not in unseen}
-                found = self._task.predict(weights, seen)
-                chosen = [name for name in found if name != "tokens"] if needs is None else needs
-                return batch, {name: found[name] for name in chosen}
-
-            whole = sharding.everywhere(self._mesh)
-            self._compiled[key] = jax.jit(sharding.on_mesh(outputs, self._mesh), out_shardings=whole)
-        if jax.process_count() == 1:
-            more = -len(next(iter(batch.values()))) % sharding.batch_shards(self._mesh)
-            batch = {name: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) if more else x for name, x in batch.items()}
-        return self._compiled[key](weights, sharding.put_batch(batch, self._mesh))
-
-    def outputs(self, weights: Weights, batch: Mapping[str, np.ndarray]) -> Outputs:
-        """Return all outputs for the rows of a batch, on the host."""
-        rows = len(next(iter(batch.values())))
-        _, found = self(weights, batch)
-        return {name: x[:rows] for name, x in jax.device_get(found).items()}
 
 
 def _is_one(images: Any) -> bool:
@@ -102,7 +64,7 @@ class Loaded:
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
     the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
     position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
-    notes: what was assumed where the source is silent.
+    tokenizer, text_length: of a model that compares images with texts. notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
@@ -115,6 +77,8 @@ class Loaded:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer: tokenizers.Tokenizer | None = None
+    text_length: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -216,6 +180,32 @@ class Loaded:
             raise source.UnreadableImage(
                 f"{image}: {error}" if isinstance(image, str | Path) else str(error)
             ) from error
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the `text_embedding` [n, d] of texts, in the space of the `image_embedding` that calling the model gives."""
+        ids = self.tokens(texts)
+        rows = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+        filled = [np.pad(row, [(0, min(BATCH, len(ids)) - len(row)), (0, 0)]) for row in rows]  # compiled once
+        found = [self.predictor.outputs(self.weights, {"text": row})["text_embedding"] for row in filled]
+        return np.concatenate(found)[: len(ids)]
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the token ids of texts, int32 [n, text_length]; raises UserError for a model without texts."""
+        if self.tokenizer is None:
+            raise UserError(
+                "The model has no tokenizer, so it compares no texts; take a run of configs/siglip.py, CLIP or SigLIP."
+            )
+        try:
+            return np.stack([self.tokenizer(text, self.text_length)[0] for text in tokenizers.checked(list(texts))])
+        except ValueError as error:
+            raise UserError(f"A text cannot be compared: {error}.") from None
+
+    def match(self, image_embedding: np.ndarray, text_embedding: np.ndarray) -> np.ndarray:
+        """Return the probability of each text for each image [b, n], by the objective that the model was trained with."""
+        if not isinstance(self.task, Towers):
+            raise UserError("The model compares no texts.")
+        found = self.task.match(self.weights["params"], jnp.asarray(image_embedding), jnp.asarray(text_embedding))
+        return np.asarray(found)
 
     def features(
         self, images: UInt8[np.ndarray, "b h w c"], layers: Sequence[int] = (-1,), norm: bool = False
@@ -333,7 +323,8 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
         raise UserError(f"{path}/config.json has {image_shape} as data.image_shape; expected sizes of at least 1.")
     parse(data["preprocess"])
     network = {key: value for key, value in fill(config["model"]).items() if key != "num_classes"}
-    shapes = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
+    layout = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
+    shapes = with_image_shape(layout, image_shape[2])
     steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
     kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
     fields = {
@@ -353,8 +344,14 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
         (method for method in get_args(PatchMethod) if method == began.get("patches")), "bilinear"
     )
     known = bool(data.get("names_known", True))
+    texts = data.get("texts") or {}
+    if not fits(texts, dict) or not fits(length := texts.get("length", 0), int):
+        raise UserError(f"{path}/config.json has {texts!r} as data.texts; expected the length of its texts in tokens.")
+    tokenizer = tokenizers.read(str(path / tokenizers.FILE)) if texts else None
     spec = network | {"num_classes": len(task.class_names)}
-    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config)
+    return Loaded(
+        spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config, tokenizer, length
+    )  # fmt: skip
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
@@ -365,7 +362,11 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     image_shape = (*images.size, len(images.mean))
     assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
     names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
-    task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
+    options = {"mean": images.mean, "std": images.std}
+    if source.task is None:
+        task, like = _classifier(network, image_shape, names, options)
+    else:
+        task, like = _towers(network, image_shape, source.task)
     different = trees.differences(source.params, trees.flatten(like))
     if different:
         raise UserError(
@@ -378,8 +379,27 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     return Loaded(
         network, task, {"params": params}, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
+        tokenizer=_tokenizer_of(source), text_length=0 if source.task is None else source.task["text"]["length"],
         notes=(*source.notes, *notes),
     )  # fmt: skip
+
+
+def _towers(
+    network: Mapping[str, Any], image_shape: tuple[int, int, int], config: Mapping[str, Any]
+) -> tuple[Task, Params]:
+    """Return the task of a published pair of towers, and the shapes of its parameters."""
+    text = jax.ShapeDtypeStruct((config["text"]["length"],), "int32")
+    shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8"), "text": text}
+    fields = {key: value for key, value in network.items() if key != "num_classes"}
+    task = factory.build_task(config, fields, class_names=(), spec=shapes)
+    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+
+
+def _tokenizer_of(source: Pretrained) -> tokenizers.Tokenizer | None:
+    """Return the tokenizer beside a published pair of towers, if there is one."""
+    if source.task is None or source.folder is None or not tokenizers.is_in(source.folder):
+        return None
+    return tokenizers.read(str(source.folder))
 
 
 def _classifier(

@@ -23,6 +23,8 @@ from vit_jax.types import UserError
 UPLOAD_SECONDS = 15.0  # between uploads
 # The files that a report reads.
 REPORT_FILES = ("config.json", "metrics.jsonl")
+# The files of a run beside its checkpoint that a model needs.
+WHOLE = ("config.json", "tokenizer.json")
 
 
 class Workdir:
@@ -166,8 +168,8 @@ def complete_steps(names: Iterable[str]) -> list[int]:
 def fetched(url: str | Path, step: int | None = None) -> Iterator[Path]:
     """Return the local path of a model; one on a store is downloaded to a temporary folder.
 
-    Of a run, only config.json and the checkpoint of `step` (default: the last) are downloaded; other checkpoints become empty
-    folders.
+    Of a run, only config.json, its tokenizer and the checkpoint of `step` (default: the last) are downloaded; other checkpoints
+    become empty folders.
     """
     if not stores.is_remote(url):
         yield Path(url)
@@ -182,7 +184,7 @@ def fetched(url: str | Path, step: int | None = None) -> Iterator[Path]:
         )
     if "config.json" in names and steps:
         chosen = step if step in steps else steps[-1]
-        names = [name for name in names if name == "config.json" or name.startswith(f"checkpoints/{chosen}/")]
+        names = [name for name in names if name in WHOLE or name.startswith(f"checkpoints/{chosen}/")]
     else:
         names = [n for n in names if "/" not in n and (not n or n.endswith((".json", ".bin", *SUFFIXES)))]
     with tempfile.TemporaryDirectory() as folder:

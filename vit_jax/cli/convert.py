@@ -1,4 +1,4 @@
-"""Convert a model to another library's format: vit convert --model=REF --out=PATH --to=npz|timm|hf|workdir."""
+"""Convert a model to another library's format: vit convert --model=REF --out=PATH --to=npz|timm|hf|open_clip|workdir."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from vit_jax.cli.command import Parser, path_flag
 from vit_jax.printable import line
 from vit_jax.types import UserError
 
-FORMATS = ("npz", "timm", "hf", "workdir")
+FORMATS = ("npz", "timm", "hf", "open_clip", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
 TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
 
@@ -93,6 +93,10 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     from vit_jax.pretrained import google, huggingface, swin, timm
     from vit_jax.pretrained.pretrained import from_spec
 
+    if hasattr(loaded.task, "text"):
+        return write_towers(loaded, out, to)
+    if to == "open_clip":
+        raise UserError("--to=open_clip is for a pair of towers; found one for images alone.")
     params, (height, width, channels) = loaded.arrays, loaded.image_shape
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
     if to == "workdir":
@@ -121,6 +125,42 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if loaded.spec["type"] == "swin.Swin" and to in LIBRARIES:
         writer = functools.partial(swin.write, library=LIBRARIES[to])
     return notes + writer(out, loaded.spec, params, preprocessing, loaded.class_names if loaded.names_known else None)
+
+
+def write_towers(loaded: Any, out: Path, to: str) -> list[str]:
+    """Write a pair of towers in a format; return notes on what the format cannot express."""
+    import jax
+
+    from vit_jax import trees
+    from vit_jax.checkpoint import workdir
+    from vit_jax.data import tokenizers
+    from vit_jax.pretrained import big_vision_towers, huggingface_towers, open_clip
+    from vit_jax.pretrained.pretrained import from_spec
+
+    params = {name: np.asarray(x) for name, x in trees.flatten(jax.device_get(loaded.weights["params"])).items()}
+    task, (height, width, _) = loaded.task.config, loaded.image_shape
+    if to == "workdir":
+        texts = {"length": loaded.task.text.length}
+        digest = {} if loaded.tokenizer is None else {"texts": texts | {"tokenizer": loaded.tokenizer.digest}}
+        data = {
+            "class_names": (), "image_shape": loaded.image_shape, "num_examples": 0, "preprocess": loaded.preprocess_spec,
+            "layout": {"image": (loaded.image_shape, "uint8"), "text": ([loaded.task.text.length], "int32")},
+            "fields": {"image": "Image", "text": "Tokens"}, "init": {"posemb": loaded.posemb, "patches": loaded.patches},
+        }  # fmt: skip
+        workdir.write_model(out, {"model": loaded.spec, "task": task, "data": {}, "evals": {}}, data | digest, params)
+        if loaded.tokenizer is not None:
+            workdir.write_text(out / tokenizers.FILE, loaded.tokenizer.packed())
+        return []
+    writers = {"hf": huggingface_towers.write, "npz": big_vision_towers.write, "open_clip": open_clip.write}
+    if to not in writers:
+        raise UserError(f"--to={to} is for images alone; a pair of towers goes to {', '.join(writers)} or workdir.")
+    images = from_spec(loaded.preprocess_spec, task["mean"], task["std"])
+    notes = []
+    if images is None:
+        images = from_spec(f"resize(({height}, {width}))", task["mean"], task["std"])
+        notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
+    assert images is not None
+    return notes + writers[to](out, loaded.spec, task, params, images)
 
 
 def check(loaded: Any, out: Path, to: str) -> bool:

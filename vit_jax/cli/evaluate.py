@@ -1,8 +1,11 @@
 """Evaluate a model: vit evaluate --model=REF --data=SOURCE [--evaluator=NAME] [--report=DIR] [--json]."""
 
+import atexit
 import functools
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,13 @@ from vit_jax.printable import line
 from vit_jax.types import BatchSize, UserError
 
 # Arguments of evaluators that follow from flags of the command.
-GIVEN = {"source": "--data", "train": "--train", "batch_size": "--batch_size", "preprocess": "--model"}
+GIVEN = {
+    "source": "--data",
+    "train": "--train",
+    "batch_size": "--batch_size",
+    "preprocess": "--model",
+    "tokenize": "--model",
+}
 # (reference, split) -> the images, each opened once for all evaluators.
 Images = Callable[[str, str | None], Any]
 
@@ -21,6 +30,8 @@ EXAMPLES = """
 vit evaluate --model=workdirs/digits --data=digits
 vit evaluate --model=workdirs/photos@2400 --data=folder:PHOTOS --split=test --per_class
 vit evaluate --model=hf:timm/vit_small_patch16_224.augreg_in21k --data=folder:PHOTOS --evaluator=knn,probe --evaluator.k=5
+vit evaluate --model=workdirs/siglip --data=pairs:captions.csv --evaluator=retrieval
+vit evaluate --model=hf:google/siglip-base-patch16-224 --data=folder:PHOTOS --evaluator=zeroshot --evaluator.templates=templates.txt
 """
 
 
@@ -89,7 +100,7 @@ def make_parser() -> Parser:
         "--data",
         required=True,
         metavar="SOURCE",
-        help="digits, folder:PATH, table:FILE, tfds:NAME or your own MODULE:SOURCE",
+        help="digits, folder:PATH, table:FILE, pairs:PATH, tfds:NAME or your own MODULE:SOURCE",
     )
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
@@ -136,6 +147,10 @@ def default_of(loaded: Any, flags: Any, images: Images) -> str:
 
     if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
         return "regression"
+    if flags.data.startswith("pairs:"):
+        return "retrieval"
+    if loaded.tokenizer is not None:
+        return "zeroshot"
     # Only in these may an image have several labels.
     several = flags.data.startswith(("table:", "tfds:")) and any(
         isinstance(field, Labels) for field in images(flags.data, flags.split).fields.values()
@@ -191,6 +206,12 @@ def make_evaluator(
     split = flags.split or ("test" if "train" in takes else None)
     source = images(flags.data, split)
     parts: dict[str, Any] = {"source": source, "preprocess": loaded.preprocess_spec}
+    if "tokenize" in takes:
+        parts["tokenize"] = tokenize_spec(loaded)
+    elif "text_embedding" in target.needs:
+        parts["preprocess"] = "|".join(
+            filter(None, (loaded.preprocess_spec, tokenize_spec(loaded, captions_of(source))))
+        )
     if "train" in takes:
         parts["train"] = images(flags.train or flags.data, flags.train_split)
     if {"logits", "probs"} & set(target.needs):
@@ -209,3 +230,22 @@ def make_evaluator(
     sizes = [spec.get("batch_size") for spec in loaded.config.get("evals", {}).values()]
     size = flags.batch_size or next((size for size in sizes if isinstance(size, int) and size > 0), 256)
     return configs.call("--evaluator", target, arguments, **parts, batch_size=size)
+
+
+def tokenize_spec(loaded: Any, captions: int | None = None) -> str:
+    """Return the transform that makes token ids for a model; raises UserError where it compares no texts."""
+    loaded.tokens(["a word"])
+    file = Path(tempfile.mkdtemp(prefix="vit_jax")) / "tokenizer.json"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    file.write_text(loaded.tokenizer.packed(), encoding="utf-8")
+    return f"tokenize({str(file)!r}, {loaded.text_length}" + (")" if captions is None else f", {captions})")
+
+
+def captions_of(source: Any) -> int:
+    """Return the number of captions of an image, as its first one has; raises UserError for data without captions."""
+    from vit_jax.data.source import Text
+
+    if not isinstance(source.fields.get("text"), Text):
+        raise UserError("--evaluator=retrieval is for images with captions; found none: give --data=pairs:PATH.")
+    first = source[0]["text"]
+    return 1 if isinstance(first, str) else max(1, len(first))

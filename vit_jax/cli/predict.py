@@ -1,4 +1,4 @@
-"""Classify images, or predict their numbers: vit predict --model=REF FILE_OR_FOLDER... [--top=5] [--json]."""
+"""Classify images, or compare them with texts: vit predict --model=REF [--texts TEXT...] FILE_OR_FOLDER... [--top=5]."""
 
 import json
 import os
@@ -16,14 +16,21 @@ from vit_jax.types import BatchSize, Units, UserError
 EXAMPLES = """
 vit predict --model=workdirs/photos photo.jpg more_photos/ --top=3
 vit predict --model=hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k photo.jpg --json
+vit predict --model=hf:google/siglip-base-patch16-224 --texts "a cat" "a dog" photo.jpg
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print each image's most probable classes, or a regression's numbers; exit code 1 if an image could not be read."""
+    """Print each image's most probable classes or texts, or its numbers; exit code 1 if an image could not be read."""
     parser = Parser(prog="vit predict", description=__doc__, examples=EXAMPLES)
     parser.add_argument(
-        "images", type=path_flag, nargs="+", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
+        "images", type=path_flag, nargs="*", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        metavar="TEXT",
+        help="compare with these, by a model of images and texts; files may follow",
     )
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
@@ -37,13 +44,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
-    paths = list(find_images(flags.images))
+    texts, places = flags.texts or [], flags.images
+    while texts and not flags.images and (stores.is_remote(texts[-1]) or os.path.lexists(path_flag(texts[-1]))):
+        places, texts = [path_flag(texts[-1]), *places], texts[:-1]
+    if not places or (flags.texts and not texts):
+        raise UserError("Give image files or folders" + (" and texts." if flags.texts else ".") + " See --help.")
+    paths = list(find_images(places))
 
     from vit_jax import inference
     from vit_jax.data.source import UnreadableImage
 
     loaded = inference.load(flags.model, trust=flags.trust)
-    if loaded.has_untrained_head:
+    embedding = loaded.embed_texts(texts) if texts else None
+    if embedding is None and loaded.has_untrained_head:
         raise UserError(
             f"{flags.model} cannot classify: it has {'an untrained head' if loaded.class_names else 'no head'}. "
             "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
@@ -66,6 +79,9 @@ def main(argv: Sequence[str]) -> int:
         batch = np.zeros((min(flags.batch_size, len(paths)), *loaded.image_shape), np.uint8)
         batch[: len(images)] = images
         outputs = loaded(batch)
+        names = texts or loaded.class_names
+        if embedding is not None:
+            outputs["probs"] = loaded.match(outputs["image_embedding"], embedding)
         for row, path in enumerate(readable):
             if "values" in outputs:
                 numbers = dict(zip(loaded.class_names, outputs["values"][row].tolist(), strict=True))
@@ -74,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             else:
                 probs = outputs["probs"][row]
                 best = np.argsort(-probs, kind="stable")[: flags.top]
-                top = [{"label": loaded.class_names[i], "prob": float(probs[i])} for i in best]
+                top = [{"label": names[i], "prob": float(probs[i])} for i in best]
                 result = {"top": top}
                 text = ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
             print(json.dumps({"path": path, **result}) if flags.json else line(f"{path}: {text}"), flush=True)

@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `tfds:NAME`, or your own `MODULE:SOURCE`."""
+"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `pairs:PATH`, `tfds:NAME`, or your `MODULE:SOURCE`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ from vit_jax.config.factory import build, call, parameters, resolve
 from vit_jax.data.source import Example, Label, Labels, Numbers, Source, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
+from vit_jax.data.sources.pairs import Pairs
 from vit_jax.data.sources.table import Table
 from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
-KINDS = ("digits", "folder:PATH", "table:FILE.csv", "tfds:NAME", "MODULE:SOURCE")
+KINDS = ("digits", "folder:PATH", "table:FILE.csv", "pairs:PATH", "tfds:NAME", "MODULE:SOURCE")
 
 
 def open_source(
@@ -38,6 +39,11 @@ def open_source(
         return call("data.source", Folder, {"path": place, "split": split, "channels": channels, **holdout})
     if kind == "table" and place:
         return Table(place, channels)
+    if kind == "pairs" and place:
+        own = "path" in trained_on and _real(str(trained_on["path"])) == _real(place)
+        kept = {key: trained_on[key] for key in ("holdout", "split_seed", "image_key", "text_key") if key in trained_on}
+        split = split or ("test" if own and trained_on.get("split") == "train" else "all")
+        return call("data.source", Pairs, {"path": place, "split": split, "channels": channels, **kept})
     if kind == "tfds" and place:
         where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
         return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})

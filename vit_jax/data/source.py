@@ -70,7 +70,14 @@ class Numbers(Named):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """A string, which a transform such as a tokenizer turns into numbers; a string that is left over is dropped."""
+    """A string, or several of them, which a tokenizer turns into numbers; a string that is left over is dropped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens(Field):
+    """Token ids of a text, int32 [n], or of several [k, n]; all are below vocab_size, where it is not 0."""
+
+    vocab_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

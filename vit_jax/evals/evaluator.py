@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.data.pipeline import DataSpec, EvalData
 from vit_jax.data.source import Source
+from vit_jax.tasks.task import with_images
 from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Arrays = Mapping[str, np.ndarray]
@@ -58,6 +59,10 @@ class Evaluator(abc.ABC):
         """Layout, number and fields of the examples of the first pass."""
         return self.data.spec
 
+    def needs_in(self, name: str) -> tuple[str, ...]:
+        """Return the outputs of Task.predict that `measure` reads in a pass; by default `needs` in each."""
+        return self.needs
+
     def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:  # noqa: B027
         """Raise UserError where outputs of these shapes cannot be measured; `needs` are known to be there."""
 
@@ -89,18 +94,30 @@ def check_needs(
     name: str, evaluator: Evaluator, predict: Callable[[Any, dict[str, Any]], Mapping[str, Any]], weights: Any
 ):
     """Raise UserError where a task does not give what an evaluator measures; nothing is computed, weights may be shapes."""
-    batch = {key: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for key, x in evaluator.spec.layout.items()}
-    outputs = jax.eval_shape(predict, weights, shown(batch, evaluator.own_classes, evaluator.spec))
-    missing = [key for key in evaluator.needs if key not in outputs]
-    if missing:
-        raise UserError(
-            f"{name} needs {', '.join(missing)}, which the task does not give; it gives {', '.join(sorted(outputs))}: use "
-            "another evaluator, or a task that gives what is missing."
-        )
-    evaluator.check(outputs)
-    extra = {"mask": jax.ShapeDtypeStruct((2,), "bool"), "index": jax.ShapeDtypeStruct((2,), "int32")}
-    needed = {key: outputs[key] for key in evaluator.needs}
-    measured = jax.eval_shape(evaluator.measure, batch | extra, needed)
+    checked: list[Any] = []
+    for kind, data in evaluator.passes.items():
+        needs = evaluator.needs_in(kind)
+        if (data.spec.layout, needs) in checked:
+            continue
+        checked.append((data.spec.layout, needs))
+        batch = {key: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for key, x in data.spec.layout.items()}
+        seen = shown(batch, evaluator.own_classes, data.spec)
+        outputs = jax.eval_shape(lambda w, b: predict(w, with_images(b)), weights, seen)
+        missing = [key for key in needs if key not in outputs]
+        if missing:
+            raise UserError(
+                f"{name} needs {', '.join(missing)}, which the task does not give; it gives {', '.join(sorted(outputs))}: use "
+                "another evaluator, or a task that gives what is missing."
+            )
+        if data is evaluator.data:
+            evaluator.check(outputs)
+        extra = {"mask": jax.ShapeDtypeStruct((2,), "bool"), "index": jax.ShapeDtypeStruct((2,), "int32")}
+        measured = jax.eval_shape(evaluator.measure, batch | extra, {key: outputs[key] for key in needs})
+        _check_measured(name, measured)
+
+
+def _check_measured(name: str, measured: Any) -> None:
+    """Raise UserError where `measure` does not return one entry for each of 2 examples."""
     if not isinstance(measured, Measured):
         raise UserError(f"{name}: measure returns a {type(measured).__name__}; expected Measured(rows, sums).")
     for kind, arrays in zip(Measured._fields, measured, strict=True):
@@ -133,7 +150,7 @@ def evaluate(evaluator: Evaluator, predict: Predict, weights: Any) -> tuple[dict
         totals: dict[str, np.ndarray] = {}
         hidden = set(data.spec.layout) - set(shown(data.spec.layout, evaluator.own_classes, data.spec))
         for batch in data:
-            found, sums = jax.device_get(evaluator.jitted(*predict(weights, batch, evaluator.needs, hidden)))
+            found, sums = jax.device_get(evaluator.jitted(*predict(weights, batch, evaluator.needs_in(name), hidden)))
             mask = found.pop("mask")
             rows.append({key: x[mask] for key, x in found.items()})
             for key, x in sums.items():

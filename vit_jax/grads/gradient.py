@@ -1,6 +1,7 @@
 """How the step takes the gradient of the loss."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,11 +10,28 @@ from jaxtyping import Array, Float
 
 from vit_jax.types import Params, Rng
 
-Batch = dict[str, Array]
-# (params, batch, rng) -> (mean loss over the batch, (metrics, stats) that are means over the batch)
-Loss = Callable[[Params, Batch, Rng], tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]]
+Batch = dict[str, Any]  # arrays, or trees of them, by name
+# The mean loss over a batch, and (metrics, stats) that are means over the batch.
+Value = tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]
 # The mean of a tree over the devices that each hold a part of the batch; the identity where one program sees all of it.
 Average = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss as a function of (params, batch, rng).
+
+    Of a task that compares examples after each was encoded by itself, also its two parts: encode(params, batch, rng), a tree of
+    arrays [b, ...], and of_encoded(params, encoded, batch).
+    """
+
+    whole: Callable[[Params, Batch, Rng], Value]
+    encode: Callable[[Params, Batch, Rng], Any] | None = None
+    of_encoded: Callable[[Params, Any, Batch], Value] | None = None
+
+    def __call__(self, params: Params, batch: Batch, rng: Rng) -> Value:
+        """Return the loss of a batch."""
+        return self.whole(params, batch, rng)
 
 
 class Step(NamedTuple):

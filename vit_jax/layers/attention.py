@@ -23,10 +23,10 @@ class Attention(nn.Module):
 
     qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: one on the weighted values of all
     heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False leaves out the biases of
-    queries, keys and values, "qv" that of the keys. rope: rotates queries and keys. Where the geometry has offsets, each head
-    learns a bias for each of them (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and
-    biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when that is mutable, after adding
-    what the collection "perturbations" has for them, whose gradient is thus that of the weights.
+    queries, keys and values, "qv" that of the keys; out_bias=False that of the last projection. rope: rotates queries and keys.
+    Where the geometry has offsets, each head learns a bias for each of them (`relative_bias`). form: see attend.choose; only the
+    plain form has dropout, masks and biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when
+    that is mutable, after adding what the collection "perturbations" has for them, whose gradient is thus that of the weights.
     """
 
     num_heads: int
@@ -40,6 +40,7 @@ class Attention(nn.Module):
     weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    out_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -106,6 +107,7 @@ class Attention(nn.Module):
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
+            use_bias=self.out_bias,
             kernel_init=INITIAL[self.weight_init].kernel,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

@@ -48,6 +48,13 @@ def relative_offsets(at: Int[Array, "... n 2"], grid: tuple[int, int], prefix: i
     return jnp.where(query & key, last, jnp.where(query, last - 2, jnp.where(key, last - 1, index)))
 
 
+def causal(num_heads: int, length: int) -> Geometry:
+    """Return the geometry in which a token attends to itself and to those before it."""
+    later = jnp.triu(jnp.ones((length, length), bool), 1)
+    bias = jnp.where(later, jnp.finfo(jnp.float32).min, 0.0)
+    return Geometry(bias=jnp.broadcast_to(bias, (num_heads, length, length)))
+
+
 def with_rank(x: Array, rank: int) -> Array:
     """Return the array with leading dimensions of 1, up to `rank` dimensions."""
     return x.reshape((1,) * (rank - x.ndim) + x.shape)

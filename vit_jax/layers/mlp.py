@@ -40,11 +40,13 @@ class Mlp(nn.Module):
     weight_init: WeightInit = "xavier"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Tokens, *, deterministic: bool = True) -> Tokens:
         """Map tokens [b, n, d] to [b, n, d]."""
         dense: dict[str, Any] = {
+            "use_bias": self.bias,
             "kernel_init": INITIAL[self.weight_init].kernel,
             "bias_init": INITIAL[self.weight_init].bias,
             "dtype": self.dtype,

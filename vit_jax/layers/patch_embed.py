@@ -49,14 +49,16 @@ class PatchEmbed(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Images) -> Float[Array, "b rows cols d"]:
-        """Return rows run from top to bottom, columns from left to right."""
+    def __call__(self, images: Images | Float[Array, "b n o"]) -> Float[Array, "b rows cols d"] | Float[Array, "b n d"]:
+        """Return rows run from top to bottom, columns from left to right; or the patches [b, n, d] of pixels [b, n, o]."""
+        if images.ndim == 3:
+            return self._of_patches(images)
         patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding, self.source)
         shape = (*self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         if self.padding == "valid" and not any(p % s for p, s in zip(self.patch_size, self.stride, strict=True)):
-            out = _product(images, kernel, self.stride)
+            out = product(images, kernel, self.stride)
         else:
             out = jax.lax.conv_general_dilated(
                 images, kernel, self.stride, self.padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -66,8 +68,24 @@ class PatchEmbed(nn.Module):
             out = out + bias.astype(out.dtype).reshape(1, 1, 1, -1)
         return out
 
+    def _of_patches(self, pixels: Float[Array, "b n o"]) -> Float[Array, "b n d"]:
+        channels, left = divmod(pixels.shape[2], self.patch_size[0] * self.patch_size[1])
+        if left or self.stride != self.patch_size or self.padding != "valid":
+            raise UserError(
+                f"The patches have {pixels.shape[2]} numbers, which are no pixels of model.patch_size={self.patch_size}; give "
+                "patchify that size, and leave model.stride and model.padding unset."
+            )
+        shape = (*self.patch_size, channels, self.width)
+        kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
+        pixels, kernel = nn.dtypes.promote_dtype(pixels, kernel, dtype=self.dtype)
+        out = dot_general(pixels, kernel.reshape(-1, self.width), (((2,), (0,)), ((), ())))
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
+            out = out + bias.astype(out.dtype).reshape(1, 1, -1)
+        return out
 
-def _product(
+
+def product(
     images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int]
 ) -> Float[Array, "b rows cols d"]:
     """Return the convolution as one matrix product, which XLA runs faster with so few input channels.

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.typing import Dtype
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from vit_jax.layers.patches import interpolated
 from vit_jax.types import Tokens, UserError
 
 
@@ -37,9 +38,12 @@ class AddPositions(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Tokens) -> Tokens:
-        """Map tokens [b, prefix + rows * cols, d]."""
-        _, n, width = tokens.shape
+    def __call__(
+        self, tokens: Tokens, coords: Int[Array, "c m 2"] | None = None, grids: Int[Array, "c 2"] | None = None
+    ) -> Tokens:
+        """Map tokens [b, prefix + patches, d]; with coords, on grids of (rows, columns), positions are interpolated for each."""
+        width = tokens.shape[2]
+        n = self.prefix + self.grid[0] * self.grid[1]
         if self.kind == "learn":
             std = width**-0.5 if self.std == "width" else self.std
             table: Array = self.param("table", nn.initializers.normal(std), (1, n, width), self.param_dtype)
@@ -47,4 +51,8 @@ class AddPositions(nn.Module):
             table = jnp.pad(jnp.asarray(sincos2d(*self.grid, width)), ((self.prefix, 0), (0, 0)))[None]
         else:
             return tokens
+        if coords is not None and grids is not None:
+            patches = interpolated(table[0, self.prefix :].reshape(*self.grid, width), coords, grids)
+            before = jnp.broadcast_to(table[:, : self.prefix], (len(patches), self.prefix, width))
+            table = jnp.concatenate([before, patches.astype(table.dtype)], axis=1)
         return tokens + table.astype(tokens.dtype)

@@ -16,6 +16,7 @@ from vit_jax.layers.geometry import augmented, with_rank
 from vit_jax.types import DtypeName, UserError
 
 Pairs = Literal["halves", "neighbours"]
+Grid = tuple[int, int] | Int[Array, "b 1 2"]
 
 
 class Rope(nn.Module):
@@ -24,8 +25,11 @@ class Rope(nn.Module):
     pairs: Pairs
 
     @abc.abstractmethod
-    def coords(self, at: Int[Array, "... 2"], grid: tuple[int, int], key: jax.Array | None) -> Float[Array, "... 2"]:
-        """Return the coordinates of (row, column) positions; `key`: draw an augmentation, None leaves it out."""
+    def coords(self, at: Int[Array, "... 2"], grid: Grid, key: jax.Array | None) -> Float[Array, "... 2"]:
+        """Return the coordinates of (row, column) positions on a grid, or on those of different images [b, 1, 2].
+
+        key: draw an augmentation, None leaves it out.
+        """
 
     @abc.abstractmethod
     def __call__(
@@ -74,7 +78,7 @@ class Axial(Rope):
                 "model.rope.reference rescales coordinates='index'; 'centred' ones do not depend on the grid."
             )
 
-    def coords(self, at: Int[Array, "... 2"], grid: tuple[int, int], key: jax.Array | None) -> Float[Array, "... 2"]:
+    def coords(self, at: Int[Array, "... 2"], grid: Grid, key: jax.Array | None) -> Float[Array, "... 2"]:
         """See Rope."""
         sizes = with_rank(jnp.asarray(grid, jnp.float32), at.ndim)
         if self.coordinates == "centred":
@@ -110,7 +114,7 @@ class Mixed(Rope):
     pairs: Pairs = "neighbours"
     param_dtype: DtypeName = "float32"
 
-    def coords(self, at: Int[Array, "... 2"], grid: tuple[int, int], key: jax.Array | None) -> Float[Array, "... 2"]:
+    def coords(self, at: Int[Array, "... 2"], grid: Grid, key: jax.Array | None) -> Float[Array, "... 2"]:
         """See Rope."""
         return at.astype(jnp.float32)
 

@@ -20,6 +20,7 @@ from vit_jax.layers.geometry import Geometry, before_patches, num_distances, rel
 from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.mlp import MlpKind
 from vit_jax.layers.patch_embed import PatchEmbed, patch_grid
+from vit_jax.layers.patches import Patches
 from vit_jax.layers.pooling import AttentionPool, masked_mean
 from vit_jax.layers.posemb import AddPositions
 from vit_jax.layers.rope import Rope
@@ -41,22 +42,23 @@ EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_n
 class ViT(FromVariant, nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
 
-    stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes.
-    pool: "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are
-    the class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
+    stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes. pool:
+    "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are the
+    class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
     "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
-    AddPositions. rope: rotary positions of the patches, a part of layers/rope.py, beside `posemb`. relative_bias: a learned
-    bias on the scores of each head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared"
-    by all. pre_norm: a LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: the last LayerNorm is on
-    the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale:
-    its initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of
-    the patches that a training step leaves out of each image (arXiv:2212.00794); attention: see layers/attend.py; remat,
-    scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a part of models/heads.py; by default a
-    linear layer of zeros with the bias head_bias. weight_init: see layers/initial.py. num_classes=0 returns the pooled
-    features in place of logits. Every parameter is param_dtype; every activation dtype, except statistics and softmax, which
-    are float32.
+    AddPositions; posemb_grid: the learned positions are those of so many rows and columns, and interpolated for each image, so
+    that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the patches, a part of
+    layers/rope.py, beside `posemb`. relative_bias: a learned bias on the scores of each head for each offset between two tokens
+    (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a LayerNorm before the first block (CLIP,
+    arXiv:2103.00020). norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see
+    Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its initial value; drop_path, drop_path_rule: see
+    drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of the patches that a training step leaves out of each
+    image (arXiv:2212.00794); attention: see layers/attend.py; remat, scan: see Encoder. rep_size adds a tanh layer of that
+    width before the head. head: a part of models/heads.py; by default a linear layer of zeros with the bias head_bias.
+    weight_init: see layers/initial.py. num_classes=0 returns the pooled features in place of logits. Every parameter is
+    param_dtype; every activation dtype, except statistics and softmax, which are float32.
 
     The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
     """
@@ -79,6 +81,7 @@ class ViT(FromVariant, nn.Module):
     posemb: Literal["learn", "sincos2d", "none"] = "learn"
     posemb_prefix: bool = True
     posemb_std: float | Literal["width"] = 0.02
+    posemb_grid: tuple[int, int] | None = None
     rope: Rope | None = None
     relative_bias: Literal["none", "blocks", "shared"] = "none"
     pre_norm: bool = False
@@ -145,18 +148,30 @@ class ViT(FromVariant, nn.Module):
         block = BLOCK.search(name)
         return 1 + int(block[1]) if block else 0 if EMBEDDING.search(name) else self.depth + 1
 
-    def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Map normalised images [b, h, w, c] to logits [b, num_classes].
+    def __call__(self, images: Images | Patches, *, train: bool = False) -> Logits:
+        """Map normalised images [b, h, w, c], or Patches of images of any shape, to logits [b, num_classes].
 
         With the collection "intermediates" mutable, sows `tokens` [b, n, d] (what the first block sees), each block's `out`,
         `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); if distilled, these two
         are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. With "attention" mutable,
         each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
         """
+        if isinstance(images, Patches):
+            return self._of_patches(images, train)
         tokens, grid, kept = self.embed(images, train=train), self.grid((images.shape[1], images.shape[2])), None
         if self.patch_drop and train:
             tokens, kept = self._drop_patches(tokens)
         return self.apply_head(self.pool_tokens(self.encode(tokens, grid=grid, kept=kept, train=train)))
+
+    def _of_patches(self, patches: Patches, train: bool) -> Logits:
+        """Return the logits of images of different shapes; what is no patch takes no part."""
+        if self.patch_drop or self.relative_bias != "none":
+            raise UserError(
+                "Images of any shape go without model.patch_drop and model.relative_bias; leave them unset."
+            )
+        tokens = self.embed(patches, train=train)
+        mask = jnp.pad(patches.valid, ((0, 0), (self.num_prefix, 0)), constant_values=True)
+        return self.apply_head(self.pool_tokens(self.encode(tokens, mask, grid=patches, train=train), mask))
 
     def features(
         self,
@@ -194,7 +209,9 @@ class ViT(FromVariant, nn.Module):
         return dict(zip(("class_token", "distillation_token", "registers"), counts, strict=True))
 
     @nn.compact
-    def embed(self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False) -> Tokens:
+    def embed(
+        self, images: Images | Patches, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
+    ) -> Tokens:
         """Map images to the tokens that the first block sees: prefix and patches with their positions.
 
         masked: patches that the mask token stands for, in a model that has one; they keep their positions.
@@ -210,11 +227,11 @@ class ViT(FromVariant, nn.Module):
             raise UserError("Patches can be masked only in a model with a mask token; give model.mask_token=True.")
         prefix = self._prefix(patches)
         fields = {"std": self.posemb_std, "param_dtype": self._dtypes["param_dtype"], "name": "posemb"}
-        positions = partial(AddPositions, self.posemb, grid, **fields)
+        positions, at = partial(AddPositions, self.posemb, self.posemb_grid or grid, **fields), self._at(images, grid)
         if self.posemb_prefix:
-            x = positions(prefix.shape[1])(jnp.concatenate([prefix, patches], axis=1))
+            x = positions(prefix.shape[1])(jnp.concatenate([prefix, patches], axis=1), *at)
         else:
-            x = jnp.concatenate([prefix, positions()(patches)], axis=1)
+            x = jnp.concatenate([prefix, positions()(patches, *at)], axis=1)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         if self.pre_norm:
             x = nn.LayerNorm(self.norm_eps, **self._dtypes, name="pre_norm")(x)
@@ -227,7 +244,7 @@ class ViT(FromVariant, nn.Module):
         tokens: Tokens,
         mask: Mask = None,
         *,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int] | Patches | None = None,
         kept: Int[Array, "... patches"] | None = None,
         train: bool = False,
         stages: bool = False,
@@ -236,8 +253,8 @@ class ViT(FromVariant, nn.Module):
         """Map tokens [b, n, d] to encoded ones, any subset of those of `embed`; with `stages` also those after each block.
 
         mask: bool [b, n], False for tokens that no other token attends to. grid: rows and columns of all patches of the images,
-        which rotary positions and relative biases need; kept: the indices on it of the patches that the tokens have, for each
-        image or for all, None where they have all. norm_stages: see Encoder.
+        which rotary positions and relative biases need, or the Patches of images of different shapes; kept: the indices on it
+        of the patches that the tokens have, for each image or for all, None where they have all. norm_stages: see Encoder.
         """
         encoder = Encoder(
             self._block(),
@@ -301,9 +318,26 @@ class ViT(FromVariant, nn.Module):
     def _has_class_token(self) -> bool:
         return self.pool == "tok" if self.class_token is None else self.class_token
 
-    def _patches(self, images: Images) -> tuple[Tokens, tuple[int, int]]:
+    def _at(self, images: Images | Patches, grid: tuple[int, int]) -> tuple[Array, ...]:
+        """Return row and column of each patch and the sizes of their grids, where positions are interpolated."""
+        if isinstance(images, Patches):
+            return images.coords, images.grids
+        if self.posemb_grid in (None, grid):
+            return ()
+        return rows_and_columns(grid, None)[None], jnp.asarray([grid])
+
+    def _patches(self, images: Images | Patches) -> tuple[Tokens, tuple[int, int]]:
         """Return the embedded patches, row by row, and the numbers of rows and columns."""
         patch, source = pair(self.patch_size), "image"
+        if isinstance(images, Patches):
+            if self.stem is not None or (self.posemb != "none" and self.posemb_grid is None):
+                raise UserError(
+                    "Images of any shape need model.posemb_grid, such as (16, 16), for positions that are interpolated, or "
+                    "model.posemb='none' with a rope; and no model.stem."
+                )
+            geometry = (patch, pair(self.stride or patch), self.padding, self.embed_bias, source)
+            embed = PatchEmbed(self.width, *geometry, self.weight_init, **self._dtypes, name="embed")
+            return embed(images.pixels), self.posemb_grid or (0, 0)
         if self.stem is not None:
             images, source = self.stem(images), "stem's output"
             if images.ndim != 4:
@@ -330,7 +364,11 @@ class ViT(FromVariant, nn.Module):
         return jnp.concatenate(tokens, axis=1)
 
     def _geometry(
-        self, tokens: Tokens, grid: tuple[int, int] | None, kept: Int[Array, "... patches"] | None, train: bool
+        self,
+        tokens: Tokens,
+        grid: tuple[int, int] | Patches | None,
+        kept: Int[Array, "... patches"] | None,
+        train: bool,
     ) -> Geometry | None:
         """Return where the tokens are on the grid, for what the attention reads of it; None where it reads nothing."""
         if self.rope is None and self.relative_bias == "none":
@@ -340,6 +378,11 @@ class ViT(FromVariant, nn.Module):
                 "A model with rope or relative_bias reads where its tokens are; call encode(tokens, grid=model.grid(size)), "
                 "and with kept=indices where only some of the patches are left."
             )
+        if isinstance(grid, Patches):
+            assert self.rope is not None
+            key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            places = self.rope.coords(grid.coords, grid.grids[:, None], key)
+            return Geometry(before_patches(places, self.num_prefix))
         at = rows_and_columns(grid, kept)
         if at.shape[-2] + self.num_prefix != tokens.shape[1]:
             raise UserError(

@@ -37,6 +37,7 @@ FIXED_FIELDS: dict[str, Any] = {
     "mask_token": False,
     "rope": None,
     "relative_bias": "none",
+    "posemb_grid": None,
     "post_norm": False,
     "attn_norm": False,
     "mlp_norm": False,
@@ -272,29 +273,41 @@ def _vit_links(model: Mapping[str, Any]) -> list[Link]:
     if model["posemb"] == "learn":
         table.append(same("pos_embedding", "posemb/table"))
     if model["stem"]:
-        table += [same("conv_root/kernel", "stem/root/kernel"), *_norm("gn_root", "stem/root_norm")]
+        table += [same("conv_root/kernel", "stem/root/kernel"), *norm_links("gn_root", "stem/root_norm")]
         for i, units in enumerate(model["stem"]["stages"]):
             for j in range(units):
                 theirs, ours = f"block{i + 1}/unit{j + 1}", f"stem/stage_{i}/unit_{j}"
                 for name in ("1", "2", "3") + (("_proj",) if j == 0 else ()):
                     table.append(same(f"{theirs}/conv{name}/kernel", f"{ours}/conv{name}/kernel"))
-                    table += _norm(f"{theirs}/gn{name}", f"{ours}/norm{name}")
+                    table += norm_links(f"{theirs}/gn{name}", f"{ours}/norm{name}")
     for i in range(model["depth"]):
         theirs, ours = f"Transformer/encoderblock_{i}", f"encoder/block_{i}"
-        table += _norm(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + _norm(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
-        table += _attention(theirs, ours) + _mlp(f"{theirs}/MlpBlock_0", f"{ours}/mlp")
-    table += _norm("Transformer/encoder_norm", "encoder/norm")
+        table += block_links(theirs, ours)
+    table += norm_links("Transformer/encoder_norm", "encoder/norm")
     if model["pool"] == "map":
-        table += [same("MAPHead_0/probe", "pool/probe"), *_attention("MAPHead_0", "pool")]
-        table += _norm("MAPHead_0/LayerNorm_0", "pool/norm") + _mlp("MAPHead_0/MlpBlock_0", "pool/mlp")
+        table += pool_links("MAPHead_0", "pool")
     return table + (_dense("pre_logits", "rep") if model["rep_size"] else [])
 
 
+def block_links(theirs: str, ours: str) -> list[Link]:
+    """Return the name table of a transformer block, of images or of texts."""
+    table = norm_links(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + norm_links(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
+    return table + _attention(theirs, ours) + _mlp(f"{theirs}/MlpBlock_0", f"{ours}/mlp")
+
+
+def pool_links(theirs: str, ours: str) -> list[Link]:
+    """Return the name table of attention pooling."""
+    table = [same(f"{theirs}/probe", f"{ours}/probe"), *_attention(theirs, ours)]
+    return table + norm_links(f"{theirs}/LayerNorm_0", f"{ours}/norm") + _mlp(f"{theirs}/MlpBlock_0", f"{ours}/mlp")
+
+
 def _mixer_links(depth: int) -> list[Link]:
-    table = _dense("stem", "embed") + _norm("pre_head_layer_norm", "encoder/norm")
+    table = _dense("stem", "embed") + norm_links("pre_head_layer_norm", "encoder/norm")
     for i in range(depth):
         theirs, ours = f"MixerBlock_{i}", f"encoder/block_{i}"
-        table += _norm(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + _norm(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
+        table += norm_links(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + norm_links(
+            f"{theirs}/LayerNorm_1", f"{ours}/norm2"
+        )
         table += _mlp(f"{theirs}/token_mixing", f"{ours}/tokens") + _mlp(f"{theirs}/channel_mixing", f"{ours}/channels")
     return table
 
@@ -312,7 +325,8 @@ def _dense(theirs: str, ours: str) -> list[Link]:
     return [same(f"{theirs}/{leaf}", f"{ours}/{leaf}") for leaf in ("kernel", "bias")]
 
 
-def _norm(theirs: str, ours: str) -> list[Link]:
+def norm_links(theirs: str, ours: str) -> list[Link]:
+    """Return the name table of a LayerNorm."""
     return [same(f"{theirs}/{leaf}", f"{ours}/{leaf}") for leaf in ("scale", "bias")]
 
 
@@ -332,7 +346,7 @@ def write(
     file cannot express. Raises UserError, before writing, for a model that the format does not support.
     """
     full = specs.complete(model, FORMAT)
-    _check(full)
+    check(full)
     check_new(path)
     notes = _notes(full, preprocessing, class_names)
     if full["type"] == "vit.ViT":
@@ -346,11 +360,13 @@ def write(
             params["posemb/table"] = np.pad(params["posemb/table"], ((0, 0), (specs.prefix_tokens(full), 0), (0, 0)))
     arrays = to_theirs(links(full), params)
     is_map = full.get("pool") == "map"
-    _save(path, {f"params/{name}": array for name, array in arrays.items()} if is_map else to_original(arrays))
+    save(path, {f"params/{name}": array for name, array in arrays.items()} if is_map else to_original(arrays))
     return notes
 
 
-def _check(model: Mapping[str, Any]) -> None:
+def check(model: Mapping[str, Any]) -> None:
+    """Raise UserError naming the field that the format does not support."""
+
     def refuse(field: str, supported: str, alternative: str = "--to=timm may support it") -> None:
         raise UserError(
             f"{FORMAT} cannot represent model.{field}={model[field]!r}; expected {supported}. {alternative}."
@@ -406,7 +422,8 @@ def _notes(
     return notes
 
 
-def _save(path: Path, arrays: FlatParams) -> None:
+def save(path: Path, arrays: FlatParams) -> None:
+    """Write a .npz, which appears once it is complete."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,18 +17,30 @@ from pathlib import Path
 from vit_jax.types import UserError
 
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors.index.json", "model*.safetensors"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model"]
 OLDER_FILES = ["pytorch_model.bin", "pytorch_model.pth", "*.npz"]
 
 
 def download(name: str) -> Path:
     """Download a model OWNER/NAME[@revision] into the hub's cache, unless it is there, and return its folder."""
+    owner, revision = _parsed(name)
+    files = FILES + TOKENIZER_FILES
+    folder = _snapshot(owner, revision, files)
+    if not list(folder.glob("*.safetensors")):
+        folder = _snapshot(owner, revision, files + OLDER_FILES)
+    return folder
+
+
+def download_tokenizer(name: str) -> Path:
+    """Download the tokenizer of a model OWNER/NAME[@revision] into the hub's cache, and return its folder."""
+    return _snapshot(*_parsed(name), TOKENIZER_FILES)
+
+
+def _parsed(name: str) -> tuple[str, str | None]:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if match is None:
         raise UserError(f"'hf:{name}' is not a model of the hub; expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
-    folder = _snapshot(match[1], match[2], FILES)
-    if not list(folder.glob("*.safetensors")):
-        folder = _snapshot(match[1], match[2], FILES + OLDER_FILES)
-    return folder
+    return match[1], match[2]
 
 
 def check_name(name: str, flag: str) -> None:

@@ -202,6 +202,7 @@ def refused(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "qkv_bias": (model["qkv_bias"] == "qv") != (kind == "beit") and kind != "dinov3_vit",
         "rope": kind == "dinov3_vit" and not is_dinov3(model["rope"]),
         "relative_bias": model["relative_bias"] != "none" and kind != "beit",
+        "posemb_grid": model["posemb_grid"] is not None,
         "mlp_dim": kind.startswith("dinov2") and specs.dinov2_ratio(model) is None,
     }
     return {field: model[field] for field, is_unsupported in unsupported.items() if is_unsupported}

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -109,6 +110,8 @@ class Pretrained:
       origin: what was read, for messages.
       posemb, patches: how the authors resize position and patch embeddings.
       notes: assumptions made where the source does not say, one sentence each.
+      task: of a model with more than an image tower, the config of its task, by whose names the parameters are.
+      folder: where its files are, a tokenizer's among them.
     """
 
     model: dict[str, Any]
@@ -119,3 +122,5 @@ class Pretrained:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     notes: tuple[str, ...] = ()
+    task: dict[str, Any] | None = None
+    folder: Path | None = None

@@ -46,6 +46,7 @@ _PROCESSORS = {
 # The processor of a model whose file does not name one.
 _OF_MODELS = {
     **{"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "ijepa": "ViT", "beit": "Beit"},
+    **{"clip": "CLIP", "siglip": "Siglip"},
     **{"dinov2": "Bit", "dinov2_with_registers": "Bit", "dinov3_vit": "DINOv3ViT"},
 }
 READ = {

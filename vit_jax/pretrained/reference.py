@@ -9,7 +9,13 @@ from vit_jax.pretrained.pretrained import Pretrained
 from vit_jax.types import UserError
 
 # Weights in a folder, in order of preference.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.pth")
+WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+)
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
 
@@ -60,18 +66,20 @@ def is_published(path: Path) -> bool:
 
 def read(reference: str) -> Pretrained:
     """Read a published model; raise UserError if it is missing, damaged or of an unsupported network."""
-    from vit_jax.pretrained import google, huggingface, swin, timm
+    from vit_jax.pretrained import big_vision_towers, google, huggingface, huggingface_towers, open_clip, swin, timm
     from vit_jax.pretrained.tensors import read_arrays
 
-    arrays, config, notes = read_arrays(locate(reference))
-    for library in (google, swin, timm, huggingface):
+    place = locate(reference)
+    arrays, config, notes = read_arrays(place)
+    for library in (big_vision_towers, open_clip, huggingface_towers, google, swin, timm, huggingface):
         if library.matches(arrays, config):
             found = library.read(arrays, config, reference)
-            return dataclasses.replace(found, notes=(*notes, *found.notes))
+            folder = place if place.is_dir() else place.parent
+            return dataclasses.replace(found, notes=(*notes, *found.notes), folder=folder)
     examples = ", ".join(sorted(arrays)[:4])
     raise UserError(
         f"{reference} contains {len(arrays)} arrays ({examples}, ...) of an unknown model; expected a ViT, DeiT, hybrid, "
-        "Mixer or Swin saved by the original repository, big_vision, timm or transformers."
+        "Mixer, Swin, CLIP or SigLIP saved by the original repository, big_vision, timm, open_clip or transformers."
     )
 
 

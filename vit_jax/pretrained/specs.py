@@ -16,6 +16,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "padding": "valid",
         "pool": "tok",
         "posemb": "learn",
+        "posemb_grid": None,
         "rep_size": None,
         "stem": None,
         "mlp": "gelu_tanh",

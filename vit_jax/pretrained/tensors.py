@@ -32,7 +32,7 @@ from vit_jax.pretrained.pretrained import FlatParams
 from vit_jax.pretrained.reference import SUFFIXES, WEIGHTS
 from vit_jax.types import UserError
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 
 
 def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
@@ -45,8 +45,9 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
         file = path if path.is_file() else _weights_in(path)
         arrays = _read_shards(file) if file.suffix == ".json" else _read_file(file)
         # The config.json beside a file belongs to it only if the folder was given or the file has the standard name.
-        has_config = (file.parent / CONFIG).is_file() and (path != file or file.name in WEIGHTS)
-        config = _read_json(file.parent / CONFIG) if has_config else {}
+        stated = file.parent / (OPEN_CLIP if file.name.startswith("open_clip") else CONFIG)
+        has_config = stated.is_file() and (path != file or file.name in WEIGHTS)
+        config = _read_json(stated) if has_config else {}
         if config and (file.parent / PREPROCESSOR).is_file():
             config["preprocessor"] = _read_json(file.parent / PREPROCESSOR)
     except OSError as error:
@@ -243,16 +244,18 @@ def check_new(path: Path) -> None:
         raise UserError(f"{path} already exists; give a new path, or move it away.")
 
 
-def write_folder(folder: Path, arrays: FlatParams, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write model.safetensors and .json files into a new folder, which appears once it is complete."""
+def write_folder(
+    folder: Path, arrays: FlatParams, configs: Mapping[str, Mapping[str, Any]], name: str = WEIGHTS[0]
+) -> None:
+    """Write the weights and .json files into a new folder, which appears once it is complete."""
     check_new(folder)
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name, config in configs.items():
-            (partial / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        weights = partial / "model.safetensors"
+        for file, config in configs.items():
+            (partial / file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        weights = partial / name
         safetensors.numpy.save_file(arrays, weights, metadata={"format": "pt"})
         shutil.copymode(partial / next(iter(configs)), weights)  # safetensors leaves it to the owner alone
         os.rename(partial, folder)

@@ -454,6 +454,7 @@ def _vit_architecture(model: Mapping[str, Any]) -> str:
         "stride": model["stride"] and specs.pair(model["stride"]) != specs.pair(model["patch_size"]),
         "padding": model["padding"] != "valid",
         "posemb": model["posemb"] not in ("learn", "sincos2d", *(() if distilled else ("none",))),
+        "posemb_grid": model["posemb_grid"] is not None,
         "embed_bias": model["embed_bias"] and model["pre_norm"],
         "mlp": swiglu and (model["pool"] == "map" or model["stem"] or distilled),
         "distilled": distilled

@@ -49,7 +49,7 @@ class Pretraining(Task):
         if not getattr(self.model, "mask_token", False):
             raise UserError(f"task.{type(self).__name__} replaces masked patches; give model.mask_token=True.")
 
-    def normalize(self, images: Pixels) -> Images:
+    def normalize(self, images: Any) -> Any:
         """Return images as the network takes them."""
         return task.normalize(images, self.mean, self.std)
 

@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array
 
+from vit_jax.layers.patches import Patches
 from vit_jax.tasks.task import (
     Scale,
     Spec,
@@ -35,6 +36,7 @@ class Supervised(Task):
     spec: Spec | None = None
     mean: Scale = 0.5
     std: Scale = 0.5
+    any_shape = True
 
     def __post_init__(self):
         check_scale(self.mean, self.std)
@@ -69,12 +71,14 @@ class Supervised(Task):
         """See Task."""
         return {"": {"params": params, **state}}
 
-    def train_outputs(self, params: Params, state: TaskState, images: Pixels, rng: Rng) -> tuple[Array, Any, Any]:
+    def train_outputs(
+        self, params: Params, state: TaskState, images: Pixels | Patches, rng: Rng
+    ) -> tuple[Array, Any, Any]:
         """Return the outputs [b, classes] in training, what the network sows, and its updated collections."""
         out, sown, updated = apply(self.model, {"params": params, **state}, normalize(images, self.mean, self.std), rng)
         return self._checked(out), sown, updated
 
-    def outputs(self, weights: Weights, images: Pixels) -> tuple[Array, dict[str, Array]]:
+    def outputs(self, weights: Weights, images: Pixels | Patches) -> tuple[Array, dict[str, Array]]:
         """Return the outputs [b, classes] in use and, where the network sows them, `features` and the patches' `tokens`."""
         out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
         return self._checked(out), sown_outputs(self.model, sown)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import traceback
 import zlib
@@ -14,13 +15,16 @@ from typing import Any, NamedTuple
 import flax.errors
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax import trees
-from vit_jax.types import Images, Params, Pixels, Rng, UserError
+from vit_jax.layers.patches import Patches
+from vit_jax.types import Images, Params, Rng, UserError
 
-Batch = dict[str, Array]
+# Arrays by name; `image` may be Patches.
+Batch = dict[str, Any]
 # Shapes of the arrays of one example, after the transforms.
 Spec = Mapping[str, jax.ShapeDtypeStruct]
 # What predict and backbone take: {"params": ..., other collections}, as Flax's variables.
@@ -46,12 +50,13 @@ class Task(abc.ABC):
     other tasks have a model without a head (num_classes=0).
 
     decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
-    averaged. Accumulation and pmap refuse a task that is not decomposable.
+    averaged. Accumulation and pmap refuse a task that is not decomposable. any_shape: `image` of a batch may be Patches.
     """
 
     model: nn.Module
     class_names: tuple[str, ...] = ()
     decomposable: bool = False
+    any_shape: bool = False
 
     @property
     def constants(self) -> Params:
@@ -91,6 +96,24 @@ class Task(abc.ABC):
         return self.model, weights
 
 
+def with_images(batch: Mapping[str, Any]) -> Batch:
+    """Return a batch as tasks see it: `patches`, `coords` and `valid` of images of any shape are one `image`."""
+    if "patches" not in batch:
+        return dict(batch)
+    rest = {key: x for key, x in batch.items() if key not in ("patches", "coords", "valid")}
+    return rest | {"image": Patches(batch["patches"], batch["coords"], batch["valid"])}  # type: ignore[dict-item]
+
+
+def with_image_shape(spec: Spec, channels: int = 3) -> Spec:
+    """Return the shapes of an example as tasks see them: of patches, those of a square image."""
+    if "patches" not in spec:
+        return spec
+    budget, pixels = spec["patches"].shape
+    side = math.isqrt(pixels // channels) * math.isqrt(budget)
+    rest = {key: x for key, x in spec.items() if key not in ("patches", "coords", "valid")}
+    return rest | {"image": jax.ShapeDtypeStruct((side, side, channels), "uint8")}
+
+
 @contextlib.contextmanager
 def reading(task: Task, batch: Mapping[str, Any]) -> Iterator[None]:
     """Raise UserError where a task reads a key that the batch lacks."""
@@ -107,8 +130,12 @@ def reading(task: Task, batch: Mapping[str, Any]) -> Iterator[None]:
         ) from error
 
 
-def normalize(images: Pixels, mean: Scale, std: Scale) -> Images:
-    """Return (images / 255 - mean) / std in float32, for one mean and std or one per channel."""
+def normalize(images: Any, mean: Scale, std: Scale) -> Any:
+    """Return images, or Patches, as (pixels / 255 - mean) / std in float32, for one mean and std or one per channel."""
+    if isinstance(images, Patches):
+        channels = max(len(scale) if isinstance(scale, tuple | list) else 1 for scale in (mean, std))
+        planes = rearrange(images.pixels, "b n (p c) -> b n p c", c=channels)
+        return images.replace(pixels=rearrange(normalize(planes, mean, std), "b n p c -> b n (p c)"))  # type: ignore[attr-defined]
     channels = images.shape[-1]
     for name, scale in (("mean", mean), ("std", std)):
         if isinstance(scale, tuple | list) and len(scale) != channels:
@@ -142,7 +169,7 @@ def collections_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[str
 
 
 def apply(
-    module: nn.Module, weights: Weights, images: Images, rng: Rng | None = None
+    module: nn.Module, weights: Weights, images: Images | Patches, rng: Rng | None = None
 ) -> tuple[Array, Mapping[str, Array], Weights]:
     """Apply a network; return its output and what it sows, both in float32, and its updated collections.
 

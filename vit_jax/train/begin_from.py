@@ -13,14 +13,18 @@ from flax import linen as nn
 from vit_jax import printable, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines, report_text
-from vit_jax.config.factory import call
+from vit_jax.config.factory import call, first
 from vit_jax.inference import Loaded
 from vit_jax.tasks.task import Spec, Task, backbone_names
+from vit_jax.tasks.towers import Towers
 from vit_jax.train.settings import check_init
+from vit_jax.types import UserError
 
 
 def grid_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the rows and columns of the patches of an image; None for a network without `grid`."""
+    """Return the rows and columns that the positions of a network are for; None for a network without `grid`."""
+    if (fixed := getattr(module, "posemb_grid", None)) is not None:
+        return tuple(fixed)
     grid = getattr(module, "grid", None)
     return grid(image_shape[:2]) if grid else None
 
@@ -67,9 +71,34 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
     params = {names.full[name]: leaf for name, leaf in merged.params.items()}
     report = [dataclasses.replace(entry, name=names.full.get(entry.name, entry.name)) for entry in merged.report]
     others = [name for name in like if name not in params]
-    params |= {name: compiled()[name] for name in others}
-    report += [Entry(name, "reset", "outside the backbone, begins anew") for name in others]
+    taken = beside_backbone(source, task, like)
+    params |= {name: taken[name] if name in taken else compiled()[name] for name in others}
+    report += [
+        Entry(name, "loaded", "of the other towers")
+        if name in taken
+        else Entry(name, "reset", "outside the backbone, begins anew")
+        for name in others
+    ]
     return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
+
+
+def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return what towers take of other towers besides the image tower: text tower, projection, scale and bias.
+
+    Raises UserError where their text towers have different shapes.
+    """
+    if not (isinstance(task, Towers) and isinstance(source.task, Towers)):
+        return {}
+    flat = trees.flatten(jax.device_get(source.weights["params"]))
+    taken = {name: leaf for name, leaf in flat.items() if name in like and not name.startswith("backbone/")}
+    different = [f"{k}: {x.shape} there, {like[k].shape} here" for k, x in taken.items() if x.shape != like[k].shape]
+    if different:
+        raise UserError(
+            "The text tower of init.ref is another than task.text: "
+            + "".join(first([f"\n  {line}" for line in different]))
+            + "\nTake the same sizes and the tokenizer of that model."
+        )
+    return taken
 
 
 def write_merge_report(merged: Merged, ref: str, path: Path) -> None:

@@ -24,12 +24,14 @@ from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
 from vit_jax.data.source import Encoded, Source, UnreadableImage
-from vit_jax.data.transforms.preprocess import parse
+from vit_jax.data.tokenizers import FILE as TOKENIZER
+from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.data.transforms.preprocess import parse, without_texts
 from vit_jax.evals.evaluator import Evaluator, check_needs, shard
 from vit_jax.grads.gradient import Gradient
 from vit_jax.inference import Loaded
 from vit_jax.optim import make_optimizer, norm_scaled
-from vit_jax.tasks.task import Task, backbone_names, reading
+from vit_jax.tasks.task import Task, backbone_names, reading, with_image_shape
 from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
@@ -45,7 +47,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
     train_data: the training data, which may keep arrays on the devices.
     """
     steps = factory.steps_of(config, data.num_examples)
-    spec = batch_shapes(data.layout)
+    spec = with_image_shape(batch_shapes(data.layout))
     teacher = {}
     if config["teacher"] is not None:
         target = factory.resolve(config["task"].get("type"), "vit_jax.tasks", "task")
@@ -63,6 +65,11 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
     )  # fmt: skip
+    if "patches" in data.layout and not task.any_shape:
+        raise UserError(
+            f"{type(task).__name__} takes whole images, and data.preprocess makes patches; leave patchify out of it, or take a "
+            "task such as classify.Classify or siglip.Siglip."
+        )
     gradient: Gradient = factory.build(config["grad"], "grad")
     if gradient.splits_batch and not task.decomposable:
         raise UserError(
@@ -131,6 +138,7 @@ class Run:
     shardings: State
     saver: Saver
     recorder: Recorder
+    tokenizer: Tokenizer | None  # of the captions
     seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
 
     @property
@@ -146,6 +154,8 @@ class Run:
                 stack.enter_context(locked(self.path))
                 workdirs.check(self.path, self.config)  # another run may have begun since
                 workdirs.open_run(self.path, self.config, self.record)
+                if self.tokenizer is not None:
+                    workdirs.write_text(self.path / TOKENIZER, self.tokenizer.packed())
                 if self.merged is not None:
                     begin_from.write_merge_report(self.merged, self.config["init"]["ref"], self.path)
             distributed.wait("the workdir is there")
@@ -178,13 +188,15 @@ def build(config: dict[str, Any], path: Path) -> Run:
         check_evaluator(name, evaluator, parts.task, weights, data.spec)
         shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
     in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source)
-    spec = batch_shapes(data.spec.layout)
+    spec = with_image_shape(batch_shapes(data.spec.layout))
     merged = None
     if pretrained is not None:
         merged = begin_from.begin(pretrained, config["init"], parts.task, spec, config["seed"])
     if not steps_in(path / "checkpoints"):
         check_first(parts, None if merged is None else trees.nest(merged.params))
 
+    tokenize = parse(config["data"]["preprocess"], source.fields).tokenize
+    texts = {} if tokenize is None else {"length": tokenize.length, "tokenizer": tokenize.tokenizer.digest}
     record = {
         "class_names": parts.task.class_names,
         "num_examples": data.spec.num_examples,
@@ -192,6 +204,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
         "fields": {key: type(field).__name__ for key, field in data.spec.fields.items()},
         **in_use,
         **({"init": facts} if facts else {}),
+        **({"texts": texts} if texts else {}),
     }
     chip = chip_of(jax.devices())
     return Run(
@@ -207,6 +220,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
         shardings=shardings,
         saver=saver,
         recorder=recorder,
+        tokenizer=None if tokenize is None else tokenize.tokenizer,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
 
@@ -322,10 +336,12 @@ def usage(
     """
     measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
     if eval_preprocess is not None:
+        eval_preprocess = without_texts(eval_preprocess)
         return {"preprocess": eval_preprocess, "image_shape": image_shape_of(source, eval_preprocess)}
     if measured is not None:
         name, evaluator = measured
-        return {"preprocess": evals[name].get("preprocess", ""), "image_shape": evaluator.spec.layout["image"].shape}
+        spec = without_texts(evals[name].get("preprocess", ""))
+        return {"preprocess": spec, "image_shape": evaluator.spec.layout["image"].shape}
     if "image" not in train.layout:
         raise UserError(
             f"The training examples have {', '.join(map(repr, train.layout))}, so how images are prepared for the trained model "

@@ -14,6 +14,7 @@ from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config.factory import ConfigError, call, parameters, resolve, seam_of
 from vit_jax.config.hints import fits
 from vit_jax.data.source import Encoded, Source, UnreadableImage
+from vit_jax.data.transforms.preprocess import parse
 from vit_jax.inference import Loaded
 
 SIZE = re.compile(r"\bSIZE(?:\*(\d+)//([1-9]\d*))?")
@@ -54,7 +55,7 @@ def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded
 
 def fill_in(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
     """Return the config with everything that follows from its data and the model it begins from: see the parts."""
-    return fill_sizes(fill_from_model(fill_by_size(config, len(source)), facts, source), facts)
+    return fill_texts(fill_sizes(fill_from_model(fill_by_size(config, len(source)), facts, source), facts), source)
 
 
 def fill_from_model(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
@@ -105,6 +106,25 @@ def fill_sizes(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> di
 
     evals = {name: filled(entry, f"evals.{name}") for name, entry in config["evals"].items()}
     return {**config, "data": filled(config["data"], "data"), "evals": evals}
+
+
+def fill_texts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Return the config with a task and a text tower that fit the tokenizer: vocabulary, length and end token, where unset."""
+    spec = config["data"].get("preprocess")
+    tokenize = parse(spec, source.fields).tokenize if isinstance(spec, str) and "tokenize" in spec else None
+    if tokenize is None:
+        return dict(config)
+    package = seam_of("task")
+    assert package is not None
+    task = {key: value for key, value in config["task"].items() if value is not None}
+    size = {"vocab_size": tokenize.tokenizer.vocab_size}
+    if "vocab_size" in parameters(resolve(task.get("type"), package, "task")):
+        task = size | task
+    if isinstance(task.get("text"), dict):
+        after = tokenize.tokenizer.after
+        found = {**size, "length": tokenize.length, **({"eos": after[0]} if after else {})}
+        task["text"] = found | {key: value for key, value in task["text"].items() if value is not None}
+    return {**config, "task": task}
 
 
 def fill_by_size(config: Mapping[str, Any], num_images: int) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax import sharding, trees
-from vit_jax.grads.gradient import Batch, Gradient
+from vit_jax.grads.gradient import Batch, Gradient, Loss
 from vit_jax.optim.schedules import Schedule
-from vit_jax.tasks.task import Task, reading
+from vit_jax.tasks.task import Task, reading, with_images
+from vit_jax.tasks.towers import Towers
 from vit_jax.train.state import State
 from vit_jax.types import Params, Rng, UserError
 
@@ -38,6 +39,7 @@ def prepared(task: Task, fetch: Fetch | None, constants: Params, batch: Batch, r
     if fetch is not None:
         batch = fetch(constants["data"], batch, jax.random.fold_in(rng, AUGMENTATION))
     size = len(next(iter(batch.values())))
+    batch = with_images(batch)
     with reading(task, batch):
         result = task.prepare(batch, rng, constants["task"])
     wrong = [key for key, x in trees.flatten(result).items() if x.shape[:1] != (size,)]
@@ -77,6 +79,26 @@ def checked_state(task: Task, new: Any, old: Any) -> Any:
     return new
 
 
+def loss_of(task: Task, state: State) -> Loss:
+    """Return the loss of a task as a function of the trained parameters; that of towers alone has two parts."""
+
+    def whole(params: Params, batch: Batch, rng: Rng) -> Any:
+        with reading(task, batch):
+            return checked_loss(task, task.loss(trees.join(params, state.frozen), state.state, batch, rng))
+
+    if not isinstance(task, Towers) or type(task).loss is not Towers.loss:
+        return Loss(whole)
+
+    def encode(params: Params, batch: Batch, rng: Rng) -> Any:
+        with reading(task, batch):
+            return task.encode(trees.join(params, state.frozen), batch, rng)
+
+    def of_encoded(params: Params, encoded: Any, batch: Batch) -> Any:
+        return checked_loss(task, task.loss_of(trees.join(params, state.frozen), encoded, batch))
+
+    return Loss(whole, encode, of_encoded)
+
+
 def make_step(
     task: Task,
     tx: optax.GradientTransformation,
@@ -105,11 +127,9 @@ def make_step(
         average = functools.partial(jax.lax.pmean, axis_name=axis) if axis else lambda tree: tree
         lr = jnp.asarray(learning_rate(state.step), jnp.float32)
 
-        def loss(params: Params, batch: Batch, rng: Rng):
-            with reading(task, batch):
-                return checked_loss(task, task.loss(trees.join(params, state.frozen), state.state, batch, rng))
-
-        metrics, stats, grads = gradient(loss, state.params, batch, rng, average, lr / peak if peak else lr)
+        metrics, stats, grads = gradient(
+            loss_of(task, state), state.params, batch, rng, average, lr / peak if peak else lr
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = {

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.figure import Figure
 
+from vit_jax.data.transforms.sequence import picture_of
 from vit_jax.printable import csv_cell, cut, picture
 from vit_jax.viz.figure import save
 from vit_jax.viz.predictions import Prediction, draw_predictions
@@ -36,7 +37,7 @@ class Predictions:
         index = rows["index"]
         return cls(
             rows["label"], rows["predicted"], rows["confidence"], class_names,
-            image=lambda i: data.example(int(index[i]))["image"],
+            image=lambda i: picture_of(data.example(int(index[i]))),
             name=lambda i: data.source.name(int(index[i])),
         )  # fmt: skip
 

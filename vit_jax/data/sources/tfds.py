@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax import stores
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Image, Label, Labels, Source, UnreadableImage
+from vit_jax.data.source import Example, Field, Image, Label, Labels, Source, UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
 from vit_jax.types import Count, UserError
 
@@ -53,7 +53,7 @@ class Tfds(Source):
         import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
 
         builder = prepared_builder(tfds, name, data_dir)
-        names, several = _class_names(tfds, builder, name, image_key, label_key)
+        self.describe(tfds, builder, name, image_key, label_key)
         try:
             check_parts(builder, split)
             builder.as_data_source(split=split)  # chooses array_record where there are several formats
@@ -73,10 +73,14 @@ class Tfds(Source):
                 f"Found split={split!r} for {name!r}, expected one of {', '.join(builder.info.splits)} or a part such "
                 f"as train[:90%]: {error}"
             ) from error
-        self.fields = {"image": Image(), "label": Labels(names) if several else Label(names)}
-        self._num_classes = len(names) if several else None
         self._id = f"{builder.info.full_name}/{split}"
         self._image_key, self._label_key = image_key, label_key
+
+    def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
+        """Set the fields; raises UserError where a feature is missing or of another kind."""
+        names, several = _class_names(tfds, builder, name, image_key, label_key)
+        self.fields: dict[str, Field] = {"image": Image(), "label": Labels(names) if several else Label(names)}
+        self._num_classes = len(names) if several else None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -93,12 +97,16 @@ class Tfds(Source):
         images = features[self._image_key].bytes_list.value
         if not images:
             raise UnreadableImage("the example has no image")
+        data = images[0]
+        return {"image": ImageFile(lambda: data, self._channels), **self.others(features)}
+
+    def others(self, features: Any) -> Example:
+        """Return what an example has besides its image."""
         positions = list(features[self._label_key].int64_list.value)
         label: int | np.ndarray = positions[0] if self._num_classes is None else np.zeros(self._num_classes, np.float32)
         if isinstance(label, np.ndarray):
             label[positions] = 1.0
-        data = images[0]
-        return {"image": ImageFile(lambda: data, self._channels), "label": label}
+        return {"label": label}
 
 
 def default_dir() -> str | None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
 from vit_jax.data.source import Box, cut
-from vit_jax.types import UserError
+from vit_jax.types import Units, UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Size = int | tuple[int, int]
@@ -131,6 +131,42 @@ def resize(size: Size, method: Method = "bilinear") -> Geometric:
     """Resize to exactly `size`, whatever the aspect ratio."""
     target = _height_width(size)
     return _Resize(lambda height, width: target, method)
+
+
+def fit(patch: Units, budget: Units | tuple[Units, ...], method: Method = "bilinear") -> Geometric:
+    """Resize to whole patches of `patch` pixels, as many as `budget` allows, keeping the aspect ratio as nearly as they can.
+
+    SigLIP 2's rule (arXiv:2502.14786, section 2.4.2): at the largest scale, each side is rounded up to whole patches. Of several
+    budgets one is drawn for each image.
+    """
+    budgets = (budget,) if isinstance(budget, int) else budget
+    if not budgets:
+        raise ValueError("expected a budget of at least one patch")
+    return _Fit(patch, budgets, method)
+
+
+class _Fit(Geometric):
+    def __init__(self, patch: int, budgets: tuple[int, ...], method: Method):
+        self._patch, self._budgets, self._method = patch, budgets, method
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Any:
+        budget = self._budgets[int(rng.integers(len(self._budgets))) if len(self._budgets) > 1 else 0]
+        rows, columns = patches_that_fit(height, width, self._patch, budget)
+        return rows * self._patch, columns * self._patch
+
+    def image(self, image, drawn, nearest=False):
+        return _resize(image, drawn, "nearest" if nearest else self._method)
+
+    def boxes(self, boxes, drawn, old, new):
+        return scale_boxes(boxes, old, new)
+
+
+def patches_that_fit(height: int, width: int, patch: int, budget: int) -> tuple[int, int]:
+    """Return the rows and columns of the largest scale at which the image's patches, rounded up, are within the budget."""
+    rows = np.arange(1, budget + 1)
+    scale = np.minimum(rows * patch / height, budget // rows * patch / width).max()
+    # A side of whole patches must not become one more by the rounding of the scale.
+    return tuple(max(1, math.ceil(side * scale / patch - 1e-6)) for side in (height, width))  # type: ignore[return-value]
 
 
 def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_vision") -> Geometric:

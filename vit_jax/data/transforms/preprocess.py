@@ -21,7 +21,7 @@ from vit_jax.config.factory import quoted
 from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
-from vit_jax.data.transforms import augment, ops, policies, sequence, views
+from vit_jax.data.transforms import augment, ops, policies, sequence, texts, views
 from vit_jax.data.transforms.ops import Geometric, RandomCrop
 from vit_jax.types import UserError
 
@@ -35,8 +35,18 @@ IMAGE_OPS = {
 OPS = IMAGE_OPS | {
     op.__name__: op
     for op in (
-        *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.flip, ops.pad_crop, ops.rotate),
+        *(
+            ops.inception_crop,
+            ops.resize_small,
+            ops.central_crop,
+            ops.resize,
+            ops.fit,
+            ops.flip,
+            ops.pad_crop,
+            ops.rotate,
+        ),
         *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
+        texts.tokenize,
     )
 }
 # A spec may come with a downloaded model, and each operation is done for each image.
@@ -93,6 +103,11 @@ class Transforms:
                         "example, where an example is a dict."
                     )
         return {key: _decoded(value) for key, value in example.items()}
+
+    @property
+    def tokenize(self) -> texts.Tokenize | None:
+        """The transform that makes token ids of captions; None without one."""
+        return next((step for _, step, _ in self._steps if isinstance(step, texts.Tokenize)), None)
 
     def image(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator | None = None) -> np.ndarray:
         """Return one image on its own, transformed."""
@@ -166,6 +181,11 @@ def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
     """
     texts = split_spec(spec)
     return Transforms(list(zip(texts, parse_steps(spec, OPS, texts), strict=True)), fields)
+
+
+def without_texts(spec: str) -> str:
+    """Return a spec without what it does to captions, as for an image on its own."""
+    return "|".join(part for part in split_spec(spec) if part.partition("(")[0].strip() != texts.tokenize.__name__)
 
 
 def split_spec(spec: str) -> list[str]:

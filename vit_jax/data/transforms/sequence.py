@@ -1,5 +1,7 @@
 """Transforms that change which keys an example has."""
 
+import math
+
 import numpy as np
 
 from vit_jax.data import source
@@ -41,6 +43,18 @@ class Patchify:
         coords = np.zeros((self._budget, 2), np.int32)
         coords[:count] = np.indices((rows, columns)).reshape(2, -1).T
         return rest | {"patches": patches, "coords": coords, "valid": np.arange(self._budget) < count}
+
+
+def picture_of(example: Example) -> np.ndarray:
+    """Return the image [h, w, c] of an example of arrays, put together again from RGB patches where it was cut into them."""
+    if "image" in example:
+        return example["image"]
+    valid = example["valid"]
+    pixels, coords = example["patches"][valid], example["coords"][valid]
+    patch, (rows, columns) = math.isqrt(pixels.shape[1] // 3), coords.max(axis=0) + 1
+    grid = np.zeros((rows, columns, patch, patch, 3), np.uint8)
+    grid[coords[:, 0], coords[:, 1]] = pixels.reshape(-1, patch, patch, 3)
+    return grid.swapaxes(1, 2).reshape(rows * patch, columns * patch, 3)
 
 
 def patchify(patch: Units, budget: Units) -> Patchify:

@@ -1,0 +1,47 @@
+"""TensorFlow Datasets with captions, such as coco_captions, read through random access (array_record), without TensorFlow."""
+
+from typing import Any
+
+from vit_jax.data.source import Example, Image, Text, UnreadableImage
+from vit_jax.data.sources.tfds import Tfds
+from vit_jax.types import Count, UserError
+
+
+class TfdsCaptions(Tfds):
+    """One split of a prepared TFDS data set with captions; see Tfds. text_key: the feature with one caption or several."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        data_dir: str | None = None,
+        image_key: str = "image",
+        text_key: str = "captions/text",
+        channels: Count = 3,
+    ):
+        super().__init__(name, split, data_dir, image_key, text_key, channels)
+
+    def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
+        """See Tfds; raises UserError where a feature is missing."""
+        features = dict(builder.info.features.items())
+        if not isinstance(features.get(image_key), tfds.features.Image):
+            raise UserError(
+                f"Found no image feature {image_key!r} in {name!r}: set image_key to one of {', '.join(features)}."
+            )
+        kind: Any = features
+        for part in label_key.split("/"):
+            inner = getattr(kind, "feature", kind)
+            kind = dict(inner.items()).get(part) if hasattr(inner, "items") else None
+        if not isinstance(getattr(kind, "feature", kind), tfds.features.Text):
+            raise UserError(
+                f"Found no text feature {label_key!r} in {name!r}, expected one such as captions/text: set text_key; it has "
+                f"{', '.join(features)}."
+            )
+        self.fields = {"image": Image(), "text": Text()}
+
+    def others(self, features: Any) -> Example:
+        """See Tfds."""
+        try:
+            return {"text": tuple(text.decode() for text in features[self._label_key].bytes_list.value)}
+        except UnicodeDecodeError as error:
+            raise UnreadableImage(f"its caption cannot be read ({error})") from error
