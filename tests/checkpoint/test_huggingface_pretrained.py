@@ -102,6 +102,22 @@ def test_tokens_and_logits_equal_transformers(case):
         np.testing.assert_allclose(output, logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["DINOv2", "DINOv2 with registers"])
+def test_the_images_of_a_processor_need_not_have_the_size_of_the_positions(name):
+    """As in facebook/dinov2-small, whose processor crops to 224 pixels where its table is for 518."""
+    kind, fields = CASES[name]
+    model = perturbed(kind, fields)
+    config = json.loads(model.config.to_json_string()) | {"model_type": model.config.model_type}
+    crop = {"do_center_crop": True, "crop_size": {"height": 24, "width": 40}, "size": {"shortest_edge": 32}}
+    config["preprocessor"] = {"image_processor_type": "BitImageProcessor", **crop}
+    arrays, _ = wrappers.unwrap(safetensors.numpy.load(safetensors.torch.save(model.state_dict())), "the model")
+    source = huggingface.read(arrays, config, "the model")
+    assert source.preprocessing.size == (24, 40)
+    assert any("resized to those of (24, 40)" in note for note in source.notes)
+    images = np.random.default_rng(0).standard_normal((1, 24, 40, 3), np.float32)
+    np.testing.assert_allclose(ours(source, images)[0], theirs(model, images)[0], rtol=0, atol=1e-4)
+
+
 def test_names_on_disk_read_as_the_same_model(case, tmp_path):
     _, model, source, *_ = case
     model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Resizing of samples along an axis as a matrix."""
+"""Resizing of samples along an axis as a matrix, and of the values of a grid."""
 
 from typing import Literal
 
@@ -35,6 +35,14 @@ def resize_matrix(old: int, new: int, method: PosembMethod | Literal["half_pixel
     inside[:, 0] += weights[:, :2].sum(axis=1)
     inside[:, -1] += weights[:, -2:].sum(axis=1)
     return inside
+
+
+def resize_grid(
+    values: Float[np.ndarray, "i j d"], size: tuple[int, int], method: PosembMethod
+) -> Float[np.ndarray, "r c d"]:
+    """Return the values of a grid on one of another size (rows, columns), in float64."""
+    rows, columns = (resize_matrix(old, new, method) for old, new in zip(values.shape[:2], size, strict=True))
+    return np.einsum("ri,cj,ijd->rcd", rows, columns, values.astype(np.float64), optimize=True)
 
 
 def _cubic(x: Float[np.ndarray, "n m"], a: float) -> Float[np.ndarray, "n m"]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config.hints import fits
+from vit_jax.layers.resize import resize_grid
 from vit_jax.pretrained import processor, specs
 from vit_jax.pretrained.huggingface_names import NETWORKS, Network, links, network_of, on_disk, refused
 from vit_jax.pretrained.links import shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
-from vit_jax.pretrained.tensors import check_new, config_value, write_folder
+from vit_jax.pretrained.tensors import PREPROCESSOR, check_new, config_value, write_folder
 from vit_jax.types import PosembMethod, UserError
 
 _KINDS = "ViT, DeiT, BEiT, MAE, I-JEPA, DINOv2 and DINOv3"
@@ -27,6 +28,10 @@ _ACTIVATIONS = {
 }
 # How the authors of the weights resize position embeddings, where not as transformers does.
 _POSEMB: dict[str, PosembMethod] = {"dinov2": "dinov2", "dinov2_with_registers": "bicubic"}
+
+# Those that transformers resizes to the grid of any image (interpolate_pos_encoding of each), so that their processors make
+# images of another size than that of the table: DINOv2's 224 pixels, where it has 518.
+_RESIZING: dict[str, PosembMethod] = {"dinov2": "bicubic_no_antialias", "dinov2_with_registers": "bicubic"}
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
@@ -50,6 +55,9 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     size = _image_size(arrays, model, config, origin)
     channels = params["embed/kernel"].shape[2]
     stated = config_value(config, "preprocessor", dict, {}, origin)
+    if kind in _RESIZING and stated and (made := processor.made_size(stated, size, kind, origin)) not in (None, size):
+        params, size_notes = _for_images(params, model, size, made, _RESIZING[kind])
+        size, notes = made, [*notes, *size_notes]
     images, image_notes = processor.read_preprocessing(stated, size, channels, kind, origin)
     names = _class_names(config, model["num_classes"])
     posemb = _POSEMB.get(kind, "bicubic_no_antialias")
@@ -98,6 +106,20 @@ def _image_size(
             f"image_size={config.get('image_size')} in its config.json."
         )
     return size
+
+
+def _for_images(
+    params: FlatParams, model: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int], method: PosembMethod
+) -> tuple[FlatParams, list[str]]:
+    """Return the parameters with position embeddings for images of another size (height, width), and a note."""
+    patch = specs.pair(model["patch_size"])
+    grids = [(size[0] // patch[0], size[1] // patch[1]) for size in (old, new)]
+    prefix = specs.prefix_tokens(model) * model["posemb_prefix"]
+    table = params["posemb/table"]
+    patches = resize_grid(table[0, prefix:].reshape(*grids[0], -1), grids[1], method).reshape(-1, table.shape[2])
+    table = np.concatenate([table[:, :prefix], patches[None].astype(table.dtype)], axis=1)
+    note = f"Its position embeddings are for images of {old}; resized to those of {new} that its {PREPROCESSOR} makes."
+    return {**params, "posemb/table": table}, [note]
 
 
 def _spec(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:

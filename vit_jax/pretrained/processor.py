@@ -76,12 +76,7 @@ def read_preprocessing(
     Raises UserError naming a field that is not supported, or that makes images of another size than the model takes.
     """
     file = f"{origin}: its {PREPROCESSOR}"
-    name = value_in(config, "image_processor_type", str, None, file)
-    name = name or value_in(config, "feature_extractor_type", str, _OF_MODELS[kind], file)
-    for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
-        name = name.removesuffix(suffix)
-    if name not in _PROCESSORS:
-        raise UserError(f"{file} is of a {name}ImageProcessor; expected that of {', '.join(_PROCESSORS)}.")
+    name = _name(config, kind, file)
     for key, value in config.items():
         if key not in READ | WITHOUT_EFFECT and value not in (None, False):
             raise UserError(f"{file} has {key}={value!r:.80}, which is not supported; remove it if it has no effect.")
@@ -102,6 +97,23 @@ def read_preprocessing(
     if not config:
         resized, keep_ratio = size, False
     return Preprocessing(size, resized, _METHODS[code], mean, std, keep_ratio, "transformers"), [] if config else notes
+
+
+def made_size(config: Mapping[str, Any], size: tuple[int, int], kind: str, origin: str) -> tuple[int, int] | None:
+    """Return (height, width) of the images that a preprocessor_config.json makes, None where they are of many sizes."""
+    file = f"{origin}: its {PREPROCESSOR}"
+    resized, keep_ratio, cropped = _geometry(config, _PROCESSORS[_name(config, kind, file)], size, file)
+    return cropped or (None if keep_ratio or not isinstance(resized, tuple) else resized)
+
+
+def _name(config: Mapping[str, Any], kind: str, file: str) -> str:
+    name = value_in(config, "image_processor_type", str, None, file)
+    name = name or value_in(config, "feature_extractor_type", str, _OF_MODELS[kind], file)
+    for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    if name not in _PROCESSORS:
+        raise UserError(f"{file} is of a {name}ImageProcessor; expected that of {', '.join(_PROCESSORS)}.")
+    return name
 
 
 def _geometry(

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from vit_jax.layers.resize import resize_matrix
+from vit_jax.layers.resize import resize_grid, resize_matrix
 from vit_jax.types import PatchMethod, PosembMethod, UserError
 
 Grid = tuple[int, int]
@@ -20,9 +20,7 @@ def resize_posemb(
         raise UserError(
             f"The table has {table.shape[1]} position embeddings; expected {prefix} and {old_grid[0]} x {old_grid[1]}."
         )
-    rows, cols = (resize_matrix(old, new, method) for old, new in zip(old_grid, new_grid, strict=True))
-    grid = table[0, prefix:].reshape(*old_grid, -1).astype(np.float64)
-    grid = np.einsum("ri,cj,ijd->rcd", rows, cols, grid, optimize=True)
+    grid = resize_grid(table[0, prefix:].reshape(*old_grid, -1), new_grid, method)
     return np.concatenate([table[:, :prefix], grid.reshape(1, -1, table.shape[2]).astype(table.dtype)], axis=1)
 
 
