@@ -94,7 +94,7 @@ def test_any_grid_and_any_channels(size, channels):
 def test_patches_may_be_oblong():
     x = images(2, 8, 12, 3)
     model = ViT(**(SMALL | {"patch_size": (2, 6)}))
-    assert model.init(jax.random.key(0), x)["params"]["posemb"]["table"].shape == (1, 1 + 4 * 2, 16)
+    assert jax.eval_shape(model.init, jax.random.key(0), x)["params"]["posemb"]["table"].shape == (1, 1 + 4 * 2, 16)
 
 
 def test_overlapping_patches_see_their_window():

@@ -36,6 +36,11 @@ def vit(**fields):
     return ViT(0, 8, 1, 8, patch_size=4, posemb="sincos2d", **defaults | fields)
 
 
+def begun(task, spec):
+    """The first parameters; one program is compiled in place of one for each operation, here and below."""
+    return jax.jit(lambda: task.init(KEY, spec))()
+
+
 def perturbed(params):
     """Parameters without zeros, so that nothing is hidden."""
     rng = np.random.default_rng(1)
@@ -57,11 +62,11 @@ def log_softmax(x):
 
 def test_simmim_is_the_mean_absolute_error_of_masked_pixels(agrees):
     task = Simmim(vit(pool="gap"), mean=0.5, std=0.5, unit=1, mask_ratio=0.5)
-    params = perturbed(task.init(KEY, IMAGE))
+    params = perturbed(begun(task, IMAGE))
     batch = task.prepare(IMAGES, KEY, {})
     assert np.asarray(batch["masked"]).sum(axis=1).tolist() == [8] * 4
-    loss, _ = task.loss(params, {}, batch, KEY)
-    tokens = wide(task.tokens(params["backbone"], batch["image"], KEY, masked=batch["masked"]))
+    loss, _ = jax.jit(task.loss)(params, {}, batch, KEY)
+    tokens = wide(jax.jit(task.tokens)(params["backbone"], batch["image"], KEY, masked=batch["masked"]))
     rebuilt = tokens @ wide(params["decoder"]["kernel"]) + wide(params["decoder"]["bias"])
     pixels = (wide(IMAGES["image"]) / 255 - 0.5) / 0.5
     image = rebuilt.reshape(4, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(4, 16, 16, 3)
@@ -71,30 +76,30 @@ def test_simmim_is_the_mean_absolute_error_of_masked_pixels(agrees):
 
 def test_the_network_sees_no_masked_pixel():
     task = Simmim(vit(pool="gap"), unit=1, mask_ratio=0.5)
-    params = perturbed(task.init(KEY, IMAGE))
+    params = perturbed(begun(task, IMAGE))
     masked = task.prepare(IMAGES, KEY, {})["masked"]
     pixels = np.kron(np.asarray(masked).reshape(4, 4, 4), np.ones((1, 4, 4), bool))[..., None]
     other = jnp.asarray(np.where(pixels, 7, np.asarray(IMAGES["image"])).astype(np.uint8))
-    found = [task.tokens(params["backbone"], x, KEY, masked=masked) for x in (IMAGES["image"], other)]
+    found = [jax.jit(task.tokens)(params["backbone"], x, KEY, masked=masked) for x in (IMAGES["image"], other)]
     np.testing.assert_array_equal(*found)
 
 
 def tokenizer():
     task = VqKd(vit(pool="gap", mask_token=False), teacher=None, teacher_width=8, codes=5, code_width=3, decoder_width=8,
                 decoder_heads=2, mean=0.5, std=0.5)  # fmt: skip
-    return task, perturbed(task.init(KEY, IMAGE))
+    return task, perturbed(begun(task, IMAGE))
 
 
 def test_beit_is_the_cross_entropy_of_the_codes_of_masked_patches(agrees):
     coder, weights = tokenizer()
     teacher = Teacher(coder, {"params": weights}, (16, 16, 3))
     task = Beit(vit(pool="gap"), teacher=teacher, codes=5, smallest_block=2, mask_ratio=0.4)
-    params = perturbed(task.init(KEY, IMAGE))
+    params = perturbed(begun(task, IMAGE))
     batch = task.prepare(IMAGES, KEY, task.constants)
     codes = np.asarray(coder.predict({"params": weights}, IMAGES)["codes"])
     np.testing.assert_array_equal(batch["codes"], codes)
-    loss, (metrics, _) = task.loss(params, {}, batch, KEY)
-    tokens = wide(task.tokens(params["backbone"], batch["image"], KEY, masked=batch["masked"]))
+    loss, (metrics, _) = jax.jit(task.loss)(params, {}, batch, KEY)
+    tokens = wide(jax.jit(task.tokens)(params["backbone"], batch["image"], KEY, masked=batch["masked"]))
     logits = tokens @ wide(params["decoder"]["kernel"]) + wide(params["decoder"]["bias"])
     masked = np.asarray(batch["masked"])
     losses = -np.take_along_axis(log_softmax(logits), codes[..., None], axis=2)[..., 0]
@@ -107,7 +112,7 @@ def test_vqkd_rebuilds_by_cosine_and_moves_its_codes(agrees):
     coder, weights = tokenizer()
     state = {"codebook": weights["codebook"] / np.linalg.norm(weights["codebook"], axis=1, keepdims=True)}
     theirs = jnp.asarray(RNG.normal(size=(4, 16, 8)), jnp.float32)
-    loss, (metrics, stats) = coder.loss(weights, state, IMAGES | {"teacher": theirs}, KEY)
+    loss, (metrics, stats) = jax.jit(coder.loss)(weights, state, IMAGES | {"teacher": theirs}, KEY)
     projected = wide(coder._project(weights, IMAGES["image"], KEY))
     book = wide(state["codebook"])
     chosen = (projected @ book.T).argmax(axis=2)
@@ -128,7 +133,7 @@ def test_vqkd_rebuilds_by_cosine_and_moves_its_codes(agrees):
 
 def ibot(cls=Ibot, **options):
     task = cls(vit(), steps=10, outputs=6, hidden=8, bottleneck=4, mask_prob=0.7, smallest_block=1, **options)
-    params = perturbed(task.init(KEY, VIEWS))
+    params = perturbed(begun(task, VIEWS))
     state = {**task.init_state(params), "teacher": perturbed(params)}
     return task, params, state, task.prepare(VIEWED, jax.random.key(3), {})
 
@@ -136,8 +141,8 @@ def ibot(cls=Ibot, **options):
 def by_formula(task, params, state, batch, targets, patch_targets):
     """Equations 2 and 3 of arXiv:2111.07832 from the same scores, in float64."""
     masked = np.asarray(batch["masked"])
-    seen = task.encode(params, batch["views"], KEY, batch["masked"])
-    crops = task.encode(params, batch["crops"], KEY)
+    seen = jax.jit(task.encode)(params, batch["views"], KEY, batch["masked"])
+    crops = jax.jit(task.encode)(params, batch["crops"], KEY)
     scores = np.concatenate([wide(task.score(params, x.features)) for x in (seen, crops)], axis=1)
     pairs = [
         -(targets[:, i] * log_softmax(scores[:, j] / 0.1)).sum(axis=-1).mean()
@@ -156,8 +161,8 @@ def test_ibot_adds_the_cross_entropy_of_masked_patches(agrees, patch_outputs):
     task, params, state, batch = ibot(patch_outputs=patch_outputs)
     state |= {"center": jnp.asarray(RNG.normal(size=(1, 6)), jnp.float32)}
     state |= {"patch_center": jnp.asarray(RNG.normal(size=(1, patch_outputs or 6)), jnp.float32)}
-    loss, (_, stats) = task.loss(params, state, batch, KEY)
-    whole = task.encode(state["teacher"], batch["views"])
+    loss, (_, stats) = jax.jit(task.loss)(params, state, batch, KEY)
+    whole = jax.jit(task.encode)(state["teacher"], batch["views"])
     views, patches = (
         wide(task.score(state["teacher"], whole.features)),
         wide(task._score_patches(state["teacher"], whole.tokens)),
@@ -188,9 +193,9 @@ def test_sinkhorn_knopp_is_that_of_its_authors(agrees):
 
 def test_dinov2_assigns_in_equal_shares_and_spreads_features(agrees):
     task, params, state, batch = ibot(DinoV2, patch_outputs=7, teacher_temperature=(0.3, 0.3))
-    loss, (_, stats) = task.loss(params, state, batch, KEY)
+    loss, (_, stats) = jax.jit(task.loss)(params, state, batch, KEY)
     masked = np.asarray(batch["masked"])
-    whole = task.encode(state["teacher"], batch["views"])
+    whole = jax.jit(task.encode)(state["teacher"], batch["views"])
     views, patches = (
         wide(task.score(state["teacher"], whole.features)),
         wide(task._score_patches(state["teacher"], whole.tokens)),
@@ -198,7 +203,7 @@ def test_dinov2_assigns_in_equal_shares_and_spreads_features(agrees):
     targets = sinkhorn(views.reshape(8, 6), 0.3).reshape(4, 2, 6)
     of_patches = np.zeros(patches.shape)
     of_patches[masked] = sinkhorn(patches[masked], 0.3)
-    seen = wide(task.encode(params, batch["views"], KEY, batch["masked"]).features)
+    seen = wide(jax.jit(task.encode)(params, batch["views"], KEY, batch["masked"]).features)
     apart = 0.0
     for view in range(2):
         unit = seen[:, view] / np.linalg.norm(seen[:, view], axis=1, keepdims=True)
@@ -241,27 +246,30 @@ def test_any_self_distillation_takes_the_gram_part(cls):
     task, plain = (
         cls(vit(), steps=10, outputs=6, hidden=8, bottleneck=4, gram=gram, **options) for gram in (Gram(), None)
     )
-    params = perturbed(task.init(KEY, VIEWS))
+    params = perturbed(begun(task, VIEWS))
     state = {**task.init_state(params), "gram": perturbed(params)["backbone"]}
     batch = task.prepare(VIEWED, jax.random.key(3), {})
-    (loss, (metrics, _)), (without, _) = task.loss(params, state, batch, KEY), plain.loss(params, state, batch, KEY)
+    (loss, (metrics, _)), (without, _) = (
+        jax.jit(task.loss)(params, state, batch, KEY),
+        jax.jit(plain.loss)(params, state, batch, KEY),
+    )
     assert float(metrics["gram"]) > 0.01
     assert float(loss) == pytest.approx(float(without + metrics["gram"]), rel=1e-5)
-    after = task.update(params, state, task.loss(params, state, batch, KEY)[1].stats, jnp.int32(0))
+    after = task.update(params, state, jax.jit(task.loss)(params, state, batch, KEY)[1].stats, jnp.int32(0))
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_ijepa_is_the_smooth_error_of_normalised_features(agrees):
     model = vit(pool="gap", mask_token=False)
     task = Ijepa(model, steps=10, predictor_width=8, predictor_depth=1, predictor_heads=2)
-    params = perturbed(task.init(KEY, IMAGE))
+    params = perturbed(begun(task, IMAGE))
     state = {"teacher": perturbed(params["backbone"])}
     batch = task.prepare(IMAGES, KEY, {})
     targets, context = np.asarray(batch["targets"]), np.asarray(batch["context"])
     assert not (targets.any(axis=1) & context).any()
     assert len({tuple(row) for row in targets.sum(axis=2).tolist()}) == 1
-    loss, _ = task.loss(params, state, batch, KEY)
-    features = torch.tensor(wide(task.tokens(state["teacher"], IMAGES["image"])))
+    loss, _ = jax.jit(task.loss)(params, state, batch, KEY)
+    features = torch.tensor(wide(jax.jit(task.tokens)(state["teacher"], IMAGES["image"])))
     features = torch.nn.functional.layer_norm(features, (8,))
     embedded = model.apply({"params": params["backbone"]}, task.normalize(IMAGES["image"]), method=model.embed)
     errors = []
@@ -352,7 +360,7 @@ def test_mistakes_get_a_message(wrong, says):
 
 def test_the_part_encoded_has_features_and_patches():
     task = Dino(vit(), outputs=6, hidden=8, bottleneck=4)
-    found = task.encode(task.init(KEY, VIEWS), VIEWED["views"])
+    found = jax.jit(task.encode)(begun(task, VIEWS), VIEWED["views"])
     assert isinstance(found, Encoded)
     assert found.features.shape == (4, 2, 8)
     assert found.tokens.shape == (4, 2, 16, 8)
@@ -367,8 +375,8 @@ def test_a_network_with_rotary_positions_learns_without_labels(cls):
     heads = {"outputs": 6, "hidden": 8, "bottleneck": 4, "smallest_block": 1}
     task = cls(model, **options, **(small if cls is Ijepa else heads if cls is Ibot else {}))
     spec, examples = (VIEWS, VIEWED) if cls is Ibot else (IMAGE, IMAGES)
-    params = task.init(KEY, spec)
+    params = begun(task, spec)
     batch = task.prepare(examples, KEY, {})
-    loss, grads = jax.value_and_grad(lambda p: task.loss(p, task.init_state(params), batch, KEY)[0])(params)
+    loss, grads = jax.value_and_grad(lambda p: jax.jit(task.loss)(p, task.init_state(params), batch, KEY)[0])(params)
     assert np.isfinite(loss)
     assert trees.global_norm(grads) > 0
