@@ -17,7 +17,7 @@ from vit_jax.__main__ import main as vit
 from vit_jax.data.photographs import crops
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.export import onnx, program, readme, resize, stablehlo
-from vit_jax.export.export import export, passed
+from vit_jax.export.export import Check, distance, export, passed
 from vit_jax.layers import attend, product
 from vit_jax.pretrained.pretrained import from_spec
 from vit_jax.types import UserError
@@ -241,6 +241,13 @@ def test_what_does_not_exist_is_refused(options, message, tmp_path):
     with pytest.raises(UserError, match=message):
         export("model", model, tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_not_finite_fails_the_check():
+    for wrong in (np.nan, np.inf):
+        found = distance({"logits": np.ones((2, 3))}, {"logits": np.full((2, 3), wrong)})
+        assert not passed(Check(2, "given", found, 1e-4))
+        assert "NaN" not in json.dumps(found, allow_nan=False)
 
 
 def test_a_network_without_attention_exports_none():

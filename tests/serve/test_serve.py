@@ -447,6 +447,12 @@ def test_a_port_in_use_is_named(capsys):
     assert "another program uses it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["\u2028", " ", "x" * 300, "1.2.3.4.5"])
+def test_a_host_that_is_none_is_named(host, capsys):
+    assert vit(["serve", "--model=tests/workdirs/plain", f"--host={host}", "--port=0"]) == 2
+    assert "cannot be listened on" in capsys.readouterr().err
+
+
 def test_the_index_of_another_model_is_refused(parts, capsys):
     assert vit(["serve", "--model=tests/workdirs/plain", f"--index={parts[1].folder}", "--port=0"]) == 2
     assert "other weights" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def listen(host: str, port: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         made.listen(1024)
-    except (OSError, UnicodeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # the last two for what no host is named
         made.close()
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         remedy = "another program uses it; give another --port, or 0 for a free one" if taken else str(error)
