@@ -190,7 +190,7 @@ CALLS = {
     "resize": {"size": 8}, "resize_small": {"size": 8}, "central_crop": {"size": 8}, "inception_crop": {"size": 8},
     "random_resized_crop": {"size": 8}, "pad_crop": {"size": 8, "padding": 1}, "rotate": {"degrees": 10.0}, "simple_crop": {"size": 8},
     "views": {"views": 2, "crops": 1, "view": "resize(8)", "crop": "resize(4)"}, "maybe": {"prob": 0.5, "spec": "flip"},
-    "patchify": {"patch": 4, "budget": 64}, "color_jitter": {"brightness": 0.3},
+    "patchify": {"patch": 4, "budget": 64}, "fit": {"patch": 4, "budget": 64}, "color_jitter": {"brightness": 0.3},
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from vit_jax.train.build import build
 from vit_jax.train.settings import fill_in
 from vit_jax.types import UserError
 
-NO_RECIPES = {"__init__", "arguments", "common", "imagenet", "stages", "cifar_mini", "scratch"}
+NO_RECIPES = {"__init__", "arguments", "common", "imagenet", "stages", "cifar_mini", "scratch", "towers"}
+# Those with captions, or with images of any shape, are in tests/words/test_recipes.py.
+NO_RECIPES |= {"siglip", "clip", "lit", "cappa", "naflex", "flexivit"}
 # Traced stage by stage by test_labelfree_recipes.py.
 LABELFREE = {
     "mae_i1k",

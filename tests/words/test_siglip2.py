@@ -80,11 +80,11 @@ def test_the_teacher_is_the_student_until_the_late_steps_and_then_its_average(ma
     task, params, state, _ = made
     moved = jax.tree.map(lambda x: x + 1.0, params)
     stats = {name: jnp.zeros((1, 12)) for name in ("center", "patch_center")}
-    early = task.update(moved, state, stats, 3)
+    early = task.update(moved, state, stats, jnp.int32(3))
     assert early["is_late"] == 0
     np.testing.assert_allclose(early["teacher"]["backbone"]["embed"]["bias"], moved["backbone"]["embed"]["bias"])
-    assert [float(task.update(params, state, stats, step)["is_late"]) for step in (6, 7, 8)] == [0, 1, 1]
-    late = task.update(moved, {**state, "is_late": jnp.float32(1)}, stats, 8)
+    assert [float(task.update(params, state, stats, jnp.int32(step))["is_late"]) for step in (6, 7, 8)] == [0, 1, 1]
+    late = task.update(moved, {**state, "is_late": jnp.float32(1)}, stats, jnp.int32(8))
     np.testing.assert_allclose(
         late["teacher"]["backbone"]["embed"]["bias"], params["backbone"]["embed"]["bias"] + 0.001, atol=1e-6
     )

@@ -22,33 +22,8 @@ vit predict --model=hf:google/siglip-base-patch16-224 --texts "a cat" "a dog" ph
 
 def main(argv: Sequence[str]) -> int:
     """Print each image's most probable classes or texts, or its numbers; exit code 1 if an image could not be read."""
-    parser = Parser(prog="vit predict", description=__doc__, examples=EXAMPLES)
-    parser.add_argument(
-        "images", type=path_flag, nargs="*", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
-    )
-    parser.add_argument(
-        "--texts",
-        nargs="+",
-        metavar="TEXT",
-        help="compare with these, by a model of images and texts; files may follow",
-    )
-    parser.add_argument(
-        "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
-    )
-    parser.add_argument(
-        "--top", type=number_flag(Units), default=5, help="how many classes to print for each image; default 5"
-    )
-    parser.add_argument(
-        "--batch_size", type=number_flag(BatchSize), default=32, help="images predicted at once; default 32"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
-    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
-    flags = parser.parse(argv)
-    texts, places = flags.texts or [], flags.images
-    while texts and not flags.images and (stores.is_remote(texts[-1]) or os.path.lexists(path_flag(texts[-1]))):
-        places, texts = [path_flag(texts[-1]), *places], texts[:-1]
-    if not places or (flags.texts and not texts):
-        raise UserError("Give image files or folders" + (" and texts." if flags.texts else ".") + " See --help.")
+    flags = make_parser().parse(argv)
+    texts, places = texts_and_places(flags.texts or [], flags.images)
     paths = list(find_images(places))
 
     from vit_jax import inference
@@ -95,6 +70,51 @@ def main(argv: Sequence[str]) -> int:
                 text = ", ".join(f"{item['label']} {item['prob']:.1%}" for item in top)
             print(json.dumps({"path": path, **result}) if flags.json else line(f"{path}: {text}"), flush=True)
     return 1 if failed else 0
+
+
+def make_parser() -> Parser:
+    """Return the flags of the command."""
+    parser = Parser(prog="vit predict", description=__doc__, examples=EXAMPLES)
+    parser.add_argument(
+        "images", type=path_flag, nargs="*", metavar="FILE_OR_FOLDER", help="image files, or folders to search for them"
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        metavar="TEXT",
+        help="compare with these, by a model of images and texts; files may follow",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
+    )
+    parser.add_argument(
+        "--top", type=number_flag(Units), default=5, help="how many classes to print for each image; default 5"
+    )
+    parser.add_argument(
+        "--batch_size", type=number_flag(BatchSize), default=32, help="images predicted at once; default 32"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    return parser
+
+
+def texts_and_places(texts: list[str], places: list[str]) -> tuple[list[str], list[str]]:
+    """Return the texts and the image files and folders, which follow the texts where there are no others.
+
+    Raises UserError where one kind is missing.
+    """
+    count = len(texts)
+    while texts and len(places) == count - len(texts) and is_place(texts[-1]):
+        places, texts = [os.path.expanduser(texts[-1]), *places], texts[:-1]
+    if not places or (count and not texts):
+        raise UserError("Give image files or folders" + (" and texts." if count else ".") + " See --help.")
+    return texts, places
+
+
+def is_place(text: str) -> bool:
+    """Return whether a text is a path that exists, here or on an object store."""
+    remote = text.startswith(("gs://", "s3://"))
+    return remote or (bool(text) and not stores.is_too_long(text) and os.path.lexists(os.path.expanduser(text)))
 
 
 def find_images(places: Sequence[str]) -> Iterator[str]:

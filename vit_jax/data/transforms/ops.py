@@ -142,6 +142,10 @@ def fit(patch: Units, budget: Units | tuple[Units, ...], method: Method = "bilin
     budgets = (budget,) if isinstance(budget, int) else budget
     if not budgets:
         raise ValueError("expected a budget of at least one patch")
+    if patch**2 * max(budgets) > MAX_PIXELS:
+        raise ValueError(
+            f"expected a budget of at most {MAX_PIXELS} pixels, found {max(budgets)} patches of {patch} x {patch}"
+        )
     return _Fit(patch, budgets, method)
 
 
