@@ -66,6 +66,8 @@ HOMES = {
     "transformers": {"cli"},
     "ray": {"runs"},
     "matplotlib": {"viz"},
+    "pycocotools": {"evals"},
+    "tifffile": {"data"},
     "tensorboardX": {"train"},
     "optuna": {"runs"},
     "wandb": {"train"},

@@ -20,7 +20,8 @@ from vit_jax.checkpoint.transfer.merge import is_untrained_head
 from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source
-from vit_jax.data.decode import decode, from_picture
+from vit_jax.data.bands import image_file, ranges_in
+from vit_jax.data.decode import from_picture
 from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
@@ -34,6 +35,10 @@ from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 Outputs = dict[str, np.ndarray]
 BATCH = 64  # images predicted at once
 
+FieldName = Literal[
+    *("Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "PixelNumbers", "Boxes", "BoxLabels")
+]
+
 # What config.json of a workdir must contain about its model.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
 DATA = {
@@ -42,7 +47,7 @@ DATA = {
     "num_examples": int,
     "preprocess": str,
     "layout": dict[str, tuple[list[int], str]],
-    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "Boxes"]],
+    "fields": dict[str, FieldName],
 }
 
 
@@ -59,7 +64,7 @@ class Predictor:
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
         """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
 
-        needs: the outputs to compute, by default all but the large `tokens`. hidden: keys that predict does not see.
+        needs: the outputs to compute, by default all but the task's large ones. hidden: keys that predict does not see.
         """
         key = None if needs is None else tuple(needs), frozenset(hidden)
         if key not in self._compiled:
@@ -68,7 +73,7 @@ class Predictor:
             def outputs(weights: Weights, batch: dict[str, jax.Array]):
                 seen = {name: x for name, x in batch.items() if name not in unseen}
                 found = self._task.predict(weights, seen)
-                chosen = [name for name in found if name != "tokens"] if needs is None else needs
+                chosen = [name for name in found if name not in self._task.large] if needs is None else needs
                 return batch, {name: found[name] for name in chosen}
 
             whole = sharding.everywhere(self._mesh)
@@ -102,6 +107,7 @@ class Loaded:
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
     the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
     position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
+    task_spec: the config of the task, empty where it is a classifier of published or random weights.
     notes: what was assumed where the source is silent.
     """
 
@@ -115,6 +121,7 @@ class Loaded:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task_spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -260,11 +267,12 @@ class Loaded:
         rows, columns = self.model.grid(self.image_shape[:2])
         return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
-    def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+    def decoded(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
+        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] with the model's channels; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
-            image = decode(read_file(os.path.expanduser(image)), channels)
+            data = read_file(os.path.expanduser(image))
+            image = image_file(lambda: data, channels, ranges_in(self.config)).decode()
         elif isinstance(image, Image.Image):
             image = from_picture(image, channels)
         image = np.asarray(image)
@@ -275,7 +283,15 @@ class Loaded:
             if image.shape[2] != 1:
                 raise UserError(f"The model takes {channels} channels; found an image of shape {image.shape}.")
             image = image.repeat(channels, axis=2)
-        result = self._transforms.image(image)
+        return image
+
+    def example(self, image: Any) -> source.Example:
+        """Return an image as the model takes it under "image", beside what its preprocessing says of it, such as `image_size`."""
+        return self._transforms({"image": self.decoded(image)}, np.random.default_rng(0))
+
+    def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
+        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+        result = self._transforms.image(self.decoded(image))
         if result.shape != self.image_shape:
             raise UserError(
                 f"The model takes images of shape {self.image_shape}; found {result.shape} after its preprocessing "
@@ -336,10 +352,7 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     shapes = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
     steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
     kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
-    fields = {
-        key: kind(class_names) if kind in (source.Label, source.Labels, source.Numbers, source.Segments) else kind()
-        for key, kind in kinds.items()
-    }
+    fields = {key: kind(class_names) if issubclass(kind, source.Named) else kind() for key, kind in kinds.items()}
     task = factory.build_task(
         config["task"], network, class_names=class_names, spec=shapes, fields=fields, steps=steps, trust=trust
     )
@@ -354,7 +367,19 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     )
     known = bool(data.get("names_known", True))
     spec = network | {"num_classes": len(task.class_names)}
-    return Loaded(spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config)
+    return Loaded(
+        spec,
+        task,
+        weights,
+        data["preprocess"],
+        image_shape,
+        class_names,
+        known,
+        posemb,
+        patches,
+        config,
+        config["task"],
+    )
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
@@ -365,31 +390,41 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     image_shape = (*images.size, len(images.mean))
     assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
     names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
-    task, like = _classifier(network, image_shape, names, {"mean": images.mean, "std": images.std})
-    different = trees.differences(source.params, trees.flatten(like))
+    spec = {"type": "classify.Classify", **(source.task or {}), "mean": images.mean, "std": images.std}
+    task, like = _task_of(spec, network, image_shape, names)
+    different = trees.differences(source.params, {_without_params(k): x for k, x in trees.flatten(like).items()})
     if different:
         raise UserError(
             f"{source.origin} does not fit the model it describes:"
             + "".join(factory.first([f"\n  {line}" for line in different]))
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
-    params = jax.device_put(trees.unflatten(like, source.params), everywhere)
+    flat = {name: source.params[_without_params(name)] for name in trees.flatten(like)}
+    weights = jax.device_put(trees.unflatten(like, flat), everywhere)
     notes = [f"Its {len(names)} classes are shown by ImageNet's names, in the order of WordNet ids."] if assumed else []
     return Loaded(
-        network, task, {"params": params}, images.spec, image_shape, names,
+        network, task, weights, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
-        notes=(*source.notes, *notes),
+        task_spec={} if source.task is None else spec, notes=(*source.notes, *notes),
     )  # fmt: skip
 
 
-def _classifier(
-    network: Mapping[str, Any], image_shape: tuple[int, int, int], names: tuple[str, ...], options: Mapping[str, Any]
-) -> tuple[Task, Params]:
-    """Return the task of a classifier, and the shapes of its parameters."""
+def _without_params(name: str) -> str:
+    return name.removeprefix("params/")
+
+
+def _task_of(
+    spec: Mapping[str, Any], network: Mapping[str, Any], image_shape: tuple[int, int, int], names: tuple[str, ...]
+) -> tuple[Task, Weights]:
+    """Return a task on images with labels of these classes, and the shapes of its weights."""
     shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
-    fields = {key: value for key, value in network.items() if key != "num_classes"}
-    task = factory.build_task({"type": "classify.Classify", **options}, fields, class_names=names, spec=shapes)
-    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+    module = {key: value for key, value in network.items() if key != "num_classes"}
+    kinds = {"segments": source.Segments(names), "boxes": source.Boxes(), "box_labels": source.BoxLabels(names)}
+    task = factory.build_task(
+        spec, module, class_names=names, spec=shapes, fields=None if spec["type"] == "classify.Classify" else kinds
+    )
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+    return task, jax.eval_shape(task.evaluated, params, jax.eval_shape(task.init_state, params))[""]
 
 
 def parse_reference(reference: str) -> tuple[str | Path, int | None, str]:
@@ -453,7 +488,7 @@ def _random(variant: str) -> Loaded:
     name = variant if "/" in variant else f"{variant}/16"
     network = fill({"type": "vit.ViT", "variant": name, "num_classes": 1000})
     names, image_shape = tuple(map(str, range(1000))), (224, 224, 3)
-    task, _ = _classifier(network, image_shape, names, {})
+    task, _ = _task_of({"type": "classify.Classify"}, network, image_shape, names)
     shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
     params = jax.jit(lambda: task.init(jax.random.key(0), shapes))()
     spec = "resize_small(256)|central_crop(224)"

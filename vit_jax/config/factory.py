@@ -27,6 +27,7 @@ SEAMS = {
     "model.head": "vit_jax.models.heads",
     "model.rope": "vit_jax.layers.rope",
     "task": "vit_jax.tasks",
+    "task.head": "vit_jax.models.dense_heads",
     "task.mix": "vit_jax.tasks.mixing",
     "task.gram": "vit_jax.tasks.gram",
     "grad": "vit_jax.grads",

@@ -109,6 +109,7 @@ class Pretrained:
       origin: what was read, for messages.
       posemb, patches: how the authors resize position and patch embeddings.
       notes: assumptions made where the source does not say, one sentence each.
+      task: spec of the task where it is no classifier; then params are those of the task, beside "batch_stats/...".
     """
 
     model: dict[str, Any]
@@ -119,3 +120,4 @@ class Pretrained:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     notes: tuple[str, ...] = ()
+    task: dict[str, Any] | None = None

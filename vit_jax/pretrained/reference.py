@@ -60,11 +60,11 @@ def is_published(path: Path) -> bool:
 
 def read(reference: str) -> Pretrained:
     """Read a published model; raise UserError if it is missing, damaged or of an unsupported network."""
-    from vit_jax.pretrained import google, huggingface, swin, timm
+    from vit_jax.pretrained import google, huggingface, swin, timm, upernet, yolos
     from vit_jax.pretrained.tensors import read_arrays
 
     arrays, config, notes = read_arrays(locate(reference))
-    for library in (google, swin, timm, huggingface):
+    for library in (upernet, yolos, google, swin, timm, huggingface):
         if library.matches(arrays, config):
             found = library.read(arrays, config, reference)
             return dataclasses.replace(found, notes=(*notes, *found.notes))

@@ -9,7 +9,7 @@ import re
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.errors
 import jax
@@ -46,12 +46,15 @@ class Task(abc.ABC):
     other tasks have a model without a head (num_classes=0).
 
     decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
-    averaged. Accumulation and pmap refuse a task that is not decomposable.
+    averaged. Accumulation and pmap refuse a task that is not decomposable. measured_by: the evaluator of `vit evaluate` where
+    none is named. large: outputs of `predict` that are computed only where they are asked for by name.
     """
 
     model: nn.Module
     class_names: tuple[str, ...] = ()
     decomposable: bool = False
+    measured_by: ClassVar[str] = "classification"
+    large: ClassVar[tuple[str, ...]] = ("tokens",)
 
     @property
     def constants(self) -> Params:
