@@ -79,6 +79,8 @@ HOMES = {
     "python_multipart": {"serve"},
     "ray": {"runs"},
     "matplotlib": {"viz"},
+    "pycocotools": {"evals"},
+    "tifffile": {"data"},
     "tensorboardX": {"train"},
     "optuna": {"runs"},
     "wandb": {"train"},

@@ -32,7 +32,8 @@ LABELFREE = {
     "dinov2_i1k",
     "dino_cifar",
 }
-RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - NO_RECIPES - set(ARGUMENTS))
+DENSE = {"segment", "detect"}  # built by tests/dense/test_configs.py
+RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - NO_RECIPES - DENSE - set(ARGUMENTS))
 FAKE = {"type": "fake.Fake", "num_examples": 16, "image_size": 40, "num_classes": 1000}
 
 # One run of each, with every kind of model, objective, gradient and update rule among them.

@@ -20,7 +20,8 @@ from vit_jax.checkpoint.transfer.merge import is_untrained_head
 from vit_jax.config import factory
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.data import source, tokenizers
-from vit_jax.data.decode import decode, from_picture
+from vit_jax.data.bands import image_file, ranges_in
+from vit_jax.data.decode import from_picture
 from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
@@ -35,6 +36,11 @@ from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 BATCH = 64  # images predicted at once
 
+FieldName = Literal[
+    *("Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "PixelNumbers", "Boxes", "BoxLabels"),
+    "Tokens",
+]
+
 # What config.json of a workdir must contain about its model.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
 DATA = {
@@ -43,7 +49,7 @@ DATA = {
     "num_examples": int,
     "preprocess": str,
     "layout": dict[str, tuple[list[int], str]],
-    "fields": dict[str, Literal["Field", "Image", "Label", "Labels", "Numbers", "Text", "Tokens", "Segments", "Boxes"]],
+    "fields": dict[str, FieldName],
 }
 
 
@@ -64,7 +70,8 @@ class Loaded:
     spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
     the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
     position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
-    tokenizer, text_length: of a model that compares images with texts. notes: what was assumed where the source is silent.
+    task_spec: the config of the task, empty where it is a classifier of published or random weights. tokenizer, text_length:
+    of a model that compares images with texts. notes: what was assumed where the source is silent.
     """
 
     spec: dict[str, Any]
@@ -77,6 +84,7 @@ class Loaded:
     posemb: PosembMethod = "bilinear"
     patches: PatchMethod = "bilinear"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task_spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokenizer: tokenizers.Tokenizer | None = None
     text_length: int = 0
     notes: tuple[str, ...] = ()
@@ -102,6 +110,11 @@ class Loaded:
         """Whether there is no head, or one that gives every image the same logits."""
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
         return not self.class_names or is_untrained_head(jax.device_get(kernels))
+
+    @property
+    def predicts_parts(self) -> bool:
+        """Whether it predicts parts of images, pixels or boxes, with parameters outside its backbone."""
+        return self.task.measured_by not in ("classification", "regression", "zeroshot")
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -250,11 +263,12 @@ class Loaded:
         rows, columns = self.model.grid(self.image_shape[:2])
         return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
-    def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+    def decoded(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
+        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] with the model's channels; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
-            image = decode(read_file(os.path.expanduser(image)), channels)
+            data = read_file(os.path.expanduser(image))
+            image = image_file(lambda: data, channels, ranges_in(self.config)).decode()
         elif isinstance(image, Image.Image):
             image = from_picture(image, channels)
         image = np.asarray(image)
@@ -265,7 +279,15 @@ class Loaded:
             if image.shape[2] != 1:
                 raise UserError(f"The model takes {channels} channels; found an image of shape {image.shape}.")
             image = image.repeat(channels, axis=2)
-        result = self._transforms.image(image)
+        return image
+
+    def example(self, image: Any) -> source.Example:
+        """Return an image as the model takes it under "image", beside what its preprocessing says of it, such as `image_size`."""
+        return self._transforms({"image": self.decoded(image)}, np.random.default_rng(0))
+
+    def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
+        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+        result = self._transforms.image(self.decoded(image))
         if result.shape != self.image_shape:
             raise UserError(
                 f"The model takes images of shape {self.image_shape}; found {result.shape} after its preprocessing "
@@ -327,10 +349,7 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     shapes = with_image_shape(layout, image_shape[2])
     steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
     kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
-    fields = {
-        key: kind(class_names) if kind in (source.Label, source.Labels, source.Numbers, source.Segments) else kind()
-        for key, kind in kinds.items()
-    }
+    fields = {key: kind(class_names) if issubclass(kind, source.Named) else kind() for key, kind in kinds.items()}
     task = factory.build_task(
         config["task"], network, class_names=class_names, spec=shapes, fields=fields, steps=steps, trust=trust
     )
@@ -350,7 +369,8 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     tokenizer = tokenizers.read(str(path / tokenizers.FILE)) if texts else None
     spec = network | {"num_classes": len(task.class_names)}
     return Loaded(
-        spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config, tokenizer, length
+        spec, task, weights, data["preprocess"], image_shape, class_names, known, posemb, patches, config, config["task"],
+        tokenizer, length,
     )  # fmt: skip
 
 
@@ -362,54 +382,51 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     image_shape = (*images.size, len(images.mean))
     assumed = None if source.class_names else imagenet.class_names(network["num_classes"])
     names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
-    options = {"mean": images.mean, "std": images.std}
-    if source.task is None:
-        task, like = _classifier(network, image_shape, names, options)
-    else:
-        task, like = _towers(network, image_shape, source.task)
-    different = trees.differences(source.params, trees.flatten(like))
+    spec = {"type": "classify.Classify", **(source.task or {}), "mean": images.mean, "std": images.std}
+    task, like = _task_of(spec, network, image_shape, names)
+    different = trees.differences(source.params, {_without_params(k): x for k, x in trees.flatten(like).items()})
     if different:
         raise UserError(
             f"{source.origin} does not fit the model it describes:"
             + "".join(factory.first([f"\n  {line}" for line in different]))
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
-    params = jax.device_put(trees.unflatten(like, source.params), everywhere)
+    flat = {name: source.params[_without_params(name)] for name in trees.flatten(like)}
+    weights = jax.device_put(trees.unflatten(like, flat), everywhere)
     notes = [f"Its {len(names)} classes are shown by ImageNet's names, in the order of WordNet ids."] if assumed else []
     return Loaded(
-        network, task, {"params": params}, images.spec, image_shape, names,
+        network, task, weights, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
-        tokenizer=_tokenizer_of(source), text_length=0 if source.task is None else source.task["text"]["length"],
-        notes=(*source.notes, *notes),
+        task_spec={} if source.task is None else spec, tokenizer=_tokenizer_of(source),
+        text_length=spec["text"]["length"] if "text" in spec else 0, notes=(*source.notes, *notes),
     )  # fmt: skip
-
-
-def _towers(
-    network: Mapping[str, Any], image_shape: tuple[int, int, int], config: Mapping[str, Any]
-) -> tuple[Task, Params]:
-    """Return the task of a published pair of towers, and the shapes of its parameters."""
-    text = jax.ShapeDtypeStruct((config["text"]["length"],), "int32")
-    shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8"), "text": text}
-    fields = {key: value for key, value in network.items() if key != "num_classes"}
-    task = factory.build_task(config, fields, class_names=(), spec=shapes)
-    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
 
 
 def _tokenizer_of(source: Pretrained) -> tokenizers.Tokenizer | None:
     """Return the tokenizer beside a published pair of towers, if there is one."""
-    if source.task is None or source.folder is None or not tokenizers.is_in(source.folder):
+    if "text" not in (source.task or {}) or source.folder is None or not tokenizers.is_in(source.folder):
         return None
     return tokenizers.read(str(source.folder))
 
 
-def _classifier(
-    network: Mapping[str, Any], image_shape: tuple[int, int, int], names: tuple[str, ...], options: Mapping[str, Any]
-) -> tuple[Task, Params]:
-    """Return the task of a classifier, and the shapes of its parameters."""
+def _without_params(name: str) -> str:
+    return name.removeprefix("params/")
+
+
+def _task_of(
+    spec: Mapping[str, Any], network: Mapping[str, Any], image_shape: tuple[int, int, int], names: tuple[str, ...]
+) -> tuple[Task, Weights]:
+    """Return a task on images with texts, or with labels of these classes, and the shapes of its weights."""
     shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
-    fields = {key: value for key, value in network.items() if key != "num_classes"}
-    task = factory.build_task({"type": "classify.Classify", **options}, fields, class_names=names, spec=shapes)
-    return task, jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+    kinds: dict[str, source.Field] | None = None
+    if "text" in spec:
+        shapes["text"] = jax.ShapeDtypeStruct((spec["text"]["length"],), "int32")
+    elif spec["type"] != "classify.Classify":
+        kinds = {"segments": source.Segments(names), "boxes": source.Boxes(), "box_labels": source.BoxLabels(names)}
+    module = {key: value for key, value in network.items() if key != "num_classes"}
+    task = factory.build_task(spec, module, class_names=names, spec=shapes, fields=kinds)
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), shapes))
+    return task, jax.eval_shape(task.evaluated, params, jax.eval_shape(task.init_state, params))[""]
 
 
 def parse_reference(reference: str) -> tuple[str | Path, int | None, str]:
@@ -473,7 +490,7 @@ def _random(variant: str) -> Loaded:
     name = variant if "/" in variant else f"{variant}/16"
     network = fill({"type": "vit.ViT", "variant": name, "num_classes": 1000})
     names, image_shape = tuple(map(str, range(1000))), (224, 224, 3)
-    task, _ = _classifier(network, image_shape, names, {})
+    task, _ = _task_of({"type": "classify.Classify"}, network, image_shape, names)
     shapes = {"image": jax.ShapeDtypeStruct(image_shape, "uint8")}
     params = jax.jit(lambda: task.init(jax.random.key(0), shapes))()
     spec = "resize_small(256)|central_crop(224)"

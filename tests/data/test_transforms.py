@@ -23,6 +23,8 @@ GEOMETRIC = {
     "resize": "resize((30, 50))",
     "resize_small": "resize_small(60)",
     "fit": "fit(8, 30)",
+    "resize_inside": "resize_inside((60, 50))",
+    "scale_crop": "scale_crop((36, 40), 0.7, 1.6)",
     "central_crop": "central_crop((34, 28))",
     "flip": "flip",
     "rotate": "rotate(30)",
@@ -62,17 +64,18 @@ def test_one_draw_moves_image_segments_and_boxes_alike(name):
         found = transforms(scene(), np.random.default_rng(seed))
         image, segments, (box,) = found["image"], found["segments"], found["boxes"]
         assert image.shape[:2] == segments.shape
-        assert set(np.unique(segments)) <= {0, 1}
+        assert set(np.unique(segments)) <= {0, 1, 255}
         seen.add(segments.tobytes())
         # They may differ in the pixels at the edge, which the image interpolates.
-        assert np.mean((image[:, :, 0] > 127) != segments) < 0.03
-        rows, columns = np.nonzero(segments)
+        assert np.mean((image[:, :, 0] > 127) != (segments == 1)) < 0.03
+        assert not (segments == 255).any() or name in ("rotate", "scale_crop")
+        rows, columns = np.nonzero(segments == 1)
         if not len(rows):
             continue
         tolerance = 1.5 if name == "rotate" else 1.0
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(box, expected, atol=tolerance * max(1, image.shape[0] / 20))
-    assert (len(seen) > 1) == (name not in ("resize", "resize_small", "fit", "central_crop"))
+    assert (len(seen) > 1) == (name not in ("resize", "resize_small", "resize_inside", "fit", "central_crop"))
 
 
 @pytest.mark.parametrize("spec", [*GEOMETRIC.values(), "resize(48)|rotate(20)|inception_crop(32)|flip"])
@@ -243,13 +246,26 @@ class Drawn(Encoded):
         return scene(box=(8, 9, 12 + self._index, 30))["segments"]
 
 
+class Boxless(Scenes):
+    def __init__(self):
+        super().__init__(fields={key: field for key, field in FIELDS.items() if key != "boxes"})
+
+    def __getitem__(self, index):
+        return {key: value for key, value in super().__getitem__(index).items() if key != "boxes"}
+
+
 def test_segments_follow_their_image_on_the_devices():
-    data = ResidentData(Scenes(), "flip|pad_crop((40, 48), 4)", 20, seed=0)
+    data = ResidentData(Boxless(), "flip|pad_crop((40, 48), 4)", 20, seed=0)
     ((_, places),) = data.from_step(0, 1)
     arrays, index = jax.tree.map(jax.numpy.asarray, (data.device_arrays, places))
     found = jax.device_get(data.fetch(arrays, index, jax.random.key(3)))
     np.testing.assert_array_equal(found["image"][..., 0], 255 * found["segments"])
     assert (found["segments"] != data.device_arrays["segments"][places["index"]]).any()
+
+
+def test_boxes_are_refused_on_the_devices_which_would_leave_them_behind():
+    with pytest.raises(UserError, match=r"not 'boxes'; leave data\.resident unset"):
+        ResidentData(Scenes(), "flip", 20, seed=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

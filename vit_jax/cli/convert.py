@@ -90,7 +90,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Write a loaded model in a format; return notes on what the format cannot express."""
     from vit_jax import trees
     from vit_jax.checkpoint import workdir
-    from vit_jax.pretrained import google, huggingface, swin, timm
+    from vit_jax.pretrained import google, huggingface, swin, timm, upernet, yolos
     from vit_jax.pretrained.pretrained import from_spec
 
     if hasattr(loaded.task, "text"):
@@ -101,8 +101,10 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
     if to == "workdir":
         own = trees.flatten(loaded.weights["params"])
-        # Of a task with more than the backbone, such as a decoder, the backbone alone is written.
-        task = loaded.config.get("task") if own.keys() == params.keys() else None
+        # Of a task with more than the backbone, such as a decoder, the backbone alone is written, unless it is used in prediction.
+        if loaded.predicts_parts:
+            params = {name: np.asarray(leaf) for name, leaf in own.items()}
+        task = loaded.task_spec if own.keys() == params.keys() else None
         task = task or {"type": "classify.Classify", "mean": mean, "std": std}
         config = {"model": loaded.spec, "task": task, "data": {}, "evals": {}}
         data = {
@@ -112,6 +114,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
             "num_examples": 0,
             "preprocess": loaded.preprocess_spec,
             "init": {"posemb": loaded.posemb, "patches": loaded.patches},
+            **fields_of(loaded),
         }
         state = trees.flatten({key: tree for key, tree in loaded.weights.items() if key != "params"})
         workdir.write_model(out, config, data, params, state)
@@ -121,6 +124,17 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if preprocessing is None:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
         notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
+    if loaded.predicts_parts and to == "hf":
+        whole = {name: np.asarray(leaf, np.float32) for name, leaf in trees.flatten(loaded.weights["params"]).items()}
+        whole |= {
+            name: np.asarray(leaf)
+            for name, leaf in trees.flatten(loaded.weights).items()
+            if not name.startswith("params/")
+        }
+        module = {"Segment": upernet, "Detect": yolos}.get(type(loaded.task).__name__)
+        if module is None:
+            raise UserError(f"transformers has no network for {type(loaded.task).__name__}; use --to=workdir.")
+        return notes + module.write(out, loaded.spec, loaded.task_spec, whole, preprocessing, loaded.class_names)
     writer: Callable[..., list[str]] = {"npz": google, "timm": timm, "hf": huggingface}[to].write
     if loaded.spec["type"] == "swin.Swin" and to in LIBRARIES:
         writer = functools.partial(swin.write, library=LIBRARIES[to])
@@ -163,14 +177,29 @@ def write_towers(loaded: Any, out: Path, to: str) -> list[str]:
     return notes + writers[to](out, loaded.spec, task, params, images)
 
 
+def fields_of(loaded: Any) -> dict[str, Any]:
+    """Return what a record says of the examples of a task that predicts parts of images."""
+    kinds = getattr(loaded.task, "fields", None)
+    if not loaded.predicts_parts or not kinds:
+        return {}
+    layout = {"image": (loaded.image_shape, "uint8")}
+    return {"layout": layout, "fields": {key: type(field).__name__ for key, field in kinds.items()}}
+
+
+def outputs_of(loaded: Any, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return outputs of images, those of several names side by side."""
+    found = loaded.predictor(loaded.weights, {"image": images}, names)[1]
+    return np.concatenate([np.asarray(found[name]) for name in names], axis=-1)
+
+
 def check(loaded: Any, out: Path, to: str) -> bool:
     """Compare the written model with the original on random images, here and in the target library; print the result.
 
     An untrained head gives the same logits whatever the network, so then the features before it are compared.
     """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
-    output = "features" if loaded.has_untrained_head else "logits"
-    expected = loaded(images)[output]
+    names = compared(loaded, to)
+    output, expected = " and ".join(names), outputs_of(loaded, images, names)
     tolerance = TOLERANCE * max(float(expected.std()), 1e-6)
 
     def compare(reader: str, found: np.ndarray) -> bool:
@@ -183,11 +212,11 @@ def check(loaded: Any, out: Path, to: str) -> bool:
             )
         return difference <= tolerance
 
-    is_same = compare("vit_jax", _read_back(loaded, out, to)(images)[output])
+    is_same = compare("vit_jax", outputs_of(_read_back(loaded, out, to), images, names))
     library = LIBRARIES.get(to)
     if library and output == "features":
         print(f"SKIPPED: {library}; the head is untrained, so its logits would not show a difference")
-    elif library and (load := _loader(library)):
+    elif library and (load := _loader(library, type(loaded.task).__name__)):
         import jax.numpy as jnp
 
         from vit_jax.tasks.task import normalize
@@ -205,6 +234,13 @@ def check(loaded: Any, out: Path, to: str) -> bool:
     return is_same
 
 
+def compared(loaded: Any, to: str) -> tuple[str, ...]:
+    """Return the outputs that show whether a written model is the same."""
+    if loaded.predicts_parts and to in ("hf", "workdir"):
+        return ("box_logits", "box_outputs") if loaded.task.measured_by == "coco_map" else ("pixel_outputs",)
+    return ("features",) if loaded.predicts_parts or loaded.has_untrained_head else ("logits",)
+
+
 def _read_back(loaded: Any, out: Path, to: str) -> Any:
     """Load the written model; fields and normalization that a .npz does not contain are taken from the original."""
     from vit_jax import inference
@@ -216,7 +252,7 @@ def _read_back(loaded: Any, out: Path, to: str) -> Any:
     return dataclasses.replace(copy, task=dataclasses.replace(loaded.task, model=copy.model))
 
 
-def _loader(library: str) -> Callable[[Path], Any] | None:
+def _loader(library: str, task: str) -> Callable[[Path], Any] | None:
     """Return a function that loads a folder in the library, or None, with a message, if it cannot be imported."""
     try:
         if library == "timm":
@@ -224,18 +260,25 @@ def _loader(library: str) -> Callable[[Path], Any] | None:
 
             return lambda out: timm.create_model(f"local-dir:{out}", pretrained=True)
         # transformers imports its models only when they are accessed.
-        from transformers import AutoModelForImageClassification, ViTForImageClassification  # noqa: F401
+        import transformers
+        from transformers import ViTForImageClassification  # noqa: F401
 
-        return lambda out: AutoModelForImageClassification.from_pretrained(str(out))
+        name = {"Segment": "UperNetForSemanticSegmentation", "Detect": "YolosForObjectDetection"}.get(
+            task, "AutoModelForImageClassification"
+        )
+        return lambda out: getattr(transformers, name).from_pretrained(str(out))
     except (ImportError, RuntimeError) as error:
         print(f"SKIPPED: {library} cannot be imported ({str(error).partition(chr(10))[0][:100]})")
         return None
 
 
 def _torch_logits(model: Any, pixels: np.ndarray) -> np.ndarray:
-    """Compute the logits of a PyTorch model for normalized images [b, c, h, w]."""
+    """Compute the logits of a PyTorch model, and the boxes of a detector, for normalized images [b, c, h, w]."""
     import torch
 
     with torch.no_grad():
         outputs = model.eval()(torch.from_numpy(pixels.copy()))
-    return getattr(outputs, "logits", outputs).numpy()
+    logits = getattr(outputs, "logits", outputs).numpy()
+    if logits.ndim == 4:  # of pixels
+        return logits.transpose(0, 2, 3, 1)
+    return np.concatenate([logits, outputs.pred_boxes.numpy()], axis=-1) if logits.ndim == 3 else logits

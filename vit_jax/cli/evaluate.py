@@ -100,7 +100,7 @@ def make_parser() -> Parser:
         "--data",
         required=True,
         metavar="SOURCE",
-        help="digits, folder:PATH, table:FILE, pairs:PATH, tfds:NAME or your own MODULE:SOURCE",
+        help="digits, folder:PATH, table:FILE, pairs:PATH, tfds:NAME, segments:PATH, coco:PATH or your own MODULE:SOURCE",
     )
     parser.add_argument("--split", help="such as test, val, train[:90%%]; default: the test images")
     parser.add_argument("--label_key", metavar="KEY", help="the feature of tfds:NAME with the labels; default: label")
@@ -145,12 +145,10 @@ def default_of(loaded: Any, flags: Any, images: Images) -> str:
     """Return the evaluator of the model's task, or of data with several labels."""
     from vit_jax.data.source import Labels
 
-    if loaded.config.get("task", {}).get("type", "").endswith("Regress"):
-        return "regression"
     if flags.data.startswith("pairs:"):
         return "retrieval"
-    if loaded.tokenizer is not None:
-        return "zeroshot"
+    if loaded.task.measured_by != "classification":
+        return loaded.task.measured_by
     # Only in these may an image have several labels.
     several = flags.data.startswith(("table:", "tfds:")) and any(
         isinstance(field, Labels) for field in images(flags.data, flags.split).fields.values()
@@ -221,7 +219,7 @@ def make_evaluator(
             )
         if loaded.has_untrained_head:
             remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy is meaningless")
-    if not target.own_classes:
+    if not target.own_classes and source.class_names:
         names = loaded.class_names
         if not loaded.names_known and source.class_names != names and len(source.class_names) == len(names):
             remarks.append("note: the model does not name its classes; they are assumed to be the data's, in order")

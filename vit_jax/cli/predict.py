@@ -1,4 +1,4 @@
-"""Classify images, or compare them with texts: vit predict --model=REF [--texts TEXT...] FILE_OR_FOLDER... [--top=5]."""
+"""Predict classes, numbers, masks or boxes of images, or compare them with texts: vit predict --model=REF FILE_OR_FOLDER..."""
 
 import json
 import os
@@ -9,35 +9,78 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.cli.command import Parser, number_flag, output_folder, path_flag
 from vit_jax.printable import line
-from vit_jax.types import BatchSize, Units, UserError
+from vit_jax.types import BatchSize, Fraction, Units, UserError
 
 EXAMPLES = """
 vit predict --model=workdirs/photos photo.jpg more_photos/ --top=3
+vit predict --model=workdirs/scenes street/ --out=masks
+vit predict --model=workdirs/detector street/ --annotations=val.json --least_score=0.3
 vit predict --model=hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k photo.jpg --json
 vit predict --model=hf:google/siglip-base-patch16-224 --texts "a cat" "a dog" photo.jpg
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print each image's most probable classes or texts, or its numbers; exit code 1 if an image could not be read."""
+    """Print each image's most probable classes, texts or numbers, or write its mask; exit code 1 if one could not be read."""
     flags = make_parser().parse(argv)
     texts, places = texts_and_places(flags.texts or [], flags.images)
     paths = list(find_images(places))
 
     from vit_jax import inference
-    from vit_jax.data.source import UnreadableImage
 
     loaded = inference.load(flags.model, trust=flags.trust)
+    for note in loaded.notes:
+        print(f"note: {line(note)}", file=sys.stderr)
+    if loaded.predicts_parts:
+        return predict_files(loaded, flags, paths)
+    if flags.out is not None:
+        raise UserError(f"--out={flags.out} is for predictions of pixels or boxes; {flags.model} predicts images.")
+    return predict_images(loaded, flags, paths, texts)
+
+
+def predict_files(loaded: Any, flags: Any, paths: Sequence[str]) -> int:
+    """Write what is predicted for the pixels or boxes of each image, and print where; return the exit code."""
+    from vit_jax.explain import pictures
+
+    out = output_folder("--out", flags.out or "predictions")
+    names, images, examples, unreadable = pictures.read(loaded, paths)
+    for path, reason in unreadable.items():
+        print(f"unreadable: {line(path)}: {line(reason)}", file=sys.stderr)
+    given = (loaded, names, images, examples, min(flags.batch_size, len(paths)), out)
+    finds_boxes = loaded.task.measured_by == "coco_map"
+    if flags.annotations is not None and not finds_boxes:
+        raise UserError(f"--annotations={flags.annotations} is for detectors; {flags.model} predicts pixels.")
+    written = (
+        pictures.write_boxes(*given, flags.annotations, flags.least_score) if finds_boxes else pictures.write(*given)
+    )
+    for path, result in written:
+        print(json.dumps({"path": path, **result}) if flags.json else line(f"{path}: {in_words(result)}"), flush=True)
+    return 1 if unreadable else 0
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """Return what was predicted for an image in one line."""
+    if "boxes" in result:
+        found = ", ".join(f"{box['label']} {box['score']:.0%}" for box in result["boxes"][:5])
+        return f"{len(result['boxes'])} boxes{': ' * bool(found)}{found}; {result['picture']}"
+    if "classes" in result:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in list(result["classes"].items())[:5])
+        return f"{shares}; {result['mask']}"
+    return f"{result['least']:g} to {result['most']:g}; {result['numbers']}"
+
+
+def predict_images(loaded: Any, flags: Any, paths: Sequence[str], texts: Sequence[str]) -> int:
+    """Print the classes, texts or numbers of each image; return the exit code."""
+    from vit_jax.data.source import UnreadableImage
+
     embedding = loaded.embed_texts(texts) if texts else None
     if embedding is None and loaded.has_untrained_head:
         raise UserError(
             f"{flags.model} cannot classify: it has {'an untrained head' if loaded.class_names else 'no head'}. "
             "Fine-tune it first: python -m vit_jax.main --config=configs/finetune.py:model=...,data=..."
         )
-    for note in loaded.notes:
-        print(f"note: {line(note)}", file=sys.stderr)
     failed = 0
     for start in range(0, len(paths), flags.batch_size):
         images, readable = [], []
@@ -92,6 +135,21 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--batch_size", type=number_flag(BatchSize), default=32, help="images predicted at once; default 32"
+    )
+    parser.add_argument(
+        "--out",
+        type=path_flag,
+        metavar="DIR",
+        help="of predictions for pixels or boxes: a folder; default: predictions",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=path_flag,
+        metavar="FILE",
+        help="of a detector: a file of COCO's format, whose ids boxes.json has",
+    )
+    parser.add_argument(
+        "--least_score", type=number_flag(Fraction), default=0.5, help="of the boxes to draw and print; default 0.5"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

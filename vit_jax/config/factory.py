@@ -28,6 +28,7 @@ SEAMS = {
     "model.rope": "vit_jax.layers.rope",
     "task": "vit_jax.tasks",
     "task.text": "vit_jax.models",
+    "task.head": "vit_jax.models.dense_heads",
     "task.mix": "vit_jax.tasks.mixing",
     "task.gram": "vit_jax.tasks.gram",
     "grad": "vit_jax.grads",

@@ -2,11 +2,11 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Float32, Integer, UInt8
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from vit_jax.data.source import Draw, UnreadableImage, cut
@@ -51,6 +51,76 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on damaged bytes
         raise UnreadableImage(_reason(error)) from error
     return _upright(pixels, exif_orientation(exif)) if exif else pixels
+
+
+def decode_labels(data: bytes) -> Integer[np.ndarray, "h w"]:
+    """Decode a mask to the numbers in its file: palette positions, samples of up to 16 bits, or 65536 r + 256 g + b.
+
+    EXIF orientation is applied as for images. Raises UnreadableImage as `decode` does, and for other kinds of pixels.
+    """
+
+    def labels(image: Image.Image) -> np.ndarray:
+        if image.mode in ("RGB", "RGBA"):
+            return np.asarray(image)[:, :, :3].astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+        if image.mode == "LA":
+            image = image.getchannel(0)
+        if image.mode in ("1", "P", "L", "I") or image.mode.startswith("I;16"):
+            return np.asarray(image) if image.mode != "1" else np.asarray(image).astype(np.uint8)
+        raise UnreadableImage(f"a mask of mode {image.mode}, expected a palette, grey levels or RGB")
+
+    return _decoded_samples(data, labels)
+
+
+def decode_numbers(data: bytes) -> Float32[np.ndarray, "h w"]:
+    """Decode a map of one number for each pixel: a .npy file, or grey levels of 8, 16 or 32 bits, unscaled.
+
+    Raises UnreadableImage.
+    """
+    if data[:6] == b"\x93NUMPY":
+        try:
+            found = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UnreadableImage(_reason(error)) from error
+        if found.ndim != 2 or found.dtype.kind not in "iuf":
+            raise UnreadableImage(f"an array of shape {found.shape} and dtype {found.dtype}, expected numbers [h, w]")
+        check_size(*found.shape)
+        return found.astype(np.float32)
+
+    def numbers(image: Image.Image) -> np.ndarray:
+        if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
+            return np.asarray(image, np.float32)
+        raise UnreadableImage(f"pixels of mode {image.mode}, expected one number each")
+
+    return _decoded_samples(data, numbers)
+
+
+def _decoded_samples(data: bytes, samples: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Open a file, and return its samples as they are, upright."""
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        with _opened(data) as file:
+            file.load()
+            exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            pixels = samples(file)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # see decode
+        raise UnreadableImage(_reason(error)) from error
+    return _upright(pixels[:, :, None], exif_orientation(exif))[:, :, 0] if exif else pixels
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return the height and width of an upright image from its header; raises UnreadableImage."""
+    try:
+        with _opened(data) as file:
+            exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            turned = exif_orientation(exif) >= 5 if exif else False
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # see decode
+        raise UnreadableImage(_reason(error)) from error
 
 
 def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
@@ -161,17 +231,23 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
-        raise UnreadableImage("the PNG file is truncated")
-    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as file:
-        check_size(file.height, file.width)
-        if file.format == "TIFF":  # a tile may be larger than the image, and is decoded whole
-            check_size(*(int(file.tag_v2.get(tag, 1)) for tag in (TILE_HEIGHT, TILE_WIDTH)))  # type: ignore[attr-defined]
+    with _opened(data) as file:
         file.load()
         exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
         # Pillow assumes that every CMYK JPEG is inverted, but only Adobe's are.
         plain_inks = file.mode == "CMYK" and file.format == "JPEG" and "adobe" not in file.info
         return _from_pillow(ImageChops.invert(file) if plain_inks else file, channels), exif
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Open an image file, whose pixels are not decoded yet, after checking its size."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
+        raise UnreadableImage("the PNG file is truncated")
+    file = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+    check_size(file.height, file.width)
+    if file.format == "TIFF":  # a tile may be larger than the image, and is decoded whole
+        check_size(*(int(file.tag_v2.get(tag, 1)) for tag in (TILE_HEIGHT, TILE_WIDTH)))  # type: ignore[attr-defined]
+    return file
 
 
 def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:

@@ -7,7 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.source import Draw, Encoded, Example, Image, Label, Segments, Source, UnreadableImage, cut
+from vit_jax.data.source import (
+    FILLS,
+    Boxes,
+    BoxLabels,
+    Draw,
+    Encoded,
+    Example,
+    Image,
+    Label,
+    Source,
+    UnreadableImage,
+    cut,
+)
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.printable import line
 from vit_jax.types import UserError
@@ -107,11 +119,14 @@ class Examples:
             if found.get(key) == layout.get(key):
                 continue
             field = self._transforms.fields.get(key)
-            remedy = (
-                "end the preprocessing with a resize or crop to a fixed size"
-                if isinstance(field, Image | Segments)
-                else f"pad it to a fixed length in the source, or leave it out with drop({key!r})"
-            )
+            if getattr(field, "own_size", False):
+                remedy = "give own_size a size that all images fit into"
+            elif isinstance(field, (Image, *FILLS)):
+                remedy = "end the preprocessing with a resize or crop to a fixed size"
+            elif isinstance(field, Boxes | BoxLabels):
+                remedy = f"end the preprocessing with pad_boxes(100), or leave it out with drop({key!r})"
+            else:
+                remedy = f"pad it to a fixed length in the source, or leave it out with drop({key!r})"
             here, there = (f"{tuple(x[key].shape)} {x[key].dtype}" if key in x else "nothing" for x in (found, layout))
             raise UserError(
                 f"Found {here} as {key!r} of {line(self.source.name(index))} after preprocessing, expected {there} as for the "

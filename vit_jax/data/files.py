@@ -53,9 +53,9 @@ class LeftOut:
         return ", ".join(kinds) + (f"; for example {line(example)}" if example else "")
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
     """Return whether a file's name is that of an image."""
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(endings)
 
 
 def is_hidden(name: str) -> bool:
@@ -99,14 +99,14 @@ def _is_above(folder: str, other: str) -> bool:
     return f"{os.path.realpath(other)}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
-def find_images(root: str, left_out: LeftOut) -> list[str]:
-    """Return the sorted paths, relative to `root`, of the images at any depth; count the other files in `left_out`.
+def find_images(root: str, left_out: LeftOut, endings: tuple[str, ...] = ENDINGS) -> list[str]:
+    """Return the sorted paths, relative to `root`, of the files with these endings at any depth; count others in `left_out`.
 
     See `children` for what is hidden. A folder is searched once, however many links lead to it. Raises UserError for a folder
     that cannot be read.
     """
     if stores.is_remote(root):
-        return _find_objects(root, left_out)
+        return _find_objects(root, left_out, endings)
     images: list[str] = []
     visited: set[str] = set()
     folders, links = collections.deque([root]), collections.deque[str]()
@@ -126,20 +126,20 @@ def find_images(root: str, left_out: LeftOut) -> list[str]:
         for path in (os.path.join(folder, name) for name in below):
             (links if os.path.islink(path) else folders).append(path)
         for path in (os.path.join(folder, name) for name in files):
-            if is_image(path):
+            if is_image(path, endings):
                 images.append(os.path.relpath(path, root))
             else:
                 left_out.add(path)
     return sorted(images)
 
 
-def _find_objects(root: str, left_out: LeftOut) -> list[str]:
+def _find_objects(root: str, left_out: LeftOut, endings: tuple[str, ...]) -> list[str]:
     images = []
     for name, info in stores.entries(root).items():
         path = stores.join_url(root, name) if name else root
         if any(map(is_hidden, name.split("/"))):
             left_out.add(path, HIDDEN)
-        elif not is_image(path):
+        elif not is_image(path, endings):
             left_out.add(path)
         elif info.size > stores.MAX_BYTES:
             left_out.add(path, "too large for an image")

@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `pairs:PATH`, `tfds:NAME`, or your `MODULE:SOURCE`."""
+"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `pairs:PATH`, `segments:PATH`, ... or your own."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config.factory import build, call, parameters, resolve
-from vit_jax.data.source import Example, Label, Labels, Numbers, Source, normalized
+from vit_jax.data.source import IGNORED, BoxLabels, Encoded, Example, Named, Segments, Source, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.pairs import Pairs
@@ -15,7 +15,13 @@ from vit_jax.data.sources.table import Table
 from vit_jax.data.sources.tfds import Tfds
 from vit_jax.types import UserError
 
-KINDS = ("digits", "folder:PATH", "table:FILE.csv", "pairs:PATH", "tfds:NAME", "MODULE:SOURCE")
+KINDS = (
+    *("digits", "folder:PATH", "table:FILE.csv", "pairs:PATH", "tfds:NAME", "segments:PATH", "coco:PATH"),
+    "MODULE:SOURCE",
+)
+
+# Sources below one folder, whose other arguments are those of the model's training.
+SOURCES = {"segments": "segments.SegmentFolder", "coco": "coco.Coco"}
 
 
 def open_source(
@@ -34,7 +40,7 @@ def open_source(
         own = "path" in trained_on and _real(str(trained_on["path"])) == _real(place)
         order = ("test", "val", "all", "train") if own else ("all", "test", "val", "train")
         found = splits_of(place)
-        holdout = {key: trained_on[key] for key in ("holdout", "split_seed") if key in trained_on}
+        holdout = {key: trained_on[key] for key in ("holdout", "split_seed", "bands") if key in trained_on}
         split = split or next(s for s in order if s in found)
         return call("data.source", Folder, {"path": place, "split": split, "channels": channels, **holdout})
     if kind == "table" and place:
@@ -47,6 +53,12 @@ def open_source(
     if kind == "tfds" and place:
         where = {key: trained_on[key] for key in ("data_dir", "image_key", "label_key") if key in trained_on}
         return call("data.source", Tfds, {"name": place, "split": split or "test", "channels": channels, **where})
+    if kind in SOURCES and place:
+        type_name = str(trained_on.get("type", ""))
+        name = type_name if type_name.startswith(f"{kind}.") else SOURCES[kind]
+        target = resolve(name, "vit_jax.data.sources", "--data")
+        same = {key: value for key, value in trained_on.items() if key in parameters(target)}
+        return call("data.source", target, same | {"path": place, "split": split or "val", "channels": channels})
     if "." in kind or (place and place.isidentifier()):
         target = resolve(reference, "vit_jax.data.sources", "--data")
         return build(
@@ -76,10 +88,14 @@ class Relabelled(Source):
             )
         self.source = source
         self._key, field = next(
-            (key, field) for key, field in source.fields.items() if isinstance(field, Label | Labels | Numbers)
+            (key, field)
+            for key, field in source.fields.items()
+            if isinstance(field, Named) and field.class_names == source.class_names
         )
         self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
+        self._table = np.arange(IGNORED + 1)
+        self._table[: len(self._labels)] = self._labels
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,6 +103,10 @@ class Relabelled(Source):
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]
         label = example[self._key]
+        if isinstance(self.fields[self._key], Segments):
+            return {**example, self._key: _Relabelled(label, self._table.astype(np.uint8))}
+        if isinstance(self.fields[self._key], BoxLabels):
+            return {**example, self._key: np.where(label < 0, label, self._table[label])}
         if not isinstance(label, np.ndarray):
             return {**example, self._key: self._labels[label]}
         numbers = np.zeros(len(self.class_names), np.float32)
@@ -95,3 +115,13 @@ class Relabelled(Source):
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+
+class _Relabelled(Encoded):
+    """The classes of pixels, changed by a table."""
+
+    def __init__(self, segments: Encoded | np.ndarray, table: np.ndarray):
+        self._segments, self._table = segments, table
+
+    def decode(self) -> np.ndarray:
+        return self._table[self._segments.decode() if isinstance(self._segments, Encoded) else self._segments]

@@ -2,12 +2,13 @@
 
 import abc
 import dataclasses
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 Example = dict[str, Any]
 # (left, top, right, bottom) in whole pixels of the upright image.
@@ -16,8 +17,8 @@ Box = tuple[int, int, int, int]
 Draw = Callable[[int, int], Box]
 
 
-def cut(image: UInt8[np.ndarray, "h w c"], box: Box) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Return the part of an image inside a box."""
+def cut(image: Shaped[np.ndarray, "h w ..."], box: Box) -> Shaped[np.ndarray, "h2 w2 ..."]:
+    """Return the part of an image, or of a map of its pixels, inside a box."""
     left, top, right, bottom = box
     return image[top:bottom, left:right]
 
@@ -80,16 +81,46 @@ class Tokens(Field):
     vocab_size: int = 0
 
 
+# The class of pixels that no loss and no measurement reads.
+IGNORED = 255
+
+
 @dataclasses.dataclass(frozen=True)
 class Segments(Named):
-    """The class of each pixel, uint8 [h, w], or an `Encoded` that decodes to it; 255 is ignored."""
+    """The class of each pixel, uint8 [h, w], or an `Encoded` that decodes to it; 255 is ignored.
+
+    own_size: they have the size of the example's own image, whatever happens to the image afterwards.
+    """
+
+    class_names: tuple[str, ...] = ()
+    own_size: bool = dataclasses.field(default=False, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelNumbers(Field):
+    """A number for each pixel, such as its depth, float32 [h, w], or an `Encoded` that decodes to it; NaN is unknown.
+
+    own_size: as of Segments.
+    """
+
+    own_size: bool = dataclasses.field(default=False, compare=False)
+
+
+Fill = int | float
+# Maps of pixels that are never interpolated, with what they are where a transform leaves the image.
+FILLS: Mapping[type[Field], Fill] = {Segments: IGNORED, PixelNumbers: math.nan}
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes(Named):
+    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own, BoxLabels."""
 
     class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Boxes(Named):
-    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own."""
+class BoxLabels(Named):
+    """The class of each box, int32 [n], as its position in class_names; -1 for rows that are no boxes."""
 
     class_names: tuple[str, ...] = ()
 
@@ -98,18 +129,19 @@ Fields = Mapping[str, Field]
 
 
 def class_names_of(fields: Fields) -> tuple[str, ...]:
-    """Return the names of the classes or numbers of an example's first label; () where it has none."""
-    return next((f.class_names for f in fields.values() if isinstance(f, Label | Labels | Numbers)), ())
+    """Return the names of the classes or numbers of an example's first label, else of its pixels or boxes, else ()."""
+    kinds: tuple[Any, ...] = (Label | Labels | Numbers, Segments | BoxLabels)
+    return next((f.class_names for kind in kinds for f in fields.values() if isinstance(f, kind)), ())
 
 
 class Encoded(abc.ABC):
-    """An image that has not been decoded: a transform asks for all of it, or for one box."""
+    """An image, or a map of its pixels, that has not been decoded: a transform asks for all of it, or for one box."""
 
     @abc.abstractmethod
-    def decode(self) -> UInt8[np.ndarray, "h w c"]:
+    def decode(self) -> Shaped[np.ndarray, "h w ..."]:
         """Return the pixels, which the caller must not write to; raises UnreadableImage."""
 
-    def decode_part(self, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
+    def decode_part(self, draw: Draw) -> Shaped[np.ndarray, "h w ..."]:
         """Return the pixels of `decode()` in the box that `draw` returns for its size.
 
         A subclass may skip the rest of the file, so that damage outside the box goes unseen.

@@ -55,6 +55,11 @@ class Evaluator(abc.ABC):
         return next(iter(self.passes.values()))
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that are measured, which are those of the task unless own_classes says otherwise."""
+        return self.spec.class_names
+
+    @property
     def spec(self) -> DataSpec:
         """Layout, number and fields of the examples of the first pass."""
         return self.data.spec

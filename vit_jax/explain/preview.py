@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.config import schema
 from vit_jax.config.factory import build, quoted
 from vit_jax.data.files import MAX_LISTED
-from vit_jax.data.source import Encoded, Label, Labels, Source, Spread, UnreadableImage
+from vit_jax.data.source import IGNORED, Encoded, Label, Labels, Segments, Source, Spread, UnreadableImage
 from vit_jax.printable import cut, line
 from vit_jax.train import settings
 from vit_jax.train.build import build_data, build_parts
@@ -26,7 +26,7 @@ class Statistics:
 
     examples: how many there are; scanned: of how many the image was read. classes: the examples of each class, of all. sizes: how
     many of the readable images have (height, width). mean, std: of each channel over all pixels, in [0, 1]. unreadable: reasons by
-    name. left_out: files that are no examples.
+    name. left_out: files that are no examples. pixels: of each class of segments, in the images that were read.
     """
 
     examples: int
@@ -37,6 +37,7 @@ class Statistics:
     std: tuple[float, ...]
     unreadable: Mapping[str, str]
     left_out: Mapping[str, str]
+    pixels: Mapping[str, int]
 
 
 def statistics(source: Source, most: int) -> Statistics:
@@ -47,10 +48,15 @@ def statistics(source: Source, most: int) -> Statistics:
     unreadable: dict[str, str] = {}
     pixels = Moments()
     scanned = Spread(source, most)
+    key, names = next(
+        ((key, field.class_names) for key, field in source.fields.items() if isinstance(field, Segments)), (None, ())
+    )
+    counts = np.zeros(IGNORED + 1, np.int64)
     for index in range(len(scanned)):
         try:
-            image = scanned[index]["image"]
-            image = image.decode() if isinstance(image, Encoded) else np.asarray(image)
+            example = scanned[index]
+            image = _decoded(example["image"])
+            counts += 0 if key is None else np.bincount(_decoded(example[key]).ravel(), minlength=len(counts))
         except UnreadableImage as error:
             unreadable[scanned.name(index)] = str(error)
             continue
@@ -58,8 +64,19 @@ def statistics(source: Source, most: int) -> Statistics:
         pixels.add(image)
     return Statistics(
         len(source), len(scanned), class_counts(source), dict(sizes.most_common()), pixels.mean, pixels.std, unreadable,
-        source.left_out(),
+        source.left_out(), dict(zip(names, counts.tolist(), strict=False)),
     )  # fmt: skip
+
+
+def _decoded(value: Any) -> np.ndarray:
+    return value.decode() if isinstance(value, Encoded) else np.asarray(value)
+
+
+def balanced_weights(pixels: Mapping[str, int]) -> tuple[float, ...]:
+    """Return the median share of a class over the share of each, 0 for one without pixels (arXiv:1411.4734, section 6.2.1)."""
+    counts = np.array(list(pixels.values()), np.float64)
+    there = counts[counts > 0]
+    return tuple(float(f"{np.median(there) / count:.4g}") if count else 0.0 for count in counts)
 
 
 class Moments:
@@ -183,6 +200,10 @@ def as_text(found: Statistics) -> str:
         lines.append(
             f"{len(counts):,} classes{dots}: " + ", ".join(f"{quoted(name, 40)} {count:,}" for name, count in shown)
         )
+    if found.pixels:
+        total = max(1, sum(found.pixels.values()))
+        shares = ", ".join(f"{quoted(name, 40)} {count / total:.2%}" for name, count in list(found.pixels.items())[:20])
+        lines.append(f"pixels of each class: {shares}; balanced: task.class_weights={balanced_weights(found.pixels)}")
     if found.sizes:
         for name, values in (("height", heights), ("width", widths)):
             lines.append(f"{name}: {values.min():,} to {values.max():,} pixels, median {np.median(values):,.0f}")

@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         mask: Mask = None,
         geometry: Geometry | None = None,
         *,
+        between: Float[Array, "gaps n d"] | None = None,
         train: bool = False,
         stages: bool = False,
         norm_stages: bool = False,
@@ -63,7 +64,8 @@ class Encoder(nn.Module):
         """Map tokens [b, n, d] to [b, n, d]; with `stages` return also the list of tokens after each block.
 
         mask: bool [b, n], False for tokens that no other token attends to. geometry: positions that the attention reads.
-        norm_stages: put the tokens after each block through the final LayerNorm too.
+        between: what is added to the tokens after each block but the last. norm_stages: put the tokens after each block through
+        the final LayerNorm too.
         """
         if geometry is not None and geometry.offsets is not None and self.shared_bias_heads:
             shape = (geometry.distances, self.shared_bias_heads)
@@ -74,7 +76,7 @@ class Encoder(nn.Module):
         x, after = batch_sharded(x), []
         rates = drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.scan and not self.is_initializing():
-            x, stacked = self._scanned(x, mask, extras, rates, train, stages)
+            x, stacked = self._scanned(x, mask, extras, between, rates, train, stages)
             after = [] if stacked is None else list(stacked)
         else:
 
@@ -85,6 +87,8 @@ class Encoder(nn.Module):
                 run = nn.remat(run, policy=POLICIES[self.remat])
             for i, rate in enumerate(rates):
                 x = run(self.block(drop_path=rate, name=f"block_{i}"), x, mask, *extras)
+                if between is not None and i < self.depth - 1:
+                    x = x + between[i : i + 1].astype(x.dtype)
                 after += [x] if stages else []
         if self.norm:
             norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
@@ -92,7 +96,14 @@ class Encoder(nn.Module):
         return (x, after) if stages else x
 
     def _scanned(
-        self, x: Tokens, mask: Mask, extras: tuple[Geometry, ...], rates: list[float], train: bool, stages: bool
+        self,
+        x: Tokens,
+        mask: Mask,
+        extras: tuple[Geometry, ...],
+        between: Float[Array, "gaps n d"] | None,
+        rates: list[float],
+        train: bool,
+        stages: bool,
     ) -> tuple[Tokens, Float[Array, "depth b n d"] | None]:
         """Run the blocks as one loop over their stacked parameters."""
         names = [f"block_{i}" for i in range(self.depth)]
@@ -104,16 +115,17 @@ class Encoder(nn.Module):
             jax.tree.map(lambda *leaves: jnp.stack([self._narrowed(leaf) for leaf in leaves]), *layers),
             jnp.asarray(rates) if any(rates) else None,
             None if key is None else jax.random.split(key, self.depth),
+            None if between is None else jnp.pad(between, ((0, 1), (0, 0), (0, 0))).astype(x.dtype),
         )
 
-        def body(x: Tokens, layer: tuple[Params, Any, Any]) -> tuple[Tokens, Any]:
-            params, rate, key = layer
+        def body(x: Tokens, layer: tuple[Params, Any, Any, Any]) -> tuple[Tokens, Any]:
+            params, rate, key, added = layer
             block = self.block(drop_path=0.0 if rate is None else rate, parent=None)
             rngs = {} if key is None else {"dropout": key}
             x, sown = block.apply(
                 {"params": params}, x, mask, *extras, deterministic=not train, rngs=rngs, mutable=kept
             )
-            x = batch_sharded(x)
+            x = batch_sharded(x if added is None else x + added[None])
             return x, (sown, x if stages else None)
 
         if self.remat != "none":

@@ -246,6 +246,7 @@ class ViT(FromVariant, nn.Module):
         *,
         grid: tuple[int, int] | Patches | None = None,
         kept: Int[Array, "... patches"] | None = None,
+        between: Float[Array, "gaps n d"] | None = None,
         train: bool = False,
         stages: bool = False,
         norm_stages: bool = False,
@@ -254,7 +255,8 @@ class ViT(FromVariant, nn.Module):
 
         mask: bool [b, n], False for tokens that no other token attends to. grid: rows and columns of all patches of the images,
         which rotary positions and relative biases need, or the Patches of images of different shapes; kept: the indices on it
-        of the patches that the tokens have, for each image or for all, None where they have all. norm_stages: see Encoder.
+        of the patches that the tokens have, for each image or for all, None where they have all. between, norm_stages: see
+        Encoder.
         """
         encoder = Encoder(
             self._block(),
@@ -271,8 +273,8 @@ class ViT(FromVariant, nn.Module):
         )
         geometry = self._geometry(tokens, grid, kept, train)
         if stages:
-            return encoder(tokens, mask, geometry, train=train, stages=True, norm_stages=norm_stages)
-        x = encoder(tokens, mask, geometry, train=train)
+            return encoder(tokens, mask, geometry, between=between, train=train, stages=True, norm_stages=norm_stages)
+        x = encoder(tokens, mask, geometry, between=between, train=train)
         self._sow("encoded", x)
         return x
 

@@ -242,6 +242,18 @@ def write(
     return notes
 
 
+def as_vit(
+    model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
+) -> tuple[FlatParams, dict[str, Any], list[str]]:
+    """Return the arrays of a ViTModel by its names on disk, its config, and notes; raise UserError where it is another network."""
+    _check(model)
+    if (kind := network_of(model)) != "vit":
+        raise UserError(f"transformers would represent this network as {_CLASSES[kind][1]}; expected a plain ViT.")
+    model, params = specs.with_embed_bias(model, params)
+    config, notes = _config(model, kind, size, params["embed/kernel"].shape[2], None)
+    return to_theirs(links(model, kind, ""), params), config, notes
+
+
 def _whole(arrays: FlatParams, model: Mapping[str, Any], kind: str) -> FlatParams:
     """Add arrays that the network always has, which do not change its outputs."""
     width = model["width"]

@@ -110,7 +110,7 @@ class Pretrained:
       origin: what was read, for messages.
       posemb, patches: how the authors resize position and patch embeddings.
       notes: assumptions made where the source does not say, one sentence each.
-      task: of a model with more than an image tower, the config of its task, by whose names the parameters are.
+      task: spec of the task of a model with more than a classifier; then params are those of the task, beside "batch_stats/...".
       folder: where its files are, a tokenizer's among them.
     """
 

@@ -16,7 +16,8 @@ from vit_jax.types import UserError
 _METHODS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _HALF = (0.5, 0.5, 0.5)
 # ImageNet's mean and std, and CLIP's (arXiv:2103.00020, its repository).
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_IMAGENET = (MEAN, STD)
 _COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 

@@ -66,12 +66,23 @@ def is_published(path: Path) -> bool:
 
 def read(reference: str) -> Pretrained:
     """Read a published model; raise UserError if it is missing, damaged or of an unsupported network."""
-    from vit_jax.pretrained import big_vision_towers, google, huggingface, huggingface_towers, open_clip, swin, timm
+    from vit_jax.pretrained import (
+        big_vision_towers,
+        google,
+        huggingface,
+        huggingface_towers,
+        open_clip,
+        swin,
+        timm,
+        upernet,
+        yolos,
+    )
     from vit_jax.pretrained.tensors import read_arrays
 
     place = locate(reference)
     arrays, config, notes = read_arrays(place)
-    for library in (big_vision_towers, open_clip, huggingface_towers, google, swin, timm, huggingface):
+    libraries = (big_vision_towers, open_clip, huggingface_towers, upernet, yolos, google, swin, timm, huggingface)
+    for library in libraries:
         if library.matches(arrays, config):
             found = library.read(arrays, config, reference)
             folder = place if place.is_dir() else place.parent

@@ -24,7 +24,7 @@ _NEWER = (
     (r"(blocks\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
     (r"(blocks\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
 )
-_DEFAULTS = {
+DEFAULTS = {
     "window": 7, "version": 1, "patch_size": 4, "mlp_ratio": 4.0, "qkv_bias": True, "trained_windows": None, "mask_token": False,
     "norm_eps": 1e-5,
 }  # fmt: skip
@@ -191,7 +191,7 @@ def write(
     Raises UserError naming the field for a model that the library cannot build.
     """
     check_new(folder)
-    model = _DEFAULTS | dict(model)
+    model = DEFAULTS | dict(model)
     if preprocessing is None:
         raise UserError(f"{library} needs the size of the images of a Swin; found none.")
     if library == "timm" and model["norm_eps"] != 1e-5:
@@ -203,7 +203,9 @@ def write(
         notes.append("The mask token is left out, which classification does not use.")
         model, params = model | {"mask_token": False}, {k: x for k, x in params.items() if k != "mask_token"}
     channels = params["embed/kernel"].shape[2]
-    configs, more = (_timm_configs if library == "timm" else _hf_configs)(model, preprocessing, channels, class_names)
+    configs, more = (_timm_configs if library == "timm" else transformers_configs)(
+        model, preprocessing, channels, class_names
+    )
     prefix = "" if library == "timm" or not model["num_classes"] else "swinv2." if model["version"] == 2 else "swin."
     arrays = to_theirs(links(model, library), params)
     named = {name if name.startswith("classifier") else f"{prefix}{name}": array for name, array in arrays.items()}
@@ -235,9 +237,10 @@ def _timm_configs(
     return {"config.json": config}, notes
 
 
-def _hf_configs(
+def transformers_configs(
     model: Mapping[str, Any], images: Preprocessing, channels: int, class_names: tuple[str, ...] | None
 ) -> tuple[dict[str, Any], list[str]]:
+    """Return the config files of transformers, and notes."""
     kind, classes = "Swinv2" if model["version"] == 2 else "Swin", model["num_classes"]
     labels = {str(i): label for i, label in enumerate(class_names or [f"LABEL_{i}" for i in range(classes)])}
     config = {

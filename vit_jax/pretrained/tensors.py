@@ -34,6 +34,9 @@ from vit_jax.types import UserError
 
 CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 
+# Networks of transformers that are more than a backbone, whose readers know all names.
+WHOLE = ("upernet", "yolos")
+
 
 def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
     """Read the float32 arrays of the model in a file or folder and the config.json beside them, {} if there is none.
@@ -56,7 +59,9 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
         raise UserError(f"{file} contains no arrays; expected the weights of a model.")
     # BEiT's files contain the offsets between tokens, which are no weights.
     weights = {name: array for name, array in arrays.items() if not name.endswith("relative_position_index")}
-    weights, notes = wrappers.unwrap(weights, str(file))
+    notes: list[str] = []
+    if config.get("model_type") not in WHOLE:
+        weights, notes = wrappers.unwrap(weights, str(file))
     return {name: _to_float32(name, array, file) for name, array in weights.items()}, config, notes
 
 

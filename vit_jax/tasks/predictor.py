@@ -26,7 +26,7 @@ class Predictor:
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:  # fmt: skip
         """Return the global batch and the outputs for it, on the devices; rows are padded to a multiple of the shards.
 
-        needs: the outputs to compute, by default all but the large `tokens`. hidden: keys that predict does not see.
+        needs: the outputs to compute, by default all but the task's large ones. hidden: keys that predict does not see.
         """
         key = None if needs is None else tuple(needs), frozenset(hidden)
         if key not in self._compiled:
@@ -35,7 +35,7 @@ class Predictor:
             def outputs(weights: Weights, batch: dict[str, jax.Array]):
                 seen = {name: x for name, x in batch.items() if name not in unseen}
                 found = self._task.predict(weights, with_images(seen))
-                chosen = [name for name in found if name != "tokens"] if needs is None else needs
+                chosen = [name for name in found if name not in self._task.large] if needs is None else needs
                 return batch, {name: found[name] for name in chosen}
 
             whole = sharding.everywhere(self._mesh)

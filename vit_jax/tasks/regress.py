@@ -23,6 +23,7 @@ class Regress(Supervised):
     target_mean: Scale = 0.0
     target_std: Scale = 1.0
     mix: Mix | None = None
+    measured_by = "regression"
 
     def __post_init__(self):
         super().__post_init__()

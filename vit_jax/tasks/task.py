@@ -10,7 +10,7 @@ import re
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.errors
 import jax
@@ -51,12 +51,16 @@ class Task(abc.ABC):
 
     decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
     averaged. Accumulation and pmap refuse a task that is not decomposable. any_shape: `image` of a batch may be Patches.
+    measured_by: the evaluator of `vit evaluate` where none is named. large: outputs of `predict` that are computed only where
+    they are asked for by name.
     """
 
     model: nn.Module
     class_names: tuple[str, ...] = ()
     decomposable: bool = False
     any_shape: bool = False
+    measured_by: ClassVar[str] = "classification"
+    large: ClassVar[tuple[str, ...]] = ("tokens",)
 
     @property
     def constants(self) -> Params:

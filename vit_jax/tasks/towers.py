@@ -37,6 +37,7 @@ class Towers(Pretraining):
     projection_bias: bool = False
     image_shape: tuple[int, int, int] | None = None
     any_shape = True
+    measured_by = "zeroshot"
 
     def __post_init__(self):
         super().__post_init__()

@@ -299,7 +299,7 @@ def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int
 
 def check_evaluator(name: str, evaluator: Evaluator, task: Task, weights: Any, train: DataSpec) -> None:
     """Raise UserError where an evaluator measures other classes than the task's, or what the task does not give."""
-    found = evaluator.spec.class_names
+    found = evaluator.class_names
     if found != task.class_names and task.class_names and not evaluator.own_classes:
         only = [sorted(set(a) - set(b)) for a, b in ((task.class_names, found), (found, task.class_names))]
         raise UserError(

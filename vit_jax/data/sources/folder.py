@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax import stores
 from vit_jax.data import files
-from vit_jax.data.images import ImageFile
+from vit_jax.data.bands import Range, check_ranges, image_file
 from vit_jax.data.source import Example, Image, Label, Source, normalized
 from vit_jax.printable import line
 from vit_jax.types import Count, Seed, UserError
@@ -23,13 +23,22 @@ class Folder(Source):
 
     With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
     class is split into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
-    at any depth inside a class folder; what is left out is logged. The folder may be on an object store.
+    at any depth inside a class folder; what is left out is logged. The folder may be on an object store. bands: of images with
+    many channels or deep samples, the (low, high) of each channel that become 0 and 255; see data/bands.py.
     """
 
     def __init__(
-        self, path: str, split: str = "train", holdout: float = 0.1, split_seed: Seed = 0, channels: Count = 3
+        self,
+        path: str,
+        split: str = "train",
+        holdout: float = 0.1,
+        split_seed: Seed = 0,
+        channels: Count = 3,
+        bands: tuple[Range, ...] | None = None,
     ):
-        self._root, self._channels = os.path.expanduser(path), channels
+        self._root, self._channels, self._bands = os.path.expanduser(path), channels, bands
+        if bands is not None:
+            check_ranges(bands)
         split_folders = _split_folders(self._root)
         if split_folders:
             self._root = _choose_split(self._root, split_folders, split)
@@ -52,7 +61,7 @@ class Folder(Source):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        image = ImageFile(functools.partial(files.read_file, self.name(index)), self._channels)
+        image = image_file(functools.partial(files.read_file, self.name(index)), self._channels, self._bands)
         return {"image": image, "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:

@@ -88,6 +88,10 @@ def transformed(steps: Sequence[Any], rng: Rng, batch: Batch, fields: Fields) ->
                 result[name] = step(key, batch[name])
             elif isinstance(field, source.Segments) and name in batch and isinstance(step, Geometric):
                 result[name] = step(key, batch[name][..., None], nearest=True)[..., 0]
+            elif isinstance(field, source.Boxes | source.PixelNumbers) and isinstance(step, Geometric):
+                raise UserError(
+                    f"data.resident moves images and their segments on the devices, not {name!r}; leave data.resident unset."
+                )
         batch = result
     return dict(batch)
 
@@ -123,7 +127,8 @@ def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "refle
                 image = jnp.take(image, jnp.asarray(padded_positions(sides[axis], padding))[at], axis=axis)
                 inside.append((at >= padding) & (at < padding + sides[axis]))
             seen = inside[0][:, None, None] & inside[1][None, :, None]
-            return jnp.where(seen, image, 0).astype(image.dtype) if mode == "zero" else image
+            outside = source.IGNORED if nearest else 0
+            return jnp.where(seen, image, outside).astype(image.dtype) if mode == "zero" else image
 
         return jax.vmap(cut)(images, starts)
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
 from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
-from vit_jax.data.source import Box, cut
+from vit_jax.data.source import Box, Fill, cut
 from vit_jax.types import Units, UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -44,7 +44,7 @@ def _height_width(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> UInt8[np.ndarray, "h2 w2 c"]:
+def _resize(image: Shaped[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> Shaped[np.ndarray, "h2 w2 c"]:
     """Resample the image to (height, width); raise UnreadableImage where that takes more memory than any image."""
     if image.shape[:2] == size:
         return image
@@ -52,7 +52,7 @@ def _resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Me
     check_size(image.shape[0], size[1])  # Pillow resizes the rows first
     resample = Image.Resampling[method.upper()]
     target = size[::-1]
-    if image.shape[2] == 3:
+    if image.shape[2] == 3 and image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize(target, resample))
     # Channel by channel: Pillow has no mode for other counts, and takes a fourth channel for opacity.
     planes = [Image.fromarray(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
@@ -82,14 +82,15 @@ def _resize_fast(
 class Geometric:
     """A map of the plane, drawn once for an example and applied to each of its images, segments and boxes.
 
-    Called with an image alone it maps that image. A subclass draws from the size, and maps arrays [h, w, c], with `nearest`
-    in place of interpolation for segments; and boxes [n, 4], which are clipped to the new size.
+    Called with an image alone it maps that image. A subclass draws from the size, and maps arrays [h, w, c]; those with a
+    `fill`, such as segments, without interpolation, and with that value where the image is not (there images are black). It maps
+    boxes [n, 4] too, which are clipped to the new size.
     """
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Any:
         """Return what is random about the map for an image of this size."""
 
-    def image(self, image: UInt8[np.ndarray, "h w c"], drawn: Any, nearest: bool = False) -> np.ndarray:
+    def image(self, image: Shaped[np.ndarray, "h w c"], drawn: Any, fill: Fill | None = None) -> np.ndarray:
         """Return the image under the map."""
         raise NotImplementedError
 
@@ -120,8 +121,8 @@ class _Resize(Geometric):
     def __init__(self, target: Callable[[int, int], tuple[int, int]], method: Method):
         self._target, self._method = target, method
 
-    def image(self, image, drawn, nearest=False):
-        return _resize(image, self._target(*image.shape[:2]), "nearest" if nearest else self._method)
+    def image(self, image, drawn, fill=None):
+        return _resize(image, self._target(*image.shape[:2]), self._method if fill is None else "nearest")
 
     def boxes(self, boxes, drawn, old, new):
         return scale_boxes(boxes, old, new)
@@ -213,17 +214,28 @@ class _CentralCrop(Geometric):
         )
         return left, top
 
-    def image(self, image, drawn, nearest=False):
+    def image(self, image, drawn, fill=None):
         left, top = drawn
         if min(drawn) < 0:
             before = (max(-top, 0), max(-left, 0))
             after = (max(self._size[i] - image.shape[i] - before[i], 0) for i in range(2))
-            image = np.pad(image, [*zip(before, after, strict=True), (0, 0)])
+            image = np.pad(image, [*zip(before, after, strict=True), (0, 0)], constant_values=fill or 0)
             top, left = max(top, 0), max(left, 0)
         return image[top : top + self._size[0], left : left + self._size[1]]
 
     def boxes(self, boxes, drawn, old, new):
         return shifted(boxes, *drawn, new)
+
+
+def resize_inside(size: Size, method: Method = "bilinear") -> Geometric:
+    """Resize so that the image just fits into `size`, keeping the aspect ratio; sides are rounded."""
+    most = _height_width(size)
+
+    def target(height: int, width: int) -> tuple[int, int]:
+        ratio = max(height / most[0], width / most[1])
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    return _Resize(target, method)
 
 
 def central_crop(size: Size, rule: Rule = "big_vision") -> Geometric:
@@ -239,7 +251,7 @@ class _Flip(Geometric):
     def draw(self, height, width, rng):
         return rng.random() < 0.5
 
-    def image(self, image, drawn, nearest=False):
+    def image(self, image, drawn, fill=None):
         return image[:, ::-1] if drawn else image
 
     def boxes(self, boxes, drawn, old, new):
@@ -261,10 +273,10 @@ class _Rotate(Geometric):
     def draw(self, height, width, rng):
         return rng.uniform(-self._degrees, self._degrees)
 
-    def image(self, image, drawn, nearest=False):
-        method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    def image(self, image, drawn, fill=None):
+        method = Image.Resampling.BILINEAR if fill is None else Image.Resampling.NEAREST
         planes = [Image.fromarray(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
-        return np.stack([np.asarray(plane.rotate(drawn, method)) for plane in planes], axis=2)
+        return np.stack([np.asarray(plane.rotate(drawn, method, fillcolor=fill)) for plane in planes], axis=2)
 
     def boxes(self, boxes, drawn, old, new):
         """Return the smallest upright boxes around the rotated ones."""
@@ -298,7 +310,7 @@ class _PadCrop(Geometric):
         top, left = int(rng.random() * (free_rows + 1)), int(rng.random() * (free_columns + 1))
         return left, top
 
-    def image(self, image, drawn, nearest=False):
+    def image(self, image, drawn, fill=None):
         (left, top), (height, width), padding = drawn, self._size, self._padding
         rows = padded_positions(image.shape[0], padding)[top : top + height]
         columns = padded_positions(image.shape[1], padding)[left : left + width]
@@ -306,8 +318,8 @@ class _PadCrop(Geometric):
         window = image.take(rows, axis=0).take(columns, axis=1)
         if self._mode == "zero":
             inside_rows, inside_columns = top + np.arange(height) - padding, left + np.arange(width) - padding
-            window[(inside_rows < 0) | (inside_rows >= image.shape[0])] = 0
-            window[:, (inside_columns < 0) | (inside_columns >= image.shape[1])] = 0
+            window[(inside_rows < 0) | (inside_rows >= image.shape[0])] = fill or 0
+            window[:, (inside_columns < 0) | (inside_columns >= image.shape[1])] = fill or 0
         return window
 
     def boxes(self, boxes, drawn, old, new):
@@ -332,12 +344,12 @@ class _Chain(Geometric):
         drawn, blank = [], np.zeros((height, width, 1), np.uint8)
         for part in self._parts:
             drawn.append((part.draw(*blank.shape[:2], rng), blank.shape[:2]))
-            blank = part.image(blank, drawn[-1][0], nearest=True)
+            blank = part.image(blank, drawn[-1][0], fill=0)
         return [*drawn, (None, blank.shape[:2])]
 
-    def image(self, image, drawn, nearest=False):
+    def image(self, image, drawn, fill=None):
         for part, (one, _) in zip(self._parts, drawn, strict=False):
-            image = part.image(image, one, nearest)
+            image = part.image(image, one, fill)
         return image
 
     def boxes(self, boxes, drawn, old, new):
@@ -385,12 +397,14 @@ class RandomCrop(Geometric):
     def _box(self, height: int, width: int, rng: np.random.Generator) -> Box:
         raise NotImplementedError
 
-    def image(self, image, drawn, nearest=False):
-        return self.resized(cut(image, drawn), nearest)
+    def image(self, image, drawn, fill=None):
+        return self.resized(cut(image, drawn), fill)
 
-    def resized(self, part: UInt8[np.ndarray, "h w c"], nearest: bool = False) -> UInt8[np.ndarray, "h2 w2 c"]:
-        """Return the result for the part of an image inside the box."""
-        return _resize(part, self._size, "nearest") if nearest else _resize_fast(part, self._size, self._method)
+    def resized(self, part: Shaped[np.ndarray, "h w c"], fill: Fill | None = None) -> Shaped[np.ndarray, "h2 w2 c"]:
+        """Return the result for the part of an image, or of a map of its pixels, inside the box."""
+        if fill is None:
+            return _resize_fast(part, self._size, self._method)
+        return _resize(part, self._size, "nearest")
 
     def boxes(self, boxes, drawn, old, new):
         left, top, right, bottom = drawn
@@ -434,6 +448,41 @@ class _RandomResizedCrop(RandomCrop):
         columns, rows = min(width, round(height * widest)), min(height, round(width / narrowest))
         left, top = (width - columns) // 2, (height - rows) // 2
         return left, top, left + columns, top + rows
+
+
+class _ScaleCrop(Geometric):
+    def __init__(self, size: Size, scale: tuple[float, float], method: Method):
+        self._size, self._scale, self._method = _height_width(size), scale, method
+
+    def draw(self, height, width, rng):
+        """Return the resized (height, width), and where the window begins in it."""
+        ratio = rng.uniform(*self._scale) * min(self._size) / min(height, width)
+        resized = max(1, round(height * ratio)), max(1, round(width * ratio))
+        check_size(*resized)
+        top, left = (int(rng.integers(max(0, now - side) + 1)) for now, side in zip(resized, self._size, strict=True))
+        return resized, left, top
+
+    def image(self, image, drawn, fill=None):
+        resized, left, top = drawn
+        image = _resize(image, resized, self._method if fill is None else "nearest")
+        image = image[top : top + self._size[0], left : left + self._size[1]]
+        margins = [(0, side - now) for side, now in zip(self._size, image.shape, strict=False)]
+        return np.pad(image, [*margins, (0, 0)], constant_values=fill or 0)
+
+    def boxes(self, boxes, drawn, old, new):
+        resized, left, top = drawn
+        return shifted(scale_boxes(boxes, old, resized), left, top, new)
+
+
+def scale_crop(size: Size, least: float = 0.5, most: float = 2.0, method: Method = "bilinear") -> Geometric:
+    """Resize so that the shorter side is the shorter one of `size` times a uniform factor, then cut a random window of `size`.
+
+    Where the image is smaller than the window, it is padded at the bottom and at the right. This is the usual augmentation of
+    segmentation (arXiv:1612.01105, section 4.2).
+    """
+    if not 0 < least <= most:
+        raise ValueError(f"expected 0 < least <= most, found {least} and {most}")
+    return _ScaleCrop(size, (least, most), method)
 
 
 def inception_crop(

@@ -21,7 +21,7 @@ from vit_jax.config.factory import quoted
 from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
 from vit_jax.data.source import Encoded, Example, Fields
-from vit_jax.data.transforms import augment, ops, policies, sequence, texts, views
+from vit_jax.data.transforms import augment, dense, ops, policies, sequence, texts, views
 from vit_jax.data.transforms.ops import Geometric, RandomCrop
 from vit_jax.types import UserError
 
@@ -35,18 +35,10 @@ IMAGE_OPS = {
 OPS = IMAGE_OPS | {
     op.__name__: op
     for op in (
-        *(
-            ops.inception_crop,
-            ops.resize_small,
-            ops.central_crop,
-            ops.resize,
-            ops.fit,
-            ops.flip,
-            ops.pad_crop,
-            ops.rotate,
-        ),
-        *(ops.random_resized_crop, ops.simple_crop, views.views, views.maybe, sequence.patchify, sequence.drop),
-        texts.tokenize,
+        *(ops.inception_crop, ops.resize_small, ops.central_crop, ops.resize, ops.fit, ops.flip, ops.pad_crop),
+        *(ops.rotate, ops.random_resized_crop, ops.simple_crop, ops.resize_inside, ops.scale_crop),
+        *(views.views, views.maybe, sequence.patchify, sequence.drop, texts.tokenize),
+        *(dense.own_size, dense.pad, dense.pad_boxes),
     )
 }
 # A spec may come with a downloaded model, and each operation is done for each image.
@@ -74,11 +66,12 @@ class Transforms:
 
     def __init__(self, steps: Sequence[tuple[str, Any]], fields: Fields = IMAGE):
         self._steps: list[tuple[str, Any, Fields]] = []
+        alone = fields == IMAGE
         for text, step in steps:
+            if alone and isinstance(step, sequence.Drop | dense.PadBoxes):  # an image on its own has no labels
+                continue
             reads = getattr(step, "reads", ())
             lacking = [key for key in reads if key not in fields]
-            if isinstance(step, sequence.Drop) and fields == IMAGE:  # an image on its own has nothing to leave out
-                lacking = []
             if lacking:
                 raise UserError(
                     f"The transform {text} reads {', '.join(map(repr, lacking))}; found examples with "
@@ -130,20 +123,20 @@ def _keys(example: Example, fields: Fields, *kinds: type) -> list[str]:
 
 def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Generator) -> Example:
     """Return the example with all of its spatial fields under one draw of a geometric transform."""
-    pictures = _keys(example, fields, source.Image, source.Segments)
+    pictures = [key for key in _keys(example, fields, source.Image, *source.FILLS) if not _keeps_size(fields[key])]
     if not pictures:
         return example
     drawn = _Drawn(step, rng)
     result = dict(example)
     for key in pictures:
-        value, nearest = example[key], isinstance(fields[key], source.Segments)
+        value, fill = example[key], source.FILLS.get(type(fields[key]))
         drawn.key = key
         if isinstance(step, RandomCrop) and isinstance(value, Encoded):
-            mapped = step.resized(_planes(value.decode_part(drawn)), nearest)
+            mapped = step.resized(_planes(value.decode_part(drawn)), fill)
         else:
             pixels = _planes(_decoded(value))
-            mapped = step.image(pixels, drawn(*pixels.shape[:2]), nearest)
-        result[key] = mapped[:, :, 0] if nearest else mapped
+            mapped = step.image(pixels, drawn(*pixels.shape[:2]), fill)
+        result[key] = mapped if fill is None else mapped[:, :, 0]
     for key in _keys(example, fields, source.Boxes):
         size, boxes = result[pictures[0]].shape[:2], np.asarray(example[key], np.float32).reshape(-1, 4)
         result[key] = step.boxes(boxes, drawn.draw, drawn.size, size)
@@ -168,6 +161,10 @@ class _Drawn:
                 "expected one size for all images and segments of an example."
             )
         return self.draw
+
+
+def _keeps_size(field: source.Field) -> bool:
+    return getattr(field, "own_size", False)
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:

@@ -1,0 +1,132 @@
+"""Images and maps of their pixels, paired by the names of their files: which belong together, and what is wrong with them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from vit_jax import stores
+from vit_jax.data import files
+from vit_jax.data.decode import size_of
+from vit_jax.data.source import UnreadableImage
+from vit_jax.printable import line
+from vit_jax.types import UserError
+
+MOST_NAMED = 5  # files of a kind that a message names
+
+
+class Pair(NamedTuple):
+    """The path of an image and that of the map of its pixels."""
+
+    image: str
+    map: str
+
+
+def joined(root: str, *parts: str) -> str:
+    """Return a path below a folder, here or on an object store."""
+    return stores.join_url(root, "/".join(parts)) if stores.is_remote(root) else os.path.join(root, *parts)
+
+
+def named(kind: str, found: Sequence[str]) -> str:
+    """Return how many files there are of a kind, with the first of them."""
+    more = ", ..." if len(found) > MOST_NAMED else ""
+    return f"{len(found):,} {kind} ({', '.join(map(line, found[:MOST_NAMED]))}{more})"
+
+
+def find_pairs(
+    root: str, images: str, maps: str, image_suffix: str, map_suffix: str, names: str | None, endings: tuple[str, ...]
+) -> list[Pair]:
+    """Return the pairs of two folders below `root` in the order of their names, which are paths without suffix and ending.
+
+    names: a file that lists the names to use, one a line; without one every file must have its partner. Raises UserError that
+    names and counts those without one.
+    """
+    found = [
+        _by_name(joined(root, folder), suffix, ends)
+        for folder, suffix, ends in ((images, image_suffix, files.ENDINGS), (maps, map_suffix, endings))
+    ]
+    wanted = sorted(found[0].keys() | found[1].keys()) if names is None else lines_of(joined(root, names))
+    missing = [[name for name in wanted if name not in kind] for kind in found]
+    if any(missing):
+        counts = [
+            named(f"without {what}", some) for what, some in zip(("an image", "a mask"), missing, strict=True) if some
+        ]
+        listed = f"the names of {names}" if names else f"{images} and {maps}"
+        raise UserError(
+            f"Found among {listed} in {root}: {'; '.join(counts)}; expected an image and a mask of each name: add or remove "
+            "files, list the names to use in a file `names`, or set image_suffix and mask_suffix to what follows the name."
+        )
+    if not wanted:
+        raise UserError(
+            f"Found no images in {joined(root, images)}; check the path, the split and the names of the folders."
+        )
+    return [Pair(found[0][name], found[1][name]) for name in wanted]
+
+
+def _by_name(folder: str, suffix: str, endings: tuple[str, ...]) -> dict[str, str]:
+    """Return the paths of the files of a folder by the names that pairs share."""
+    left_out = files.LeftOut()
+    paths: dict[str, str] = {}
+    for path in files.find_images(folder, left_out, endings):
+        stem, ending = os.path.splitext(path)
+        if not stem.endswith(suffix):
+            left_out.add(joined(folder, path), f"not named *{suffix}{ending}")
+            continue
+        name = stem.removesuffix(suffix)
+        if name in paths:
+            raise UserError(
+                f"Found two files {name!r} in {folder}, {paths[name]} and {path}; expected one: remove the other."
+            )
+        paths[name] = joined(folder, path)
+    files.report(folder, left_out)
+    return paths
+
+
+def lines_of(path: str) -> list[str]:
+    """Return the lines of a text file that are not empty; raises UserError where it cannot be read or has none."""
+    try:
+        lines = [text.strip() for text in stores.read(path).decode("utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Found no readable text file at {path!r} ({getattr(error, 'strerror', None) or error})."
+        ) from None
+    found = [text for text in lines if text]
+    if not found:
+        raise UserError(f"Found no lines in {path}; expected one name a line.")
+    return found
+
+
+def check_pairs(
+    pairs: Sequence[Pair], most: int, look: Callable[[Pair], tuple[tuple[int, int], Mapping[int, int]]], known: str
+) -> None:
+    """Raise UserError that names and counts, of at most `most` pairs spread evenly, what is wrong with their maps.
+
+    look: returns the size of a map and how many pixels have each label that is not among `known`. Unreadable files are left to
+    the reader of the examples, which counts them.
+    """
+    count = min(most, len(pairs))
+    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+
+    def problem(pair: Pair) -> tuple[str, str] | None:
+        try:
+            size, unknown = look(pair)
+            image = size_of(files.read_file(pair.image))
+        except UnreadableImage:
+            return None
+        if size != image:
+            return "size", f"{pair.map} of {size[0]} x {size[1]}, its image of {image[0]} x {image[1]}"
+        if unknown:
+            labels = ", ".join(f"{label}: {pixels:,} pixels" for label, pixels in list(unknown.items())[:MOST_NAMED])
+            return "label", f"{pair.map} with {labels}"
+        return None
+
+    with ThreadPoolExecutor(stores.THREADS) as pool:
+        problems = [found for found in pool.map(problem, chosen) if found is not None]
+    sizes, labels = ([text for kind, text in problems if kind == wanted] for wanted in ("size", "label"))
+    parts = [named("of another size than their image", sizes)] * bool(sizes)
+    parts += [named(f"with labels other than {known}", labels)] * bool(labels)
+    if parts:
+        raise UserError(
+            f"Found among {count:,} masks {'; '.join(parts)}: repair them, or name the labels in `values` or `ignore` of the "
+            "source."
+        )

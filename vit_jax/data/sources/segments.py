@@ -1,0 +1,218 @@
+"""Images whose pixels are labelled: masks of classes, or maps of numbers such as depth, in files of the same names."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Integer, UInt8
+
+from vit_jax.data import files
+from vit_jax.data.bands import Range, check_ranges, image_file
+from vit_jax.data.decode import decode_labels, decode_numbers
+from vit_jax.data.pairs import MOST_NAMED, Pair, check_pairs, find_pairs, joined, lines_of
+from vit_jax.data.source import IGNORED, Encoded, Example, Image, PixelNumbers, Segments, Source
+from vit_jax.printable import line
+from vit_jax.types import Count, Steps, UserError
+
+# A label in a mask file: a number, or the colour (r, g, b).
+Code = int | tuple[int, int, int]
+UNKNOWN = IGNORED + 1
+DEEPEST = 2**16  # numbers in a mask without colours
+
+
+def as_number(code: Code) -> int:
+    """Return a label as decode_labels returns it."""
+    return code if isinstance(code, int) else (code[0] << 16) + (code[1] << 8) + code[2]
+
+
+class Codes:
+    """Maps the labels in mask files to positions in the class names.
+
+    values: the label of each class, by default 0, 1, 2, ...; ignore: labels that become 255.
+    """
+
+    def __init__(self, classes: int, values: Sequence[Code] | None, ignore: Sequence[Code]):
+        values = tuple(range(classes)) if values is None else tuple(values)
+        if len(values) != classes:
+            raise UserError(f"Found {len(values)} labels in `values` for {classes} classes; expected one for each.")
+        pairs = [
+            *((as_number(code), i) for i, code in enumerate(values)),
+            *((as_number(code), IGNORED) for code in ignore),
+        ]
+        numbers = [number for number, _ in pairs]
+        both = sorted({code for code in values if as_number(code) in numbers[classes:]}, key=str)
+        if both or len(set(numbers[:classes])) < classes:
+            what = f"{both[0]} in both `values` and `ignore`" if both else "one label of two classes in `values`"
+            raise UserError(f"Found {what}; expected each label once.")
+        if min(numbers) < 0 or max(numbers) >= 2**24:
+            raise UserError("Found a label below 0 or of more than 24 bits in `values` or `ignore`; correct it.")
+        order = np.argsort(numbers)
+        self._numbers = np.array(numbers, np.int64)[order]
+        self._positions = np.array([position for _, position in pairs], np.uint16)[order]
+        self._table = np.full(DEEPEST, UNKNOWN, np.uint16)
+        small = self._numbers < DEEPEST
+        self._table[self._numbers[small]] = self._positions[small]
+        self.words = (
+            f"{len(values)} classes ({', '.join(map(str, values[:MOST_NAMED]))}{', ...' * (classes > MOST_NAMED)})"
+            + (f" and {len(ignore)} ignored" if ignore else "")
+        )
+
+    def __call__(self, labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
+        """Return the class of each pixel, UNKNOWN for other labels."""
+        if labels.dtype.itemsize <= 2 and labels.dtype.kind == "u":
+            return self._table[labels]
+        at = np.searchsorted(self._numbers, labels).clip(max=len(self._numbers) - 1)
+        return np.where(self._numbers[at] == labels, self._positions[at], UNKNOWN).astype(np.uint16)
+
+    def unknown(self, labels: Integer[np.ndarray, "h w"]) -> dict[int, int]:
+        """Return the pixels of each label that is none of these."""
+        found, counts = np.unique(labels[self(labels) == UNKNOWN], return_counts=True)
+        return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+class Mask(Encoded):
+    """A mask file, which decodes to the class of each pixel."""
+
+    def __init__(self, path: str, codes: Codes):
+        self._path, self._codes = path, codes
+
+    def decode(self) -> UInt8[np.ndarray, "h w"]:
+        """See Encoded; raises UserError for a label that is not among the codes."""
+        labels = decode_labels(files.read_file(self._path))
+        classes = self._codes(labels)
+        if classes.size and classes.max() == UNKNOWN:
+            found = ", ".join(
+                f"{label}: {count:,} pixels" for label, count in list(self._codes.unknown(labels).items())[:5]
+            )
+            raise UserError(
+                f"Found the labels {found} in {line(self._path)}; expected {self._codes.words}: repair the mask, or name them in "
+                "`values` or `ignore` of the source."
+            )
+        return classes.astype(np.uint8)
+
+
+class NumbersFile(Encoded):
+    """A file of one number for each pixel, in units of 1 / scale; numbers among `unknown` decode to NaN."""
+
+    def __init__(self, path: str, scale: float, unknown: tuple[float, ...]):
+        self._path, self._scale, self._unknown = path, scale, unknown
+
+    def decode(self) -> Float32[np.ndarray, "h w"]:
+        """See Encoded."""
+        raw = decode_numbers(files.read_file(self._path))
+        known = np.isfinite(raw) & ~np.isin(raw, self._unknown)
+        return np.where(known, raw / np.float32(self._scale), np.float32(np.nan)).astype(np.float32)
+
+
+class _Pairs(Source):
+    """What masks and maps of numbers share: images paired with them by name, below one folder."""
+
+    def __init__(self, pairs: list[Pair], channels: int, bands: tuple[Range, ...] | None):
+        self.pairs, self._channels, self._bands = pairs, channels, bands
+        if bands is not None:
+            check_ranges(bands)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index].image
+
+    def _image(self, index: int) -> Encoded:
+        return image_file(functools.partial(files.read_file, self.pairs[index].image), self._channels, self._bands)
+
+
+class SegmentFolder(_Pairs):
+    """Images with masks: `images` and `masks` are folders below `path`, in which {split} stands for the split.
+
+    An image and its mask share their path below these folders, without image_suffix and mask_suffix and the ending. names: a
+    file below `path` that lists the names to use, such as VOC's ImageSets/Segmentation/{split}.txt; without it every image has a
+    mask and every mask an image. classes: the names of the classes, or a file below `path` with one a line. values: the label of
+    each class in the masks, in the same order, by default 0, 1, 2, ...: positions in a palette, grey levels of 8 or 16 bits, or
+    colours (r, g, b). ignore: labels that are not learned or measured, by default 255 where it is no class. At most `scan` masks,
+    evenly spread, are read at the start, so that labels that are neither, and masks of another size than their image, are found
+    before training. bands: see folder.Folder.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        classes: tuple[str, ...] | str = "classes.txt",
+        split: str = "train",
+        images: str = "images/{split}",
+        masks: str = "masks/{split}",
+        image_suffix: str = "",
+        mask_suffix: str = "",
+        names: str | None = None,
+        values: tuple[Code, ...] | None = None,
+        ignore: tuple[Code, ...] | None = None,
+        scan: Steps = 2000,
+        channels: Count = 3,
+        bands: tuple[Range, ...] | None = None,
+    ):
+        root = os.path.expanduser(path)
+        class_names = tuple(lines_of(joined(root, classes)) if isinstance(classes, str) else classes)
+        if not 1 <= len(class_names) <= IGNORED or len(set(class_names)) < len(class_names):
+            raise UserError(
+                f"Found {len(class_names)} classes, {len(set(class_names))} of them different; expected 1 to {IGNORED}, each once."
+            )
+        if ignore is None:
+            ignore = () if values is not None and IGNORED in values else (IGNORED,)
+        self._codes = Codes(len(class_names), values, ignore)
+        of_images, of_masks, listed = (text.replace("{split}", split) for text in (images, masks, names or ""))
+        pairs = find_pairs(root, of_images, of_masks, image_suffix, mask_suffix, listed or None, files.ENDINGS)
+        super().__init__(pairs, channels, bands)
+        self.fields = {"image": Image(), "segments": Segments(class_names)}
+        check_pairs(pairs, scan, self._look, self._codes.words)
+
+    def _look(self, pair: Pair) -> tuple[tuple[int, int], Mapping[int, int]]:
+        labels = decode_labels(files.read_file(pair.map))
+        return (labels.shape[0], labels.shape[1]), self._codes.unknown(labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self._image(index), "segments": Mask(self.pairs[index].map, self._codes)}
+
+
+class NumbersFolder(_Pairs):
+    """Images with a number for each pixel, such as its depth, in .npy files or grey images of up to 32 bits.
+
+    Folders, suffixes, names and bands are those of SegmentFolder. A number in a file is divided by `scale`, such as 1000 for
+    depth in millimetres; pixels with a number among `unknown`, or NaN, are not learned or measured.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        images: str = "images/{split}",
+        maps: str = "depth/{split}",
+        image_suffix: str = "",
+        map_suffix: str = "",
+        names: str | None = None,
+        scale: float = 1.0,
+        unknown: tuple[float, ...] = (0.0,),
+        scan: Steps = 2000,
+        channels: Count = 3,
+        bands: tuple[Range, ...] | None = None,
+    ):
+        if scale <= 0:
+            raise UserError(
+                f"Found scale={scale}, expected a number above 0: give the units of a file in one of yours."
+            )
+        root = os.path.expanduser(path)
+        of_images, of_maps, listed = (text.replace("{split}", split) for text in (images, maps, names or ""))
+        endings = (*files.ENDINGS, ".npy")
+        super().__init__(
+            find_pairs(root, of_images, of_maps, image_suffix, map_suffix, listed or None, endings), channels, bands
+        )
+        self._scale, self._unknown = scale, unknown
+        self.fields = {"image": Image(), "numbers": PixelNumbers()}
+        check_pairs(self.pairs, scan, self._look, "numbers")
+
+    def _look(self, pair: Pair) -> tuple[tuple[int, int], Mapping[int, int]]:
+        numbers = decode_numbers(files.read_file(pair.map))
+        return (numbers.shape[0], numbers.shape[1]), {}
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self._image(index), "numbers": NumbersFile(self.pairs[index].map, self._scale, self._unknown)}

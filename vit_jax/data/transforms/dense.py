@@ -1,0 +1,131 @@
+"""Transforms of examples whose pixels or boxes are labelled: labels at the image's own size, and shapes that are fixed."""
+
+import dataclasses
+
+import numpy as np
+
+from vit_jax.data import source
+from vit_jax.data.decode import MAX_PIXELS
+from vit_jax.data.source import Encoded, Example, Fields, Fill
+from vit_jax.data.transforms.ops import Size
+from vit_jax.types import Count, UserError
+
+
+def _height_width(size: Size) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"size must be at least 1 and at most {MAX_PIXELS} pixels in all, found {size}")
+    return height, width
+
+
+def _padded(array: np.ndarray, size: tuple[int, int], fill: Fill, what: str) -> np.ndarray:
+    """Return an array [h, w, ...] with `fill` below and to the right of it."""
+    height, width = array.shape[:2]
+    if height > size[0] or width > size[1]:
+        raise UserError(
+            f"{what}: found {height} x {width} pixels, expected at most {size[0]} x {size[1]}: give a larger size, or "
+            "put a resize before it."
+        )
+    margins = [(0, size[0] - height), (0, size[1] - width)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, margins, constant_values=fill)
+
+
+class OwnSize:
+    """Keep the labels of pixels as they are, on a canvas of `size`; `own_size` [2] is the height and width of the image."""
+
+    def __init__(self, size: tuple[int, int]):
+        self._size = size
+
+    def fields(self, fields: Fields) -> Fields:
+        """Return the fields of the result, whose labels of pixels are no longer transformed with the image."""
+        kept = {
+            key: dataclasses.replace(field, own_size=True) if isinstance(field, tuple(source.FILLS)) else field  # type: ignore[call-arg]
+            for key, field in fields.items()
+        }
+        self._fills = {key: source.FILLS[type(field)] for key, field in fields.items() if type(field) in source.FILLS}
+        self._images = [key for key, field in fields.items() if isinstance(field, source.Image)]
+        return kept | {"own_size": source.Field()}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        result = {k: x.decode() if k in (*self._fills, *self._images) and isinstance(x, Encoded) else x
+                  for k, x in example.items()}  # fmt: skip
+        height, width = result[next(iter(self._images))].shape[:2]
+        for key, fill in self._fills.items():
+            result[key] = _padded(result[key], self._size, fill, f"own_size({self._size})")
+        return result | {"own_size": np.array([height, width], np.int32)}
+
+
+def own_size(size: Size) -> OwnSize:
+    """Keep the labels of pixels at the image's own size, padded to `size`; the image alone is transformed after it.
+
+    Predictions are then resized to each image's own size, and measured there.
+    """
+    return OwnSize(_height_width(size))
+
+
+class Pad:
+    """Pad images with black, and labels of pixels with what is ignored; `image_size` [2] is the size before."""
+
+    def __init__(self, size: tuple[int, int]):
+        self._size = size
+
+    def fields(self, fields: Fields) -> Fields:
+        """Return the fields of the result."""
+        spatial = {k: f for k, f in fields.items() if not getattr(f, "own_size", False)}
+        self._fills: dict[str, Fill] = {k: 0 for k, f in spatial.items() if isinstance(f, source.Image)}
+        self._images = tuple(self._fills)
+        self._fills |= {k: source.FILLS[type(f)] for k, f in spatial.items() if type(f) in source.FILLS}
+        return {**fields, "image_size": source.Field()}
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        result = dict(example)
+        for key, fill in self._fills.items():
+            value = result[key].decode() if isinstance(result[key], Encoded) else np.asarray(result[key])
+            if key in self._images:
+                result["image_size"] = np.array(value.shape[:2], np.int32)
+            result[key] = _padded(value, self._size, fill, f"pad({self._size})")
+        return result
+
+
+def pad(size: Size) -> Pad:
+    """Pad the image at the bottom and at the right to `size`, as DETR does (arXiv:2005.12872, appendix A.4)."""
+    return Pad(_height_width(size))
+
+
+class PadBoxes:
+    """Fill boxes and their classes up to a fixed number; those without an inside, which a crop leaves, are dropped."""
+
+    def __init__(self, most: int, min_side: float):
+        self._most, self._min_side = most, min_side
+
+    def fields(self, fields: Fields) -> Fields:
+        """Return the fields of the result; raises UserError where there are no boxes with classes."""
+        self._boxes = [key for key, field in fields.items() if isinstance(field, source.Boxes)]
+        self._labels = [key for key, field in fields.items() if isinstance(field, source.BoxLabels)]
+        if len(self._boxes) != 1 or len(self._labels) != 1:
+            raise UserError(
+                f"The transform pad_boxes reads boxes and their classes; found examples with {', '.join(map(repr, fields))}: "
+                "take another source, such as coco.Coco."
+            )
+        return fields
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        boxes = np.asarray(example[self._boxes[0]], np.float32).reshape(-1, 4)
+        labels = np.asarray(example[self._labels[0]], np.int32)
+        inside = (boxes[:, 2:] - boxes[:, :2] >= self._min_side).all(axis=1) & (labels >= 0)
+        count = int(inside.sum())
+        if count > self._most:
+            raise UserError(
+                f"pad_boxes({self._most}): found an image with {count} boxes; give a number of at least that, and to a "
+                "detector at least as many tokens."
+            )
+        padded, classes = np.zeros((self._most, 4), np.float32), np.full(self._most, -1, np.int32)
+        padded[:count], classes[:count] = boxes[inside], labels[inside]
+        return {**example, self._boxes[0]: padded, self._labels[0]: classes}
+
+
+def pad_boxes(most: Count, min_side: float = 1.0) -> PadBoxes:
+    """Make the boxes of every image `most` rows; boxes with a side below `min_side` pixels are dropped."""
+    if min_side <= 0:
+        raise ValueError(f"expected min_side above 0, found {min_side}")
+    return PadBoxes(most, min_side)

@@ -1,0 +1,195 @@
+"""Predictions for pixels and boxes as files: masks, overlays, maps of numbers, and images with boxes."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.source import UnreadableImage
+from vit_jax.data.sources.coco import read_annotations
+from vit_jax.data.transforms.preprocess import split_spec
+from vit_jax.evals.coco_map import as_results
+from vit_jax.inference import Loaded
+from vit_jax.tasks.dense import Dense
+from vit_jax.types import UserError
+from vit_jax.viz.dense import draw_boxes, overlay, save_mask, shaded
+
+# Transforms after which predictions can be resized back to the image.
+WHOLE = ("resize", "resize_small", "resize_inside", "pad", "own_size", "pad_boxes", "drop")
+CANVAS = 64  # sizes of canvases are multiples of it, so that few are compiled
+
+
+def keeps_the_whole_image(preprocess: str) -> bool:
+    """Return whether a preprocess spec cuts nothing off an image."""
+    return all(text.partition("(")[0].strip() in WHOLE for text in split_spec(preprocess))
+
+
+def read(
+    loaded: Loaded, paths: Sequence[str]
+) -> tuple[list[str], list[np.ndarray], list[dict[str, Any]], dict[str, str]]:
+    """Return the readable paths, their images, these as the model takes them, and the reasons of the others."""
+    names: list[str] = []
+    images: list[np.ndarray] = []
+    examples: list[dict[str, Any]] = []
+    unreadable: dict[str, str] = {}
+    for path in paths:
+        try:
+            image = loaded.decoded(path)
+            example = loaded.example(image)
+        except UnreadableImage as error:
+            unreadable[path] = str(error)
+            continue
+        if not keeps_the_whole_image(loaded.preprocess_spec):  # predictions are for the part that the model sees
+            image = example["image"]
+        names.append(path)
+        images.append(image)
+        examples.append({key: example[key] for key in ("image", "image_size") if key in example})
+    return names, images, examples, unreadable
+
+
+def stacked(examples: Sequence[Mapping[str, Any]], rows: int) -> dict[str, np.ndarray]:
+    """Return examples as a batch of so many rows, the last ones repeated."""
+    filled = [*examples, *[examples[-1]] * (rows - len(examples))]
+    return {key: np.stack([example[key] for example in filled]) for key in examples[0]}
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """Return the names of files without folders and endings, with numbers where several are the same."""
+    seen: dict[str, int] = {}
+    names = []
+    for path in paths:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        seen[stem] = seen.get(stem, 0) + 1
+        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    return names
+
+
+def predict_pixels(
+    loaded: Loaded, images: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], rows: int, needs: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the outputs of a task of pixels for each image, at its own size."""
+    task = loaded.task
+    assert isinstance(task, Dense)
+    for start in range(0, len(images), rows):
+        some = images[start : start + rows]
+        sizes = np.array([image.shape[:2] for image in some], np.int32)
+        canvas = [int(-(-side // CANVAS) * CANVAS) for side in sizes.max(axis=0)]
+        batch = stacked(examples[start : start + rows], rows)
+        batch["own_size"] = np.concatenate([sizes, np.tile(sizes[-1:], (rows - len(some), 1))])
+        batch[task.key] = np.zeros((rows, *canvas), np.uint8)  # its size alone is read
+        outputs = jax.device_get(loaded.predictor(loaded.weights, batch, needs)[1])
+        for row, (height, width) in enumerate(sizes.tolist()):
+            yield {key: x[row][:height, :width] for key, x in outputs.items()}
+
+
+def write_segments(
+    image: np.ndarray, classes: np.ndarray, names: Sequence[str], name: str, out: Path
+) -> dict[str, Any]:
+    """Write masks/NAME.png and overlays/NAME.png; return the paths, and the share of each class that is there."""
+    paths = {kind: out / f"{kind}s" / f"{name}.png" for kind in ("mask", "overlay")}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+    save_mask(classes, paths["mask"])
+    Image.fromarray(overlay(image, classes)).save(paths["overlay"])
+    shares = np.bincount(classes.ravel(), minlength=len(names)) / classes.size
+    order = np.argsort(-shares, kind="stable")
+    found = {names[i]: round(float(shares[i]), 6) for i in order if shares[i]}
+    return {"classes": found, **{kind: str(path) for kind, path in paths.items()}}
+
+
+def write_numbers(numbers: np.ndarray, name: str, out: Path) -> dict[str, Any]:
+    """Write numbers/NAME.npy and pictures/NAME.png; return the paths, and the smallest and largest number."""
+    paths = {"numbers": out / "numbers" / f"{name}.npy", "picture": out / "pictures" / f"{name}.png"}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+    np.save(paths["numbers"], numbers.astype(np.float32), allow_pickle=False)
+    Image.fromarray(shaded(numbers.astype(np.float64))).save(paths["picture"])
+    span = {"least": float(numbers.min()), "most": float(numbers.max())}
+    return span | {kind: str(path) for kind, path in paths.items()}
+
+
+def predict_boxes(
+    loaded: Loaded, examples: Sequence[Mapping[str, Any]], rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the boxes of each image, in shares of it, with their scores and labels."""
+    names = ("boxes", "box_scores", "box_labels")
+    for start in range(0, len(examples), rows):
+        some = examples[start : start + rows]
+        outputs = jax.device_get(loaded.predictor(loaded.weights, stacked(some, rows), names)[1])
+        yield from zip(*(outputs[name][: len(some)] for name in names), strict=True)
+
+
+def write_boxes(
+    loaded: Loaded, paths: Sequence[str], images: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], rows: int, out: Path,
+    annotations: str | None, least_score: float,
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """Write pictures/NAME.png with the boxes of at least this score, and all boxes as COCO's results into boxes.json.
+
+    annotations: a file of COCO's format, whose ids of images, by the names of their files, and of categories are used; without one
+    they are the names of the files without endings, as numbers where they are numbers, and the positions of classes, from 1.
+    """
+    image_ids, category_ids = ids_of(annotations, paths, loaded.class_names)
+    results: list[dict[str, Any]] = []
+    (out / "pictures").mkdir(exist_ok=True)
+    predicted = predict_boxes(loaded, examples, rows)
+    for path, name, image, (boxes, scores, labels) in zip(paths, unique_names(paths), images, predicted, strict=True):
+        size = (image.shape[0], image.shape[1])
+        results += as_results(boxes, scores, labels, size, image_ids[path], category_ids)
+        order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= least_score]
+        captions = [f"{loaded.class_names[labels[i]]} {scores[i]:.0%}" for i in order]
+        pixels = boxes[order].reshape(-1, 4) * np.array([size[1], size[0]] * 2)
+        picture = out / "pictures" / f"{name}.png"
+        draw_boxes(image, pixels, [int(labels[i]) for i in order], captions).save(picture)
+        found = [
+            {"label": loaded.class_names[labels[i]], "score": float(scores[i]), "box": box}
+            for i, box in zip(order, pixels.round(2).tolist(), strict=True)
+        ]
+        yield path, {"boxes": found, "picture": str(picture)}
+    (out / "boxes.json").write_text(json.dumps(results))
+
+
+def ids_of(
+    annotations: str | None, paths: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, Any], list[int | None]]:
+    """Return the id of each image by its path, and of each class; raises UserError where the annotations do not know one."""
+    stems = {path: os.path.splitext(os.path.basename(path))[0] for path in paths}
+    if annotations is None:
+        return {path: int(stem) if stem.isdecimal() else stem for path, stem in stems.items()}, [
+            *range(1, len(names) + 1)
+        ]
+    listed = read_annotations(annotations)
+    known = {os.path.basename(image["file_name"]): image["id"] for image in listed["images"]}
+    categories = {category["name"]: category["id"] for category in listed["categories"]}
+    missing = [path for path in paths if os.path.basename(path) not in known]
+    if missing:
+        raise UserError(
+            f"Found {len(missing)} images that {annotations} does not list, for example {missing[0]}; leave them out."
+        )
+    if not set(names) & set(categories):
+        raise UserError(
+            f"Found none of the model's classes ({', '.join(names[:5])}) among the categories of {annotations}."
+        )
+    return {path: known[os.path.basename(path)] for path in paths}, [categories.get(name) for name in names]
+
+
+def write(
+    loaded: Loaded,
+    paths: Sequence[str],
+    images: Sequence[np.ndarray],
+    examples: Sequence[Mapping[str, Any]],
+    rows: int,
+    out: Path,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Write what is predicted for the pixels of images; yield each path with what was written."""
+    need = "segments" if loaded.class_names else "numbers"
+    predicted = predict_pixels(loaded, images, examples, rows, (need,))
+    for path, name, image, found in zip(paths, unique_names(paths), images, predicted, strict=True):
+        if need == "segments":
+            yield path, write_segments(image, found[need], loaded.class_names, name, out)
+        else:
+            yield path, write_numbers(found[need], name, out)
