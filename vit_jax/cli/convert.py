@@ -139,7 +139,9 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
 
 def predicts_parts(loaded: Any) -> bool:
     """Return whether a model predicts parts of images, pixels or boxes, with parameters outside its backbone."""
-    return loaded.task.measured_by not in ("classification", "regression")
+    from vit_jax.explain.pictures import predicts
+
+    return predicts(loaded) != "images"
 
 
 def fields_of(loaded: Any) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def check(loaded: Any, out: Path, to: str) -> bool:
 def compared(loaded: Any, to: str) -> tuple[str, ...]:
     """Return the outputs that show whether a written model is the same."""
     if predicts_parts(loaded) and to in ("hf", "workdir"):
-        return ("box_logits", "box_outputs") if loaded.task.measured_by == "coco_map" else ("pixel_outputs",)
+        return ("box_logits", "box_outputs") if hasattr(loaded.task, "detection_tokens") else ("pixel_outputs",)
     return ("features",) if predicts_parts(loaded) or loaded.has_untrained_head else ("logits",)
 
 
