@@ -111,11 +111,6 @@ class Loaded:
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
         return not self.class_names or is_untrained_head(jax.device_get(kernels))
 
-    @property
-    def predicts_parts(self) -> bool:
-        """Whether it predicts parts of images, pixels or boxes, with parameters outside its backbone."""
-        return self.task.measured_by not in ("classification", "regression", "zeroshot")
-
     @cached_property
     def predictor(self) -> Predictor:
         """What runs the model on the devices of this machine."""

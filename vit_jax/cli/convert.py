@@ -102,7 +102,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if to == "workdir":
         own = trees.flatten(loaded.weights["params"])
         # Of a task with more than the backbone, such as a decoder, the backbone alone is written, unless it is used in prediction.
-        if loaded.predicts_parts:
+        if predicts_parts(loaded):
             params = {name: np.asarray(leaf) for name, leaf in own.items()}
         task = loaded.task_spec if own.keys() == params.keys() else None
         task = task or {"type": "classify.Classify", "mean": mean, "std": std}
@@ -124,7 +124,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if preprocessing is None:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
         notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
-    if loaded.predicts_parts and to == "hf":
+    if predicts_parts(loaded) and to == "hf":
         whole = {name: np.asarray(leaf, np.float32) for name, leaf in trees.flatten(loaded.weights["params"]).items()}
         whole |= {
             name: np.asarray(leaf)
@@ -177,10 +177,17 @@ def write_towers(loaded: Any, out: Path, to: str) -> list[str]:
     return notes + writers[to](out, loaded.spec, task, params, images)
 
 
+def predicts_parts(loaded: Any) -> bool:
+    """Return whether a model predicts parts of images, pixels or boxes, with parameters outside its backbone."""
+    from vit_jax.explain.pictures import predicts
+
+    return predicts(loaded) != "images"
+
+
 def fields_of(loaded: Any) -> dict[str, Any]:
     """Return what a record says of the examples of a task that predicts parts of images."""
     kinds = getattr(loaded.task, "fields", None)
-    if not loaded.predicts_parts or not kinds:
+    if not predicts_parts(loaded) or not kinds:
         return {}
     layout = {"image": (loaded.image_shape, "uint8")}
     return {"layout": layout, "fields": {key: type(field).__name__ for key, field in kinds.items()}}
@@ -236,9 +243,9 @@ def check(loaded: Any, out: Path, to: str) -> bool:
 
 def compared(loaded: Any, to: str) -> tuple[str, ...]:
     """Return the outputs that show whether a written model is the same."""
-    if loaded.predicts_parts and to in ("hf", "workdir"):
-        return ("box_logits", "box_outputs") if loaded.task.measured_by == "coco_map" else ("pixel_outputs",)
-    return ("features",) if loaded.predicts_parts or loaded.has_untrained_head else ("logits",)
+    if predicts_parts(loaded) and to in ("hf", "workdir"):
+        return ("box_logits", "box_outputs") if hasattr(loaded.task, "detection_tokens") else ("pixel_outputs",)
+    return ("features",) if predicts_parts(loaded) or loaded.has_untrained_head else ("logits",)
 
 
 def _read_back(loaded: Any, out: Path, to: str) -> Any:

@@ -29,35 +29,35 @@ def main(argv: Sequence[str]) -> int:
     paths = list(find_images(places))
 
     from vit_jax import inference
+    from vit_jax.explain import pictures
 
     loaded = inference.load(flags.model, trust=flags.trust)
     for note in loaded.notes:
         print(f"note: {line(note)}", file=sys.stderr)
-    if loaded.predicts_parts:
-        return predict_files(loaded, flags, paths)
-    if flags.out is not None:
-        raise UserError(f"--out={flags.out} is for predictions of pixels or boxes; {flags.model} predicts images.")
-    return predict_images(loaded, flags, paths, texts)
-
-
-def predict_files(loaded: Any, flags: Any, paths: Sequence[str]) -> int:
-    """Write what is predicted for the pixels or boxes of each image, and print where; return the exit code."""
-    from vit_jax.explain import pictures
-
-    out = output_folder("--out", flags.out or "predictions")
-    names, images, examples, unreadable = pictures.read(loaded, paths)
-    for path, reason in unreadable.items():
-        print(f"unreadable: {line(path)}: {line(reason)}", file=sys.stderr)
-    given = (loaded, names, images, examples, min(flags.batch_size, len(paths)), out)
-    finds_boxes = loaded.task.measured_by == "coco_map"
-    if flags.annotations is not None and not finds_boxes:
-        raise UserError(f"--annotations={flags.annotations} is for detectors; {flags.model} predicts pixels.")
-    written = (
-        pictures.write_boxes(*given, flags.annotations, flags.least_score) if finds_boxes else pictures.write(*given)
+    kind = pictures.predicts(loaded)
+    for flag, value, other in (("out", flags.out, "images"), ("annotations", flags.annotations, "pixels")):
+        if value is not None and kind in ("images", other):
+            raise UserError(f"--{flag}={value} is not for {flags.model}, which predicts {kind}; leave it out.")
+    if kind == "images":
+        return predict_images(loaded, flags, paths, texts)
+    out, rows = output_folder("--out", flags.out or "predictions"), min(flags.batch_size, len(paths))
+    if kind == "pixels":
+        return show_written(pictures.write_pixels(loaded, paths, rows, out), flags.json)
+    return show_written(
+        pictures.write_boxes(loaded, paths, rows, out, flags.annotations, flags.least_score), flags.json
     )
+
+
+def show_written(written: Iterator[tuple[str, dict[str, Any]]], as_json: bool) -> int:
+    """Print what is predicted for the pixels or boxes of each image, and where it is; return the exit code."""
+    failed = False
     for path, result in written:
-        print(json.dumps({"path": path, **result}) if flags.json else line(f"{path}: {in_words(result)}"), flush=True)
-    return 1 if unreadable else 0
+        if "unreadable" in result:
+            failed = True
+            print(f"unreadable: {line(path)}: {line(result['unreadable'])}", file=sys.stderr)
+        else:
+            print(json.dumps({"path": path, **result}) if as_json else line(f"{path}: {in_words(result)}"), flush=True)
+    return 1 if failed else 0
 
 
 def in_words(result: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,12 +16,18 @@ from vit_jax.data.transforms.preprocess import split_spec
 from vit_jax.evals.coco_map import as_results
 from vit_jax.inference import Loaded
 from vit_jax.tasks.dense import Dense
+from vit_jax.tasks.detect import Detect
 from vit_jax.types import UserError
 from vit_jax.viz.dense import draw_boxes, overlay, save_mask, shaded
 
 # Transforms after which predictions can be resized back to the image.
 WHOLE = ("resize", "resize_small", "resize_inside", "pad", "own_size", "pad_boxes", "drop")
 CANVAS = 64  # sizes of canvases are multiples of it, so that few are compiled
+
+
+def predicts(loaded: Loaded) -> Literal["images", "pixels", "boxes"]:
+    """Return what a model predicts something for."""
+    return "pixels" if isinstance(loaded.task, Dense) else "boxes" if isinstance(loaded.task, Detect) else "images"
 
 
 def keeps_the_whole_image(preprocess: str) -> bool:
@@ -69,22 +75,32 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def predict_pixels(
-    loaded: Loaded, images: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], rows: int, needs: Sequence[str]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the outputs of a task of pixels for each image, at its own size."""
-    task = loaded.task
-    assert isinstance(task, Dense)
-    for start in range(0, len(images), rows):
-        some = images[start : start + rows]
-        sizes = np.array([image.shape[:2] for image in some], np.int32)
-        canvas = [int(-(-side // CANVAS) * CANVAS) for side in sizes.max(axis=0)]
-        batch = stacked(examples[start : start + rows], rows)
-        batch["own_size"] = np.concatenate([sizes, np.tile(sizes[-1:], (rows - len(some), 1))])
-        batch[task.key] = np.zeros((rows, *canvas), np.uint8)  # its size alone is read
+def predicted(
+    loaded: Loaded, paths: Sequence[str], rows: int, needs: Sequence[str]
+) -> Iterator[tuple[str, str, np.ndarray | None, dict[str, Any]]]:
+    """Yield the path, a name of its own, the image and the outputs of each file, of `rows` files at once.
+
+    Outputs for pixels have the image's own size. Of a file that is unreadable there is no image, and {"unreadable": the reason}.
+    """
+    names = dict(zip(paths, unique_names(paths), strict=True))
+    for start in range(0, len(paths), rows):
+        readable, images, examples, unreadable = read(loaded, paths[start : start + rows])
+        for path, reason in unreadable.items():
+            yield path, names[path], None, {"unreadable": reason}
+        if not readable:
+            continue
+        batch = stacked(examples, rows)
+        sizes = np.array([image.shape[:2] for image in images], np.int32)
+        if isinstance(loaded.task, Dense):
+            canvas = [int(-(-side // CANVAS) * CANVAS) for side in sizes.max(axis=0)]
+            batch["own_size"] = np.concatenate([sizes, np.tile(sizes[-1:], (rows - len(images), 1))])
+            batch[loaded.task.key] = np.zeros((rows, *canvas), np.uint8)  # its size alone is read
         outputs = jax.device_get(loaded.predictor(loaded.weights, batch, needs)[1])
-        for row, (height, width) in enumerate(sizes.tolist()):
-            yield {key: x[row][:height, :width] for key, x in outputs.items()}
+        for row, (path, image) in enumerate(zip(readable, images, strict=True)):
+            found = {key: x[row] for key, x in outputs.items()}
+            if isinstance(loaded.task, Dense):
+                found = {key: x[: sizes[row, 0], : sizes[row, 1]] for key, x in found.items()}
+            yield path, names[path], image, found
 
 
 def write_segments(
@@ -113,31 +129,23 @@ def write_numbers(numbers: np.ndarray, name: str, out: Path) -> dict[str, Any]:
     return span | {kind: str(path) for kind, path in paths.items()}
 
 
-def predict_boxes(
-    loaded: Loaded, examples: Sequence[Mapping[str, Any]], rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield the boxes of each image, in shares of it, with their scores and labels."""
-    names = ("boxes", "box_scores", "box_labels")
-    for start in range(0, len(examples), rows):
-        some = examples[start : start + rows]
-        outputs = jax.device_get(loaded.predictor(loaded.weights, stacked(some, rows), names)[1])
-        yield from zip(*(outputs[name][: len(some)] for name in names), strict=True)
-
-
 def write_boxes(
-    loaded: Loaded, paths: Sequence[str], images: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], rows: int, out: Path,
-    annotations: str | None, least_score: float,
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    loaded: Loaded, paths: Sequence[str], rows: int, out: Path, annotations: str | None, least_score: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Write pictures/NAME.png with the boxes of at least this score, and all boxes as COCO's results into boxes.json.
 
     annotations: a file of COCO's format, whose ids of images, by the names of their files, and of categories are used; without one
     they are the names of the files without endings, as numbers where they are numbers, and the positions of classes, from 1.
+    Yields each path with what was written, or why it is unreadable.
     """
     image_ids, category_ids = ids_of(annotations, paths, loaded.class_names)
     results: list[dict[str, Any]] = []
     (out / "pictures").mkdir(exist_ok=True)
-    predicted = predict_boxes(loaded, examples, rows)
-    for path, name, image, (boxes, scores, labels) in zip(paths, unique_names(paths), images, predicted, strict=True):
+    for path, name, image, found in predicted(loaded, paths, rows, ("boxes", "box_scores", "box_labels")):
+        if image is None:
+            yield path, found
+            continue
+        boxes, scores, labels = (found[key] for key in ("boxes", "box_scores", "box_labels"))
         size = (image.shape[0], image.shape[1])
         results += as_results(boxes, scores, labels, size, image_ids[path], category_ids)
         order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= least_score]
@@ -145,11 +153,11 @@ def write_boxes(
         pixels = boxes[order].reshape(-1, 4) * np.array([size[1], size[0]] * 2)
         picture = out / "pictures" / f"{name}.png"
         draw_boxes(image, pixels, [int(labels[i]) for i in order], captions).save(picture)
-        found = [
+        shown = [
             {"label": loaded.class_names[labels[i]], "score": float(scores[i]), "box": box}
             for i, box in zip(order, pixels.round(2).tolist(), strict=True)
         ]
-        yield path, {"boxes": found, "picture": str(picture)}
+        yield path, {"boxes": shown, "picture": str(picture)}
     (out / "boxes.json").write_text(json.dumps(results))
 
 
@@ -177,19 +185,13 @@ def ids_of(
     return {path: known[os.path.basename(path)] for path in paths}, [categories.get(name) for name in names]
 
 
-def write(
-    loaded: Loaded,
-    paths: Sequence[str],
-    images: Sequence[np.ndarray],
-    examples: Sequence[Mapping[str, Any]],
-    rows: int,
-    out: Path,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Write what is predicted for the pixels of images; yield each path with what was written."""
+def write_pixels(loaded: Loaded, paths: Sequence[str], rows: int, out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Write what is predicted for the pixels of images; yield each path with what was written, or why it is unreadable."""
     need = "segments" if loaded.class_names else "numbers"
-    predicted = predict_pixels(loaded, images, examples, rows, (need,))
-    for path, name, image, found in zip(paths, unique_names(paths), images, predicted, strict=True):
-        if need == "segments":
+    for path, name, image, found in predicted(loaded, paths, rows, (need,)):
+        if image is None:
+            yield path, found
+        elif need == "segments":
             yield path, write_segments(image, found[need], loaded.class_names, name, out)
         else:
             yield path, write_numbers(found[need], name, out)

@@ -29,7 +29,7 @@ def save_mask(classes: Classes, path: Path) -> None:
     image.save(path)
 
 
-def overlay(image: Pixels, classes: Classes, share: float = 0.5) -> Pixels:
+def overlay(image: Pixels, classes: Classes, share: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
     """Return an image with the colours of its classes laid over it; the first class, by custom the ground, is left clear."""
     colours = palette()[classes]
     mixed = image[..., :1].repeat(3, axis=2) if image.shape[2] < 3 else image[..., :3]
