@@ -85,7 +85,7 @@ def config_of(out: Path, objective: str, seed: int, smoke: bool):
     """Return the config of a run."""
     config = load(f"{CONFIGS / objective}.py:data=pairs:{out}/train.jsonl,tokenizer={out}/tokenizer.json,tokens=16")
     config.seed, config.batch_size, config.epochs = seed, 128, None
-    config.steps = 6 if smoke else 1200
+    config.steps = 6 if smoke else 600
     small = {"width": 128, "depth": 4, "mlp_dim": 512, "num_heads": 4}
     config.model.update(small)
     config.task.text.update({**small, "out_dim": 128})

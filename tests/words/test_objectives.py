@@ -1,5 +1,8 @@
 """CLIP, LiT and CapPa against formulas and other code; gradient caching against the whole batch's gradient."""
 
+import importlib.util
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ from vit_jax.grads.gradient import Loss, Plain
 from vit_jax.layers.decoder import Decoder
 from vit_jax.tasks.caption import caption_losses
 from vit_jax.tasks.clip import softmax_loss
+from vit_jax.tasks.siglip import sigmoid_loss
 from vit_jax.train.fit import fit
 from vit_jax.train.state import State
 from vit_jax.train.step import loss_of
@@ -247,3 +251,21 @@ def test_a_run_begins_from_both_towers_of_another(place, tmp_path):
     one, two = (vit_jax.load(tmp_path / name).weights["params"] for name in ("first", "second"))
     for name, leaf in trees.flatten(one).items():
         np.testing.assert_array_equal(leaf, trees.flatten(two)[name], err_msg=name)
+
+
+def test_both_losses_are_those_of_open_clip(agrees):
+    found = importlib.util.find_spec("open_clip")
+    if found is None or found.origin is None:
+        pytest.skip("open_clip_torch is not installed")
+    # Its package imports torchvision, its losses alone do not.
+    spec = importlib.util.spec_from_file_location("open_clip_losses", Path(found.origin).parent / "loss.py")
+    losses = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(losses)
+    image, text, ids = unit(8, 6, 0), unit(8, 6, 1), jnp.arange(8, dtype=jnp.int32)[:, None]
+    theirs = losses.ClipLoss()(torch.tensor(image), torch.tensor(text), torch.tensor(14.0))
+    agrees(
+        "CLIP's loss", "open_clip", softmax_loss(jnp.asarray(image), jnp.asarray(text), jnp.float32(14.0)), theirs, 1e-5
+    )
+    theirs = losses.SigLipLoss()(torch.tensor(image), torch.tensor(text), torch.tensor(10.0), torch.tensor(-10.0))
+    arguments = (jnp.asarray(image), jnp.asarray(text), ids, jnp.float32(10.0), jnp.float32(-10.0))
+    agrees("SigLIP's loss", "open_clip", sigmoid_loss(*arguments, 4), theirs, 1e-5)

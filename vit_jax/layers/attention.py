@@ -1,6 +1,6 @@
 """Multi-head attention (arXiv:1706.03762, section 3.2.2)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -57,18 +57,16 @@ class Attention(nn.Module):
         if width % self.num_heads:
             raise UserError(f"A width of {width} cannot be split into num_heads={self.num_heads} attention heads.")
         head = (self.num_heads, width // self.num_heads)
+        dense: dict[str, Any] = {
+            "kernel_init": INITIAL[self.weight_init].kernel,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "dot_general": dot_general,
+        }
 
         def project(name: str, x: Array) -> Float[Array, "b n k h"]:
-            dense = nn.DenseGeneral(
-                head,
-                use_bias=name != "key" if self.qkv_bias == "qv" else self.qkv_bias,
-                kernel_init=INITIAL[self.weight_init].kernel,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                dot_general=dot_general,
-                name=name,
-            )
-            return dense(x)
+            has_bias = name != "key" if self.qkv_bias == "qv" else self.qkv_bias
+            return nn.DenseGeneral(head, use_bias=has_bias, **dense, name=name)(x)
 
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
         if self.qk_norm:
@@ -104,16 +102,7 @@ class Attention(nn.Module):
         if self.norm:
             norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
             mixed = norm(mixed.reshape(*mixed.shape[:2], width)).reshape(mixed.shape)
-        return nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            use_bias=self.out_bias,
-            kernel_init=INITIAL[self.weight_init].kernel,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            dot_general=dot_general,
-            name="out",
-        )(mixed)
+        return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.out_bias, **dense, name="out")(mixed)
 
     def _rotated(
         self, queries: Float[Array, "b q k h"], keys: Float[Array, "b n k h"], geometry: Geometry | None

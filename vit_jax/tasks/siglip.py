@@ -26,7 +26,7 @@ class Siglip(Towers):
 
     scale: float = 10.0
     bias: float = -10.0
-    chunk: Units = 4096
+    chunk: Units = 1024
 
     @property
     def first_log_scale(self) -> float:

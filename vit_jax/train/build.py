@@ -65,17 +65,8 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         config["task"], config["model"], class_names=data.class_names,
         fields=data.fields, spec=spec, steps=steps, extra=teacher,
     )  # fmt: skip
-    if "patches" in data.layout and not task.any_shape:
-        raise UserError(
-            f"{type(task).__name__} takes whole images, and data.preprocess makes patches; leave patchify out of it, or take a "
-            "task such as classify.Classify or siglip.Siglip."
-        )
     gradient: Gradient = factory.build(config["grad"], "grad")
-    if gradient.splits_batch and not task.decomposable:
-        raise UserError(
-            f"config.grad takes the gradient of parts of a batch, but the loss of {type(task).__name__} is not a mean over "
-            "examples (decomposable=False); use grad type='gradient.Plain', and mesh.fsdp or model.remat to save memory."
-        )
+    check_task(task, gradient, data)
     with reading(task, spec):
         params = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
     optim = config["optim"]
@@ -114,6 +105,20 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
         fetch=fetch,
         norm_scaled=norm_scaled(rule, params, optim),
     )  # fmt: skip
+
+
+def check_task(task: Task, gradient: Gradient, data: DataSpec) -> None:
+    """Raise UserError where a task cannot take the patches of the data, or the parts of a batch that the gradient takes."""
+    if "patches" in data.layout and not task.any_shape:
+        raise UserError(
+            f"{type(task).__name__} takes whole images, and data.preprocess makes patches; leave patchify out of it, or take a "
+            "task such as classify.Classify or siglip.Siglip."
+        )
+    if gradient.splits_batch and not task.decomposable:
+        raise UserError(
+            f"config.grad takes the gradient of parts of a batch, but the loss of {type(task).__name__} is not a mean over "
+            "examples (decomposable=False); use grad type='gradient.Plain', and mesh.fsdp or model.remat to save memory."
+        )
 
 
 def batch_shapes(layout: Layout, batch_size: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
