@@ -1,5 +1,6 @@
 """Trained models for use: load a reference, preprocess images, predict."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -401,7 +402,9 @@ def _tokenizer_of(source: Pretrained) -> tokenizers.Tokenizer | None:
     """Return the tokenizer beside a published pair of towers, if there is one."""
     if "text" not in (source.task or {}) or source.folder is None or not tokenizers.is_in(source.folder):
         return None
-    return tokenizers.read(str(source.folder))
+    with contextlib.suppress(UserError):  # its library is missing, which images do without
+        return tokenizers.read(str(source.folder))
+    return None
 
 
 def _without_params(name: str) -> str:

@@ -130,6 +130,19 @@ def test_siglip_2s_tokenizer_is_that_of_transformers(tmp_path):
         np.testing.assert_array_equal(ours(text, 64)[0], expected, err_msg=text)
 
 
+def test_siglip_2s_fixed_resolutions_have_its_rule_too(tmp_path):
+    """Their folders say siglip and another tokenizer; texts are lower-cased, and end in <eos> without <bos>."""
+    library = pytest.importorskip("tokenizers")
+    words = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "cat": 4}
+    made = library.Tokenizer(library.models.WordLevel(words, unk_token="<unk>"))
+    made.post_processor = library.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>"}')
+    assert tokenizers.read(str(tmp_path))("Cat", 4)[0].tolist() == [2, 3, 0, 0]
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    assert tokenizers.read(str(tmp_path))("Cat", 4)[0].tolist() == [4, 1, 0, 0]
+
+
 def test_a_packed_tokenizer_gives_the_same_ids(tmp_path):
     made = tokenizers.train(WORDS * 5, 300)
     (tmp_path / "tokenizer.json").write_text(made.packed())

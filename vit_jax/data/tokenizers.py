@@ -86,9 +86,14 @@ class Tokenizer:
 
     @functools.cached_property
     def _made(self) -> tuple[Callable[[str], list[int]], int]:
-        if self.kind == "sentencepiece":
-            return _sentencepiece(base64.b64decode(self.model), self.rule)
-        return _fast(self.model, self.rule)
+        make = {"sentencepiece": _sentencepiece, "tokenizers": _fast}[self.kind]
+        try:
+            return make(self.model, self.rule)
+        except UserError:
+            raise
+        except Exception as error:  # the libraries raise many types for damaged models
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"The tokenizer is damaged ({reason}); restore its file, or make it again.") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -110,9 +115,9 @@ def _fast(model: str, rule: Rule) -> tuple[Callable[[str], list[int]], int]:
     return lambda text: made.encode(clean(text), add_special_tokens=False).ids, made.get_vocab_size()
 
 
-def _sentencepiece(model: bytes, rule: Rule) -> tuple[Callable[[str], list[int]], int]:
+def _sentencepiece(model: str, rule: Rule) -> tuple[Callable[[str], list[int]], int]:
     made = library("sentencepiece").SentencePieceProcessor()
-    made.LoadFromSerializedProto(model)
+    made.LoadFromSerializedProto(base64.b64decode(model))
     unknown = made.IdToPiece(made.unk_id())
     # Before a text stands a word that is cut off again, so that the space before its first word stays.
     skip = len(made.encode(unknown))
@@ -185,7 +190,9 @@ def _parsed(data: bytes, path: str) -> Tokenizer:
         made = Tokenizer("sentencepiece", model, "siglip", (), (end,) if end >= 0 else (), max(end, 0))
     else:
         stated = json.loads(data)
-        made = _unpacked(stated, path) if PACKED in stated else _of_transformers(data.decode(), path)
+        if PACKED in stated:  # whose library is needed only where texts are
+            return _unpacked(stated, path)
+        made = _of_transformers(data.decode(), path)
     made.ids("a word")
     return made
 
@@ -208,9 +215,10 @@ def _of_transformers(model: str, path: str) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json; its padding and the lower case of SigLIP 2 are stated beside it."""
     tokenizers = library("tokenizers")
     made = tokenizers.Tokenizer.from_str(model)
-    beside = os.path.join(os.path.dirname(path), "tokenizer_config.json")
-    stated = json.loads(stores.read(beside)) if os.path.isfile(beside) else {}
-    if stated.get("tokenizer_class") == "Siglip2Tokenizer" and "Lowercase" not in model:
+    stated, config = (_json_beside(path, name) for name in ("tokenizer_config.json", "config.json"))
+    # SigLIP 2 was trained on texts in lower case, which end in <eos> and have no <bos> (big_vision, SigLIP2_demo.ipynb).
+    is_siglip = stated.get("tokenizer_class") == "Siglip2Tokenizer" or config.get("model_type") in ("siglip", "siglip2")
+    if is_siglip and "Lowercase" not in model:
         lower = tokenizers.normalizers.Lowercase()
         made.normalizer = tokenizers.normalizers.Sequence([lower, *([made.normalizer] if made.normalizer else [])])
     made.no_truncation()
@@ -218,12 +226,21 @@ def _of_transformers(model: str, path: str) -> Tokenizer:
     whole, alone = (made.encode("a", add_special_tokens=special).ids for special in (True, False))
     at = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
     before, after = tuple(whole[:at]), tuple(whole[at + len(alone) :])
+    end = made.token_to_id("<eos>")
+    if is_siglip and end is not None:
+        before, after = (), (end,)
     pad = stated.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     known = made.token_to_id(pad) if isinstance(pad, str) else None
     return Tokenizer(
         "tokenizers", made.to_str(), "", before, after, (after[-1:] or (0,))[0] if known is None else known
     )
+
+
+def _json_beside(path: str, name: str) -> dict[str, Any]:
+    file = os.path.join(os.path.dirname(path), name)
+    stated = json.loads(stores.read(file)) if os.path.isfile(file) else {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def from_merges(text: str) -> Tokenizer:

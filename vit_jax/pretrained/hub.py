@@ -17,7 +17,7 @@ from pathlib import Path
 from vit_jax.types import UserError
 
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors.index.json", "model*.safetensors"]
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model"]
+TOKENIZER_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model"]
 OLDER_FILES = ["pytorch_model.bin", "pytorch_model.pth", "*.npz"]
 
 
