@@ -8,6 +8,7 @@ takes 40 training and 12 test scenes and a few steps. --pretrained: a model pret
 import argparse
 import functools
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -125,6 +126,14 @@ def backbone_at(reference: str | None, seed: int) -> tuple[Any, Any, Any, Any]:
     return task.model, {"params": params}, mean, std
 
 
+@functools.cache
+def frozen_maps(data: Path, reference: str | None, seed: int) -> tuple[Any, dict[str, np.ndarray]]:
+    """A backbone, and its feature maps of all scenes; kept for all runs that read them."""
+    network, variables, mean, std = backbone_at(reference, seed)
+    images = {split: labelled(data, split, "segments")[0] for split in ("train", "test")}
+    return network, {split: features_of(network, variables, x, mean, std) for split, x in images.items()}
+
+
 def train_head(task: Any, maps: np.ndarray, labels: np.ndarray, steps: int, seed: int) -> Any:
     """The variables of the task's head after training on cached feature maps, in batches of 64."""
     head = task.head
@@ -160,9 +169,7 @@ def predicted(task: Any, variables: Any, maps: np.ndarray) -> np.ndarray:
 
 def linear_head(data: Path, reference: str | None, kind: str, steps: int, seed: int) -> dict[str, float]:
     """Numbers of a linear head on cached frozen features; mean IoU, or delta1 and rmse, by numpy."""
-    network, variables, mean, std = backbone_at(reference, seed)
-    images = {split: labelled(data, split, "segments")[0] for split in ("train", "test")}
-    maps = {split: features_of(network, variables, x, mean, std) for split, x in images.items()}
+    network, maps = frozen_maps(data, reference, 0 if reference else seed)
     names = ("background", *scenes.CLASSES)
     fields = {"image": Image(), "segments": Segments(names)} if kind == "segments" else {"numbers": PixelNumbers()}
     task: Any = (Segment if kind == "segments" else Depth)(network, fields=fields)
@@ -230,6 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pretrained", help="a model pretrained without labels; without one (b) is left out")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--only", default="", help="a regular expression of the runs to do; default: all")
     flags = parser.parse_args()
     sizes, data = SIZES[flags.smoke], flags.out / "scenes"
     scenes.fetch(flags.out / "emoji")
@@ -257,7 +265,7 @@ def main() -> None:
         name = f"boxes_{'shuffled' if shuffled else 'true'}"
         runs[name] = functools.partial(fit, detect, flags.out / name)
     for name, run in runs.items():
-        if name in done:
+        if name in done or not re.search(flags.only, name):
             continue
         found = {key: value for key, value in run().items() if isinstance(value, int | float)}
         with results.open("a") as file:

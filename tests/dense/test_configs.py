@@ -10,6 +10,7 @@ from tests.dense.made import write_folder
 from tests.dense.test_detect import write_coco
 from vit_jax.config import load as config_file
 from vit_jax.data.sources.segments import SegmentFolder
+from vit_jax.perf.stand_in import stand_in_config
 from vit_jax.train.build import build
 
 SMALL = [("data.threads", "1"), ("steps", "4"), ("batch_size", "2"), ("evals", "{}"), ("log.every", "1")]
@@ -86,3 +87,13 @@ def test_yolos_is_a_run(tmp_path):
         ("data.preprocess", "scale_crop((32, 48), 0.6, 1.7)|flip|pad_boxes(100)"),
     ]
     run(config_file.load(name, small), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("segment.py:data=voc:NOWHERE", "segments"), ("detect.py:data=NOWHERE", "boxes")]
+)
+def test_a_plan_does_without_the_data(name, key):
+    config = config_file.load(f"{ROOT / 'configs'}/{name}", [("model", VIT)]).to_dict()
+    filled = stand_in_config(config, 7)
+    assert filled.spec.class_names[:2] == (("background", "aeroplane") if key == "segments" else ("class 0", "class 1"))
+    assert filled.spec.layout[key].shape == ((512, 512) if key == "segments" else (100, 4))

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vit_jax.config import schema
 from vit_jax.config.factory import ConfigError, build
 from vit_jax.data.examples import Reader
 from vit_jax.data.pipeline import DataSpec, TrainData
-from vit_jax.data.source import Source
+from vit_jax.data.source import Boxes, BoxLabels, Example, Field, Image, PixelNumbers, Segments, Source
 from vit_jax.data.sources.fake import Fake
 from vit_jax.train import settings
 from vit_jax.types import UserError
@@ -53,10 +55,49 @@ def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -
     return FilledIn(filled, DataSpec(readers[0].layout, len(sources[0]), readers[0].fields), note)
 
 
+class Labelled(Source):
+    """Made-up images whose pixels or boxes are labelled, by the kind of source that they stand for."""
+
+    def __init__(self, images: Source, kind: str, class_names: tuple[str, ...]):
+        self._images = images
+        extra: dict[str, Field] = {"segments": Segments(class_names)}
+        if kind == "coco.Coco":
+            extra = {"boxes": Boxes(), "box_labels": BoxLabels(class_names)}
+        elif kind == "segments.NumbersFolder":
+            extra = {"numbers": PixelNumbers()}
+        self.fields = {"image": Image(), **extra}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Example:
+        image = self._images[index]["image"]
+        labels = {
+            "segments": np.zeros(image.shape[:2], np.uint8),
+            "numbers": np.ones(image.shape[:2], np.float32),
+            "boxes": np.array([[0, 0, *image.shape[1::-1]]], np.float32),
+            "box_labels": np.zeros(1, np.int32),
+        }
+        return {key: image if key == "image" else labels[key] for key in self.fields}
+
+    def name(self, index: int) -> str:
+        return self._images.name(index)
+
+
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:
     """Return made-up images in place of a source that cannot be opened; raises UserError where its classes are unknown."""
     known, count = KNOWN.get(str(source.get("name")), (None, num_classes))
+    kind, stated = str(source.get("type")), source.get("classes")
+    if isinstance(stated, tuple | list):
+        known, count = len(stated), count or len(stated)
+    elif kind == "segments.NumbersFolder":
+        known, count = 1, count or 1
     classes = num_classes or known
     if classes is None or count is None:
         raise UserError(f"{error}\nOr give --num_classes, to do without the data.")
-    return [Fake(count, size, source.get("channels") or 3, classes) for size in SIZES]
+    channels = len(source.get("bands") or ()) or source.get("channels") or 3
+    images = [Fake(count, size, channels, classes) for size in SIZES]
+    if not kind.startswith(("segments.", "coco.")):
+        return [*images]
+    names = tuple(map(str, stated)) if isinstance(stated, tuple | list) else images[0].class_names
+    return [Labelled(one, kind, names) for one in images]
