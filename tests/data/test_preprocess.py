@@ -3,8 +3,9 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.source import Encoded, cut
-from vit_jax.data.transforms.ops import FILTERS, inception_crop, random_resized_crop
+from vit_jax.data.transforms.ops import inception_crop, random_resized_crop
 from vit_jax.data.transforms.preprocess import parse
+from vit_jax.data.transforms.resample import FILTERS
 from vit_jax.types import UserError
 
 

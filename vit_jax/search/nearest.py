@@ -134,7 +134,7 @@ def new_graph(index: Index, dtype: str = "f16") -> Any:
         from usearch.index import Index as Graph
     except ImportError:
         raise UserError(
-            'A graph for approximate search needs usearch; install it with `pip install -e ".[index]"`, or search with --exact.'
+            'A graph for approximate search needs usearch; install it with `pip install -e ".[search]"`, or search with --exact.'
         ) from None
     options: dict[str, Any] = {"connectivity": CONNECTIVITY, "expansion_add": BUILT, "expansion_search": SEARCHED}
     return Graph(ndim=index.about.length, metric="ip", dtype=dtype, **options)

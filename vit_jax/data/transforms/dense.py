@@ -7,7 +7,7 @@ import numpy as np
 from vit_jax.data import source
 from vit_jax.data.decode import MAX_PIXELS
 from vit_jax.data.source import Encoded, Example, Fields, Fill
-from vit_jax.data.transforms.ops import Size
+from vit_jax.data.transforms.resample import Size
 from vit_jax.types import Count, UserError
 
 

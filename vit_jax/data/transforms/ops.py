@@ -5,78 +5,21 @@ Images are uint8 [h, w, c]. Resizing is antialiased by Pillow, except in random 
 
 import functools
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
 from vit_jax.data.decode import MAX_PIXELS, MAX_SIDE, check_size
 from vit_jax.data.source import Box, Fill, cut
+from vit_jax.data.transforms.resample import Method, Size, height_width, resample, resample_fast
 from vit_jax.types import Units, UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-Size = int | tuple[int, int]
-Method = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 # How a library turns fractions into pixels. timm uses torchvision's.
 Rule = Literal["big_vision", "torchvision", "transformers"]
-
-# Filters by their names in Pillow.
-FILTERS = {
-    "box": FilterType.box,
-    "bilinear": FilterType.bilinear,
-    "bicubic": FilterType.catmull_rom,
-    "lanczos": FilterType.lanczos3,
-}
-PIXELS = {1: PixelType.U8, 2: PixelType.U8x2, 3: PixelType.U8x3, 4: PixelType.U8x4}
-_local = threading.local()
-
-
-def _height_width(size: Size) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1, found {size}")
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"size must be at most {MAX_PIXELS} pixels in all, found {size}")
-    return height, width
-
-
-def _resize(image: Shaped[np.ndarray, "h w c"], size: tuple[int, int], method: Method) -> Shaped[np.ndarray, "h2 w2 c"]:
-    """Resample the image to (height, width); raise UnreadableImage where that takes more memory than any image."""
-    if image.shape[:2] == size:
-        return image
-    check_size(*size)
-    check_size(image.shape[0], size[1])  # Pillow resizes the rows first
-    resample = Image.Resampling[method.upper()]
-    target = size[::-1]
-    if image.shape[2] == 3 and image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize(target, resample))
-    # Channel by channel: Pillow has no mode for other counts, and takes a fourth channel for opacity.
-    planes = [Image.fromarray(np.ascontiguousarray(image[:, :, i])) for i in range(image.shape[2])]
-    return np.stack([np.asarray(plane.resize(target, resample)) for plane in planes], axis=2)
-
-
-def _resize_fast(
-    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], method: Method
-) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Resample four times as fast as `_resize`, by integer SIMD whose result is the same on every processor.
-
-    Rarely more than one grey level from Pillow's bilinear result; 0.2 on average for all methods.
-    """
-    if image.shape[:2] == size or method not in FILTERS:
-        return _resize(image, size, method)
-    height, width, channels = image.shape
-    if channels not in PIXELS:
-        return np.concatenate([_resize_fast(image[:, :, [i]], size, method) for i in range(channels)], axis=2)
-    if not hasattr(_local, "resizer"):
-        _local.resizer = Resizer()  # it keeps its buffers, so each thread needs its own
-    target = ImageData(size[1], size[0], PIXELS[channels])
-    options = ResizeOptions(resize_alg=ResizeAlg.convolution(FILTERS[method]), use_alpha=False)
-    _local.resizer.resize(ImageData(width, height, PIXELS[channels], image.tobytes()), target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(*size, channels)
 
 
 class Geometric:
@@ -122,7 +65,7 @@ class _Resize(Geometric):
         self._target, self._method = target, method
 
     def image(self, image, drawn, fill=None):
-        return _resize(image, self._target(*image.shape[:2]), self._method if fill is None else "nearest")
+        return resample(image, self._target(*image.shape[:2]), self._method if fill is None else "nearest")
 
     def boxes(self, boxes, drawn, old, new):
         return scale_boxes(boxes, old, new)
@@ -130,7 +73,7 @@ class _Resize(Geometric):
 
 def resize(size: Size, method: Method = "bilinear") -> Geometric:
     """Resize to exactly `size`, whatever the aspect ratio."""
-    target = _height_width(size)
+    target = height_width(size)
     return _Resize(lambda height, width: target, method)
 
 
@@ -160,7 +103,7 @@ class _Fit(Geometric):
         return rows * self._patch, columns * self._patch
 
     def image(self, image, drawn, nearest=False):
-        return _resize(image, drawn, "nearest" if nearest else self._method)
+        return resample(image, drawn, "nearest" if nearest else self._method)
 
     def boxes(self, boxes, drawn, old, new):
         return scale_boxes(boxes, old, new)
@@ -180,7 +123,7 @@ def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_visi
     The longer side is rounded in float32 as in big_vision (pp/ops_image.py), or down as in torchvision (transforms.Resize) and
     transformers (get_resize_output_image_size). For (height, width) all sides are rounded, as in timm (ResizeKeepRatio).
     """
-    least = _height_width(size)
+    least = height_width(size)
 
     def target(height: int, width: int) -> tuple[int, int]:
         shorter = min(height, width)
@@ -198,7 +141,7 @@ def resize_small(size: Size, method: Method = "bilinear", rule: Rule = "big_visi
 
 class _CentralCrop(Geometric):
     def __init__(self, size: Size, rule: Rule):
-        self._given, self._size, self._rule = size, _height_width(size), rule
+        self._given, self._size, self._rule = size, height_width(size), rule
 
     def draw(self, height, width, rng):
         """Return where the upper left corner of the window is in the image, negative for an image that is padded."""
@@ -229,7 +172,7 @@ class _CentralCrop(Geometric):
 
 def resize_inside(size: Size, method: Method = "bilinear") -> Geometric:
     """Resize so that the image just fits into `size`, keeping the aspect ratio; sides are rounded."""
-    most = _height_width(size)
+    most = height_width(size)
 
     def target(height: int, width: int) -> tuple[int, int]:
         ratio = max(height / most[0], width / most[1])
@@ -296,7 +239,7 @@ def rotate(degrees: float) -> Geometric:
 
 class _PadCrop(Geometric):
     def __init__(self, size: Size, padding: int, mode: str):
-        self._given, self._size, self._padding, self._mode = size, _height_width(size), padding, mode
+        self._given, self._size, self._padding, self._mode = size, height_width(size), padding, mode
 
     def draw(self, height, width, rng):
         free_rows, free_columns = (
@@ -386,7 +329,7 @@ class RandomCrop(Geometric):
         self._ratio = ratio if isinstance(ratio, tuple) else (1 / ratio, ratio)
         if not 0 < self._ratio[0] <= self._ratio[1]:
             raise ValueError(f"expected the smaller ratio above 0 and first, found {ratio}")
-        self._size, self._area, self._method = _height_width(size), area, method
+        self._size, self._area, self._method = height_width(size), area, method
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """Return the box (left, top, right, bottom) in an image of this size."""
@@ -403,8 +346,8 @@ class RandomCrop(Geometric):
     def resized(self, part: Shaped[np.ndarray, "h w c"], fill: Fill | None = None) -> Shaped[np.ndarray, "h2 w2 c"]:
         """Return the result for the part of an image, or of a map of its pixels, inside the box."""
         if fill is None:
-            return _resize_fast(part, self._size, self._method)
-        return _resize(part, self._size, "nearest")
+            return resample_fast(part, self._size, self._method)
+        return resample(part, self._size, "nearest")
 
     def boxes(self, boxes, drawn, old, new):
         left, top, right, bottom = drawn
@@ -452,7 +395,7 @@ class _RandomResizedCrop(RandomCrop):
 
 class _ScaleCrop(Geometric):
     def __init__(self, size: Size, scale: tuple[float, float], method: Method):
-        self._size, self._scale, self._method = _height_width(size), scale, method
+        self._size, self._scale, self._method = height_width(size), scale, method
 
     def draw(self, height, width, rng):
         """Return the resized (height, width), and where the window begins in it."""
@@ -464,7 +407,7 @@ class _ScaleCrop(Geometric):
 
     def image(self, image, drawn, fill=None):
         resized, left, top = drawn
-        image = _resize(image, resized, self._method if fill is None else "nearest")
+        image = resample(image, resized, self._method if fill is None else "nearest")
         image = image[top : top + self._size[0], left : left + self._size[1]]
         margins = [(0, side - now) for side, now in zip(self._size, image.shape, strict=False)]
         return np.pad(image, [*margins, (0, 0)], constant_values=fill or 0)

@@ -17,7 +17,7 @@ class SuccessiveHalving:
         try:
             import optuna
         except ImportError:
-            raise UserError('--search=asha needs Optuna; install it with `pip install -e ".[search]"`.') from None
+            raise UserError('--search=asha needs Optuna; install it with `pip install -e ".[asha]"`.') from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna: Any = optuna
         self._mode = mode
