@@ -18,7 +18,7 @@ from vit_jax.grads.cached import Cached
 from vit_jax.grads.gradient import Loss, Plain
 from vit_jax.layers.decoder import Decoder
 from vit_jax.tasks.caption import caption_losses
-from vit_jax.tasks.clip import softmax_loss
+from vit_jax.tasks.clip import at_most, softmax_loss
 from vit_jax.tasks.siglip import sigmoid_loss
 from vit_jax.train.fit import fit
 from vit_jax.train.state import State
@@ -85,6 +85,14 @@ def test_the_scale_of_clip_is_at_most_100():
     params = state_of(made).params | {"log_scale": jnp.float32(6.0)}
     _, aux = made.loss(params, {}, batch(), jax.random.key(0))
     np.testing.assert_allclose(aux.metrics["scale"], 100.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "slope", "expected"), [(1.0, 3.0, 3.0), (5.0, 3.0, 3.0), (5.0, -3.0, 0.0), (1.0, -3.0, -3.0)]
+)
+def test_a_scale_above_its_bound_can_fall_and_not_rise(x, slope, expected):
+    value, grad = jax.value_and_grad(lambda x: slope * at_most(x, 4.0))(jnp.float32(x))
+    assert (float(value), float(grad)) == (slope * min(x, 4.0), expected)
 
 
 @pytest.mark.parametrize("kind", ["siglip.Siglip", "clip.Clip"])

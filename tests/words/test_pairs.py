@@ -153,9 +153,21 @@ def test_the_index_of_a_tar_is_built_once_and_anew_where_it_changed(tmp_path, mo
     assert len(Shards(str(tmp_path))) == 2
 
 
-@pytest.mark.parametrize("stored", [b"", b"{}", b"[]", b'{"stamp": 1, "entries": 2}', b"\xff"])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"stamp": 1, "entries": 2}',
+        b"\xff",
+        b'{"stamp": STAMP, "entries": [["x", -1, -1, 0, 1, ".txt"]]}',
+    ],
+)
 def test_a_damaged_index_is_built_anew(tmp_path, stored):
     write_tar(tmp_path / "a.tar", {"x.png": png(1), "x.txt": b"x"})
+    status = (tmp_path / "a.tar").stat()
+    stored = stored.replace(b"STAMP", f"[{status.st_size}, {status.st_mtime_ns}]".encode())
     (tmp_path / "a.tar.index.json").write_bytes(stored)
     assert Shards(str(tmp_path))[0]["text"] == "x"
 

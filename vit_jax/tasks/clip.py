@@ -1,6 +1,7 @@
 """Softmax over the images and over the texts of a batch (CLIP, arXiv:2103.00020)."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -31,11 +32,27 @@ class Clip(Towers):
     def loss_of(self, params: Params, encoded: dict[str, Array], batch: Batch) -> tuple[Float[Array, ""], Aux]:
         """See Towers."""
         check_batch("Clip", len(batch["text"]))
-        # The gradient passes where the scale is above its bound only if it lowers it.
-        scale = jnp.exp(jnp.minimum(params["log_scale"], math.log(self.most_scale)))
+        scale = jnp.exp(at_most(params["log_scale"], math.log(self.most_scale)))
         equal = same_text(batch["text"], batch["text"]) & ~jnp.eye(len(batch["text"]), dtype=bool)
         loss = softmax_loss(encoded["image"], encoded["text"], scale, equal)
         return loss, Aux({"scale": scale, "retrieved": retrieved(encoded["image"] @ encoded["text"].T)})
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def at_most(x: Float[Array, ""], bound: float) -> Float[Array, ""]:
+    """Return the smaller of both; above the bound, only a gradient passes that lowers x, so that it does not stay there."""
+    return jnp.minimum(x, bound)
+
+
+def _at_most_forward(x: Array, bound: float) -> tuple[Array, Array]:
+    return jnp.minimum(x, bound), x
+
+
+def _at_most_backward(bound: float, x: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where(x > bound, jnp.maximum(gradient, 0.0), gradient),)
+
+
+at_most.defvjp(_at_most_forward, _at_most_backward)
 
 
 def softmax_loss(

@@ -7,7 +7,6 @@ import os
 import tarfile
 from typing import Any, NamedTuple
 
-from vit_jax.config.hints import fits
 from vit_jax.data import files
 from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Example, Image, Source, Text, UnreadableImage
@@ -90,7 +89,7 @@ def index(tar: str) -> list[Entry]:
         with open(tar + INDEX, encoding="utf-8") as file:
             stored = json.load(file)
         entries = [tuple(entry) for entry in stored["entries"]]
-        if stored["stamp"] == stamp and fits(entries, list[Entry]):
+        if stored["stamp"] == stamp and all(map(_is_entry, entries)):
             return entries  # type: ignore[return-value]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
@@ -103,6 +102,13 @@ def index(tar: str) -> list[Entry]:
     except OSError:  # a folder that cannot be written: the next run scans again
         pass
     return entries
+
+
+def _is_entry(entry: tuple[Any, ...]) -> bool:
+    """Return whether this is an Entry; offsets may be beyond 2**31."""
+    if len(entry) != 6 or not isinstance(entry[0], str) or entry[5] not in (".txt", ".json"):
+        return False
+    return all(type(number) is int and 0 <= number < 2**62 for number in entry[1:5])
 
 
 def _scanned(tar: str) -> list[Entry]:
