@@ -110,7 +110,8 @@ class Loaded:
     def has_untrained_head(self) -> bool:
         """Whether there is no head, or one that gives every image the same logits."""
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
-        return not self.class_names or is_untrained_head(jax.device_get(kernels))
+        has_none = not self.class_names or not getattr(self.model, "num_classes", 1)
+        return has_none or is_untrained_head(jax.device_get(kernels))
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -58,6 +58,19 @@ def test_mean_iou_is_that_of_a_confusion_matrix_with_ignored_pixels_and_absent_c
     assert result["num_examples"] == 7
 
 
+def test_mean_iou_is_that_of_torchmetrics():
+    from tests.peers import torch
+
+    torchmetrics = pytest.importorskip("torchmetrics.classification")
+    rng = np.random.default_rng(2)
+    truth, found = rng.choice([0, 1, 2, 255], size=(4, 6, 7)), rng.integers(0, 4, (4, 6, 7))
+    metric = torchmetrics.MulticlassJaccardIndex(5, average="macro", ignore_index=255)
+    expected = metric(torch.tensor(found), torch.tensor(truth))
+    source = Maps("segments", Segments(NAMES), truth.astype(np.uint8))
+    result = measured(MeanIou(source, "", 3), "segments", found.astype(np.uint8))
+    assert result["miou"] == pytest.approx(float(expected), abs=1e-6)
+
+
 def test_an_image_that_cannot_be_read_takes_no_part():
     truth = np.zeros((3, 6, 7), np.uint8)
     found = np.stack([np.zeros((6, 7)), np.ones((6, 7)), np.zeros((6, 7))]).astype(np.uint8)

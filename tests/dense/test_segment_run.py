@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.dense.made import config_of, write_folder
+from vit_jax import inference
 from vit_jax.cli import evaluate, predict
 from vit_jax.train.fit import fit
+from vit_jax.types import UserError
 
 
 def opened(path):
@@ -57,6 +59,13 @@ def test_predict_writes_masks_that_evaluate_to_the_same(place, tmp_path, capsys)
         assert opened(row["overlay"]).size == mask.size
     right = np.diag(confusion)
     assert metrics["test/miou"] == np.mean(right / (confusion.sum(axis=0) + confusion.sum(axis=1) - right))
+
+
+def test_a_model_of_pixels_names_no_classes_of_images(place):
+    loaded = inference.load(place[0] / "run")
+    assert loaded.has_untrained_head
+    with pytest.raises(UserError, match="names no classes"):
+        loaded.top(np.zeros((24, 32, 3), np.uint8))
 
 
 def test_masks_have_the_size_of_each_image(place, tmp_path, capsys):
