@@ -208,20 +208,24 @@ class Api:
                 415, "Send the bytes of a photograph as image/jpeg or the like, or a form with the part `image`."
             )
         length = request.headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length[:20]) > self._limits.bytes:
+        if length.isascii() and length.isdigit() and int(length[:20]) > 2 * self._limits.bytes:
             raise self._too_large()
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._limits.seconds):
                 async for part in request.stream():
                     size += len(part)
-                    if size > self._limits.bytes:
+                    # Somewhat more is read to its end and dropped: a client that is still sending would not see the answer.
+                    if size > 2 * self._limits.bytes:
                         raise self._too_large()
-                    parts.append(part)
+                    if size <= self._limits.bytes:
+                        parts.append(part)
         except TimeoutError:
             raise HTTPException(408, "The photograph came too slowly.", {"connection": "close"}) from None
         except ClientDisconnect:
             raise HTTPException(400, "The client left.") from None
+        if size > self._limits.bytes:
+            raise self._too_large()
         data = b"".join(parts)
         return data if kind != "multipart/form-data" else await part_of_form(request, data)
 
