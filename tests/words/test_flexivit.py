@@ -16,7 +16,7 @@ FIELDS = {"num_classes": 3, "width": 16, "depth": 1, "mlp_dim": 32, "num_heads":
 def model(**fields):
     made = FlexiViT(**FIELDS, patch_sizes=(2, 4, 8), base_patch=8, posemb_grid=(4, 4), **fields)
     rng = np.random.default_rng(0)
-    params = made.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     return made, {
         "params": jax.tree.map(lambda x: x + 0.1 * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
     }

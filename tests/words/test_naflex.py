@@ -35,7 +35,7 @@ def model(pool, posemb="learn", rope=None):
         num_classes=3, **FIELDS, pool=pool, posemb=posemb, rope=None if rope is None else Axial(base=100.0), head_bias=0.1,
         posemb_grid=(4, 4) if posemb == "learn" else None,
     )  # fmt: skip
-    params = made.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     rng = np.random.default_rng(1)
     return made, {
         "params": jax.tree.map(lambda x: x + 0.1 * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
@@ -54,8 +54,8 @@ def test_square_full_grids_give_what_the_plain_vit_gives(pool, posemb, rope, agr
     made, weights = model(pool, posemb, rope)
     images = np.stack([picture(16, 16, seed) for seed in range(3)])
     plain = made.clone(posemb_grid=None)
-    expected = plain.apply(weights, jnp.asarray(images, jnp.float32) / 255)
-    agrees("NaFlex", "the plain ViT", made.apply(weights, patches_of(images, 16)), expected, 1e-5)
+    expected = jax.jit(plain.apply)(weights, jnp.asarray(images, jnp.float32) / 255)
+    agrees("NaFlex", "the plain ViT", jax.jit(made.apply)(weights, patches_of(images, 16)), expected, 1e-5)
 
 
 @pytest.mark.parametrize(("pool", "posemb", "rope"), CASES)
@@ -77,7 +77,7 @@ def test_padding_never_changes_a_result(pool, posemb, rope, agrees):
     agrees("NaFlex", "the same with other padding", padded, found, 1e-5)
     for i, image in enumerate(images):
         tight = patches_of([image], (image.shape[0] // 4) * (image.shape[1] // 4))
-        agrees("NaFlex", "the same without padding", made.apply(weights, tight)[0], found[i], 1e-5)
+        agrees("NaFlex", "the same without padding", jax.jit(made.apply)(weights, tight)[0], found[i], 1e-5)
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (2, 3), (9, 7), (1, 1), (16, 2)])

@@ -33,7 +33,7 @@ def made():
     config = {"type": "siglip2.Siglip2", "text": text, **SIZES, "bottleneck": 8}
     fields = {"views": Field(), "crops": Field(), "text": Tokens(40)}
     task = factory.build_task(config, model, class_names=(), fields=fields, spec=SPEC, steps=10)
-    params = task.init(jax.random.key(0), SPEC)
+    params = jax.jit(lambda: task.init(jax.random.key(0), SPEC))()
     rng = np.random.default_rng(0)
     batch = {key: jnp.asarray(rng.integers(0, 40, (4, *x.shape)), x.dtype) for key, x in SPEC.items()}
     return task, params, task.init_state(params), task.prepare(batch, jax.random.key(1), {})
