@@ -14,13 +14,11 @@ from vit_jax.train.build import build_data, build_parts
 PAIRS = "data=pairs:{place}/pairs.jsonl,tokenizer={place}/tok.json"
 ARGUMENTS = {
     "siglip": PAIRS,
-    "siglip of the paper's size": f"{PAIRS},size=B/16,tokens=64",
     "clip": PAIRS,
     "clip of the paper's size": f"{PAIRS},size=B/16,tokens=77",
     "lit": f"{PAIRS},model=mu/16,width=32",
     "lit with features": f"{PAIRS},model=mu/16,width=32,features={{place}}/features.npy",
     "cappa": PAIRS,
-    "cappa of the paper's size": f"{PAIRS},size=B/16,tokens=64",
     "naflex": "data=folder:{place}/photos",
     "flexivit": "data=folder:{place}/photos",
 }
