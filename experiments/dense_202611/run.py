@@ -38,6 +38,11 @@ from vit_jax.train.fit import fit  # noqa: E402
 SIZE, SEEDS = scenes.SIZE, (0, 1, 2)
 SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "head": 1500, "full": 3000, "detect": 4000},
          True: {"scenes": {"train": 40, "test": 12}, "head": 20, "full": 4, "detect": 4}}  # fmt: skip
+# DINOv2's normalisation, which the file does not state.
+PROCESSOR = {
+    "size": {"height": 518, "width": 518}, "do_center_crop": False, "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}  # fmt: skip
 SMALL = {"type": "vit.ViT", "width": 128, "depth": 6, "mlp_dim": 256, "num_heads": 4, "patch_size": 14, "pool": "gap"}
 
 
@@ -67,6 +72,7 @@ def dinov2(folder: Path) -> str:
         place.mkdir(parents=True, exist_ok=True)
         save_file(arrays, place / "part.safetensors")
         (place / "config.json").write_text(json.dumps(CONFIG))
+        (place / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
         (place / "part.safetensors").rename(place / "model.safetensors")
     return str(place)
 
@@ -268,6 +274,8 @@ def main() -> None:
         if name in done or not re.search(flags.only, name):
             continue
         found = {key: value for key, value in run().items() if isinstance(value, int | float)}
+        if not found:  # a run that SIGTERM ended; the same command resumes it
+            raise SystemExit(f"{name} was stopped before its end; run the same command to resume")
         with results.open("a") as file:
             file.write(json.dumps({"run": name, "smoke": flags.smoke, **found}) + "\n")
         print(name, {key: round(value, 4) for key, value in list(found.items())[:8]}, flush=True)
