@@ -1,6 +1,7 @@
 """Pairs, tokenizer, towers and the sigmoid loss from files to a run that resumes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -53,6 +54,28 @@ def test_a_trained_model_carries_its_tokenizer(place, trained):
     probs = loaded.match(images, embedding)
     assert probs.shape == (1, 3)
     assert ((probs > 0) & (probs < 1)).all()
+
+
+def test_an_index_of_embeddings_is_asked_with_texts(place, trained, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("red_square_0.png", "blue_bar_0.png", "green_column_0.png"):
+        shutil.copy(place / name, folder)
+    loaded, index = vit_jax.load(trained), f"--index={tmp_path / 'index'}"
+    flags = ["search", "build", str(folder), f"--model={trained}", index]
+    assert run_cli(dispatch, [*flags, "--feature=image_embedding"]) == 0
+    capsys.readouterr()
+    assert run_cli(dispatch, ["search", "query", "--text=a red bar", "--json", index]) == 0
+    (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
+    cosines = {item["path"]: item["cosine"] for item in answer["found"]}
+    assert answer["query"] == "a red bar"
+    (text,) = loaded.embed_texts(["a red bar"])
+    for path, cosine in cosines.items():
+        assert cosine == pytest.approx(float(loaded(path)["image_embedding"][0] @ text), abs=1e-5)
+    assert list(cosines.values()) == sorted(cosines.values(), reverse=True)
+    assert run_cli(dispatch, [*flags[:-1], f"--index={tmp_path / 'other'}"]) == 0
+    assert run_cli(dispatch, ["search", "query", "--text=a red bar", f"--index={tmp_path / 'other'}"]) == 2
+    assert "--feature=image_embedding" in capsys.readouterr().err
 
 
 def test_another_tokenizer_does_not_resume_a_run(place, trained):

@@ -13,13 +13,14 @@ from vit_jax.types import Fraction, Units, UserError
 
 KINDS = {
     "build": "index a folder of images, or add to an index what is new",
-    "query": "find the images most similar to a picture, or to a part of it",
+    "query": "find the images most similar to a picture, a part of it, or a text",
     "duplicates": "find near-duplicates within an index, or between two",
 }
 EXAMPLES = """
 vit search build photos --model=workdirs/photos --index=photos_index
 vit search query cat.jpg --index=photos_index --label=cat --html=found.html
 vit search query cat.jpg --index=photos_index --box=0.2,0.1,0.7,0.9 --json
+vit search query --text="a cat on a sofa" --index=captioned_index
 vit search duplicates --index=train_index --other=test_index --least=0.95
 """
 
@@ -95,7 +96,10 @@ def build(argv: Sequence[str]) -> int:
 def query(argv: Sequence[str]) -> int:
     """Print the most similar images to pictures."""
     parser = make_parser("query")
-    parser.add_argument("pictures", type=path_flag, nargs="+", metavar="FILE_OR_FOLDER", help="pictures to search with")
+    parser.add_argument("pictures", type=path_flag, nargs="*", metavar="FILE_OR_FOLDER", help="pictures to search with")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="TEXT", help="search by a text, in an index of image_embedding"
+    )
     parser.add_argument("--model", metavar="REF", help="the model of the index, where it has moved")
     parser.add_argument(
         "--box", type=box_flag, metavar="L,T,R,B", help="search by this part, as shares of width and height"
@@ -107,6 +111,8 @@ def query(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     parser.add_argument("--html", type=path_flag, metavar="FILE", help="write a contact sheet, one self-contained page")
     flags = parser.parse(argv)
+    if not flags.pictures and not flags.text:
+        raise UserError("Give pictures to search with, or --text=TEXT. See --help.")
     pictures = list(find_images(flags.pictures))
 
     from vit_jax import inference
@@ -123,12 +129,13 @@ def query(argv: Sequence[str]) -> int:
     index.check(embedder.about)
     searcher = Searcher(index, flags.exact)
     sheet, failed = [], 0
-    for picture in pictures:
+    for asked, is_text in [*((text, True) for text in flags.text), *((picture, False) for picture in pictures)]:
         try:
-            hits = searcher.images(embedder.query(picture, flags.box), flags.k, selected)
+            vector = embedder.describe(asked) if is_text else embedder.query(asked, flags.box)
+            hits = searcher.images(vector, flags.k, selected)
         except (UnreadableImage, OSError) as error:
             failed += 1
-            print(f"unreadable: {line(picture)}: {line(error)}", file=sys.stderr)
+            print(f"unreadable: {line(asked)}: {line(error)}", file=sys.stderr)
             continue
         found: list[dict[str, Any]] = [
             {"path": str(index.path(hit.image)), "label": index.labels[hit.image], "cosine": round(hit.cosine, 6)}
@@ -136,13 +143,13 @@ def query(argv: Sequence[str]) -> int:
             for hit in hits
         ]
         if flags.json:
-            print(json.dumps({"query": picture, "found": found}), flush=True)
+            print(json.dumps({"query": asked, "found": found}), flush=True)
         else:
-            print(line(picture))
+            print(line(asked))
             for item in found:
                 print(line(f"  {item['cosine']:.4f}  {item['path']}"), flush=True)
         captions = [(Path(item["path"]), f"{item['cosine']:.4f} {item['path']}") for item in found]
-        sheet.append((f"Similar to {picture}", [(Path(picture), "query"), *captions]))
+        sheet.append((f"Similar to {asked}", captions if is_text else [(Path(asked), "query"), *captions]))
     write_page(flags.html, as_sheet(f"Search of {flags.index}", sheet) if flags.html and sheet else "")
     return 1 if failed else 0
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from vit_jax import trees
 from vit_jax.data.decode import decode, from_picture
 from vit_jax.data.files import read_file
 from vit_jax.inference import BATCH, Loaded
@@ -72,6 +73,15 @@ class Embedder:
         ] = True
         return self._units(tokens[inside.reshape(-1)].mean(axis=0, keepdims=True))
 
+    def describe(self, text: str) -> Vectors:
+        """Return the vector [1, d] of a text; raises UserError where the index is not one of `image_embedding`."""
+        if self.about.feature != "image_embedding":
+            raise UserError(
+                f"--text={text!r} needs an index built with --feature=image_embedding, by a model of images and texts; found "
+                f"{self.about.feature}."
+            )
+        return self._units(self.loaded.embed_texts([text]))
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patches."""
@@ -108,7 +118,9 @@ def fingerprint(loaded: Loaded, feature: str) -> str:
     facts = [loaded.preprocess_spec, loaded.image_shape, feature, repr(loaded.model)]
     facts += [list(np.ravel(getattr(loaded.task, key, ()))) for key in ("mean", "std")]
     digest.update(json.dumps(facts, default=str).encode())
-    for name, leaf in sorted(loaded.arrays.items()):
+    encoder = feature in ("features", "tokens")
+    arrays = loaded.arrays if encoder else trees.flatten(jax.device_get(loaded.weights))
+    for name, leaf in sorted(arrays.items()):
         digest.update(f"{name}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:32]
