@@ -4,8 +4,8 @@
     python -m vit_jax.main --config=configs/cappa.py:data=pairs:captions.csv --workdir=DIR
 
 Arguments as for configs/siglip.py. The paper's B/16 at 224 px (batches of 8,192, 64 tokens, six decoder blocks without biases,
-75 % of the examples predicted all at once, learning rate 1e-3 and weight decay 1e-4 with Adafactor; here Adam) reaches 83.0 % of
-ImageNet after fine-tuning, from 9 billion private pairs (table 3). No published number has the mini's setting.
+75 % of the examples predicted all at once, learning rate 1e-3 and weight decay 1e-4 with Adafactor; here Adam) was trained on 9
+billion private pairs. No published number has the mini's setting.
 """
 
 import ml_collections

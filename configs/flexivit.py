@@ -4,8 +4,7 @@
     python -m vit_jax.main --config=configs/flexivit.py:data=folder:PATH,teacher=MODEL --workdir=DIR
 
 `data` is folder:PATH with train and test folders of classes of 32 px images, whose patches have 2, 4, 8 or 16 pixels. With
-`teacher`, the labels are replaced by its predictions, as the paper's models are distilled from a ViT-B/8 (section 3.5; its
-FlexiViT-B distilled on ImageNet-1k for 300 epochs reaches 84.7 % at 240 px with patches of 15, README of the authors' code). No
+`teacher`, the labels are replaced by its predictions, as the paper's models are distilled from a ViT-B/8 (section 3.5). No
 published number has this setting.
 """
 
