@@ -32,8 +32,8 @@ KEY = jax.random.key(0)
 
 
 def vit(**fields):
-    defaults = {"pool": "tok", "mask_token": True, "num_heads": 2}
-    return ViT(0, 8, 1, 8, patch_size=4, posemb="sincos2d", **defaults | fields)
+    defaults = {"pool": "tok", "mask_token": True, "num_heads": 2, "posemb": "sincos2d"}
+    return ViT(0, 8, 1, 8, patch_size=4, **defaults | fields)
 
 
 def begun(task, spec):
@@ -364,6 +364,19 @@ def test_the_part_encoded_has_features_and_patches():
     assert isinstance(found, Encoded)
     assert found.features.shape == (4, 2, 8)
     assert found.tokens.shape == (4, 2, 16, 8)
+
+
+def test_learned_positions_are_interpolated_for_small_crops():
+    """The small crops are 2 x 2 patches of 4 pixels, the views and the table 4 x 4."""
+    task = Dino(vit(posemb="learn", posemb_grid=(4, 4)), outputs=6, hidden=8, bottleneck=4)
+    params = perturbed(begun(task, VIEWS))
+    assert params["backbone"]["posemb"]["table"].shape == (1, 1 + 16, 8)
+    grads = jax.jit(jax.grad(lambda p: task.loss(p, task.init_state(params), VIEWED, KEY)[0]))(params)
+    assert np.isfinite(trees.global_norm(grads))
+    assert np.asarray(grads["backbone"]["posemb"]["table"]).any(axis=(0, 2)).all()
+    plain = Dino(vit(posemb="learn"), outputs=6, hidden=8, bottleneck=4)
+    with pytest.raises(UserError, match=r"17 tokens; found an image of 5.*posemb_grid"):
+        jax.eval_shape(lambda: plain.loss(params, plain.init_state(params), VIEWED, KEY))
 
 
 @pytest.mark.parametrize("cls", [Mae, Ijepa, Ibot, Simmim])
