@@ -57,6 +57,12 @@ def without_pictures():
         yield
 
 
+@pytest.fixture(autouse=True)
+def ends_on_sigterm():
+    """A command that ran in this process leaves SIGTERM ignored, which the processes of later tests would inherit."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def pictures():
     """Let runs in this process draw their reports."""

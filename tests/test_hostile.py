@@ -256,6 +256,7 @@ COMMANDS = {
     "evaluate": "evaluate --model=$run --data=digits --evaluator=classification --batch_size=360",
     "explain": "explain $images/test/cat/0.png --model=$run --out=$tmp/out --method=rollout",
     "export": "export --model=$run --to=stablehlo --out=$tmp/out",
+    "features": "features --model=$run --data=folder:$images --out=$tmp/new.npy",
     "init": "init $tmp/new",
     "launch tpu": "launch tpu --name=a --zone=us-west4-a --type=v5litepod-8 --committed --dry-run -- true",
     "launch slurm": "launch slurm --dry-run -- true",
@@ -270,6 +271,7 @@ COMMANDS = {
     "search duplicates": "search duplicates --index=$index",
     "serve": "serve --model=$run --port=0",
     "summary": "summary --model=$run",
+    "tokenizer": "tokenizer --data=pairs:$pairs --out=$tmp/new.json",
     "sweep": "sweep $sweep --out=$tmp/out --dry-run",
 }
 # What would rightly run for ever, or take the machine.
@@ -340,11 +342,14 @@ def test_every_flag_of_a_command(name, shared, tmp_path, capsys, monkeypatch):  
     (tmp_path / "sweep.py").write_text(
         f"from vit_jax.runs.sweeps.space import Sweep, product\ndef get_sweep():\n    return Sweep({str(shared / 'tiny.py')!r}, product({{'optim.lr': [0.1]}}))\n"
     )
+    image = shared / "images/test/cat/0.png"
+    (tmp_path / "pairs.csv").write_text(f"image,text\n{image},a cat\n{image},the same cat\n")
     places = {
         "$config": shared / "tiny.py",
         "$run": shared / "run",
         "$gray": shared / "run",
         "$images": shared / "images",
+        "$pairs": tmp_path / "pairs.csv",
         "$index": tmp_path / "index",
         "$sweep": tmp_path / "sweep.py",
         "$tmp": tmp_path / "t",

@@ -115,7 +115,7 @@ class Examples:
 
     def _check(self, arrays: Arrays, index: int, layout: Layout) -> None:
         found = layout_of(arrays)
-        for key in {*found, *layout}:
+        for key in dict.fromkeys([*found, *layout]):  # in their order, so that the message is always the same
             if found.get(key) == layout.get(key):
                 continue
             field = self._transforms.fields.get(key)

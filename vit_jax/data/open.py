@@ -94,7 +94,8 @@ class Relabelled(Source):
         )
         self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
-        self._table = np.arange(IGNORED + 1)
+        # Of pixels, which have at most 255 classes; those beyond the data's, such as 255 for what is ignored, stay.
+        self._table = np.arange(max(IGNORED + 1, len(self._labels)))
         self._table[: len(self._labels)] = self._labels
 
     def __len__(self) -> int:

@@ -95,6 +95,7 @@ class Bar(Lines):
         """See Display."""
         self._phase = name
         self._draw()
+        self._progress.refresh()  # what comes may take longer than any refresh by time
 
     def stepped(self, step: int, metrics: Mapping[str, jax.Array], rate: float | None) -> None:
         """See Display."""
