@@ -46,7 +46,8 @@ class AddPositions(nn.Module):
         n = self.prefix + self.grid[0] * self.grid[1]
         if self.kind == "learn":
             std = width**-0.5 if self.std == "width" else self.std
-            if self.has_variable("params", "table") and (had := self.get_variable("params", "table").shape[1]) != n:
+            had: int = self.get_variable("params", "table").shape[1] if self.has_variable("params", "table") else n
+            if had != n:
                 raise UserError(
                     f"The learned positions are of {had} tokens; found an image of {n}, {self.grid[0]} x {self.grid[1]} patches. "
                     "For images of several sizes give model.posemb_grid=(rows, columns), or model.posemb='sincos2d'."
