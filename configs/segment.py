@@ -15,7 +15,7 @@ Published mean IoU on ADE20K's validation images. Linear, DINOv2 S/B/L/g: 44.3 /
 and B, Ti 38.1, and L at 640 px 51.8 (table 3). UPerNet on Swin-T/S/B: 44.5 / 47.6 / 48.1 (with several scales 46.1 / 49.5 / 49.7;
 the repository's table). None of them was run here.
 
-The optimisers are those of the papers' code: AdamW, 1e-3 and 1e-4 weight decay over 40,000 steps of 16 (linear); SGD, 1e-3 over
+The optimisers follow the papers' code: AdamW, 1e-3 and 1e-4 weight decay over 40,000 steps of 16 (linear); SGD, 1e-3 over
 160,000 steps of 8 (mask); AdamW, 6e-5 and 0.01 over 160,000 steps of 16 (upernet); all fall in a straight line, where Segmenter's
 falls by a power of 0.9. Crops are drawn without a bound on the share of one class, and colours change by color_jitter.
 """

@@ -1,4 +1,4 @@
-"""What the recipes with captions share: data, two towers of a size, and what measures them. Not a recipe itself."""
+"""Shared by the recipes with captions: data, two towers of one size, and evaluators. Not a recipe itself."""
 
 import ml_collections
 

@@ -1,6 +1,5 @@
 """Trained models for use: load a reference, preprocess images, predict."""
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -27,7 +26,7 @@ from vit_jax.data.files import read_file
 from vit_jax.data.transforms.preprocess import Transforms, parse
 from vit_jax.models import fill
 from vit_jax.models.sizes import SIZES
-from vit_jax.pretrained.pretrained import Pretrained
+from vit_jax.pretrained.pretrained import Preprocessing, Pretrained, from_spec
 from vit_jax.pretrained.reference import as_ours, is_published
 from vit_jax.pretrained.reference import read as read_published
 from vit_jax.tasks.predictor import Outputs, Predictor
@@ -37,11 +36,6 @@ from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 BATCH = 64  # images predicted at once
 
-FieldName = Literal[
-    *("Field", "Image", "Label", "Labels", "Numbers", "Text", "Segments", "PixelNumbers", "Boxes", "BoxLabels"),
-    "Tokens",
-]
-
 # What config.json of a workdir must contain about its model.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
 DATA = {
@@ -50,7 +44,7 @@ DATA = {
     "num_examples": int,
     "preprocess": str,
     "layout": dict[str, tuple[list[int], str]],
-    "fields": dict[str, FieldName],
+    "fields": dict[str, Literal[*source.KINDS]],
 }
 
 
@@ -107,11 +101,26 @@ class Loaded:
         return {name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}
 
     @property
+    def has_head(self) -> bool:
+        """Whether the network gives an output for each class of images."""
+        return bool(self.class_names) and bool(getattr(self.model, "num_classes", 1))
+
+    @property
     def has_untrained_head(self) -> bool:
         """Whether there is no head, or one that gives every image the same logits."""
         kernels = {name: leaf for name, leaf in trees.flatten(self.params).items() if name == "head/kernel"}
-        has_none = not self.class_names or not getattr(self.model, "num_classes", 1)
-        return has_none or is_untrained_head(jax.device_get(kernels))
+        return not self.has_head or is_untrained_head(jax.device_get(kernels))
+
+    @property
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel that images in [0, 1] are normalised with."""
+        mean, std = (np.broadcast_to(getattr(self.task, key, 0.5), self.image_shape[2]) for key in ("mean", "std"))
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The preprocessing as other libraries express it, None where they cannot."""
+        return from_spec(self.preprocess_spec, *self.scale)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -345,7 +354,7 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
     layout = {key: jax.ShapeDtypeStruct(tuple(shape), dtype) for key, (shape, dtype) in data["layout"].items()}
     shapes = with_image_shape(layout, image_shape[2])
     steps = factory.steps_of(config, data["num_examples"]) if config.get("steps") or config.get("epochs") else None
-    kinds = {key: getattr(source, kind) for key, kind in data["fields"].items()}
+    kinds = {key: source.KINDS[kind] for key, kind in data["fields"].items()}
     fields = {key: kind(class_names) if issubclass(kind, source.Named) else kind() for key, kind in kinds.items()}
     task = factory.build_task(
         config["task"], network, class_names=class_names, spec=shapes, fields=fields, steps=steps, trust=trust
@@ -381,35 +390,22 @@ def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
     names = source.class_names or assumed or tuple(map(str, range(network["num_classes"])))
     spec = {"type": "classify.Classify", **(source.task or {}), "mean": images.mean, "std": images.std}
     task, like = _task_of(spec, network, image_shape, names)
-    different = trees.differences(source.params, {_without_params(k): x for k, x in trees.flatten(like).items()})
+    different = trees.differences(source.params, {k.removeprefix("params/"): x for k, x in trees.flatten(like).items()})
     if different:
         raise UserError(
             f"{source.origin} does not fit the model it describes:"
             + "".join(factory.first([f"\n  {line}" for line in different]))
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
-    flat = {name: source.params[_without_params(name)] for name in trees.flatten(like)}
+    flat = {name: source.params[name.removeprefix("params/")] for name in trees.flatten(like)}
     weights = jax.device_put(trees.unflatten(like, flat), everywhere)
     notes = [f"Its {len(names)} classes are shown by ImageNet's names, in the order of WordNet ids."] if assumed else []
     return Loaded(
         network, task, weights, images.spec, image_shape, names,
         names_known=source.class_names is not None, posemb=source.posemb, patches=source.patches,
-        task_spec={} if source.task is None else spec, tokenizer=_tokenizer_of(source),
+        task_spec={} if source.task is None else spec, tokenizer=tokenizers.find(source.folder) if "text" in spec else None,
         text_length=spec["text"]["length"] if "text" in spec else 0, notes=(*source.notes, *notes),
     )  # fmt: skip
-
-
-def _tokenizer_of(source: Pretrained) -> tokenizers.Tokenizer | None:
-    """Return the tokenizer beside a published pair of towers, if there is one."""
-    if "text" not in (source.task or {}) or source.folder is None or not tokenizers.is_in(source.folder):
-        return None
-    with contextlib.suppress(UserError):  # its library is missing, which images do without
-        return tokenizers.read(str(source.folder))
-    return None
-
-
-def _without_params(name: str) -> str:
-    return name.removeprefix("params/")
 
 
 def _task_of(

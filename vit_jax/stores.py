@@ -73,6 +73,11 @@ def join_url(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def join(root: str, *parts: str) -> str:
+    """Return a path below a folder, here or on an object store."""
+    return join_url(root, *parts) if is_remote(root) else os.path.join(root, *parts)
+
+
 def cache_folder() -> Path:
     """Return the folder for local copies of objects."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax" / "stores"

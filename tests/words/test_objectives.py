@@ -226,14 +226,6 @@ def test_padding_after_the_first_one_does_not_count():
     np.testing.assert_allclose(found, [theirs[0, :3].mean(), theirs[1].mean()], rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    toy.write_pairs(folder)
-    toy.write_tokenizer(folder)
-    return folder
-
-
 def test_cappa_trains_from_a_config_and_leaves_an_encoder(place, tmp_path):
     config = toy.config(place)
     sizes = {"decoder_width": 16, "decoder_depth": 1, "decoder_mlp_dim": 32, "decoder_heads": 2}

@@ -22,14 +22,6 @@ from vit_jax.types import UserError
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    toy.write_pairs(folder)
-    toy.write_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(place):
     """A finished run."""
     fit(toy.config(place), place / "run")

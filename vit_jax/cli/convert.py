@@ -97,8 +97,8 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
         return write_towers(loaded, out, to)
     if to == "open_clip":
         raise UserError("--to=open_clip is for a pair of towers; found one for images alone.")
-    params, (height, width, channels) = loaded.arrays, loaded.image_shape
-    mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
+    params, (height, width, _) = loaded.arrays, loaded.image_shape
+    mean, std = loaded.scale
     if to == "workdir":
         own = trees.flatten(loaded.weights["params"])
         # Of a task with more than the backbone, such as a decoder, the backbone alone is written, unless it is used in prediction.

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
     from vit_jax import inference
     from vit_jax.data.open import open_source
-    from vit_jax.data.source import UnreadableImage
+    from vit_jax.data.source import UnreadableImage, decoded
 
     loaded = inference.load(flags.model, trust=flags.trust)
     source = open_source(flags.data, flags.split, loaded.image_shape[2])
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         for place, index in enumerate(indices):
             try:
                 image = source[index]["image"]
-                batch[place] = loaded.preprocess(image.decode() if hasattr(image, "decode") else image)
+                batch[place] = loaded.preprocess(decoded(image))
             except UnreadableImage as error:
                 raise UserError(f"{source.name(index)} cannot be read ({error}); repair or remove it.") from None
         rows.append(loaded(batch)["features"][: len(indices)])

@@ -180,8 +180,8 @@ def find_images(places: Sequence[str]) -> Iterator[str]:
     from vit_jax.data import files
 
     for place in places:
-        is_remote, left_out = stores.is_remote(place), files.LeftOut()
-        if is_remote or os.path.isdir(place):
+        left_out = files.LeftOut()
+        if stores.is_remote(place) or os.path.isdir(place):
             names = files.find_images(place, left_out)
             files.report(place, left_out)
             if not names:
@@ -189,8 +189,7 @@ def find_images(places: Sequence[str]) -> Iterator[str]:
                 raise UserError(
                     f"Found no images in {place}{others}; expected files ending in {', '.join(files.ENDINGS)}."
                 )
-            join = stores.join_url if is_remote else os.path.join
-            yield from (join(place, name) if name else place for name in names)
+            yield from (stores.join(place, name) if name else place for name in names)
         elif os.path.lexists(place):
             yield place
         else:

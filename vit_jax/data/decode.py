@@ -101,7 +101,7 @@ def _decoded_samples(data: bytes, samples: Callable[[Image.Image], np.ndarray]) 
     try:
         with _opened(data) as file:
             file.load()
-            exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            exif = _exif(file)
             pixels = samples(file)
     except UnreadableImage:
         raise
@@ -114,7 +114,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Return the height and width of an upright image from its header; raises UnreadableImage."""
     try:
         with _opened(data) as file:
-            exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+            exif = _exif(file)
             turned = exif_orientation(exif) >= 5 if exif else False
             return (file.width, file.height) if turned else (file.height, file.width)
     except UnreadableImage:
@@ -233,7 +233,7 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
 def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     with _opened(data) as file:
         file.load()
-        exif = file.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        exif = _exif(file)
         # Pillow assumes that every CMYK JPEG is inverted, but only Adobe's are.
         plain_inks = file.mode == "CMYK" and file.format == "JPEG" and "adobe" not in file.info
         return _from_pillow(ImageChops.invert(file) if plain_inks else file, channels), exif
@@ -248,6 +248,10 @@ def _opened(data: bytes) -> Image.Image:
     if file.format == "TIFF":  # a tile may be larger than the image, and is decoded whole
         check_size(*(int(file.tag_v2.get(tag, 1)) for tag in (TILE_HEIGHT, TILE_WIDTH)))  # type: ignore[attr-defined]
     return file
+
+
+def _exif(file: Image.Image) -> bytes:
+    return file.info.get("exif", b"").removeprefix(b"Exif\0\0")
 
 
 def _from_pillow(image: Image.Image, channels: int) -> np.ndarray:

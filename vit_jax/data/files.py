@@ -160,6 +160,23 @@ def _log_once(message: str) -> None:
     logging.warning("%s", message)
 
 
+def read_lines(path: str, what: str = "") -> list[str]:
+    """Return the lines of a text file that are not empty; raises UserError where there are none.
+
+    what: what the message calls the file; "text file at 'PATH'" by default.
+    """
+    what = what or f"text file at {path!r}"
+    try:
+        lines = stores.read(os.path.expanduser(path)).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Found no readable {what} ({reason}); expected one entry on each line.") from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"Found no lines in the {what}; expected one entry on each line.")
+    return found
+
+
 def read_file(path: str) -> bytes:
     """Return the bytes of an image file or object; raises UnreadableImage."""
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config.factory import build, call, parameters, resolve
-from vit_jax.data.source import IGNORED, BoxLabels, Encoded, Example, Named, Segments, Source, normalized
+from vit_jax.data.source import IGNORED, BoxLabels, Encoded, Example, Named, Segments, Source, decoded, normalized
 from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.pairs import Pairs
@@ -125,4 +125,4 @@ class _Relabelled(Encoded):
         self._segments, self._table = segments, table
 
     def decode(self) -> np.ndarray:
-        return self._table[self._segments.decode() if isinstance(self._segments, Encoded) else self._segments]
+        return self._table[decoded(self._segments)]

@@ -22,11 +22,6 @@ class Pair(NamedTuple):
     map: str
 
 
-def joined(root: str, *parts: str) -> str:
-    """Return a path below a folder, here or on an object store."""
-    return stores.join_url(root, "/".join(parts)) if stores.is_remote(root) else os.path.join(root, *parts)
-
-
 def named(kind: str, found: Sequence[str]) -> str:
     """Return how many files there are of a kind, with the first of them."""
     more = ", ..." if len(found) > MOST_NAMED else ""
@@ -42,10 +37,10 @@ def find_pairs(
     names and counts those without one.
     """
     found = [
-        _by_name(joined(root, folder), suffix, ends)
+        _by_name(stores.join(root, folder), suffix, ends)
         for folder, suffix, ends in ((images, image_suffix, files.ENDINGS), (maps, map_suffix, endings))
     ]
-    wanted = sorted(found[0].keys() | found[1].keys()) if names is None else lines_of(joined(root, names))
+    wanted = sorted(found[0].keys() | found[1].keys()) if names is None else files.read_lines(stores.join(root, names))
     missing = [[name for name in wanted if name not in kind] for kind in found]
     if any(missing):
         counts = [
@@ -58,7 +53,7 @@ def find_pairs(
         )
     if not wanted:
         raise UserError(
-            f"Found no images in {joined(root, images)}; check the path, the split and the names of the folders."
+            f"Found no images in {stores.join(root, images)}; check the path, the split and the names of the folders."
         )
     return [Pair(found[0][name], found[1][name]) for name in wanted]
 
@@ -70,30 +65,16 @@ def _by_name(folder: str, suffix: str, endings: tuple[str, ...]) -> dict[str, st
     for path in files.find_images(folder, left_out, endings):
         stem, ending = os.path.splitext(path)
         if not stem.endswith(suffix):
-            left_out.add(joined(folder, path), f"not named *{suffix}{ending}")
+            left_out.add(stores.join(folder, path), f"not named *{suffix}{ending}")
             continue
         name = stem.removesuffix(suffix)
         if name in paths:
             raise UserError(
                 f"Found two files {name!r} in {folder}, {paths[name]} and {path}; expected one: remove the other."
             )
-        paths[name] = joined(folder, path)
+        paths[name] = stores.join(folder, path)
     files.report(folder, left_out)
     return paths
-
-
-def lines_of(path: str) -> list[str]:
-    """Return the lines of a text file that are not empty; raises UserError where it cannot be read or has none."""
-    try:
-        lines = [text.strip() for text in stores.read(path).decode("utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Found no readable text file at {path!r} ({getattr(error, 'strerror', None) or error})."
-        ) from None
-    found = [text for text in lines if text]
-    if not found:
-        raise UserError(f"Found no lines in {path}; expected one name a line.")
-    return found
 
 
 def check_pairs(

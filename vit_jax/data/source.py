@@ -125,6 +125,11 @@ class BoxLabels(Named):
     class_names: tuple[str, ...] = ()
 
 
+# By their names, as a record has them.
+KINDS: Mapping[str, type[Field]] = {
+    kind.__name__: kind
+    for kind in (Field, Image, Label, Labels, Numbers, Text, Tokens, Segments, PixelNumbers, Boxes, BoxLabels)
+}
 Fields = Mapping[str, Field]
 
 
@@ -148,6 +153,11 @@ class Encoded(abc.ABC):
         """
         image = self.decode()
         return cut(image, draw(image.shape[0], image.shape[1]))
+
+
+def decoded(value: Any) -> Any:
+    """Return the pixels of an `Encoded`, anything else as it is."""
+    return value.decode() if isinstance(value, Encoded) else value
 
 
 class Source(abc.ABC):

@@ -1,10 +1,11 @@
 """Tokenizers: those of published text towers from their own files, and a small one trained on captions.
 
-A tokenizer is packed as one JSON file, which also lies in the workdir of a run. Nothing in it is executed.
+A tokenizer is packed as one JSON file, which is stored in the workdir of a run too. Nothing in it is executed.
 """
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -174,9 +175,12 @@ def read(place: str) -> Tokenizer:
         raise UserError(f"{place} is no tokenizer that can be read ({type(error).__name__}: {reason}).") from None
 
 
-def is_in(folder: os.PathLike[str]) -> bool:
-    """Return whether a folder has the tokenizer of a model."""
-    return any(os.path.isfile(os.path.join(folder, name)) for name in FILES)
+def find(folder: os.PathLike[str] | None) -> Tokenizer | None:
+    """Return the tokenizer in the folder of a model, None where there is none that can be read."""
+    if folder is not None and any(os.path.isfile(os.path.join(folder, name)) for name in FILES):
+        with contextlib.suppress(UserError):  # its library is missing, which images do without
+            return read(str(folder))
+    return None
 
 
 def _parsed(data: bytes, path: str) -> Tokenizer:

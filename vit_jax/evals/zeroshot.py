@@ -1,12 +1,11 @@
 """Classification by the names of the classes alone."""
 
-import os
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
-from vit_jax import stores
+from vit_jax.data.files import read_lines
 from vit_jax.data.pipeline import EvalData
 from vit_jax.data.source import Example, Field, Label, Source, Text
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
@@ -60,10 +59,10 @@ class ZeroShot(Evaluator):
         if not isinstance(source.fields.get("label"), Label):
             raise UserError("Found no class for each image, expected a source of classes such as folder.Folder.")
         own = tuple(name.replace("_", " ") for name in source.class_names)
-        names = own if classes is None else read_lines("classes", classes)
+        names = own if classes is None else tuple(read_lines(classes, f"file at classes={classes!r}"))
         if len(names) != len(own):
             raise UserError(f"Found {len(names)} names in classes={classes}, expected {len(own)}, one for each class.")
-        patterns = TEMPLATES if templates is None else read_lines("templates", templates)
+        patterns = TEMPLATES if templates is None else tuple(read_lines(templates, f"file at templates={templates!r}"))
         wrong = next((line for line in patterns if "{}" not in line), None)
         if wrong is not None:
             raise UserError(f"Found the template {wrong!r}, expected {{}} where the name of the class is to stand.")
@@ -89,17 +88,3 @@ class ZeroShot(Evaluator):
         rank = (near >= own).sum(axis=1) - 1  # a class as near as the right one counts first
         top5 = {"top5": float((rank < 5).mean())} if near.shape[1] > 5 else {}
         return {"accuracy": float((rank < 1).mean()), **top5, "num_examples": len(images)}
-
-
-def read_lines(what: str, path: str) -> tuple[str, ...]:
-    """Return the lines of a text file that are not empty; raises UserError where there are none."""
-    try:
-        lines = stores.read(os.path.expanduser(path)).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"Found no readable file at {what}={path!r} ({error}), expected one entry on each line."
-        ) from None
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
-        raise UserError(f"Found nothing in {what}={path!r}, expected one entry on each line.")
-    return found

@@ -170,8 +170,7 @@ class Network:
     def need_classes(self, what: str) -> None:
         """Raise UserError where the model has no trained outputs to explain."""
         if self.loaded.has_untrained_head:
-            has_head = bool(self.loaded.class_names) and bool(getattr(self.module, "num_classes", 1))
-            lacks = "an untrained head" if has_head else "no head for classes of images"
+            lacks = "an untrained head" if self.loaded.has_head else "no head for classes of images"
             raise UserError(
                 f"{self.name} has {lacks}, so there is no class for {what} to explain; fine-tune it first "
                 "(configs/finetune.py), or use attention, rollout, components or similarity."

@@ -33,9 +33,14 @@ def as_page(
         parts.append(f"<h2>{escape(heading)}</h2><p>{escape(explanation)}</p>")
         parts += [f'<img alt="{escape(heading)}" src="data:image/png;base64,{encoded(path)}">' for path in figures]
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
+    return document(title, "".join(parts))
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a whole page: a title, which is its first heading too, and what follows it; style: rules beside STYLE."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}{style}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )
 
 

@@ -59,7 +59,7 @@ def read(
 
 
 def stacked(examples: Sequence[Mapping[str, Any]], rows: int) -> dict[str, np.ndarray]:
-    """Return examples as a batch of so many rows, the last ones repeated."""
+    """Return examples as a batch of `rows`, the last example repeated."""
     filled = [*examples, *[examples[-1]] * (rows - len(examples))]
     return {key: np.stack([example[key] for example in filled]) for key in examples[0]}
 

@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.config import schema
 from vit_jax.config.factory import build, quoted
 from vit_jax.data.files import MAX_LISTED
-from vit_jax.data.source import IGNORED, Encoded, Label, Labels, Segments, Source, Spread, UnreadableImage
+from vit_jax.data.source import IGNORED, Label, Labels, Segments, Source, Spread, UnreadableImage, decoded
 from vit_jax.printable import cut, line
 from vit_jax.train import settings
 from vit_jax.train.build import build_data, build_parts
@@ -55,8 +55,8 @@ def statistics(source: Source, most: int) -> Statistics:
     for index in range(len(scanned)):
         try:
             example = scanned[index]
-            image = _decoded(example["image"])
-            counts += 0 if key is None else np.bincount(_decoded(example[key]).ravel(), minlength=len(counts))
+            image = np.asarray(decoded(example["image"]))
+            counts += 0 if key is None else np.bincount(decoded(example[key]).ravel(), minlength=len(counts))
         except UnreadableImage as error:
             unreadable[scanned.name(index)] = str(error)
             continue
@@ -66,10 +66,6 @@ def statistics(source: Source, most: int) -> Statistics:
         len(source), len(scanned), class_counts(source), dict(sizes.most_common()), pixels.mean, pixels.std, unreadable,
         source.left_out(), dict(zip(names, counts.tolist(), strict=False)),
     )  # fmt: skip
-
-
-def _decoded(value: Any) -> np.ndarray:
-    return value.decode() if isinstance(value, Encoded) else np.asarray(value)
 
 
 def balanced_weights(pixels: Mapping[str, int]) -> tuple[float, ...]:

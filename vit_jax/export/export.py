@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from vit_jax.data.photographs import crops
 from vit_jax.export import onnx, readme, stablehlo
-from vit_jax.export.program import Program, build, preprocessing_of
+from vit_jax.export.program import Program, build
 from vit_jax.inference import Loaded
 from vit_jax.types import UserError
 
@@ -76,7 +76,7 @@ def export(
         checks[onnx.INT8_FILE] = Check(len(images), source, distance(expected, found), None, agreement(expected, found))
     facts = describe(reference, loaded, program, checks)
     (out / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(readme.text(facts, preprocessing_of(loaded)), encoding="utf-8")
+    (out / "README.md").write_text(readme.text(facts, loaded.preprocessing), encoding="utf-8")
     return checks
 
 
@@ -114,7 +114,7 @@ def agreement(expected: Any, found: Any) -> dict[str, float]:
 def describe(reference: str, loaded: Loaded, program: Program, checks: dict[str, Check]) -> dict[str, Any]:
     """Return what a reader of the files needs, for export.json."""
     height, width, channels = loaded.image_shape
-    preprocessing = preprocessing_of(loaded)
+    preprocessing = loaded.preprocessing
     return {
         "model": reference,
         "files": {name: dataclasses.asdict(check) for name, check in checks.items()},

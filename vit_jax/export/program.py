@@ -14,7 +14,7 @@ from vit_jax import sharding, trees
 from vit_jax.explain.network import Network
 from vit_jax.export import resize
 from vit_jax.inference import Loaded
-from vit_jax.pretrained.pretrained import Preprocessing, from_spec
+from vit_jax.pretrained.pretrained import Preprocessing
 from vit_jax.train.parts import PLAIN
 from vit_jax.types import UserError
 
@@ -101,17 +101,10 @@ def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
 
 def _needed_preprocessing(loaded: Loaded) -> Preprocessing:
     """Return what is done to images of any size; raises UserError where it cannot be done inside a program."""
-    preprocessing = preprocessing_of(loaded)
+    preprocessing = loaded.preprocessing
     if preprocessing is None or preprocessing.resized is None or preprocessing.method not in resize.METHODS:
         raise UserError(
             f"--any_size puts the resizing into the program; found the preprocessing {loaded.preprocess_spec!r}, expected a "
             f"resize or resize_small by {', '.join(resize.METHODS)}, with or without a central crop: leave --any_size out."
         )
     return preprocessing
-
-
-def preprocessing_of(loaded: Loaded) -> Preprocessing | None:
-    """Return the preprocessing as other libraries express it, None where they cannot."""
-    channels = loaded.image_shape[2]
-    mean, std = (tuple(np.broadcast_to(getattr(loaded.task, key, 0.5), channels).tolist()) for key in ("mean", "std"))
-    return from_spec(loaded.preprocess_spec, mean, std)

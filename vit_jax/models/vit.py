@@ -48,7 +48,7 @@ class ViT(FromVariant, nn.Module):
     (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
     (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
     "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
-    AddPositions; posemb_grid: the learned positions are those of so many rows and columns, and interpolated for each image, so
+    AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for each image, so
     that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the patches, a part of
     layers/rope.py, beside `posemb`. relative_bias: a learned bias on the scores of each head for each offset between two tokens
     (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a LayerNorm before the first block (CLIP,

@@ -284,7 +284,6 @@ def _config(
     classes = model["num_classes"]
     name, base = _CLASSES[kind]
     notes = [] if classes else [f"It has no classes, so it is a {base}: load it with AutoModel."]
-    labels = {str(i): label for i, label in enumerate(class_names or [f"LABEL_{i}" for i in range(classes)])}
     activations = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "swiglu": "silu"}
     config: dict[str, Any] = {
         "architectures": [name if classes else base],
@@ -300,8 +299,7 @@ def _config(
         "patch_size": specs.int_or_pair(*specs.pair(model["patch_size"])),
         "num_channels": channels,
         "pooler_output_size": model["rep_size"] or model["width"],
-        "id2label": labels,
-        "label2id": {label: i for i, label in enumerate(labels.values())},
+        **specs.label_fields(class_names or [f"LABEL_{i}" for i in range(classes)]),
         "dtype": "float32",
     }
     own = (

@@ -1,7 +1,7 @@
 """Complete model specs, as the formats need them, and quantities derived from them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,21 @@ def complete(model: Mapping[str, Any], target: str) -> dict[str, Any]:
     if model["type"] == "vit.ViT" and full["class_token"] is None:
         full["class_token"] = full["pool"] == "tok"
     return full
+
+
+def label_fields(class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of transformers' config.json that name the classes."""
+    names = list(class_names)
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def label_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """Return the names of the classes in a config.json of transformers; the number of one that has none."""
+    labels = config.get("id2label") or {}
+    return tuple(str(labels.get(str(i), labels.get(i, i))) for i in range(classes))
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -242,14 +242,13 @@ def transformers_configs(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the config files of transformers, and notes."""
     kind, classes = "Swinv2" if model["version"] == 2 else "Swin", model["num_classes"]
-    labels = {str(i): label for i, label in enumerate(class_names or [f"LABEL_{i}" for i in range(classes)])}
     config = {
         "architectures": [f"{kind}ForImageClassification" if classes else f"{kind}Model"], "model_type": kind.lower(),
         "image_size": specs.int_or_pair(*images.size), "patch_size": model["patch_size"], "num_channels": channels,
         "embed_dim": model["width"], "depths": list(model["depths"]), "num_heads": list(model["num_heads"]),
         "window_size": model["window"], "mlp_ratio": model["mlp_ratio"], "qkv_bias": model["qkv_bias"], "hidden_act": "gelu",
-        "layer_norm_eps": model["norm_eps"], "id2label": labels, "label2id": {label: int(i) for i, label in labels.items()},
-        "dtype": "float32",
+        "layer_norm_eps": model["norm_eps"], "dtype": "float32",
+        **specs.label_fields(class_names or [f"LABEL_{i}" for i in range(classes)]),
     }  # fmt: skip
     if model["version"] == 2:
         config["pretrained_window_sizes"] = list(model["trained_windows"] or (0,) * len(model["depths"]))

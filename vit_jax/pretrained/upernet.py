@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.pretrained import processor, swin
+from vit_jax.pretrained import processor, specs, swin
 from vit_jax.pretrained.links import Link, conv, dense, norm, same, shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, config_value, write_folder
@@ -53,8 +53,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     params = {f"backbone/{name}": x for name, x in found.params.items()}
     params |= {name if name.startswith(_STATS) else f"head/{name}": x for name, x in converted.items()}
     (classes,) = shape_of(head, "decode_head.classifier.bias", 1, origin)
-    labels = config.get("id2label") or {}
-    names = tuple(str(labels.get(str(i), labels.get(i, i))) for i in range(classes))
+    names = specs.label_names(config, classes)
     task = {"type": "segment.Segment", "layers": tuple(range(depth)),
             "head": {"type": "UperNet", "width": width, "pooled": scales, "norms": True}}  # fmt: skip
     return Pretrained(found.model, params, found.preprocessing, names, origin, found.posemb, found.patches,
@@ -129,12 +128,11 @@ def write(
     arrays |= {f"backbone.swin.{name}": x for name, x in to_theirs(swin.links(plain, "transformers"), inner).items()}
     configs, notes = swin.transformers_configs(plain, preprocessing, params["backbone/embed/kernel"].shape[2], None)
     stages = [f"stage{i + 1}" for i in range(depth)]
-    labels = {str(i): name for i, name in enumerate(class_names)}
     config = {
         "architectures": ["UperNetForSemanticSegmentation"], "model_type": "upernet",
         "backbone_config": configs["config.json"] | {"out_features": stages, "out_indices": list(range(1, depth + 1))},
         "hidden_size": head.get("width", 512), "pool_scales": list(pooled), "use_auxiliary_head": False,
-        "id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}, "dtype": "float32",
+        **specs.label_fields(class_names), "dtype": "float32",
     }  # fmt: skip
     notes += _notes(min(preprocessing.size), configs["config.json"])
     described, more = processor.make_config(preprocessing)

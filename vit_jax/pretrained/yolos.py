@@ -58,8 +58,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
         if between.shape != expected:
             raise UserError(f"{origin} has {_MID} of shape {between.shape}; expected {expected}.")
         params["between"] = between[:, 0]
-    labels = config.get("id2label") or {}
-    names = tuple(str(labels.get(str(i), labels.get(i, i))) for i in range(classes))
+    names = specs.label_names(config, classes)
     if len(set(names)) < classes:  # COCO's numbers without a class are all called N/A
         names = tuple(f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names))
     given = {
@@ -125,8 +124,7 @@ def write(
     )
     config = config | {
         "architectures": ["YolosForObjectDetection"], "model_type": "yolos", "image_size": list(size),
-        "id2label": {str(i): name for i, name in enumerate(class_names)},
-        "label2id": {name: i for i, name in enumerate(class_names)},
+        **specs.label_fields(class_names),
         "num_detection_tokens": q, "use_mid_position_embeddings": "between" in params,
         # Transformers takes whole numbers for most of them.
         **{theirs: int(x) if (x := task[ours]) == int(x) else x for ours, theirs in _WEIGHTS.items() if ours in task},

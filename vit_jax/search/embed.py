@@ -3,16 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from vit_jax import trees
-from vit_jax.data.decode import decode, from_picture
-from vit_jax.data.files import read_file
 from vit_jax.inference import BATCH, Loaded
 from vit_jax.search.index import About, Vectors, unit
 from vit_jax.types import UserError
@@ -101,11 +97,7 @@ class Embedder:
 
 def cut(picture: Any, box: Box, loaded: Loaded) -> np.ndarray:
     """Return the pixels of a part of a picture, at least one."""
-    channels = loaded.image_shape[2]
-    if isinstance(picture, str | Path):
-        pixels = decode(read_file(str(picture)), channels)
-    else:
-        pixels = from_picture(picture, channels) if isinstance(picture, Image.Image) else np.asarray(picture)
+    pixels = loaded.decoded(picture)
     height, width = pixels.shape[:2]
     left, top = (min(int(share * size), size - 1) for share, size in zip(box[:2], (width, height), strict=True))
     right, bottom = (round(share * size) for share, size in zip(box[2:], (width, height), strict=True))

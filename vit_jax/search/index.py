@@ -3,7 +3,7 @@
     DIR/index.json              what the vectors are: model, feature, fingerprint, length
     DIR/shards/000000.npy       float32 [images * per_image, d]
     DIR/shards/000000.json      names, labels and root of the images, what could not be read, and the checksum of the vectors
-    DIR/graph.usearch, graph.json   a graph in float16 for approximate search; see graph.py
+    DIR/graph.usearch, graph.json   a graph in float16 for approximate search; see nearest.py
 
 A shard exists once its JSON does, which is written last, so that a build that was killed resumes with the next shard.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vit_jax.checkpoint.workdir import write_text
 from vit_jax.config.hints import fits
 from vit_jax.types import UserError
 
@@ -92,7 +93,7 @@ class Index:
             index.check(about)
             return index
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(dataclasses.asdict(about), indent=1).encode())
+        write_text(path, json.dumps(dataclasses.asdict(about), indent=1))
         return cls(folder, about)
 
     def check(self, about: About) -> None:
@@ -117,7 +118,7 @@ class Index:
             os.fsync(file.fileno())
         os.replace(self._path(number, "tmp"), self._path(number, "npy"))
         shard = dataclasses.replace(shard, crc32=checksum(self._path(number, "npy")))
-        write_whole(self._path(number, "json"), json.dumps(dataclasses.asdict(shard)).encode())
+        write_text(self._path(number, "json"), json.dumps(dataclasses.asdict(shard)))
         self._open_shard(self._path(number, "json"))
 
     @contextlib.contextmanager
@@ -223,16 +224,6 @@ def checksum(path: Path) -> str:
         while block := file.read(2**20):
             value = zlib.crc32(block, value)
     return f"{value:08x}"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file at once."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path, hints: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from vit_jax.search.index import Index, Vectors, checksum, write_whole
+from vit_jax.checkpoint.workdir import write_text
+from vit_jax.search.index import Index, Vectors, checksum
 from vit_jax.types import UserError
 
 GRAPH_FROM = 50_000  # vectors; fewer are searched exactly in milliseconds
@@ -124,7 +125,7 @@ def write_graph(index: Index, threads: int = 0) -> float:
     graph.save(str(temporary))
     os.replace(temporary, _path(index))
     record = {"state": state, "vectors": len(index), "crc32": checksum(_path(index))}
-    write_whole(_path(index).with_suffix(".json"), json.dumps(record).encode())
+    write_text(_path(index).with_suffix(".json"), json.dumps(record))
     return time.monotonic() - began
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from vit_jax.data.decode import decode
 from vit_jax.data.files import read_file
 from vit_jax.data.source import UnreadableImage
-from vit_jax.explain.page import STYLE, escape
+from vit_jax.explain.page import document, escape
 
 SIDE = 160  # pixels of a thumbnail
 MORE = """
@@ -19,8 +19,8 @@ figcaption { font-size: 0.85em; overflow-wrap: anywhere } .gone { width: 10em; h
 """
 
 
-def thumbnail(path: Path) -> bytes | None:
-    """Return a small JPEG of an image file; None where it cannot be read any more."""
+def thumbnail(path: Path) -> str | None:
+    """Return a small JPEG of an image file as a URL; None where it cannot be read any more."""
     try:
         picture = Image.fromarray(decode(read_file(str(path))))
     except (UnreadableImage, OSError):
@@ -28,7 +28,7 @@ def thumbnail(path: Path) -> bytes | None:
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def as_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[Path, str]]]]) -> str:
@@ -37,15 +37,11 @@ def as_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[Path, str]]]])
         f'<h2>{escape(heading)}</h2><div class="sheet">{"".join(_figure(*item) for item in several)}</div>'
         for heading, several in rows
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}{MORE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
-    )
+    return document(title, body, MORE)
 
 
 def _figure(path: Path, caption: str) -> str:
-    data = thumbnail(path)
-    picture = '<div class="gone">not readable any more</div>'
-    if data is not None:
-        picture = f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+    url = thumbnail(path)
+    gone = '<div class="gone">not readable any more</div>'
+    picture = gone if url is None else f'<img alt="{escape(caption)}" src="{url}">'
     return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -61,16 +61,15 @@ def similar(outputs: Outputs, searcher: Searcher, count: int) -> list[dict[str, 
     """Return the most similar pictures of the index with thumbnails; names are relative to the folder that was indexed."""
     index = searcher.index
     vector = unit(outputs[index.about.feature].reshape(-1, index.about.length).mean(axis=0, keepdims=True))
-    found = []
-    for hit in searcher.images(vector, count):
-        data = thumbnail(index.path(hit.image))
-        found.append({
+    return [
+        {
             "name": line(index.names[hit.image]),
             "label": line(index.labels[hit.image]),
             "cosine": round(hit.cosine, 6),
-            "thumbnail": None if data is None else f"data:image/jpeg;base64,{base64.b64encode(data).decode()}",
-        })  # fmt: skip
-    return found
+            "thumbnail": thumbnail(index.path(hit.image)),
+        }
+        for hit in searcher.images(vector, count)
+    ]
 
 
 def _levels(maps: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from vit_jax.models import heads
 from vit_jax.models.dense_heads import Linear
 from vit_jax.tasks import task
 from vit_jax.tasks.beside import Beside
-from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
+from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights, WithCollections
 from vit_jax.types import Images, Params, Rng, Units, UserError
 
 Size = tuple[int, int]
@@ -33,7 +33,7 @@ def starts(size: int, window: int, stride: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(Beside):
+class Dense(WithCollections, Beside):
     """Train a head on the feature maps of a backbone; the loss is a mean over examples of means over their labelled pixels.
 
     head: a part of models/dense_heads.py, by default Linear. layers: the blocks or stages whose maps it reads, counted from 0, or
@@ -123,25 +123,9 @@ class Dense(Beside):
         shapes = jax.eval_shape(lambda: self._init_head(jax.random.key(0), self.spec or {}))
         return tuple(sorted(set(shapes) - {"params", *task.SOWN}))
 
-    @property
-    def decomposable(self) -> bool:  # type: ignore[override]
-        """See Task; batch statistics are of the whole batch."""
-        return not self.collections
-
-    def init_state(self, params: Params) -> TaskState:
-        """See Task."""
-        if not self.collections:
-            return {}
-        variables = self._init_head(jax.random.key(0), self.spec or {})
-        return {name: variables[name] for name in self.collections}
-
-    def update(self, params: Params, state: TaskState, stats: Any, step: Array) -> TaskState:
-        """See Task."""
-        return stats if self.collections else state
-
-    def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
-        """See Task."""
-        return {"": {"params": params, **state}}
+    def first_variables(self) -> Weights:
+        """See WithCollections."""
+        return self._init_head(jax.random.key(0), self.spec or {})
 
     # Outputs.
 

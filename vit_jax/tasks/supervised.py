@@ -11,9 +11,9 @@ from vit_jax.layers.patches import Patches
 from vit_jax.tasks.task import (
     Scale,
     Spec,
-    Task,
     TaskState,
     Weights,
+    WithCollections,
     apply,
     check_scale,
     collections_of,
@@ -25,7 +25,7 @@ from vit_jax.types import Params, Pixels, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Task):
+class Supervised(WithCollections):
     """A network trained on labels; images are normalised by `mean` and `std` of [0, 1] values.
 
     Mutable collections of the network, such as batch statistics, are the task's state.
@@ -51,25 +51,10 @@ class Supervised(Task):
         """The mutable collections of the network."""
         return () if self.spec is None else collections_of(self.model, self.spec["image"].shape)
 
-    @property
-    def decomposable(self) -> bool:  # type: ignore[override]
-        """See Task; batch statistics are of the whole batch."""
-        return not self.collections
-
-    def init_state(self, params: Params) -> TaskState:
-        """See Task."""
-        if not self.collections or self.spec is None:
-            return {}
-        variables = init_variables(self.model, jax.random.key(0), self.spec["image"].shape)
-        return {name: variables[name] for name in self.collections}
-
-    def update(self, params: Params, state: TaskState, stats: Any, step: Array) -> TaskState:
-        """See Task."""
-        return stats if self.collections else state
-
-    def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
-        """See Task."""
-        return {"": {"params": params, **state}}
+    def first_variables(self) -> Weights:
+        """See WithCollections."""
+        assert self.spec is not None
+        return init_variables(self.model, jax.random.key(0), self.spec["image"].shape)
 
     def train_outputs(
         self, params: Params, state: TaskState, images: Pixels | Patches, rng: Rng

@@ -100,6 +100,37 @@ class Task(abc.ABC):
         return self.model, weights
 
 
+class WithCollections(Task):
+    """A task whose state is the mutable collections of a module, such as batch statistics."""
+
+    @property
+    @abc.abstractmethod
+    def collections(self) -> tuple[str, ...]:
+        """The names of the collections."""
+
+    @abc.abstractmethod
+    def first_variables(self) -> Weights:
+        """Return the initial variables of the module, its collections among them."""
+
+    @property
+    def decomposable(self) -> bool:  # type: ignore[override]
+        """See Task; batch statistics are of the whole batch."""
+        return not self.collections
+
+    def init_state(self, params: Params) -> TaskState:
+        """See Task."""
+        variables = self.first_variables() if self.collections else {}
+        return {name: variables[name] for name in self.collections}
+
+    def update(self, params: Params, state: TaskState, stats: Any, step: Array) -> TaskState:
+        """See Task."""
+        return stats if self.collections else state
+
+    def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
+        """See Task."""
+        return {"": {"params": params, **state}}
+
+
 def with_images(batch: Mapping[str, Any]) -> Batch:
     """Return a batch as tasks see it: `patches`, `coords` and `valid` of images of any shape are one `image`."""
     if "patches" not in batch:

@@ -23,7 +23,7 @@ from vit_jax.config.hints import fits, hint_name
 from vit_jax.data.examples import Layout
 from vit_jax.data.pipeline import DataSpec, TrainData
 from vit_jax.data.resident import ResidentData
-from vit_jax.data.source import Encoded, Source, UnreadableImage
+from vit_jax.data.source import Source, UnreadableImage, decoded
 from vit_jax.data.tokenizers import FILE as TOKENIZER
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.data.transforms.preprocess import parse, without_texts
@@ -362,7 +362,7 @@ def image_shape_of(source: Source, preprocess: str) -> tuple[int, ...]:
     for index in range(len(source)):
         try:
             image = source[index]["image"]
-            return transforms.image(image.decode() if isinstance(image, Encoded) else np.asarray(image)).shape
+            return transforms.image(np.asarray(decoded(image))).shape
         except UnreadableImage:
             continue
     raise UserError("Found no readable image, so data.eval_preprocess cannot be tried; repair the images.")

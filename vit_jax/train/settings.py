@@ -13,7 +13,7 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.saver import steps_in
 from vit_jax.config.factory import ConfigError, call, parameters, resolve, seam_of
 from vit_jax.config.hints import fits
-from vit_jax.data.source import Encoded, Source, UnreadableImage
+from vit_jax.data.source import Source, UnreadableImage, decoded
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.inference import Loaded
 
@@ -159,5 +159,5 @@ def _channels(source: Source) -> int | None:
     for index in range(len(source)):
         with contextlib.suppress(UnreadableImage):
             image = source[index].get("image")
-            return None if image is None else (image.decode() if isinstance(image, Encoded) else image).shape[2]
+            return None if image is None else decoded(image).shape[2]
     return None

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.images import ImageFile
-from vit_jax.data.pairs import joined, named
+from vit_jax.data.pairs import named
 from vit_jax.data.source import Boxes, BoxLabels, Example, Image, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, UserError
@@ -67,7 +67,7 @@ class Coco(Source):
         channels: Count = 3,
     ):
         root = os.path.expanduser(path)
-        file, folder = (joined(root, text.replace("{split}", split)) for text in (annotations, images))
+        file, folder = (stores.join(root, text.replace("{split}", split)) for text in (annotations, images))
         listed = read_annotations(file)
         self._channels = channels
         self.category_ids, class_names = _categories(file, listed["categories"])
@@ -81,7 +81,7 @@ class Coco(Source):
             raise UserError(
                 f"Found in {file} {named('images that are not in ' + folder, missing)}; correct `images` or the file."
             )
-        self._paths = [joined(folder, name) for name in names]
+        self._paths = [stores.join(folder, name) for name in names]
         self.fields = {"image": Image(), "boxes": Boxes(), "box_labels": BoxLabels(class_names)}
 
     def __len__(self) -> int:

@@ -70,9 +70,7 @@ class Pairs(Source):
 
     def name(self, index: int) -> str:
         file = self._pairs[index][0]
-        if stores.is_remote(file):
-            return file
-        return stores.join_url(self._root, file) if stores.is_remote(self._root) else os.path.join(self._root, file)
+        return file if stores.is_remote(file) else stores.join(self._root, file)
 
     def __getitem__(self, index: int) -> Example:
         image = ImageFile(functools.partial(files.read_file, self.name(index)), self._channels)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Integer, UInt8
 
+from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.bands import Range, check_ranges, image_file
 from vit_jax.data.decode import decode_labels, decode_numbers
-from vit_jax.data.pairs import MOST_NAMED, Pair, check_pairs, find_pairs, joined, lines_of
+from vit_jax.data.pairs import MOST_NAMED, Pair, check_pairs, find_pairs
 from vit_jax.data.source import IGNORED, Encoded, Example, Image, PixelNumbers, Segments, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, Steps, UserError
@@ -152,7 +153,7 @@ class SegmentFolder(_Pairs):
         bands: tuple[Range, ...] | None = None,
     ):
         root = os.path.expanduser(path)
-        class_names = tuple(lines_of(joined(root, classes)) if isinstance(classes, str) else classes)
+        class_names = tuple(files.read_lines(stores.join(root, classes)) if isinstance(classes, str) else classes)
         if not 1 <= len(class_names) <= IGNORED or len(set(class_names)) < len(class_names):
             raise UserError(
                 f"Found {len(class_names)} classes, {len(set(class_names))} of them different; expected 1 to {IGNORED}, each once."

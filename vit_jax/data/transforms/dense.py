@@ -5,17 +5,9 @@ import dataclasses
 import numpy as np
 
 from vit_jax.data import source
-from vit_jax.data.decode import MAX_PIXELS
-from vit_jax.data.source import Encoded, Example, Fields, Fill
-from vit_jax.data.transforms.resample import Size
+from vit_jax.data.source import Example, Fields, Fill, decoded
+from vit_jax.data.transforms.resample import Size, height_width
 from vit_jax.types import Count, UserError
-
-
-def _height_width(size: Size) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"size must be at least 1 and at most {MAX_PIXELS} pixels in all, found {size}")
-    return height, width
 
 
 def _padded(array: np.ndarray, size: tuple[int, int], fill: Fill, what: str) -> np.ndarray:
@@ -47,8 +39,7 @@ class OwnSize:
         return kept | {"own_size": source.Field()}
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        result = {k: x.decode() if k in (*self._fills, *self._images) and isinstance(x, Encoded) else x
-                  for k, x in example.items()}  # fmt: skip
+        result = dict(example) | {key: decoded(example[key]) for key in (*self._fills, *self._images)}
         height, width = result[next(iter(self._images))].shape[:2]
         for key, fill in self._fills.items():
             result[key] = _padded(result[key], self._size, fill, f"own_size({self._size})")
@@ -60,7 +51,7 @@ def own_size(size: Size) -> OwnSize:
 
     Predictions are then resized to each image's own size, and measured there.
     """
-    return OwnSize(_height_width(size))
+    return OwnSize(height_width(size))
 
 
 class Pad:
@@ -80,7 +71,7 @@ class Pad:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         result = dict(example)
         for key, fill in self._fills.items():
-            value = result[key].decode() if isinstance(result[key], Encoded) else np.asarray(result[key])
+            value = np.asarray(decoded(result[key]))
             if key in self._images:
                 result["image_size"] = np.array(value.shape[:2], np.int32)
             result[key] = _padded(value, self._size, fill, f"pad({self._size})")
@@ -89,7 +80,7 @@ class Pad:
 
 def pad(size: Size) -> Pad:
     """Pad the image at the bottom and at the right to `size`, as DETR does (arXiv:2005.12872, appendix A.4)."""
-    return Pad(_height_width(size))
+    return Pad(height_width(size))
 
 
 class PadBoxes:

@@ -20,7 +20,7 @@ from vit_jax.config import words
 from vit_jax.config.factory import quoted
 from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
-from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.data.source import Encoded, Example, Fields, decoded
 from vit_jax.data.transforms import augment, dense, ops, policies, sequence, texts, views
 from vit_jax.data.transforms.ops import Geometric, RandomCrop
 from vit_jax.types import UserError
@@ -86,7 +86,7 @@ class Transforms:
             if isinstance(step, Geometric):
                 example = _mapped(step, example, fields, rng)
             elif isinstance(step, OnImages):
-                images = {key: step(_decoded(example[key]), rng) for key in _keys(example, fields, source.Image)}
+                images = {key: step(decoded(example[key]), rng) for key in _keys(example, fields, source.Image)}
                 example = {**example, **images}
             else:
                 example = step(example, rng)
@@ -95,7 +95,7 @@ class Transforms:
                         f"The transform {text} returns a {type(example).__name__}; expected a function (example, generator) -> "
                         "example, where an example is a dict."
                     )
-        return {key: _decoded(value) for key, value in example.items()}
+        return {key: decoded(value) for key, value in example.items()}
 
     @property
     def tokenize(self) -> texts.Tokenize | None:
@@ -111,10 +111,6 @@ class Transforms:
                 f"{steps!r} makes {', '.join(map(repr, made)) or 'nothing'} of an image; expected an image."
             )
         return made["image"]
-
-
-def _decoded(value: Any) -> Any:
-    return value.decode() if isinstance(value, Encoded) else value
 
 
 def _keys(example: Example, fields: Fields, *kinds: type) -> list[str]:
@@ -134,7 +130,7 @@ def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Ge
         if isinstance(step, RandomCrop) and isinstance(value, Encoded):
             mapped = step.resized(_planes(value.decode_part(drawn)), fill)
         else:
-            pixels = _planes(_decoded(value))
+            pixels = _planes(decoded(value))
             mapped = step.image(pixels, drawn(*pixels.shape[:2]), fill)
         result[key] = mapped if fill is None else mapped[:, :, 0]
     for key in _keys(example, fields, source.Boxes):

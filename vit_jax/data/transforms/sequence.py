@@ -6,7 +6,7 @@ import numpy as np
 
 from vit_jax.data import source
 from vit_jax.data.decode import MAX_PIXELS
-from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.data.source import Example, Fields, decoded
 from vit_jax.types import Units, UserError
 
 
@@ -28,7 +28,7 @@ class Patchify:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
-        image = image.decode() if isinstance(image, Encoded) else image
+        image = decoded(image)
         p = self._patch
         rows, columns = image.shape[0] // p, image.shape[1] // p
         if not 0 < rows * columns <= self._budget:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vit_jax.data import source
-from vit_jax.data.source import Encoded, Example, Fields
+from vit_jax.data.source import Example, Fields, decoded
 from vit_jax.types import Count, Threads, UserError
 
 
@@ -24,7 +24,7 @@ class Views:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example["image"]
-        image = image.decode() if isinstance(image, Encoded) else image  # once for all views
+        image = decoded(image)  # once for all views
         rest = {key: value for key, value in example.items() if key != "image"}
         for key, parts in self._parts.items():
             made = [part({"image": image}, rng)["image"] for part in parts]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vit_jax.data.source import Encoded, Source, Spread, UnreadableImage
+from vit_jax.data.source import Source, Spread, UnreadableImage, decoded
 from vit_jax.explain.method import Arrays, Figure, Look, Method, check_point, panels, short
 from vit_jax.explain.methods.similarity import unit
 from vit_jax.explain.network import ByteImages, Network, Targets
@@ -71,7 +71,7 @@ class Neighbours(Method):
         for index in range(len(source)):
             try:
                 image = source[index]["image"]
-                batch.append(network.loaded.preprocess(image.decode() if isinstance(image, Encoded) else image))
+                batch.append(network.loaded.preprocess(decoded(image)))
             except UnreadableImage:
                 continue
             if len(batch) == BATCH:
