@@ -170,3 +170,8 @@ assert loaded <= {f"vit_jax.pretrained.{name}" for name in ("pretrained", "refer
 def test_help_imports_every_command_without_jax():
     code = "import sys; from vit_jax.__main__ import main; main(['--help']); sys.exit(bool({'jax', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_training_starts_without_what_it_needs_at_its_end():
+    code = "import sys, vit_jax.main; sys.exit(bool({'matplotlib', 'scipy.interpolate', 'sklearn', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)

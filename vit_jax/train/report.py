@@ -12,8 +12,6 @@ from vit_jax.evals.evaluator import Arrays
 from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
 from vit_jax.train.state import State, title
-from vit_jax.viz.classes import Predictions, write_classes
-from vit_jax.viz.curves import draw_curves
 
 MANY_EPOCHS = 1000
 
@@ -60,6 +58,9 @@ def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None
     """Write curves.png, and what the first evaluator of classes confuses; see viz.classes."""
     if not distributed.is_first():
         return
+    from vit_jax.viz.classes import Predictions, write_classes  # with matplotlib, which a run needs at its end alone
+    from vit_jax.viz.curves import draw_curves
+
     folder = run.path / "report"
     folder.mkdir(exist_ok=True)
     draw_curves(read_rows(run.path / "metrics.jsonl"), folder / "curves.png")

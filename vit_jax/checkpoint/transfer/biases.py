@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.interpolate import RectBivariateSpline
 
 from vit_jax.checkpoint.transfer.patches import Grid, resize_posemb
 from vit_jax.layers.geometry import num_distances
@@ -34,6 +33,8 @@ def resize_relative_bias(
     The old offsets are placed at distances that grow geometrically up to those of the new grid, so that near ones keep
     their biases; between them is a bicubic spline. The rows for tokens before the patches stay.
     """
+    from scipy.interpolate import RectBivariateSpline  # takes half a second, which every command would pay
+
     old_size, new_size = ((2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new))
     at = [_geometric(*sizes) for sizes in zip(old_size, new_size, strict=True)]
     wanted = [np.arange(size) - size // 2 for size in new_size]
