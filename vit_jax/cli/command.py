@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax import stores
-from vit_jax.config import words
+from vit_jax.config import other_libraries
 from vit_jax.config.factory import near, quoted
 from vit_jax.config.hints import fits, hint_name
 from vit_jax.interrupts import EXIT_CODE, Interrupts
@@ -141,6 +141,6 @@ def hint_flag(argv: Sequence[str]) -> None:
     """Raise UserError where a flag of training is another library's, with what it is called here."""
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         flag, _, value = word.partition("=")
-        hint = words.key_hint(flag, value or ("" if after.startswith("-") else after))
+        hint = other_libraries.key_hint(flag, value or ("" if after.startswith("-") else after))
         if word.startswith("--") and hint:
             raise UserError(f"Unknown argument {flag}; expected {hint}")

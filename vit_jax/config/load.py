@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from vit_jax.config import words
+from vit_jax.config import other_libraries
 from vit_jax.config.factory import (
     BESIDE,
     ConfigError,
@@ -180,7 +180,7 @@ def _make_way(model: ml_collections.ConfigDict, variant: str) -> None:
 
 def _hint_foreign(key: str, text: str) -> None:
     """Raise ConfigError where an unknown key is another library's, with what it is called here."""
-    hint = words.key_hint(key, text) or words.key_hint(key.rpartition(".")[2], text)
+    hint = other_libraries.key_hint(key, text) or other_libraries.key_hint(key.rpartition(".")[2], text)
     if hint and not hint.startswith(f"--config.{key}="):
         raise ConfigError(f"--config.{key}: unknown key; expected {hint}")
 
@@ -194,7 +194,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
     if hint is dict:
         if isinstance(literal, dict):
             return literal
-        if flag == "--config.model" and (hint := words.model_hint(text)):
+        if flag == "--config.model" and (hint := other_libraries.model_hint(text)):
             raise ConfigError(f"{flag} is {quoted(text)}{hint.replace('model.variant', '--config.model.variant')}.")
         raise ConfigError(f"""{flag} is {quoted(text)}; expected a whole part, such as {flag}="{{'type': ...}}".""")
     if hint is str:

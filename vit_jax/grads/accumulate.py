@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vit_jax.grads.gradient import Batch, Gradient, Plain, Step
+from vit_jax.grads.gradient import Batch, Gradient, Plain, StepGradient
 from vit_jax.types import BatchSize, UserError
 
 
@@ -17,7 +17,7 @@ class Accumulate(Gradient):
     microbatches: BatchSize
     splits_batch = True
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
         """Raise UserError where the batch cannot be split evenly."""
         size = len(jax.tree.leaves(batch)[0])
         if self.microbatches < 1 or size % self.microbatches:
@@ -25,7 +25,7 @@ class Accumulate(Gradient):
         # Example i goes to part i mod microbatches, so that each part is spread over all devices.
         parts = jax.tree.map(lambda x: rearrange(x, "(b m) ... -> m b ...", m=self.microbatches), batch)
 
-        def one(index: jax.Array, part: Batch) -> Step:
+        def one(index: jax.Array, part: Batch) -> StepGradient:
             return Plain()(loss, params, part, jax.random.fold_in(rng, index), lambda tree: tree, lr_share)
 
         def add(total, indexed):

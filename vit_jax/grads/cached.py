@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from vit_jax.grads.gradient import Batch, Gradient, Loss, Plain, Step
+from vit_jax.grads.gradient import Batch, Gradient, Loss, Plain, StepGradient
 from vit_jax.types import BatchSize, Params, Rng, UserError
 
 
@@ -21,7 +21,7 @@ class Cached(Gradient):
 
     microbatches: BatchSize
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
         """Raise UserError where the batch cannot be split evenly, or the task compares no encoded examples."""
         size = len(jax.tree.leaves(batch)[0])
         if size % self.microbatches:

@@ -34,7 +34,7 @@ class Loss:
         return self.whole(params, batch, rng)
 
 
-class Step(NamedTuple):
+class StepGradient(NamedTuple):
     """The gradient of a batch with the loss among its metrics, and the stats for the task's update."""
 
     metrics: Mapping[str, Array]
@@ -54,14 +54,14 @@ class Gradient(abc.ABC):
     @abc.abstractmethod
     def __call__(
         self, loss: Loss, params: Params, batch: Batch, rng: Rng, average: Average, lr_share: Float[Array, ""]
-    ) -> Step: ...
+    ) -> StepGradient: ...
 
 
 class Plain(Gradient):
     """The gradient of the whole batch at once."""
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
         """See Gradient."""
         (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, rng)
         metrics, grads, stats = average(({"loss": value, **metrics}, grads, stats))
-        return Step(metrics, stats, grads)
+        return StepGradient(metrics, stats, grads)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax import trees
-from vit_jax.grads.gradient import Gradient, Plain, Step
+from vit_jax.grads.gradient import Gradient, Plain, StepGradient
 from vit_jax.types import Params, UserError
 
 # Keeps a gradient of zero from becoming nan.
@@ -52,12 +52,12 @@ class Sam(Gradient):
         if self.rho <= 0:
             raise UserError(f"grad.rho={self.rho}; expected a length above 0.")
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
         """See Gradient."""
         here = self.inner(loss, params, batch, rng, average, lr_share)
         uphill_params = uphill(params, here.grads, self.rho, adaptive=False)
         above = self.inner(loss, uphill_params, batch, rng, average, lr_share)
-        return Step({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, above.grads)
+        return StepGradient({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, above.grads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Gsam(Gradient):
         if self.alpha < 0:
             raise UserError(f"grad.alpha={self.alpha}; expected a number of at least 0.")
 
-    def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
+    def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
         """See Gradient."""
         here = self.inner(loss, params, batch, rng, average, lr_share)
         rho = self.rho_min + (self.rho_max - self.rho_min) * lr_share
@@ -95,4 +95,4 @@ class Gsam(Gradient):
         above = self.inner(loss, uphill_params, batch, rng, average, lr_share)
         along = dot(here.grads, above.grads) / (dot(above.grads, above.grads) + EPS)
         grads = jax.tree.map(lambda plain, up: up - self.alpha * (plain - along * up), here.grads, above.grads)
-        return Step({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, grads)
+        return StepGradient({**here.metrics, "loss_uphill": above.metrics["loss"]}, here.stats, grads)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.config import words
+from vit_jax.config import other_libraries
 from vit_jax.types import UserError
 
 
@@ -86,7 +86,7 @@ def parse_variant(variant: str, sizes: Mapping[str, Size | MixerSize | SwinSize]
     """Return the model fields of a variant "SIZE" or "SIZE/PATCH", such as "So400m/14"."""
     name, slash, patch = variant.partition("/")
     if name not in sizes:
-        if hint := words.model_hint(variant):
+        if hint := other_libraries.model_hint(variant):
             raise UserError(f"Unknown model size in variant={variant!r}{hint}.")
         near = difflib.get_close_matches(name, sizes, n=3, cutoff=0.1) or list(sizes)
         raise UserError(f"Unknown model size {name!r} in variant={variant!r}; near: {', '.join(near)}.")

@@ -17,7 +17,7 @@ from vit_jax.layers.bilinear import Map, bilinear, bilinear_of_parts
 from vit_jax.models import heads
 from vit_jax.models.dense_heads import Linear
 from vit_jax.tasks import task
-from vit_jax.tasks.beside import Beside
+from vit_jax.tasks.headless import Headless
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights, WithCollections
 from vit_jax.types import Images, Params, Rng, Units, UserError
 
@@ -33,7 +33,7 @@ def starts(size: int, window: int, stride: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(WithCollections, Beside):
+class Dense(WithCollections, Headless):
     """Train a head on the feature maps of a backbone; the loss is a mean over examples of means over their labelled pixels.
 
     head: a part of models/dense_heads.py, by default Linear. layers: the blocks or stages whose maps it reads, counted from 0, or

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from vit_jax.data.source import Boxes, BoxLabels, Field, Fields
 from vit_jax.layers.boxes import from_corners, generalized_iou, to_corners
 from vit_jax.tasks import task
-from vit_jax.tasks.beside import Beside
+from vit_jax.tasks.headless import Headless
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
 from vit_jax.types import Count, Images, Params, Rng, Tokens, UserError
 
@@ -36,7 +36,7 @@ class Perceptron(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Detect(Beside):
+class Detect(Headless):
     """Learn boxes and their classes from detection tokens after the patches, matched one to one to the true boxes.
 
     tokens: how many, the most boxes that an image can have. between: learned positions are added after each block but the last

@@ -39,7 +39,7 @@ class Head(nn.Module):
         return x @ (last_layer_learns * kernel + (1.0 - last_layer_learns) * jax.lax.stop_gradient(kernel))
 
 
-class Encoded(NamedTuple):
+class EncodedViews(NamedTuple):
     """Features [b, v, d] of views, and the tokens [b, v, patches, d] of a network in stages."""
 
     features: Array
@@ -136,16 +136,18 @@ class Dino(Pretraining):
 
     def encode(
         self, params: Params, views: UInt8[Array, "b v h w c"], rng: Rng | None = None, masked: Array | None = None
-    ) -> Encoded:
+    ) -> EncodedViews:
         """Return the features of each view, of the student with `rng`; masked: bool [b, v, patches]."""
         images, b = self.normalize(rearrange(views, "b v h w c -> (b v) h w c")), len(views)
         weights = {"params": params["backbone"]}
         if not hasattr(self.model, "features"):
-            return Encoded(rearrange(task.apply(self.model, weights, images, rng)[0], "(b v) d -> b v d", b=b), None)
+            return EncodedViews(
+                rearrange(task.apply(self.model, weights, images, rng)[0], "(b v) d -> b v d", b=b), None
+            )
         options = {} if masked is None else {"masked": rearrange(masked, "b v n -> (b v) n")}
         found = task.features(self.model, weights, images, rng, **options)
         patches = rearrange(found["tokens"][:, found["prefix"] :], "(b v) n d -> b v n d", b=b)
-        return Encoded(rearrange(found["pooled"], "(b v) d -> b v d", b=b), patches)
+        return EncodedViews(rearrange(found["pooled"], "(b v) d -> b v d", b=b), patches)
 
     def score(self, params: Params, features: Float[Array, "... d"], learns: Any = 1.0) -> Float[Array, "... k"]:
         """Return the scores of features."""
@@ -157,7 +159,13 @@ class Dino(Pretraining):
         return jax.lax.stop_gradient(jax.nn.softmax((scores - center[None]) / temperature))
 
     def pair_loss(
-        self, targets: Float[Array, "b v k"], params: Params, state: TaskState, seen: Encoded, batch: Batch, rng: Rng
+        self,
+        targets: Float[Array, "b v k"],
+        params: Params,
+        state: TaskState,
+        seen: EncodedViews,
+        batch: Batch,
+        rng: Rng,
     ) -> Float[Array, ""]:
         """Return the mean cross-entropy of the student over all pairs of a teacher's view and another view or crop."""
         student = [seen.features]
@@ -168,7 +176,7 @@ class Dino(Pretraining):
         different = ~jnp.eye(pairs.shape[1], pairs.shape[2], dtype=bool)[None]
         return jnp.mean(pairs, axis=(1, 2), where=different).mean()
 
-    def regularizers(self, state: TaskState, seen: Encoded, batch: Batch) -> dict[str, Array]:
+    def regularizers(self, state: TaskState, seen: EncodedViews, batch: Batch) -> dict[str, Array]:
         """Return further terms of the loss by name: that of the part `gram`."""
         if self.gram is None:
             return {}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.tasks.dino import Encoded
+from vit_jax.tasks.dino import EncodedViews
 from vit_jax.tasks.ibot import Ibot, PatchScores
 from vit_jax.tasks.task import Batch, TaskState
 from vit_jax.types import Units, UserError
@@ -70,11 +70,11 @@ class DinoV2(Ibot):
         balanced = sinkhorn_knopp(flat, state["temperature"], patches.counts.reshape(-1))
         return jax.lax.stop_gradient(balanced.reshape(patches.teacher.shape))
 
-    def centers(self, scores: Float[Array, "b v k"], state: TaskState, whole: Encoded) -> dict[str, Array]:
+    def centers(self, scores: Float[Array, "b v k"], state: TaskState, whole: EncodedViews) -> dict[str, Array]:
         """See Ibot; without centring there is nothing to average."""
         return super().centers(scores, state, whole) if self.assignment == "centering" else {}
 
-    def regularizers(self, state: TaskState, seen: Encoded, batch: Batch) -> dict[str, Array]:
+    def regularizers(self, state: TaskState, seen: EncodedViews, batch: Batch) -> dict[str, Array]:
         """See Dino; with the KoLeo loss of each large view."""
         terms = super().regularizers(state, seen, batch)
         if not self.koleo_weight:

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.tasks import task
-from vit_jax.tasks.dino import Dino, Encoded, Head, entropy
+from vit_jax.tasks.dino import Dino, EncodedViews, Head, entropy
 from vit_jax.tasks.masks import block_masks, check_ratio
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
 from vit_jax.types import Params, Rng, Units, UserError
@@ -108,7 +108,7 @@ class Ibot(Dino):
         }
         return loss, Aux(metrics, self.centers(scores, state, whole))
 
-    def centers(self, scores: Float[Array, "b v k"], state: TaskState, whole: Encoded) -> dict[str, Array]:
+    def centers(self, scores: Float[Array, "b v k"], state: TaskState, whole: EncodedViews) -> dict[str, Array]:
         """Return the means of the teacher's scores of views and of all patches."""
         patch_scores = self._score_patches(state["teacher"], whole.tokens)
         return {
@@ -117,7 +117,7 @@ class Ibot(Dino):
         }
 
     def patch_scores(
-        self, params: Params, state: TaskState, seen: Encoded, whole: Encoded, masked: Array
+        self, params: Params, state: TaskState, seen: EncodedViews, whole: EncodedViews, masked: Array
     ) -> PatchScores:
         """Return the scores of the masked patches, which are gathered, as heads are wide."""
         most = self._most(masked.shape[2])

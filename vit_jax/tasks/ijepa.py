@@ -20,7 +20,7 @@ from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
 from vit_jax.types import Count, Params, Rng, Tokens, Units, UserError
 
 
-class Predictor(nn.Module):
+class FeaturePredictor(nn.Module):
     """A narrow transformer on the encoded context and a mask token at the position of each patch to predict."""
 
     width: int
@@ -151,8 +151,10 @@ class Ijepa(Pretraining):
         """See Task."""
         return {"": {"params": {**params, "backbone": state["teacher"]}}, "student": {"params": params}}
 
-    def _predictor(self, grid: tuple[int, int]) -> Predictor:
-        return Predictor(self.predictor_width, self.predictor_depth, self.predictor_heads, self.model.width, grid)
+    def _predictor(self, grid: tuple[int, int]) -> FeaturePredictor:
+        return FeaturePredictor(
+            self.predictor_width, self.predictor_depth, self.predictor_heads, self.model.width, grid
+        )
 
 
 def _blocks(

@@ -19,7 +19,7 @@ from vit_jax.tasks.task import Aux, Batch, Scale, Spec, TaskState, stream
 from vit_jax.types import Count, Images, Params, Rng, Tokens, Units, UserError
 
 
-class Decoder(nn.Module):
+class PixelDecoder(nn.Module):
     """A light transformer on all tokens: the encoded visible ones, and a learned mask token for every masked patch."""
 
     width: int
@@ -125,9 +125,9 @@ class Mae(Pretraining):
             )
         return jnp.argsort(jax.random.uniform(rng, (len(images), rows * columns)), axis=1)
 
-    def _decoder(self, images: Array) -> Decoder:
+    def _decoder(self, images: Array) -> PixelDecoder:
         grid = self.model.grid(images.shape[1:3])
         outputs = images.shape[1] * images.shape[2] * images.shape[3] // (grid[0] * grid[1])
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_heads)
         mlp: Gelu = "gelu" if getattr(self.model, "mlp", None) == "gelu" else "gelu_tanh"
-        return Decoder(*sizes, outputs, grid, self.model.num_prefix, mlp)
+        return PixelDecoder(*sizes, outputs, grid, self.model.num_prefix, mlp)

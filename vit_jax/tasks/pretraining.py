@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from vit_jax.tasks.beside import Beside
+from vit_jax.tasks.headless import Headless
 from vit_jax.types import Images, UserError
 
 
-class Pretraining(Beside):
+class Pretraining(Headless):
     """An objective without labels."""
 
     def need_stages(self) -> None:

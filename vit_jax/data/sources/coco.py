@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.images import ImageFile
-from vit_jax.data.pairs import named
+from vit_jax.data.same_names import named
 from vit_jax.data.source import Boxes, BoxLabels, Example, Image, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, UserError

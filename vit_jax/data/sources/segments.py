@@ -11,7 +11,7 @@ from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.bands import Range, check_ranges, image_file
 from vit_jax.data.decode import decode_labels, decode_numbers
-from vit_jax.data.pairs import MOST_NAMED, Pair, check_pairs, find_pairs
+from vit_jax.data.same_names import MOST_NAMED, Pair, check_pairs, find_pairs
 from vit_jax.data.source import IGNORED, Encoded, Example, Image, PixelNumbers, Segments, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, Steps, UserError

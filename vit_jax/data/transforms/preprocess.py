@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vit_jax.config import words
+from vit_jax.config import other_libraries
 from vit_jax.config.factory import quoted
 from vit_jax.config.hints import cast, fits, hint_name, hints_of
 from vit_jax.data import source
@@ -219,7 +219,7 @@ def _parse_op(spec: str, table: Mapping[str, Callable[..., Any]], position: int,
             raise UserError(
                 f"Found {name!r} as {where}, expected one of {', '.join(table)} on the devices: leave it out."
             )
-        if hint := words.transform_hint(name, str(args[0]) if args and fits(args[0], int | tuple) else ""):
+        if hint := other_libraries.transform_hint(name, str(args[0]) if args and fits(args[0], int | tuple) else ""):
             raise UserError(f"Found {name!r} as {where}, which is another library's transform: {hint}.")
         near = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
         advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(table)}."

@@ -12,7 +12,7 @@ from vit_jax.types import Params, Pixels, Rng, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside(Task):
+class Headless(Task):
     """An objective whose parameters are {"backbone": ...} and those that it adds.
 
     `predict` gives the `features` [b, d] of whole images and, of a network in stages, `tokens` [b, patches, d].

@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import ROOT
 from vit_jax import __version__
 from vit_jax.__main__ import main as vit
-from vit_jax.config import factory, schema, words
+from vit_jax.config import factory, other_libraries, schema
 from vit_jax.config import load as config_file
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.models.sizes import MIXER_SIZES, SIZES, fill_variant
@@ -51,12 +51,12 @@ def test_every_key_that_is_hinted_at_exists():
         for target in factory.types_in(package).values()
         for name in factory.parameters(target)
     }
-    assert set(words.KEYS.values()) <= known | arguments | {"model.variant"}
+    assert set(other_libraries.KEYS.values()) <= known | arguments | {"model.variant"}
 
 
-@pytest.mark.parametrize("name", [name for name, ours in words.TRANSFORMS.items() if ours])
+@pytest.mark.parametrize("name", [name for name, ours in other_libraries.TRANSFORMS.items() if ours])
 def test_every_transform_that_is_hinted_at_parses(name):
-    parse(words.TRANSFORMS[name].format(64))
+    parse(other_libraries.TRANSFORMS[name].format(64))
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,14 @@ def test_transforms_of_others_get_ours(spec, hint):
     ],
 )
 def test_model_names_of_others_name_a_size(name):
-    assert words.variant_of(name) == "S/16"
+    assert other_libraries.variant_of(name) == "S/16"
 
 
 def test_sizes_that_are_hinted_at_exist():
     assert {
-        words.variant_of(f"vit_{letter}_patch16").partition("/")[0] for letter in words._LETTERS if len(letter) > 2
+        other_libraries.variant_of(f"vit_{letter}_patch16").partition("/")[0]
+        for letter in other_libraries._LETTERS
+        if len(letter) > 2
     } <= SIZES.keys() | MIXER_SIZES.keys()
 
 
