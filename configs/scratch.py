@@ -34,6 +34,7 @@ def _row(
 
 MIX = {"type": "MixupOrCutMix", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "cutmix_prob": 0.5}
 BY_SIZE = [
+    _row(150, 32, 80, 64, "few", 0.1),
     _row(500, 32, 400, 64, "few", 0.1),
     _row(5_000, 64, 2_000, 64, "few", 0.1),
     _row(50_000, 128, 8_000, 64, "many", 0.1, MIX),

@@ -90,6 +90,13 @@ def test_split_folders_are_found_by_any_of_their_names(tmp_path, folder, split):
     assert len(Folder(str(tmp_path), split)) == 4
 
 
+def test_test_images_may_lack_a_class_of_training(tmp_path):
+    write(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/owl/1.png", "test/owl/1.png", "test/cat/1.png")
+    test = Folder(str(tmp_path), "test")
+    assert test.fields["label"].class_names == ("cat", "dog", "owl")
+    assert [test[i]["label"] for i in range(len(test))] == [0, 2]
+
+
 def test_class_named_like_a_split_is_a_class(tmp_path):
     assert Folder(classes(tmp_path, names=("bus", "train")), "all").class_names == ("bus", "train")
 

@@ -19,6 +19,7 @@ from vit_jax.evals.classification import Classification
 from vit_jax.runs.sweeps.controller import STOPPED
 from vit_jax.train.fit import fit
 from vit_jax.train.metrics import NonFiniteLossError, Recorder
+from vit_jax.train.report import no_better_than_guessing
 from vit_jax.train.writers import TensorBoard
 from vit_jax.types import UserError
 
@@ -243,3 +244,10 @@ def test_an_exception_outside_the_step_saves_the_last_state(place, tiny, shared,
     monkeypatch.setattr(*target, real)
     fit(tiny, tmp_path / "run")
     assert checkpoint(tmp_path / "run") == checkpoint(shared[0])
+
+
+@pytest.mark.parametrize(("predicted", "warned"), [([1, 1, 1, 1], True), ([0, 1, 0, 1], True), ([0, 1, 1, 1], False)])
+def test_a_classifier_no_better_than_the_most_frequent_class_is_named(predicted, warned):
+    rows = {"label": np.array([0, 1, 1, 1]), "predicted": np.array(predicted)}
+    said = no_better_than_guessing(rows, ["cat", "dog"])
+    assert ("always answering 'dog' is right for 75.00 %" in said) == warned

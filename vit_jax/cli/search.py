@@ -189,7 +189,9 @@ def duplicates(argv: Sequence[str]) -> int:
     ]
     write_page(flags.html, as_sheet(f"Near-duplicates, cosine of at least {flags.least}", rows) if flags.html else "")
     images = len({a for a, _, _ in pairs} | ({b for _, b, _ in pairs} if other is None else set()))
-    print(f"{len(pairs):,} pairs; {images:,} of {len(index):,} images are in one", file=sys.stderr)
+    crowded = "; the features of this model are close to each other: raise --least, or index another model's"
+    hint = crowded if images > len(index) / 4 else ""
+    print(f"{len(pairs):,} pairs; {images:,} of {len(index):,} images are in one{hint}", file=sys.stderr)
     return 0
 
 

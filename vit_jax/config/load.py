@@ -106,6 +106,8 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
             place is path or path.parts[0] == "configs"
         ):  # False too for a name that no file can have
             return place.resolve()
+    if len(path.parts) == 1 and os.path.isfile(ROOT / "configs" / path):
+        raise UserError(f"{what}: no file {quoted(name)}; did you mean configs/{name}?")
     nearby = [
         str(p)
         for p in (path.parent if os.path.isdir(path.parent) else Path("configs")).glob("*.py")

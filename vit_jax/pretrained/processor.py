@@ -193,7 +193,8 @@ def make_config(images: Preprocessing) -> tuple[dict[str, Any], list[str]]:
         resize = {"height": height, "width": width}
     if is_cropped and images.rule != "transformers":
         notes.append(
-            f"transformers rounds sides and margins down, not as {images.rule} does: its images may be shifted by a pixel."
+            f"transformers rounds sides and margins down, not as {images.rule} does: its images may be shifted by a pixel, and "
+            "probabilities differ."
         )
     return {
         # Older versions of transformers' ViT processor cannot crop; CLIP's is the same with a crop.

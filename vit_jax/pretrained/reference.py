@@ -1,6 +1,8 @@
 """References to published models: a path, hf:OWNER/NAME[@revision], or a name of the original repository."""
 
+import contextlib
 import dataclasses
+import difflib
 import os
 import re
 from pathlib import Path
@@ -146,6 +148,11 @@ def _hint(reference: str) -> str:
         stem = f"{stem.upper()}+" if stem else ""
         known = [f"the published {name}" for name in (f"{stem}ViT-{letter}_{patch}",) if hub.find(name)]
         return f" (did you mean {' or '.join([*known, f'the size {stem}{letter}/{patch} with random weights'])}?)"
+    folder = Path(os.path.expanduser(reference)).parent
+    with contextlib.suppress(OSError, ValueError):  # no folder, or a name that none can have
+        beside = [str(path) for path in folder.iterdir() if path.is_dir() or path.suffix in SUFFIXES]
+        if close := difflib.get_close_matches(str(folder / Path(reference).name), beside, n=2, cutoff=0.8):
+            return f" (did you mean {' or '.join(close)}?)"
     owner, _, name = reference.partition("/")
     is_name = re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]*[A-Za-z][\w.-]*", reference) and Path(name).suffix not in SUFFIXES
     if is_name and not os.path.isdir(owner):

@@ -117,7 +117,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         raise
     finally:
         close(run)
-    return finish(run, state, place)
+    return finish(run, state, place, measured)
 
 
 def close(run: Run) -> None:

@@ -1,14 +1,16 @@
 """What a run says at its beginning and end, and the pictures that it leaves in report/."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax import distributed
 from vit_jax.checkpoint import remote
 from vit_jax.data.source import Image
 from vit_jax.evals.evaluator import Arrays
+from vit_jax.printable import line
 from vit_jax.train.build import Run
 from vit_jax.train.metrics import read_rows
 from vit_jax.train.state import State, title
@@ -40,7 +42,9 @@ def announce(run: Run, state: State, place: remote.Workdir) -> None:
         print(f"resuming at step {done}" if done < steps else f"already finished at step {done}", flush=True)
 
 
-def finish(run: Run, state: State, place: remote.Workdir) -> dict[str, Any]:
+def finish(
+    run: Run, state: State, place: remote.Workdir, measured: Mapping[str, Mapping[str, Arrays]]
+) -> dict[str, Any]:
     """Print and return the last metrics of a finished run."""
     distributed.wait("everything is written")
     rows = read_rows(run.path / "metrics.jsonl")
@@ -49,9 +53,26 @@ def finish(run: Run, state: State, place: remote.Workdir) -> dict[str, Any]:
     for name in (title(entry, suffix) for entry in run.evaluators for suffix in suffixes):
         if f"{name}/accuracy" in values:
             loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
-            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}")
+            weights = ", of the weights without averaging" if name.endswith("_raw") else ""
+            print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}{weights}")
+            print(no_better_than_guessing(measured.get(name, {}).get("", {}), run.parts.task.class_names), end="")
     print(f"report: {place.shown(run.path / 'report')}", flush=True)
     return values
+
+
+def no_better_than_guessing(rows: Arrays, class_names: Sequence[str]) -> str:
+    """Return a warning, with its line break, for a classifier that always answering the most frequent class would equal."""
+    if "predicted" not in rows:
+        return ""
+    counts = np.bincount(rows["label"])
+    share = counts.max() / counts.sum()
+    if len(class_names) < 2 or np.mean(rows["label"] == rows["predicted"]) > share:
+        return ""
+    return (
+        f"warning: always answering {line(class_names[int(counts.argmax())])!r} is right for {100 * share:.2f} % of these "
+        "images, so the model does not generalize; begin from a pretrained one (configs/finetune.py), or train on more "
+        "images or for fewer steps\n"
+    )
 
 
 def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None:

@@ -4,6 +4,7 @@ import collections
 import functools
 import hashlib
 import os
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +22,8 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 class Folder(Source):
     """The images of one split of a folder, in sorted order; class names are the sorted class folder names, in composed Unicode.
 
-    With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them. Otherwise each
+    With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them; val and test may lack
+    classes of train, whose names they have. Otherwise each
     class is split into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
     at any depth inside a class folder; what is left out is logged. The folder may be on an object store. bands: of images with
     many channels or deep samples, the (low, high) of each channel that become 0 and 255; see data/bands.py.
@@ -39,9 +41,9 @@ class Folder(Source):
         self._root, self._channels, self._bands = os.path.expanduser(path), channels, bands
         if bands is not None:
             check_ranges(bands)
-        split_folders = _split_folders(self._root)
+        split_folders, known = _split_folders(self._root), frozenset[str]()
         if split_folders:
-            self._root = _choose_split(self._root, split_folders, split)
+            self._root, known = _choose_split(self._root, split_folders, split)
         elif split not in ("train", "test", "all"):
             raise UserError(
                 f"Found split={split!r} for {self._root}, which has no train/val/test sub-folders: "
@@ -49,7 +51,7 @@ class Folder(Source):
             )
         elif not 0 < holdout < 1:
             raise UserError(f"Found holdout={holdout}, expected a share between 0 and 1: choose one such as 0.1.")
-        images, left_out = _class_images(self._root)
+        images, left_out = _class_images(self._root, known)
         self._left_out = left_out.files
         if not split_folders and split != "all":
             images = {name: _holdout(paths, split, holdout, split_seed) for name, paths in images.items()}
@@ -114,35 +116,35 @@ def _split_folders(root: str) -> dict[str, str]:
     return splits
 
 
-def _choose_split(root: str, split_folders: dict[str, str], split: str) -> str:
-    """Return the path of the requested split, after checking that all splits have the same classes."""
+def _choose_split(root: str, split_folders: dict[str, str], split: str) -> tuple[str, frozenset[str]]:
+    """Return the path of the requested split and the classes of the training images, after checking that it has no others."""
     wanted = SPLIT_FOLDERS.get(split.lower())
     if wanted not in split_folders:
         found = ", ".join(sorted(split_folders))
         advice = "use split=val" if wanted == "test" and "val" in split_folders else f"use one of: {found}"
         raise UserError(f"Found the splits {found} in {root}, expected {split!r} among them: {advice}.")
-    chosen = os.path.join(root, split_folders[wanted])
-    classes = set(normalized(_subfolders(chosen)))
-    for name in split_folders.values():
-        others = set(normalized(_subfolders(os.path.join(root, name))))
-        if others and classes and others != classes:  # ImageNet's test folder has no class folders: nothing to compare
+    classes = {name: frozenset(normalized(_subfolders(os.path.join(root, name)))) for name in split_folders.values()}
+    train = classes.get(split_folders.get("train", ""), frozenset())
+    for name, others in classes.items():
+        if train and others - train:
             raise UserError(
-                f"Found different classes in {root}: only in {split_folders[wanted]}: {_some(classes - others)}; "
-                f"only in {name}: {_some(others - classes)}; expected the same in all splits: add or remove folders."
+                f"Found different classes in {root}: only in {split_folders['train']}: {_some(train - others)}; only in {name}: "
+                f"{_some(others - train)}; expected only classes of {split_folders['train']}: add or remove folders."
             )
-    return chosen
+    # ImageNet's test folder has no class folders.
+    return os.path.join(root, split_folders[wanted]), train if classes[split_folders[wanted]] else frozenset()
 
 
-def _some(names: set[str]) -> str:
+def _some(names: Set[str]) -> str:
     listed = sorted(map(line, names))
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") or "none"
 
 
-def _class_images(root: str) -> tuple[dict[str, list[str]], files.LeftOut]:
+def _class_images(root: str, known: Set[str]) -> tuple[dict[str, list[str]], files.LeftOut]:
     """Return the sorted paths, relative to `root`, of each class's images, and what is left out, which is logged.
 
-    Folders whose names differ only in how Unicode composes their letters are one class. Raises UserError unless there is a
-    class and each has an image.
+    Folders whose names differ only in how Unicode composes their letters are one class; `known` classes may have no folder.
+    Raises UserError unless there is a class and each folder has an image.
     """
     left_out = files.LeftOut()
     folders, outside = _children(root, left_out)
@@ -158,7 +160,7 @@ def _class_images(root: str) -> tuple[dict[str, list[str]], files.LeftOut]:
         left_out.merge(left_out_of[name])
     files.report(root, left_out)
     _check_classes(root, images, left_out)
-    return {name: sorted(images[name]) for name in sorted(images)}, left_out
+    return {name: sorted(images[name]) for name in sorted(images.keys() | known)}, left_out
 
 
 def _check_classes(root: str, images: dict[str, list[str]], left_out: files.LeftOut) -> None:
