@@ -47,8 +47,8 @@ def test_the_terminal_shows_names_as_they_are_and_constant_columns_once(tmp_path
     out = capsys.readouterr().out
     assert "[red]a[/]" in out
     assert out.count("8 x TPU v5 lite") == 1
-    assert "0.5000 ± 0.3536" in out
-    assert "± 3.1766" in out
+    assert "50.00 ± 35.36 %" in out
+    assert "± 317.66 %" in out
     assert "not run" in out
 
 
@@ -63,6 +63,7 @@ def test_long_tables_are_cut_off_in_the_terminal_alone(tmp_path, capsys):
 
 def test_times_and_numbers_read_well():
     assert [format_hours(hours) for hours in (None, 12 / 3600, 0.3, 40.0)] == ["", "12 s", "18 min", "40.0 h"]
+    assert format_metric(0.5, "test/accuracy") == "50.00 %"
     assert [format_metric(value) for value in (None, 0.0, 0.5, 12.34567, 1.234567e-5)] == [
         "",
         "0.0000",

@@ -83,7 +83,7 @@ def test_a_pipe_gets_a_line_for_each_change(tmp_path):
     run = SweepRun("lr=1", {}, state="failed", reason="killed by SIGKILL")
     piped = board()
     piped.run_changed(run, [run], followed(tmp_path, "a", [row(5, 0.5)]))
-    assert piped.console.file.getvalue() == ("[1/1] lr=1: failed at step 5, test/accuracy 0.5000: killed by SIGKILL\n")
+    assert piped.console.file.getvalue() == ("[1/1] lr=1: failed at step 5, test/accuracy 50.00 %: killed by SIGKILL\n")
 
 
 def test_the_summary_ranks_runs_and_names_the_setting_that_is_best_over_its_seeds(tmp_path):
@@ -96,5 +96,5 @@ def test_the_summary_ranks_runs_and_names_the_setting_that_is_best_over_its_seed
     piped.summary(runs, progress)
     text = piped.console.file.getvalue()
     assert text.index("lr=1,seed=0") < text.index("lr=2,seed=0") < text.index("lr=1,seed=1") < text.index("lr=3")
-    assert "best: optim.lr=2: test/accuracy 0.9450, mean of 2 seeds" in text
+    assert "best: optim.lr=2: test/accuracy 94.50 %, mean of 2 seeds" in text
     assert "failed: lr=3: Stopped: the loss" in text

@@ -114,7 +114,9 @@ function keptSwatch(key) {
   return element;
 }
 
-const fixed = value => value === null ? "" : value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : short(value);
+// An accuracy is a fraction in the data and shown in percent, as in the terminal.
+const isRate = /(^|\/)(accuracy|mean_accuracy|shot\d+)$/.test(data.metric);
+const fixed = value => value === null ? "" : isRate ? `${(100 * value).toFixed(2)} %` : value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : short(value);
 
 function showRuns() {
   const columns = [

@@ -15,7 +15,7 @@ from vit_jax.runs.reports.collect import RunResult, format_value
 from vit_jax.runs.reports.comparison import RunComparison
 from vit_jax.runs.reports.paper import RowComparison
 from vit_jax.runs.reports.seed_groups import SeedGroup, SeedStatistics
-from vit_jax.runs.sweeps.board import format_metric
+from vit_jax.runs.sweeps.board import format_metric, is_rate
 
 # Limits for the terminal.
 MAX_ROWS, MAX_KEYS = 40, 5
@@ -32,11 +32,13 @@ def format_hours(hours: float | None) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.1f} h"
 
 
-def mean_and_spread(stats: SeedStatistics | None, digits: int = 4) -> str:
-    """Return a mean with the sample standard deviation, as `0.9000 ± 0.0100`; "" for None."""
+def mean_and_spread(stats: SeedStatistics | None, digits: int = 4, name: str = "") -> str:
+    """Return a mean with the sample standard deviation, as `0.9000 ± 0.0100` or `90.00 ± 1.00 %`; "" for None."""
     if stats is None:
         return ""
-    return f"{stats.mean:.{digits}f}" + ("" if stats.spread is None else f" ± {stats.spread:.{digits}f}")
+    scale, digits, unit = (100, 2, " %") if is_rate(name) else (1, digits, "")
+    spread = "" if stats.spread is None else f" ± {scale * stats.spread:.{digits}f}"
+    return f"{scale * stats.mean:.{digits}f}{spread}{unit}"
 
 
 def short_commit(commit: str) -> str:
@@ -60,7 +62,12 @@ def run_table(report: RunComparison, keys: Sequence[str]) -> TextTable:
     for run in ranked_runs(report):
         step, best = run.best(report.metric, report.mode) or ("", None)
         settings = (format_value(run.config.get(key)) for key in (*keys, "seed"))
-        reached = (format_metric(run.last(report.metric)), format_metric(best), str(step), format_hours(run.hours))
+        reached = (
+            format_metric(run.last(report.metric), report.metric),
+            format_metric(best, report.metric),
+            str(step),
+            format_hours(run.hours),
+        )
         lines.append([run.name, run.state, *settings, *reached, run.hardware, short_commit(run.commit)])
     return f"{report.title}; {report.metric}, {report.better}", head, lines
 
@@ -77,8 +84,10 @@ def seed_table(report: RunComparison) -> TextTable:
     lines = []
     for group in ranked_groups(report):
         stats = group.statistics(report.metric)
-        interval = "" if stats is None or stats.confidence is None else f"± {stats.confidence:.4f}"
-        lines.append([group.name, mean_and_spread(stats), interval, finished_count(group, stats)])
+        interval = (
+            "" if stats is None or stats.confidence is None else f"± {format_metric(stats.confidence, report.metric)}"
+        )
+        lines.append([group.name, mean_and_spread(stats, name=report.metric), interval, finished_count(group, stats)])
     return (
         "Over seeds, finished runs",
         ["settings", f"{report.metric}, mean ± deviation", "95 % of the mean", "runs"],

@@ -1,5 +1,6 @@
 """Display a running sweep: a live table in a terminal, one line per change elsewhere, and a summary at the end."""
 
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,11 @@ class Board:
             return
         ended = sum(other.state in ("finished", "failed", "stopped") for other in runs)
         at = f" at step {progress.step}" if progress.step and run.state != "finished" else ""
-        value = f", {self.metric} {format_metric(progress.last)}" if progress.last is not None and self.metric else ""
+        value = (
+            f", {self.metric} {format_metric(progress.last, self.metric)}"
+            if progress.last is not None and self.metric
+            else ""
+        )
         reason = f": {run.reason}" if run.reason else ""
         state = "waiting to resume" if run.state == "waiting" else run.state
         self.console.print(line(f"[{ended}/{len(runs)}] {run.name}: {state}{at}{value}{reason}"), markup=False)
@@ -160,7 +165,7 @@ class Board:
         best = (max if self.mode == "max" else min)(means, key=lambda setting: means[setting])
         count = len(values_by_setting[best])
         seeds = f", mean of {count} seeds" if count > 1 else ""
-        return f"best: {best}: {self.metric} {format_metric(means[best])}{seeds}"
+        return f"best: {best}: {self.metric} {format_metric(means[best], self.metric)}{seeds}"
 
     def _table(self, *columns: str) -> Table:
         table = Table("run", box=None, header_style="bold", caption_justify="left")
@@ -170,13 +175,20 @@ class Board:
         return table
 
     def _cells(self, run: SweepRun, state: str, p: RunProgress, value: float | None) -> list[str | Text]:
-        metric = [format_metric(value)] if self.metric else []
+        metric = [format_metric(value, self.metric)] if self.metric else []
         return [run.name, Text(state, STYLES[run.state]), f"{p.step}/{p.steps or '?'}", format_metric(p.loss), *metric]
 
 
-def format_metric(value: float | None) -> str:
-    """Return a number with four decimals, a small one with four significant digits, and "" for None."""
+def format_metric(value: float | None, name: str = "") -> str:
+    """Return an accuracy in percent, another number with four decimals, a small one with four digits, and "" for None."""
+    if value is not None and is_rate(name):
+        return f"{100 * value:.2f} %"
     return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 and value else f"{value:.4f}"
+
+
+def is_rate(name: str) -> bool:
+    """Whether a metric is a fraction, which is shown in percent: "test/accuracy", "test/mean_accuracy", "fewshot/shot5"."""
+    return re.search(r"(^|/)(accuracy|mean_accuracy|shot\d+)$", name) is not None
 
 
 def format_seconds(seconds: float | None) -> str:
