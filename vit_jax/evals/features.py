@@ -1,4 +1,4 @@
-"""What measurements of features share: training images of their own, whose labels the task need not know."""
+"""Share the base of feature evaluators: they have their own training images, with labels unknown to the task."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ OtherClasses = Int[np.ndarray, " m"]
 
 
 class FromFeatures(Evaluator):
-    """An evaluator that learns from the features of the images of `train` and is tested on those of `source`.
+    """An evaluator that learns from the features of the images in `train` and is tested on `source`.
 
     The passes are "train" and "test"; their rows are `features` and `label`.
     """
