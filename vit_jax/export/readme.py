@@ -1,4 +1,4 @@
-"""The README beside an exported model: what it takes and gives, and a program that loads it."""
+"""Write the README of an exported model: its inputs and outputs, and a program that loads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ IMPORTS = {"model.onnx": "import onnxruntime", "model.stablehlo": "from jax impo
 
 
 def text(facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> str:
-    """Return the README of an export; facts: what export.json contains."""
+    """Return the README of an export; facts: the contents of export.json."""
     file, check = next(iter(facts["files"].items()))
     shape = " x ".join(map(str, facts["input"]["shape"]))
     lines = [
@@ -80,7 +80,7 @@ def program(file: str, facts: Mapping[str, Any], preprocessing: Preprocessing | 
 
 
 def pillow_lines(preprocessing: Preprocessing) -> list[str]:
-    """Return the resize and the crop in terms of Pillow, rounded as the model's authors do."""
+    """Return Pillow code for the resize and the crop, rounded as in the code of the model's authors."""
     method = f"Image.Resampling.{preprocessing.method.upper()}"
     size, (height, width), lines = preprocessing.resized, preprocessing.size, []
     if size is not None and not preprocessing.keep_ratio:
