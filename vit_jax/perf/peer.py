@@ -65,7 +65,7 @@ class Peer:
     def __init__(self, name: str, limit: float | None = None, **arguments: Any):
         self.name, self.memory, self._limit = name, None, limit
         make = function_of(name)
-        self._log = tempfile.TemporaryFile("w+")  # closed with the process
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         # Its answers are read unbuffered because `select` sees only the pipe.
         self._process = subprocess.Popen(
