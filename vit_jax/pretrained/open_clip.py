@@ -1,4 +1,4 @@
-"""open_clip's CLIP models: open_clip_model.safetensors with open_clip_config.json, or a state dict of the same names."""
+"""Convert open_clip's CLIP models: open_clip_model.safetensors with open_clip_config.json, or a matching state dict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict; the config, where there is one, states heads, activation and preprocessing."""
+    """Convert a state dict; the config, if there is one, states heads, activation and preprocessing."""
     arrays = {
         name: x
         for name, x in arrays.items()
@@ -109,9 +109,9 @@ def links(model: Mapping[str, Any], tower: Mapping[str, Any]) -> list[Link]:
 def write(
     folder: Path, model: Mapping[str, Any], task: Mapping[str, Any], params: FlatParams, images: Preprocessing
 ) -> list[str]:
-    """Write open_clip_config.json and the weights into a new folder, which open_clip loads as local-dir:; return notes.
+    """Write open_clip_config.json and the weights into a new folder that open_clip loads as local-dir:; return notes.
 
-    Raises UserError for towers that are not CLIP's.
+    Raises UserError if the towers do not have CLIP's architecture.
     """
     check_new(folder)
     model, tower = specs.complete(model, "open_clip"), dict(task["text"])
