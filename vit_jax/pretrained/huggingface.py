@@ -1,4 +1,4 @@
-"""Convert transformers' ViTs: ViTForImageClassification, Dinov2Model, BeitModel, ..."""
+"""Convert transformers' ViTs: ViTForImageClassification, DeiTForImageClassificationWithTeacher, Dinov2Model, ..."""
 
 import re
 from collections.abc import Mapping

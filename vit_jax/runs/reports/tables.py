@@ -1,4 +1,4 @@
-"""The tables of a report, for the terminal and as CSV and Markdown."""
+"""Format the tables of a report for the terminal and as CSV and Markdown."""
 
 import csv
 import io
@@ -93,7 +93,7 @@ def finished_count(group: SeedGroup, stats: SeedStatistics | None) -> str:
 
 
 def paper_table(report: RunComparison) -> TextTable:
-    """Return the table of published numbers beside ours."""
+    """Return the table of published numbers and ours."""
     assert report.paper is not None
     unit = f", {report.paper.unit}" if report.paper.unit else ""
     head = ["name", f"published{unit}", f"ours{unit}", "runs", "difference", "state"]
@@ -131,7 +131,7 @@ def all_tables(report: RunComparison, keys: Sequence[str]) -> list[TextTable]:
 
 
 def print_tables(report: RunComparison, console: Console) -> None:
-    """Print the tables to a terminal; long ones are truncated."""
+    """Print the tables to a terminal; long tables are truncated."""
     named = keys_in_names(report)
     keys = [key for key in report.keys if key not in named]
     for title, head, lines in all_tables(report, keys if len(keys) <= MAX_KEYS else []):
@@ -160,7 +160,7 @@ def keys_in_names(report: RunComparison) -> set[str]:
 
 
 def drop_constant_columns(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]], str]:
-    """Remove columns, except the first, that have the same value in all rows, and return these values as a caption."""
+    """Remove columns, except the first, with the same value in all rows, and return these values as a caption."""
     if len(lines) < 2:
         return head, lines, ""
     constant = {index for index in range(1, len(head)) if len({line[index] for line in lines}) == 1}
@@ -170,7 +170,7 @@ def drop_constant_columns(head: list[str], lines: list[list[str]]) -> tuple[list
 
 
 def as_csv(report: RunComparison) -> str:
-    """Return the runs as CSV, with all keys that differ and full precision."""
+    """Return the runs as CSV, with all differing keys and full precision."""
     head = ["run", "state", "step", "steps", "seed", *report.keys, f"last {report.metric}", f"best {report.metric}"]
     head += ["best step", "hours", "hardware", "commit", "workdir"]
     file = io.StringIO()
