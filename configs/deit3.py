@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     epochs = given["epochs"] or max(length for of, length in rates if of == data)
     if (data, epochs) not in rates:
         lengths = " or ".join(str(length) for of, length in rates if of == data)
-        raise ValueError(f"found epochs={epochs}, expected {lengths}, which {variant} has settings of")
+        raise ValueError(f"found epochs={epochs}, expected {lengths}, for which {variant} has settings")
     if given["init"]:
         return _finetune(given, epochs)
     if given["size"] != 224:

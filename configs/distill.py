@@ -57,7 +57,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         epochs = given["epochs"] or next(iter(lengths))
         if epochs not in lengths or given["source"] or given["evals"] == "all":
             known = " or ".join(map(str, lengths))
-            raise ValueError(f"found {arg!r}; data={given['data']} is of TFDS, and has settings of epochs={known}")
+            raise ValueError(f"found {arg!r}; data={given['data']} comes from TFDS, with settings for epochs={known}")
         _fill_small(config, *SMALL[given["data"]])
         config.batch_size, warmup_steps = 512, 1_500
         temperature, lr, decay = lengths[epochs]

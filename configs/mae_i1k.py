@@ -13,7 +13,7 @@ the repository's weights reach 83.66, 85.95, 86.93 %), linear probe 68.0, 75.8, 
 77.2 %). L takes 42 hours on 64 V100 for 800 epochs; fine-tuning B takes 7 hours on 32.
 
 Query, key and value are initialized separately; the repository draws one matrix for the three. Fixed positions have
-big_vision's frequencies, the lowest of which is slightly lower. None of this was run here.
+big_vision's frequencies; the lowest is slightly lower. None of this was run here.
 """
 
 import ml_collections

@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     if given["rho"] and given["method"] != "sam":
         raise ValueError(
-            f"found rho with method={given['method']}; it is of method=sam, as gsam's rho_min and rho_max are set"
+            f"found rho with method={given['method']}; it belongs to method=sam; gsam's rho_min and rho_max are fixed"
         )
     config = common.get_config()
     imagenet.fill(config, given)

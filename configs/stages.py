@@ -48,7 +48,7 @@ def views(first: str, second: str, crops: int, crop: str) -> str:
 
 
 def multi_crop(large: tuple[float, float], small: tuple[float, float], crops: int = 8, size: int = 96) -> str:
-    """Return DINO's views with these area fractions: one always blurred, one rarely but solarized in a fifth, crops in half."""
+    """Return DINO's views of these area fractions: one blurred, one rarely but 1 in 5 solarized, half of the crops."""
     crop = f"random_resized_crop(SIZE, {large[0]}, {large[1]}, method='bicubic')|{COLOURS}"
     local = (
         f"random_resized_crop({size}, {small[0]}, {small[1]}, method='bicubic')|{COLOURS}|maybe(0.5, 'gaussian_blur()')"

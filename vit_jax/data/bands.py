@@ -72,7 +72,7 @@ def _tiff(data: bytes) -> np.ndarray:
             return _pages(data)
         except Image.UnidentifiedImageError:
             raise UnreadableImage(
-                "a TIFF with several samples in a pixel, which takes tifffile: pip install 'vit_jax[tiff]'"
+                "a TIFF with several samples per pixel, which needs tifffile: pip install 'vit_jax[tiff]'"
             ) from None
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         series = file.series[0]
@@ -87,7 +87,7 @@ def _tiff(data: bytes) -> np.ndarray:
 
 
 class Bands(Encoded):
-    """An image file whose channels are each mapped to uint8 by their own range; NaN becomes 0."""
+    """An image file, each channel mapped to uint8 by its own range; NaN becomes 0."""
 
     def __init__(self, read: Callable[[], bytes], ranges: Sequence[Range]):
         self._read, self._ranges = read, tuple(ranges)

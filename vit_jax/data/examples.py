@@ -130,7 +130,7 @@ class Examples:
             here, there = (f"{tuple(x[key].shape)} {x[key].dtype}" if key in x else "nothing" for x in (found, layout))
             raise UserError(
                 f"Found {here} as {key!r} of {line(self.source.name(index))} after preprocessing, expected {there} as for the "
-                f"others: {remedy}."
+                f"other examples: {remedy}."
             )
 
     def _generator(self, seed: int, position: int) -> np.random.Generator:

@@ -150,7 +150,7 @@ def _find_objects(root: str, left_out: LeftOut, endings: tuple[str, ...]) -> lis
 
 
 def report(root: str, left_out: LeftOut) -> None:
-    """Log on one line how many files of a folder are not read, of which kinds, and an example."""
+    """Log on one line the number and kinds of files in a folder that are not read, with an example."""
     if left_out.counts:
         _log_once(f"Not read in {line(root)}: {left_out}")
 

@@ -72,7 +72,7 @@ def _real(path: str) -> str:
 
 
 class Relabelled(Source):
-    """A source whose classes are matched by name to those of a model; it may lack some of them.
+    """A source with its classes matched by name to a model's; it may lack some of them.
 
     Raises UserError with the classes that the model does not know.
     """
@@ -120,7 +120,7 @@ class Relabelled(Source):
 
 
 class _Relabelled(Encoded):
-    """A class map whose classes are replaced through a table."""
+    """A class map, with its classes replaced through a table."""
 
     def __init__(self, segments: Encoded | np.ndarray, table: np.ndarray):
         self._segments, self._table = segments, table

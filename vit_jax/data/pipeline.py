@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What the rest of the program needs to know about a transformed data set.
+    """Describes a transformed data set for the rest of the program.
 
     layout: shape and dtype of each array of an example. fields: the field of each key of an example.
     """

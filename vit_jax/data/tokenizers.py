@@ -77,7 +77,7 @@ class Tokenizer:
         room = length - len(self.before) - len(self.after)
         if room < 1:
             raise UserError(
-                f"Found texts of {length} tokens; expected room for a word beside {self.before + self.after}."
+                f"Found texts of {length} tokens; expected room for a word in addition to {self.before + self.after}."
             )
         found = self.ids(text)
         ids = np.full(length, self.pad, np.int32)

@@ -112,7 +112,7 @@ def check_needs(
         if missing:
             raise UserError(
                 f"{name} needs {', '.join(missing)}, which the task does not give; it gives {', '.join(sorted(outputs))}: use "
-                "another evaluator, or a task that gives what is missing."
+                "another evaluator, or a task that returns the missing outputs."
             )
         if data is evaluator.data:
             evaluator.check(outputs)

@@ -45,7 +45,7 @@ class MultiLabel(Evaluator):
         truth, found = labels > 0.5, probs > 0.5
         known = truth.any(axis=0)
         if not known.any():
-            raise UserError("Found no label of any image to be evaluated, expected at least one.")
+            raise UserError("Found no labels in the images to evaluate, expected at least one.")
         precision = average_precision_score(truth[:, known], probs[:, known], average="macro")
         hits, answers = (truth & found).sum(axis=0), truth.sum(axis=0) + found.sum(axis=0)
         return {

@@ -43,7 +43,7 @@ class LinearProbe(FromFeatures):
         )
         counts = np.bincount(labels)
         if counts[counts > 0].min() < 2 or (counts > 0).sum() < 2:
-            raise UserError(f"Found {len(train)} training images, expected two classes or more of two or more each.")
+            raise UserError(f"Found {len(train)} training images, expected two or more classes with two or more each.")
         best = self.strengths[0]
         if len(self.strengths) > 1:
             held_out = max(round(0.2 * len(train)), int((counts > 0).sum()))

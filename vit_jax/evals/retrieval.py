@@ -16,8 +16,8 @@ ROWS = 1024  # queries compared at once
 class Retrieval(Evaluator):
     """`image_to_text@k` and `text_to_image@k`: the fraction of queries with a correct answer among the k nearest.
 
-    An image may have several captions, all of which are correct (as in COCO and Flickr30k; arXiv:2103.00020, table 13);
-    equal captions are one text, and all of its images are correct. At equal distance, wrong answers rank first, so that
+    An image may have several captions, all correct (as in COCO and Flickr30k; arXiv:2103.00020, table 13); equal
+    captions are one text, and all of its images are correct. At equal distance, wrong answers rank first, so that
     identical embeddings score nothing. `preprocess` ends in tokenize(NAME, length, captions).
     """
 

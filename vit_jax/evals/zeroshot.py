@@ -66,7 +66,7 @@ class ZeroShot(Evaluator):
         patterns = TEMPLATES if templates is None else tuple(read_lines(templates, f"file at templates={templates!r}"))
         wrong = next((line for line in patterns if "{}" not in line), None)
         if wrong is not None:
-            raise UserError(f"Found the template {wrong!r}, expected {{}} where the name of the class is to stand.")
+            raise UserError(f"Found the template {wrong!r}, expected it to contain {{}} for the class name.")
         prompts = Prompts(names, patterns)
         self.passes["prompts"] = EvalData(prompts, tokenize, batch_size, threads=threads, cache_mb=cache_mb)
 

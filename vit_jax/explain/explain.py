@@ -92,7 +92,7 @@ def check(
             continue
         kept[name] = made
     if not kept:
-        raise UserError("No method has a meaning for this model:\n" + "\n".join(notes))
+        raise UserError("No method applies to this model:\n" + "\n".join(notes))
     return kept, notes
 
 

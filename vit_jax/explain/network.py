@@ -150,8 +150,8 @@ class Network:
         wanted = (1, square[0].shape[1], self.num_tokens, self.num_tokens)
         if any(shape.shape[0] > 1 for shape in square):
             raise UserError(
-                f"{self.kind} has attention within windows of {square[0].shape[2]} tokens, and {what} needs that of all tokens "
-                "to all: use gradcam, occlusion, components or similarity."
+                f"{self.kind} has attention within windows of {square[0].shape[2]} tokens, but {what} needs attention "
+                "of all tokens to all: use gradcam, occlusion, components or similarity."
             )
         wrong = next((x.shape for x in square if x.shape != wanted), None)
         if wrong or len(square) != len(self.blocks):

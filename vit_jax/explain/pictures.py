@@ -20,7 +20,7 @@ from vit_jax.tasks.detect import Detect
 from vit_jax.types import UserError
 from vit_jax.viz.dense import draw_boxes, overlay, save_mask, shaded
 
-# Transforms whose predictions can be resized back to the original image.
+# Transforms after which predictions can be resized back to the original image.
 WHOLE = ("resize", "resize_small", "resize_inside", "pad", "own_size", "pad_boxes", "drop")
 CANVAS = 64  # canvas sizes are multiples of this, so that few are compiled
 

@@ -131,7 +131,7 @@ class Fed:
 
 
 def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> Fed:
-    """Return the first batches as the loss reads them: augmented, and mixed if the task mixes; `most` limits pictures."""
+    """Return the first batches as the loss reads them: augmented, mixed if the task mixes; up to `most` pictures."""
     config = {**config, "data": {**config["data"], "max_unreadable": 1.0, "workers": 0}}
     data = build_data(config, source)
     parts = build_parts(config, data.spec, data)

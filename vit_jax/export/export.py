@@ -60,7 +60,7 @@ def export(
         )
     if int8 and (to != "onnx" or images is None):
         raise UserError(
-            "--int8 is of --to=onnx, and is written only with its agreement on your images beside it; give image files or folders."
+            "--int8 requires --to=onnx and your images, to measure its agreement; give image files or folders."
         )
     source = "given" if images is not None else "parts of two photographs of scikit-learn"
     images = crops(CHECKED, loaded.image_shape) if images is None else images

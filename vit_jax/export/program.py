@@ -25,7 +25,7 @@ Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """An exportable function: uint8 images [b, h, w, c] -> {output: array [b, ...]}, including normalisation and softmax.
+    """An exportable function: uint8 images [b, h, w, c] -> {output: array [b, ...]}, with normalisation and softmax.
 
     outputs: the shape for one image, by name. any_size: images of any height and width are resized and cropped inside.
     size: bytes of the weights, which are included too.

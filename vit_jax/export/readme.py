@@ -23,13 +23,13 @@ def text(facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> str:
     lines = [
         f"# {markdown(facts['model'])}, exported by vit_jax",
         "",
-        f"`{file}` takes `images`, uint8 of {shape}, and normalises them itself. It gives float32 arrays:",
+        f"`{file}` takes `images`, uint8 of {shape}, and normalises them itself. It returns float32 arrays:",
         "",
         *(f"* `{name}`: {' x '.join(map(str, shape))}" for name, shape in facts["outputs"].items()),
         "",
         f"On {check['images']} images ({check['source']}) it differs from the model by at most "
         + ", ".join(f"{value:.1e} ({name})" for name, value in check["differences"].items())
-        + ". `export.json` has the same facts, the preprocessing and the names of the classes.",
+        + ". `export.json` contains the same facts, the preprocessing and the class names.",
         "",
     ]
     for other, found in list(facts["files"].items())[1:]:
@@ -42,7 +42,7 @@ def text(facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> str:
     lines += ["```python", *program(file, facts, preprocessing), "```", ""]
     if preprocessing is None and facts["preprocess"]["spec"]:
         lines += [
-            f"The images of training were prepared by `{facts['preprocess']['spec']}`, which these lines replace by a resize.",
+            f"Training images were prepared with `{facts['preprocess']['spec']}`; this code uses a resize instead.",
             "",
         ]
     return "\n".join(lines)

@@ -62,7 +62,7 @@ class Composed:
     def peer(self, name: str, dtype: str | None, predictions: int | None = None) -> Peer:
         """Return a peer that trains the same model at the same batch size, or predicts `predictions` images at once."""
         if self.mesh.size > 1:
-            raise UserError(f"--peer={name} is compared on one device; found {self.mesh.size}. Hide the others.")
+            raise UserError(f"--peer={name} is compared on one device; found {self.mesh.size}. Hide the other devices.")
         fields = {field.name: getattr(self.task.model, field.name) for field in dataclasses.fields(self.task.model)}
         return Peer(
             name,

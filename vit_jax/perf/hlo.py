@@ -131,7 +131,7 @@ class HloModule:
         return sorted(found.values(), key=lambda traffic: -traffic.sent)
 
     def kernels(self) -> int:
-        """Count calls of custom kernels, whose memory traffic is unknown."""
+        """Count calls of custom kernels, which have unknown memory traffic."""
         return sum(
             times for one, times in self._walk(self.entry, 1) if "tpu_custom_call" in one.rest or "cudnn" in one.rest
         )

@@ -17,7 +17,7 @@ from vit_jax.train.build import build, build_data
 
 
 def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
-    """Return medians over the rounds; the bare step reuses a batch on the device. Both block until each step is ready."""
+    """Return medians over the rounds; the bare step reuses one batch. Both block until each step is ready."""
     length = (steps + 1) * rounds + 1
     run = build(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
     state = jax.jit(run.parts.init, out_shardings=run.shardings)(None)

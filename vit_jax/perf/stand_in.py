@@ -22,7 +22,7 @@ SIZES = (320, 512)
 
 
 class FilledIn(NamedTuple):
-    """A plain training config filled in as in a run, the description of its data, and a note on assumptions about them."""
+    """A plain training config filled in as in a run, a description of its data, and a note on what was assumed."""
 
     config: dict[str, Any]
     spec: DataSpec
@@ -86,7 +86,7 @@ class Labelled(Source):
 
 
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:
-    """Return made-up images for a source that cannot be opened; raises UserError if its number of classes is unknown."""
+    """Return made-up images for a source that cannot be opened; raises UserError if its classes are unknown."""
     known, count = KNOWN.get(str(source.get("name")), (None, num_classes))
     kind, stated = str(source.get("type")), source.get("classes")
     if isinstance(stated, tuple | list):

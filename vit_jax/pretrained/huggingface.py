@@ -225,7 +225,7 @@ def write(
     if model["relative_bias"] != "none" and rows != columns:
         raise UserError(
             f"transformers reads the relative biases of {rows} x {columns} patches with rows and columns exchanged; it "
-            "represents model.relative_bias on square grids alone: try --to=timm."
+            "represents model.relative_bias only on square grids: try --to=timm."
         )
     if kind in ("vit", "deit", "ijepa", "vit_mae") or kind.startswith("dinov2"):
         model, params = specs.with_posemb_table(model, params, size)
@@ -245,7 +245,7 @@ def write(
 def as_vit(
     model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
 ) -> tuple[FlatParams, dict[str, Any], list[str]]:
-    """Return the arrays of a ViTModel with their names on disk, its config, and notes; raises UserError unless it is one."""
+    """Return the arrays of a ViTModel with their names on disk, its config, and notes; raises UserError for others."""
     _check(model)
     if (kind := network_of(model)) != "vit":
         raise UserError(f"transformers would represent this network as {_CLASSES[kind][1]}; expected a plain ViT.")

@@ -1,4 +1,4 @@
-"""Convert transformers' pairs of towers: CLIPModel, SiglipModel (with SigLIP 2 of one resolution), Siglip2Model (NaFlex)."""
+"""Convert transformers' pairs of towers: CLIPModel, SiglipModel (and fixed-size SigLIP 2), Siglip2Model (NaFlex)."""
 
 import math
 from collections.abc import Mapping
@@ -203,7 +203,7 @@ def write(
     shape = () if kind == "clip" else (1,)
     arrays |= {name: arrays[name].reshape(shape) for name in ("logit_scale", "logit_bias") if name in arrays}
     configs = {"config.json": _config(kind, model, tower, images, params["backbone/embed/kernel"].shape[2])}
-    notes = ["It has no tokenizer: copy the one that it was trained with beside it."]
+    notes = ["It has no tokenizer: copy the one it was trained with into its folder."]
     if kind == "siglip2":
         rows, columns = model["posemb_grid"]
         configs["preprocessor_config.json"] = {

@@ -119,7 +119,9 @@ def write(
     is_clip = {name for link in table for name in link.ours} == set(params)
     is_clip &= model["pre_norm"] and model["pool"] == "tok" and tower.get("pool") == "eos" and bool(tower.get("causal"))
     if not is_clip or model["mlp"] not in ("gelu", "quick_gelu") or model["norm_eps"] != 1e-5:
-        raise UserError("open_clip's own towers are CLIP's, and this pair is of others; use --to=hf or --to=workdir.")
+        raise UserError(
+            "This pair is not a CLIP architecture, so open_clip cannot load it; use --to=hf or --to=workdir."
+        )
     arrays = to_theirs(table, params)
     arrays["logit_scale"] = arrays["logit_scale"].reshape(())
     vision = {"image_size": images.size[0], "layers": model["depth"], "width": model["width"]}

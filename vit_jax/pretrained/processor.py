@@ -113,7 +113,7 @@ def _name(config: Mapping[str, Any], kind: str, file: str) -> str:
     for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(suffix)
     if name not in _PROCESSORS:
-        raise UserError(f"{file} is of a {name}ImageProcessor; expected that of {', '.join(_PROCESSORS)}.")
+        raise UserError(f"{file} describes a {name}ImageProcessor; expected one of {', '.join(_PROCESSORS)}.")
     return name
 
 

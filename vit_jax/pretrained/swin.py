@@ -127,7 +127,7 @@ def _spec(
 
 
 def links(model: Mapping[str, Any], library: str) -> list[Link]:
-    """Return the name table of a spec in "timm" or "transformers", whose backbones have no prefix in it."""
+    """Return the name table of a spec for "timm" or "transformers"; transformers' backbones have no prefix."""
     hf = library == "transformers"
     stem, normed = (
         ("embeddings.patch_embeddings.projection", "embeddings.norm")

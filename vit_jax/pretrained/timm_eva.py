@@ -95,7 +95,7 @@ def read_spec(
 def _rope(
     arrays: FlatParams, given: Mapping[str, Any], args: TimmArgs, gated: bool, origin: str
 ) -> dict[str, Any] | None:
-    """Return the rotary positions, which have no arrays, by the architecture's name or, without a name, the typical ones."""
+    """Return the rotary positions, which have no arrays, by the architecture's name, or the typical ones without it."""
     name = args.architecture or ""
     if (
         f"{_FIRST}attn.{_TABLE}" in arrays

@@ -66,7 +66,7 @@ def unwrap(arrays: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list
     head = {} if any(re.fullmatch(_HEAD, name) for name in inside) else _head_beside(arrays, prefix, inside)
     if head:
         inside |= {name: arrays[theirs] for name, theirs in head.items()}
-        notes.append(f"The head is {', '.join(head.values())}, which is beside the backbone.")
+        notes.append(f"The head is {', '.join(head.values())}, which is next to the backbone.")
     extras = [name for name in inside if _EXTRAS.match(name)]
     if "mask_token" in inside and any(re.match(r"dec(oder)?[._\d]", name) for name in extras):  # MAE's is the decoder's
         extras.append("mask_token")

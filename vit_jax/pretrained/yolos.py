@@ -42,7 +42,8 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     n = (size[0] // patch) * (size[1] // patch)
     if table.ndim != 3 or table.shape[1] != n + 1 + q or not q:
         raise UserError(
-            f"{origin} has position embeddings of shape {table.shape}; expected {n} patches, a class token and {q} others."
+            f"{origin} has position embeddings of shape {table.shape}; expected {n} patches, a class token "
+            f"and {q} detection tokens."
         )
     inner["embeddings.position_embeddings"] = table[:, : n + 1]
     between = inner.pop(_MID, None)

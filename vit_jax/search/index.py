@@ -104,8 +104,8 @@ class Index:
             )
         if self.about.fingerprint != about.fingerprint:
             raise UserError(
-                f"{self.folder} was built with {self.about.model}, with other weights or another preprocessing than those of "
-                f"{about.model}; their vectors cannot be compared: give that model, or build another index."
+                f"{self.folder} was built with {self.about.model}, with other weights or another preprocessing than "
+                f"{about.model} has; their vectors cannot be compared: give that model, or build another index."
             )
 
     def append(self, shard: Shard, vectors: Vectors) -> None:
@@ -191,7 +191,7 @@ class Index:
         found = _read_json(path, SHARD)
         vectors_path = path.with_suffix(".npy")
         if len(found["names"]) != len(found["labels"]) or not all(map(_is_inside, found["names"])):
-            raise _damaged(path, "its names are not those of images below a folder")
+            raise _damaged(path, "its names are not image paths below a folder")
         try:
             vectors = np.load(vectors_path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -202,7 +202,7 @@ class Index:
                 vectors_path, f"it has {vectors.dtype} of shape {vectors.shape}, expected float32 of {shape}"
             )
         if checksum(vectors_path) != found["crc32"]:
-            raise _damaged(vectors_path, "its checksum is another")
+            raise _damaged(vectors_path, "its checksum differs")
         self.shards.append(Shard(**{key: found[key] for key in SHARD}))
         self.parts.append(vectors)
         self.__dict__.pop("names", None)

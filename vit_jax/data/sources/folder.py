@@ -142,8 +142,8 @@ def _some(names: set[str]) -> str:
 def _class_images(root: str) -> tuple[dict[str, list[str]], files.LeftOut]:
     """Return the sorted paths, relative to `root`, of each class's images, and the files left out, which are logged.
 
-    Folders whose names differ only in their Unicode composition are one class. Raises UserError unless there is a class
-    and each class has an image.
+    Folders with names that differ only in their Unicode composition are one class. Raises UserError unless there is a
+    class and each class has an image.
     """
     left_out = files.LeftOut()
     folders, outside = _children(root, left_out)

@@ -95,7 +95,7 @@ def _vectors(path: str, count: int) -> np.ndarray:
     if vectors.ndim != 2 or len(vectors) != count or vectors.dtype.kind != "f":
         raise UserError(
             f"Found {vectors.dtype} of shape {vectors.shape} in {path}, expected floats [{count}, d], one row for each image of "
-            "the pairs in their order: make them anew with `vit features`."
+            "the pairs in their order: recreate them with `vit features`."
         )
     return vectors
 
@@ -123,7 +123,7 @@ def _of_folder(root: str) -> dict[str, tuple[str, ...] | None]:
         paired = [name for name in images if os.path.isfile(os.path.join(root, os.path.splitext(name)[0] + ".txt"))]
     if not paired:
         raise UserError(
-            f"Found {len(images)} images in {root} and no .txt beside any of them, expected a.txt beside a.jpg, or a table: "
+            f"Found {len(images)} images in {root} and no .txt next to any, expected a.txt next to a.jpg, or a table: "
             f"data.source.path=FILE with one of the endings {', '.join(TABLES)}."
         )
     for name in sorted(set(images) - set(paired)):

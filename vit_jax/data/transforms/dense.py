@@ -29,7 +29,7 @@ class OwnSize:
         self._size = size
 
     def fields(self, fields: Fields) -> Fields:
-        """Return the fields of the result, where pixel labels are no longer transformed with the image."""
+        """Return the fields of the result; pixel labels are no longer transformed with the image."""
         kept = {
             key: dataclasses.replace(field, own_size=True) if isinstance(field, tuple(source.FILLS)) else field  # type: ignore[call-arg]
             for key, field in fields.items()
@@ -107,7 +107,7 @@ class PadBoxes:
         count = int(inside.sum())
         if count > self._most:
             raise UserError(
-                f"pad_boxes({self._most}): found an image with {count} boxes; give a number of at least that, and to a "
+                f"pad_boxes({self._most}): found an image with {count} boxes; use at least that number, and in a "
                 "detector at least as many tokens."
             )
         padded, classes = np.zeros((self._most, 4), np.float32), np.full(self._most, -1, np.int32)

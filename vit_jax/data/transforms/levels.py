@@ -16,7 +16,7 @@ def _enhance(level: float, sign: int) -> float:
 
 
 def _enhance_increasing(level: float, sign: int) -> float:
-    """Return a factor whose distance from 1 grows with the level."""
+    """Return a factor; its distance from 1 grows with the level."""
     return max(0.1, 1 + sign * level / 10 * 0.9)
 
 

@@ -418,7 +418,7 @@ class _ScaleCrop(Geometric):
 
 
 def scale_crop(size: Size, least: float = 0.5, most: float = 2.0, method: Method = "bilinear") -> Geometric:
-    """Resize so that the shorter side is that of `size` times a uniform factor, then cut a random window of `size`.
+    """Resize the shorter side to the shorter one of `size` times a uniform factor, then cut a random window of `size`.
 
     If the image is smaller than the window, it is padded at the bottom and right. This is the usual augmentation for
     segmentation (arXiv:1612.01105, section 4.2).
@@ -437,10 +437,10 @@ def inception_crop(
 ) -> RandomCrop:
     """Crop a random part and resize it to `size` (arXiv:1409.4842, section 6), like the original ViT and big_vision.
 
-    The distribution is that of TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a
-    number r means 1 / r to r), then the height is uniform among those with an area fraction in [area_min, area_max]
-    that fit. Small parts are therefore more frequent than with `random_resized_crop`. A draw that does not fit is
-    repeated up to 100 times, then the whole image is used. TensorFlow's own bilinear resize is not antialiased.
+    The distribution follows TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a number
+    r means 1 / r to r), then the height is uniform among those with an area fraction in [area_min, area_max] that fit.
+    Small parts are therefore more frequent than with `random_resized_crop`. A draw that does not fit is repeated up to
+    100 times, then the whole image is used. TensorFlow's own bilinear resize is not antialiased.
     """
     return _InceptionCrop(size, (area_min, area_max), ratio, method)
 

@@ -35,7 +35,7 @@ class Neighbours(Method):
         if self._data is None:
             raise UserError(f"{network.name} does not say what it was trained on; give --data=folder:PATH or another.")
         if "image" not in self._data.fields:
-            raise UserError(f"Found data without images, but {', '.join(self._data.fields)}; give --data of images.")
+            raise UserError(f"Found data without images, only {', '.join(self._data.fields)}; give --data of images.")
 
     def arrays(self, network: Network, images: ByteImages, targets: Targets | None) -> Arrays:
         """See Method."""

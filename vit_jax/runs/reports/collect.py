@@ -193,7 +193,7 @@ def equal_values(one: Any, other: Any) -> bool:
 
 
 def distinct_keys(runs: Sequence[RunResult]) -> list[str]:
-    """Return the config keys whose values differ between runs."""
+    """Return the config keys with values that differ between runs."""
     keys = sorted({key for run in runs for key in run.config})
     return [key for key in keys if any(not equal_values(run.config.get(key), runs[0].config.get(key)) for run in runs)]
 

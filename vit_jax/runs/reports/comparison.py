@@ -29,7 +29,7 @@ class RunComparison:
 
     @property
     def panels(self) -> list[str]:
-        """Return the metrics whose curves are shown first: the metric and the training loss."""
+        """Return the metrics with curves shown first: the metric and the training loss."""
         known = {metric for run in self.runs for metric in run.curves}
         return [metric for metric in dict.fromkeys((self.metric, "loss")) if metric in known]
 

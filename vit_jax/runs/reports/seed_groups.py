@@ -36,7 +36,7 @@ class SeedStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class SeedGroup:
-    """Runs whose configs differ only in `seed`."""
+    """Runs with configs that differ only in `seed`."""
 
     name: str
     runs: tuple[RunResult, ...]

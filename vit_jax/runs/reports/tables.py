@@ -153,7 +153,7 @@ def _text(text: str) -> Text:
 
 
 def keys_in_names(report: RunComparison) -> set[str]:
-    """Return the keys whose values appear in the names of all runs, as in a sweep."""
+    """Return the keys with values that appear in the names of all runs, as in a sweep."""
     parts = [(run, run.name.split("/")[-1].split(",")) for run in report.runs]
     names = short_names([*report.keys, "seed"]).items()
     return {key for key, name in names if all(f"{name}={format_value(run.config.get(key))}" in p for run, p in parts)}
