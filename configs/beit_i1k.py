@@ -1,4 +1,4 @@
-"""BEiT on ImageNet-1k with a tokenizer learned here (arXiv:2106.08254, arXiv:2208.06366; microsoft/unilm, beit2).
+"""Train BEiT on ImageNet-1k with a tokenizer learned here (arXiv:2106.08254, arXiv:2208.06366; microsoft/unilm, beit2).
 
     python -m vit_jax.main --config=configs/beit_i1k.py:stage=tokenizer,teacher=MODEL --workdir=TOKENIZER
     python -m vit_jax.main --config=configs/beit_i1k.py:teacher=TOKENIZER,epochs=300 --workdir=PRETRAINED

@@ -5,8 +5,7 @@
 
     variant   S/16, B/16
     epochs    100: the plain run, with batches of 512 images for S; or more: batches of 1,024, and a teacher temperature
-    of 0.07
-              instead of 0.04 after 30 epochs. source: see configs/imagenet.py
+              of 0.07 instead of 0.04 after 30 epochs. source: see configs/imagenet.py
 
 Published for S/16, kNN and linear on ImageNet-1k's validation images: 69.3, 73.8 % after 100 epochs in 1.75 days on 8
 GPUs; 73.3, 76.1 % after 300 in 2.6 days on 16; the released weights 74.5, 77.0 %, for B/16 76.1, 78.2 %.

@@ -2,7 +2,7 @@
 
 Every recipe on ImageNet takes, in addition to its own keys,
 
-    source   folder:PATH with train and val folders of class folders, or tfds:NAME; by default TFDS, prepared before
+    source   folder:PATH with train and val folders of class folders, or tfds:NAME; by default TFDS, already prepared
     evals    val, or all: also few-shot on ImageNet-1k, and for ImageNet-1k ImageNet-v2 and the ReaL labels; TFDS's
              imagenet2012, imagenet_v2 and imagenet2012_real must then be prepared
 

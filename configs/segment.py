@@ -4,8 +4,7 @@
     python -m vit_jax.main --config=configs/segment.py:init=MODEL,data=ade20k:PATH,head=mask --workdir=DIR
 
     data   folder:PATH (images/{train,val}, masks/{train,val} and classes.txt), ade20k:PATH, voc:PATH or cityscapes:PATH
-    in
-           the original layout; ADE20K needs a classes.txt, the last column of its objectInfo150.txt without the header
+           in their original layout; ADE20K needs a classes.txt, the last column of its objectInfo150.txt without header
     head   linear: DINOv2's protocol, a frozen backbone, batch norm and a linear layer (arXiv:2304.07193, section 7.4); mask:
            Segmenter's mask transformer (arXiv:2105.05633, section 4.1); upernet: UPerNet on a Swin (arXiv:2103.14030, section 4.3)
     tune   own: as in the papers, only the head for linear and everything otherwise; head; all

@@ -84,8 +84,7 @@ def finetune(
 ) -> ml_collections.ConfigDict:
     """Fine-tune on the mean of all patches with DeiT's augmentation and batches of 1,024, as for BEiT, MAE and SimMIM.
 
-    The mean is normalised by its own layer, which is re-initialized, instead of the encoder's last one. std: of the
-    head.
+    The mean is normalised by its own, re-initialized layer instead of the encoder's last one. std: of the head.
     """
     crop = f"{deit.CROP}|{deit.RAND_AUGMENT}|random_erasing(0.25)"
     pooled = {"pool": "gap", "class_token": True, "norm_after_pool": True, "mask_token": False, "drop_path": drop_path}

@@ -38,8 +38,7 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
     Grayscale is repeated to 3 channels, or colour converted to luma (ITU-R 601) for 1. Transparency is composited over
     white, 16-bit samples are scaled to 8, CMYK is converted, EXIF orientation is applied, and the first frame of an
-    animation is used. Raises UnreadableImage for empty, truncated and corrupt files, non-images, and images over
-    MAX_PIXELS.
+    animation is used. Raises UnreadableImage for empty, truncated and corrupt files, non-images, and over MAX_PIXELS.
     """
     if channels not in (1, 3):
         raise UserError(f"channels={channels!r} is not supported; set 1 (gray) or 3 (RGB).")

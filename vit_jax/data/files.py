@@ -66,8 +66,7 @@ def is_hidden(name: str) -> bool:
 def children(folder: str, left_out: LeftOut | None = None) -> tuple[list[str], list[str]]:
     """Return the sorted names of the folders and of the files directly in a folder.
 
-    Hidden ones, and links to a parent folder, are left out. Raises OSError, and ValueError for a null character in the
-    path.
+    Hidden ones and links to a parent folder are left out. Raises OSError, and ValueError for a null character.
     """
     if stores.is_remote(folder):
         folders, files = stores.children(folder)

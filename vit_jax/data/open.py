@@ -94,8 +94,7 @@ class Relabelled(Source):
         )
         self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
-        # Class maps have at most 255 classes; values beyond the data's classes, such as 255 for ignored pixels, are
-        # unchanged.
+        # Class maps have at most 255 classes; values beyond the data's classes, such as 255 (ignored), are unchanged.
         self._table = np.arange(max(IGNORED + 1, len(self._labels)))
         self._table[: len(self._labels)] = self._labels
 

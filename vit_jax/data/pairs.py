@@ -48,8 +48,8 @@ def find_pairs(
         ]
         listed = f"the names of {names}" if names else f"{images} and {maps}"
         raise UserError(
-            f"Found among {listed} in {root}: {'; '.join(counts)}; expected an image and a mask of each name: add or "
-            "remove files, list the names to use in a file `names`, or set image_suffix and mask_suffix to what follows the name."
+            f"Found among {listed} in {root}: {'; '.join(counts)}; expected an image and a mask of each name: add or remove "
+            "files, list the names to use in a file `names`, or set image_suffix and mask_suffix to what follows the name."
         )
     if not wanted:
         raise UserError(

@@ -113,7 +113,7 @@ FILLS: Mapping[type[Field], Fill] = {Segments: IGNORED, PixelNumbers: math.nan}
 
 @dataclasses.dataclass(frozen=True)
 class Boxes(Named):
-    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own, BoxLabels."""
+    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are in a separate field, BoxLabels."""
 
     class_names: tuple[str, ...] = ()
 

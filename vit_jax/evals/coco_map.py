@@ -30,8 +30,7 @@ def as_results(
 ) -> list[dict[str, Any]]:
     """Return the boxes of an image of (height, width) in COCO's results format: (left, top, width, height) in pixels.
 
-    boxes: [n, 4] as (left, top, right, bottom), as fractions of the image. category_ids: one per class, None to leave
-    it out.
+    boxes: [n, 4] as (left, top, right, bottom), fractions of the image. category_ids: per class, None to leave it out.
     """
     pixels = boxes.astype(np.float64) * np.array([size[1], size[0]] * 2, np.float64)
     return [

@@ -1,4 +1,4 @@
-"""Share the base of feature evaluators: they have their own training images, with labels unknown to the task."""
+"""Share the base of feature evaluators: own training images, with labels that the task need not know."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Features = Float[np.ndarray, "n d"]
 Classes = Int[np.ndarray, "n"]
-# Of a second set of examples.
+# For a second set of examples.
 Others = Float[np.ndarray, "m d"]
 OtherClasses = Int[np.ndarray, " m"]
 

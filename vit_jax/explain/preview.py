@@ -26,8 +26,7 @@ class Statistics:
 
     examples: their number; scanned: the number of images tried. classes: the number of examples per class, over all.
     sizes: the number of readable images per (height, width). mean, std: per channel over all pixels, in [0, 1].
-    unreadable: reasons by name. left_out: files that are not examples. pixels: per class of segments, in the images
-    read.
+    unreadable: reasons by name. left_out: files that are not examples. pixels: per class, in the images read.
     """
 
     examples: int

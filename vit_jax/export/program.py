@@ -49,8 +49,7 @@ def build(
     """Build the program of a model, in its plain form: without fusion, scan or rematerialization.
 
     outputs: names of outputs of Task.predict, or "attention", the weights [b, layers, heads, n, n] of all blocks; by
-    default the logits, or the features if the head is untrained. Raises UserError for an output that the model does not
-    have.
+    default the logits, or the features if the head is untrained. Raises UserError for an unknown output.
     """
     task, weights = _plain(loaded, dtype)
     network = Network(reference, dataclasses.replace(loaded, task=task, weights=weights))

@@ -158,8 +158,7 @@ class HloModule:
     def _trip_count(self, loop: Instruction) -> int:
         """Return the iterations of a while loop, 1 if unknown.
 
-        Without the compiler's annotation, a loop with a single comparison with a single constant counts up to it from
-        0.
+        Without the compiler's annotation, a loop with a single comparison with one constant counts up to it from 0.
         """
         if known := TRIP_COUNT.search(loop.rest):
             return int(known[1])

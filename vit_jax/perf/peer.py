@@ -6,7 +6,7 @@ A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTI
     batch_size    images in a step
     image_shape   (height, width, channels)
     num_classes   of the labels
-    model         the fields of our model, such as width and depth, those that JSON can hold
+    model         the fields of our model that JSON can hold, such as width and depth
     dtype         "float32" or "bfloat16", of its products
     platform      "cpu", "gpu" or "tpu"
     threads       processor cores to use

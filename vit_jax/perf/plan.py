@@ -85,7 +85,7 @@ class StepPlan:
 
 
 def devices_of(topology: str) -> list[Any]:
-    """Return the devices of a TPU slice such as "v5e:4x8" to compile for; raises UserError if that is not possible."""
+    """Return the devices of a TPU slice like "v5e:4x8" to compile for; raises UserError without libtpu or the slice."""
     generation, _, chips = topology.partition(":")
     sides = chips.split("x")
     if generation not in GENERATIONS or not all(side.isdecimal() for side in sides):

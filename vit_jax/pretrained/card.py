@@ -20,8 +20,7 @@ def make_card(
 ) -> str:
     """Return the card of a loaded model with `size` parameters.
 
-    record: config.json of the run that trained it, or None; metrics: its latest results. Unknown parts are left to fill
-    in.
+    record: config.json of the run that trained it, or None; metrics: its latest results. Unknown parts say "fill in".
     """
     config = (record or {}).get("config", {})
     classes = loaded.class_names[:MOST_CLASSES]

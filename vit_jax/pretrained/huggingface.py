@@ -245,7 +245,7 @@ def write(
 def as_vit(
     model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
 ) -> tuple[FlatParams, dict[str, Any], list[str]]:
-    """Return the arrays of a ViTModel with their names on disk, its config, and notes; raises UserError for others."""
+    """Return a ViTModel's arrays with their names on disk, its config, and notes; raises UserError if it is not one."""
     _check(model)
     if (kind := network_of(model)) != "vit":
         raise UserError(f"transformers would represent this network as {_CLASSES[kind][1]}; expected a plain ViT.")

@@ -112,8 +112,7 @@ def _text_tower(kind: str, arrays: FlatParams, stated: Mapping[str, Any], origin
     if kind != "clip":
         return tower | {"pool": "last", "out_dim": shape_of(arrays, "text_model.head.weight", 2, origin)[0]}
     end = config_value(stated, "eos_token_id", int, 49407, origin)
-    # In the first published configs it is 2, and transformers then reads the token with the highest id, which is the
-    # end.
+    # In the first published configs it is 2, and transformers then reads the token with the highest id, the end.
     tower["eos"] = vocab_size - 1 if end == 2 else end
     return tower | {
         "pool": "eos",

@@ -23,8 +23,7 @@ _BUFFERS = re.compile(r".*relative_position_index$|.*rope(_embed)?\.|.*\.(bias_m
 def as_timms(arrays: FlatParams) -> FlatParams:
     """Return the arrays with timm's names; arrays that already have them are unchanged.
 
-    DINOv2's registers have no positions, so the position of the class token is added to it; DINOv3's key bias is masked
-    out.
+    DINOv2's registers have no positions, so the class token's is added to it; DINOv3's key bias is masked out.
     """
     if "patch_embed.proj.weight" not in arrays:
         return arrays

@@ -32,8 +32,7 @@ class Preprocessing:
       resized: length of the shorter side after the resize, or (height, width); None for no resize.
       method: interpolation of the resize.
       mean, std: normalization of values in [0, 1], one number per channel.
-      keep_ratio: whether the resized image covers `resized` with its aspect ratio kept, instead of having exactly that
-      size.
+      keep_ratio: whether the resized image covers `resized`, keeping its aspect ratio, or has exactly that size.
       rule: the library whose rounding of sides and margins is used.
     """
 
@@ -111,8 +110,7 @@ class Pretrained:
       origin: the reference that was read, for messages.
       posemb, patches: how the authors resize position and patch embeddings.
       notes: assumptions made because the source does not say, one sentence each.
-      task: spec of the task if the model has more than a classifier; params then include the task's, and
-      "batch_stats/...".
+      task: spec of the task if there is more than a classifier; params are then the task's, plus "batch_stats/...".
       folder: the folder of its files, including a tokenizer's.
     """
 

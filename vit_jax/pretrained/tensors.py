@@ -183,8 +183,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
 def _harmless() -> list[Any]:
     """Return types saved with weights, in addition to torch's own list: containers and numbers, which run no code.
 
-    The numpy functions have one name in files written by numpy 1 and another since numpy 2; paths have one in Python
-    3.13.
+    The numpy functions have another name in files written since numpy 2, paths another name in Python 3.13.
     """
     arrays = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
     named = [(item, f"numpy.{core}.multiarray.{item.__name__}") for item in arrays for core in ("core", "_core")]

@@ -100,8 +100,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
 def _resize_rule(arrays: FlatParams, args: TimmArgs) -> PosembMethod:
     """Return how the weights' authors resize position embeddings; only DINOv2's own files contain a mask token.
 
-    Any other state dict without config is assumed to be the original DeiT's; its code, like MAE's and I-JEPA's, does
-    not antialias.
+    A state dict without config counts as the original DeiT's, whose code, like MAE's and I-JEPA's, does not antialias.
     """
     is_dino = args.tag == "dino" or re.search("_dinov2$", args.architecture or "")
     is_own = {"mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma"} <= arrays.keys()

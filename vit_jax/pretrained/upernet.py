@@ -26,7 +26,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     """Convert a state dict of UperNetForSemanticSegmentation; raises UserError for backbones other than Swin.
 
     The auxiliary head, which only training uses, is left out. If the file lacks the backbone's last LayerNorm, which
-    the head does not read, an identity is used.
+    the head does not read, one with scale 1 and bias 0 is added.
     """
     backbone = config_value(config, "backbone_config", dict, {}, origin)
     if backbone.get("model_type") not in ("swin", "swinv2"):
@@ -104,8 +104,7 @@ def write(
 ) -> list[str]:
     """Write a folder that transformers' UperNetForSemanticSegmentation loads; return notes.
 
-    params: for backbone and head, with batch statistics under "batch_stats/". Raises UserError for an unsupported
-    model.
+    params: of backbone and head, with batch statistics under "batch_stats/". Raises UserError if unsupported.
     """
     check_new(folder)
     head, depth = task.get("head") or {}, len(model.get("depths", ()))

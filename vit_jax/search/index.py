@@ -2,7 +2,7 @@
 
     DIR/index.json              description of the vectors: model, feature, fingerprint, length
     DIR/shards/000000.npy       float32 [images * per_image, d]
-    DIR/shards/000000.json      names, labels and root of the images, what could not be read, and the checksum of the vectors
+    DIR/shards/000000.json      names, labels and root of the images, unreadable ones, and the checksum of the vectors
     DIR/graph.usearch, graph.json   a graph in float16 for approximate search; see nearest.py
 
 A shard exists once its JSON file, which is written last, exists; a build that was killed resumes with the next shard.

@@ -33,8 +33,7 @@ class Engine:
     """Predicts preprocessed images in batches; `feature` is the feature of the index, if there is one.
 
     Outputs are rows of Task.predict's outputs and, with attention, `head` [rows, columns], what the head reads from the
-    patches, and `patches` [n, n], how much each patch attends to each other one, in the last block and averaged over
-    heads.
+    patches, and `patches` [n, n], how much each patch attends to each, in the last block, averaged over heads.
     """
 
     def __init__(self, reference: str, loaded: Loaded, feature: str | None = None):

@@ -1,4 +1,4 @@
-"""Preprocessing operations that change colours or erase part of an image, for grey (1 channel) and RGB images."""
+"""Change the colours or erase part of an image in preprocessing, for grey (1 channel) and RGB images."""
 
 import math
 from collections.abc import Callable

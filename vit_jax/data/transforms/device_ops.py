@@ -77,8 +77,7 @@ def on_images(steps: Sequence[Any], rng: Rng, images: ByteImages) -> UInt8[Array
 def transformed(steps: Sequence[Any], rng: Rng, batch: Batch, fields: Fields) -> dict[str, jax.Array]:
     """Apply operations to a batch of examples with these fields.
 
-    A geometric operation maps every image and all segments with one draw, any other maps only images; Views replaces
-    keys.
+    A geometric operation maps all images and segments with one draw, others map only images; Views replaces keys.
     """
     for index, step in enumerate(steps):
         key, result = jax.random.fold_in(rng, index), dict(batch)

@@ -37,7 +37,7 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 def product(*parts: Settings) -> list[Setting]:
     """Return all combinations of one setting from each argument, the last varying fastest; a dict of lists is a grid.
 
-    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}), whose first setting is {"a": 1, "b": 3}.
+    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}); its first setting is {"a": 1, "b": 3}.
     """
     axes = [axis for part in parts for axis in _axes("product", part)]
     _check_count("product", math.prod(map(len, axes)))
