@@ -1,1 +1,1 @@
-"""Configs: data only, one file for each recipe."""
+"""Training configs: data only, one file per recipe."""

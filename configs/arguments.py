@@ -1,12 +1,12 @@
-"""The argument of a recipe: the text after the colon in --config=configs/RECIPE.py:KEY=VALUE,KEY=VALUE. Not a recipe itself."""
+"""Parse a recipe's argument, after the colon in --config=configs/RECIPE.py:KEY=VALUE,KEY=VALUE. Not a recipe itself."""
 
 
 def parse(arg: str, **known: tuple | str | int | float) -> dict:
-    """The values of "KEY=VALUE,KEY=VALUE", with those of `known` where none is given.
+    """Return the values in "KEY=VALUE,KEY=VALUE", with those in `known` as defaults.
 
-    A tuple in `known` holds the words to choose from, the default first; for a number, a number is expected. A value may be
-    in quotes, 'sweep/lr=0.1,width=16', and a path needs them only where it contains a comma and one of the keys. Raises
-    ValueError for an unknown key and for what is not expected of a known one.
+    A tuple in `known` contains the allowed words, the default first; for a number, a number is expected. A value may be
+    in quotes, 'sweep/lr=0.1,width=16', which a path only needs if it contains a comma and one of the keys. Raises
+    ValueError for an unknown key and for an unexpected value of a known key.
     """
     given: dict[str, str] = {}
     key = ""
@@ -23,7 +23,7 @@ def parse(arg: str, **known: tuple | str | int | float) -> dict:
 
 
 def _split(arg: str) -> list[str]:
-    """The parts between commas outside quotes. A quote begins a value; elsewhere it is a character like others."""
+    """Return the parts between commas outside quotes. Only a quote at the start of a value is special."""
     parts, quote = [""], ""
     for character in arg:
         if quote:
@@ -40,7 +40,7 @@ def _split(arg: str) -> list[str]:
 
 
 def _unquoted(value: str) -> str:
-    """The value without quotes, which may follow folder: or tfds:."""
+    """Return the value without its quotes, which may follow folder: or tfds:."""
     kind, colon, place = value.partition(":") if value[:1] not in "'\"" else ("", "", value)
     if not colon:
         kind, place = "", value
@@ -49,7 +49,7 @@ def _unquoted(value: str) -> str:
 
 
 def _goes_on(value: str, default: tuple | str | int | float, equals: str) -> bool:
-    """Whether a path goes on after a comma: that of a folder or of a sweep's run, such as lr=0.1,width=16."""
+    """Return whether a path continues after a comma: a folder's, or a sweep run's, such as lr=0.1,width=16."""
     return isinstance(default, str) and bool(value) and (value.startswith("folder:") or "=" in value or not equals)
 
 

@@ -6,18 +6,18 @@
     variant   Ti/16, S/32, S/16, B/32, B/16, L/16 or the hybrids R+Ti/16, R26+S/32, R50+L/32
     data      i1k or i21k; source and evals: see configs/imagenet.py
     aug       none, light1, light2, medium1, medium2, strong1, strong2; wd 0.1, 0.03; drop 0.0, 0.1 of dropout and stochastic
-              depth. auto, the default, is for ImageNet-21k the cell of the recommended weights (google-research/
-              vision_transformer), for ImageNet-1k a good one of figure 4
-    epochs    300; ImageNet-21k was trained for 30 too
+              depth. auto, the default, is the setting of the recommended weights (google-research/
+              vision_transformer) for ImageNet-21k, and a good one in figure 4 for ImageNet-1k
+    epochs    300; ImageNet-21k was also trained for 30
 
-Published (table 3), of the best cell, in % of ImageNet-1k's validation images for Ti/16, S/32, S/16, B/32, B/16, L/16,
-R+Ti/16, R26+S/32, R50+L/32: trained on ImageNet-1k, at 224 px 72.59, 72.07, 79.00, 74.42, 79.84, 75.72, 70.13, 79.61, 76.84;
-trained on ImageNet-21k for 300 epochs, fine-tuned at 384 px (configs/finetune.py) 78.22, 79.58, 83.73, 83.59, 85.49, 85.59,
-75.40, 83.85, 85.99. The paper does not say the hours.
+Published for the best setting (table 3), in % on ImageNet-1k's validation images, for Ti/16, S/32, S/16, B/32, B/16,
+L/16, R+Ti/16, R26+S/32, R50+L/32: trained on ImageNet-1k, at 224 px 72.59, 72.07, 79.00, 74.42, 79.84, 75.72, 70.13,
+79.61, 76.84; trained on ImageNet-21k for 300 epochs, fine-tuned at 384 px (configs/finetune.py) 78.22, 79.58, 83.73,
+83.59, 85.49, 85.59, 75.40, 83.85, 85.99. The paper does not state the training time.
 
-On ImageNet-21k there is no hidden layer before the head; on ImageNet-1k the paper has models with and without, and here it
-is as in big_vision's vit_i1k.py. The class token is read, as in the paper, where big_vision's vit_i21k.py takes the average.
-None of this was run here.
+On ImageNet-21k there is no hidden layer before the head; on ImageNet-1k the paper has models with and without it, and
+this config follows big_vision's vit_i1k.py. The class token is read, as in the paper; big_vision's vit_i21k.py averages
+instead. None of this was run here.
 """
 
 import ml_collections
@@ -29,7 +29,7 @@ AUG = {
     "none": (None, 0.0), "light1": (0, 0.0), "light2": (10, 0.2), "medium1": (15, 0.2), "medium2": (15, 0.5),
     "strong1": (20, 0.5), "strong2": (20, 0.8),
 }  # fmt: skip
-# Augmentation, weight decay and drop of the cells that "auto" stands for.
+# Augmentation, weight decay and drop of the settings selected by "auto".
 BEST = {
     "i1k": {
         "Ti/16": ("light1", 0.1, 0.0), "S/32": ("medium1", 0.1, 0.0), "S/16": ("medium2", 0.1, 0.0),

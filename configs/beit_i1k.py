@@ -1,4 +1,4 @@
-"""BEiT on ImageNet-1k with a tokenizer learned here (arXiv:2106.08254, arXiv:2208.06366; microsoft/unilm, beit2).
+"""Train BEiT on ImageNet-1k with a tokenizer learned here (arXiv:2106.08254, arXiv:2208.06366; microsoft/unilm, beit2).
 
     python -m vit_jax.main --config=configs/beit_i1k.py:stage=tokenizer,teacher=MODEL --workdir=TOKENIZER
     python -m vit_jax.main --config=configs/beit_i1k.py:teacher=TOKENIZER,epochs=300 --workdir=PRETRAINED
@@ -10,16 +10,16 @@
 
 Published for B/16 at 224 px with a tokenizer learned from CLIP B/16: 85.0, 85.5 % after 300, 1,600 epochs, fine-tuned for 100.
 
-Without the second loss of BEiT v2, on a class token that is read early, and without relative position biases, in whose place
-there are fixed positions: so it is BEiT with the tokenizer of BEiT v2. The codes begin as random directions, not by k-means.
-None of this was run here.
+This lacks the second loss of BEiT v2, on a class token that is read early, and uses fixed positions instead of relative
+position biases: it is BEiT with the tokenizer of BEiT v2. The codes are initialized as random directions, not by
+k-means. None of this was run here.
 """
 
 import ml_collections
 
 from configs import arguments, deit, imagenet, stages
 
-# The second moment's decay and the stochastic depth of pretraining; layer decay and stochastic depth of fine-tuning.
+# Second-moment decay and stochastic depth of pretraining; layer decay and stochastic depth of fine-tuning.
 LENGTHS = {300: (0.98, 0.0, 0.65, 0.1), 1600: (0.999, 0.1, 0.6, 0.2)}
 MODEL = {"type": "vit.ViT", "variant": "B/16", "posemb": "sincos2d", "mlp": "gelu", "weight_init": "trunc_normal"}
 

@@ -1,11 +1,11 @@
-"""CapPa (arXiv:2306.07915): an image encoder pretrained by a decoder that writes the caption, token by token and all at once.
+"""Train CapPa (arXiv:2306.07915): an image encoder whose decoder writes the caption, token by token and all at once.
 
     vit tokenizer --data=pairs:captions.csv --size=2000 --out=tokenizer.json
     python -m vit_jax.main --config=configs/cappa.py:data=pairs:captions.csv --workdir=DIR
 
-Arguments as for configs/siglip.py. The paper's B/16 at 224 px (batches of 8,192, 64 tokens, six decoder blocks without biases,
-75 % of the examples predicted all at once, learning rate 1e-3 and weight decay 1e-4 with Adafactor; here Adam) was trained on 9
-billion private pairs. No published number has the mini's setting.
+Arguments as for configs/siglip.py. The paper's B/16 at 224 px (batches of 8,192, 64 tokens, six decoder blocks without
+biases, 75 % of the examples predicted all at once, learning rate 1e-3 and weight decay 1e-4 with Adafactor; Adam here)
+was trained on 9 billion private pairs. There is no published number for the mini's setting.
 """
 
 import ml_collections

@@ -1,10 +1,10 @@
-"""A small ViT (0.8 M parameters) on CIFAR-10 from scratch, sized for a CPU.
+"""Train a small ViT (0.8 M parameters) on CIFAR-10 from scratch, sized for a CPU.
 
     python -m vit_jax.main --config=configs/cifar10.py:folder:PATH --workdir=DIR     # PATH/{train,test}/<class>/*.jpg
     python -m vit_jax.main --config=configs/cifar10.py --workdir=DIR                 # TFDS, prepared before
 
-Patches of 4 pixels give 64 tokens, and are ahead of overlapping ones of 8 (experiments/cifar10_patches_202611), which timm could
-not take over. Muon learns more than AdamW from so few epochs. No published number has this setting.
+Patches of 4 pixels give 64 tokens, and beat overlapping ones of 8 (experiments/cifar10_patches_202611), which timm does
+not support. Muon learns more than AdamW in this few epochs. There is no published number for this setting.
 """
 
 import ml_collections
@@ -28,7 +28,7 @@ def get_config(data: str = "tfds:cifar10") -> ml_collections.ConfigDict:
     }  # fmt: skip
     config.data.source = source | {"split": "train"}
     config.data.preprocess = "pad_crop(32, 4)|flip"
-    # One thread keeps up, and leaves the cores to the step.
+    # One thread keeps up, and leaves the other cores to the step.
     config.data.threads = 1
     config.optim.rule = {"type": "muon", "momentum": 0.95, "b2": 0.99}
     config.optim.lr = 3e-3

@@ -1,7 +1,7 @@
-"""Pretraining without labels on CIFAR-10 as two cores can pay for it in about 20 minutes. Not a recipe itself.
+"""Pretrain without labels on CIFAR-10 in about 20 minutes on two cores. Not a recipe itself.
 
-The configs mae_, dino_, ibot_ and lejepa_cifar_mini share the network of 6 layers, width 128 and patches of 4 pixels, the
-normalisation and the measurements: kNN and the rank of the features every quarter, and a linear probe at the end.
+The configs mae_, dino_, ibot_ and lejepa_cifar_mini share the network of 6 layers, width 128 and patches of 4 pixels,
+the normalisation and the evaluators: kNN and the rank of the features every quarter, and a linear probe at the end.
 """
 
 import ml_collections

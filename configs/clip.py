@@ -1,11 +1,12 @@
-"""CLIP (arXiv:2103.00020): image and text towers trained on pairs by a softmax over the images and over the texts of a batch.
+"""Train CLIP (arXiv:2103.00020): image and text towers, by softmax over a batch's images and over its texts.
 
     vit tokenizer --data=pairs:captions.csv --size=2000 --out=tokenizer.json
     python -m vit_jax.main --config=configs/clip.py:data=pairs:captions.csv --workdir=DIR
 
-Arguments as for configs/siglip.py. The text tower is causal and read at the end token. The paper's ViT-B/16 (appendix F: width
-512, 12 blocks and 8 heads for 77 tokens, batches of 32,768, 32 epochs of 400 million private pairs, b2=0.98, learning rate 5e-4,
-weight decay 0.2) reaches 68.6 % of ImageNet zero-shot (table 11). No published number has the mini's setting.
+Arguments as for configs/siglip.py. The text tower is causal and read at the end token. The paper's ViT-B/16 (appendix
+F: width 512, 12 blocks and 8 heads for 77 tokens, batches of 32,768, 32 epochs of 400 million private pairs, b2=0.98,
+learning rate 5e-4, weight decay 0.2) reaches 68.6 % zero-shot on ImageNet (table 11). There is no published number for
+the mini's setting.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""Every key of a training config with its default; vit_jax/config/schema.py has each key once, with its reason."""
+"""Provide every key of a training config with its default; vit_jax/config/schema.py explains each key."""
 
 import ml_collections
 
@@ -6,5 +6,5 @@ from vit_jax.config import schema
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Return a config without model, data and evaluators; recipes fill those in."""
+    """Return a config without model, data and evaluators; recipes fill them in."""
     return schema.defaults()

@@ -1,22 +1,22 @@
-"""DeiT and its distilled form (arXiv:2012.12877, table 9; facebookresearch/deit, main.py).
+"""Train DeiT and its distilled form (arXiv:2012.12877, table 9; facebookresearch/deit, main.py).
 
     python -m vit_jax.main --config=configs/deit.py:variant=S/16 --workdir=DIR
     python -m vit_jax.main --config=configs/deit.py:variant=B/16,teacher=MODEL --workdir=DIR
 
     variant   Ti/16, S/16, B/16
-    teacher   none, or any reference of a model: hard distillation through a distillation token
-    epochs    300; the paper distils for 1000 too. source and evals: see configs/imagenet.py
+    teacher   none, or any model reference: hard distillation through a distillation token
+    epochs    300; the paper also distils for 1000. source and evals: see configs/imagenet.py
 
 Published, on ImageNet-1k's validation images at 224 px (table 5), for Ti, S, B: 72.2, 79.8, 81.8 %; distilled from a
-RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %; B distilled from DeiT-B 81.9 % (table 2). The
-repository's weights of S reach 79.9 %. B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
+RegNetY-16GF of 82.9 % 74.5, 81.2, 83.4 %, after 1000 epochs 76.6, 82.6, 84.2 %; B distilled from DeiT-B 81.9 % (table
+2). The repository's weights for S reach 79.9 %. B takes 53 hours on 8 GPUs, Ti and S less than 3 days on 4 (section 6).
 
-A RegNet does not load here: a ViT, Mixer or hybrid teaches, where the paper prefers convnets (table 2). Weights begin as in the
-repository but for the bias of the patches, which is zero. The learning rate follows the step, where timm's stays the same for an
-epoch. The three copies of an image follow one another in one order of all images, where the repository shuffles every epoch and
-shows a third of the images in it: each is seen as often on average. One share of mixup or cutmix is drawn for the whole batch,
-where the repository's processes each draw one for their part of it. The numbers are of the weights themselves, without a running
-average. None of this was run here.
+A RegNet cannot be loaded here: the teacher is a ViT, Mixer or hybrid, while the paper prefers convnets (table 2).
+Weights are initialized as in the repository, except the bias of the patch embedding, which is zero. The learning rate
+changes with every step, timm's with every epoch. The three copies of an image are consecutive in one order of all
+images; the repository shuffles every epoch and shows a third of the images: each is seen equally often on average. One
+mixup or cutmix ratio is drawn for the whole batch; the repository draws one per process. The numbers are for the
+weights themselves, without a running average. None of this was run here.
 """
 
 import ml_collections
@@ -24,7 +24,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import arguments, common, imagenet
 
-# Of ImageNet's colours, as torchvision's models are normalised.
+# For ImageNet's colours, normalised as for torchvision's models.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LR, BATCH_SIZE = 1e-3, 1024  # 5e-4 for 512 images
 CROP = "random_resized_crop(SIZE, method='bicubic')|flip"
@@ -34,7 +34,7 @@ MIX = {"type": "MixupOrCutMix", "mixup_alpha": 0.8, "cutmix_alpha": 1.0}
 
 
 def schedule(lr: float, epochs: int) -> dict[str, str | float | bool]:
-    """timm's cosine, which DeiT and DeiT-III train by: five epochs from 1e-6, and down to 1e-5."""
+    """Return timm's cosine schedule used by DeiT and DeiT-III: five epochs from 1e-6, and down to 1e-5."""
     if epochs <= 5:
         raise ValueError(f"found epochs={epochs}, expected more than the 5 of the warm-up")
     return {

@@ -1,21 +1,22 @@
-"""DeiT-III (arXiv:2204.07118; facebookresearch/deit, README_revenge.md).
+"""Train DeiT-III (arXiv:2204.07118; facebookresearch/deit, README_revenge.md).
 
     python -m vit_jax.main --config=configs/deit3.py:variant=B/16,epochs=800 --workdir=PRETRAINED
     python -m vit_jax.main --config=configs/deit3.py:variant=B/16,epochs=800,init=PRETRAINED --workdir=DIR
 
     variant   S/16, B/16, L/16, H/14
-    data      i1k or i21k, to pretrain on; source and evals: see configs/imagenet.py
+    data      i1k or i21k, for pretraining; source and evals: see configs/imagenet.py
     epochs    of pretraining: 400 or 800 on ImageNet-1k, 240 (H/14 90) on ImageNet-21k
     init      the pretrained run: its model is fine-tuned on ImageNet-1k, for 20 epochs, or 50 from ImageNet-21k
-    size      of fine-tuning: 224, or 384 for S, B, L of 800 epochs of ImageNet-1k
+    size      of fine-tuning: 224, or 384 for S, B, L pretrained for 800 epochs on ImageNet-1k
 
-Published, on ImageNet-1k's validation images at 224 px, for S, B, L, H: 81.4, 83.8, 84.9, 85.2 % after 800 epochs of
-ImageNet-1k; 80.4, 83.5, 84.5, 85.1 % after 400; 83.1, 85.7, 87.0, 87.2 % from ImageNet-21k. At 384 px 83.4, 85.0, 85.8 % for S,
-B, L. S is pretrained on ImageNet-1k at 224 px and needs no fine-tuning for it. Settings and numbers of 400 epochs are as
-affjljoo3581/deit3-jax gives the paper's; it takes 9.5 hours on a TPU v4-64 for B of 800 epochs, fine-tuning included.
+Published, on ImageNet-1k's validation images at 224 px, for S, B, L, H: 81.4, 83.8, 84.9, 85.2 % after 800 epochs on
+ImageNet-1k; 80.4, 83.5, 84.5, 85.1 % after 400; 83.1, 85.7, 87.0, 87.2 % from ImageNet-21k. At 384 px 83.4, 85.0, 85.8
+% for S, B, L. S is pretrained on ImageNet-1k at 224 px and then needs no fine-tuning. Settings and numbers for 400
+epochs are the paper's as given by affjljoo3581/deit3-jax; there, B takes 9.5 hours on a TPU v4-64 for 800 epochs,
+including fine-tuning.
 
-H is pretrained at 154 and 126 px, not 160 and 128, of which the original leaves out the last pixels. LAMB adapts query, key
-and value apart. Mixup, cutmix and the first weights are as in deit.py. None of this was run here.
+H is pretrained at 154 and 126 px, not 160 and 128, because the original drops the last pixels. LAMB adapts query, key
+and value separately. Mixup, cutmix and initial weights are as in deit.py. None of this was run here.
 """
 
 import ml_collections
@@ -24,14 +25,14 @@ from ml_collections.config_dict import placeholder
 from configs import arguments, common, deit, imagenet
 
 RESIZE = "resize_small(SIZE, 'bicubic')|central_crop(SIZE)"
-# Image size, learning rate on ImageNet-1k, and the stochastic depth of (data, epochs).
+# Image size, learning rate on ImageNet-1k, and stochastic depth for (data, epochs).
 PRETRAIN = {
     "S/16": ({"i1k": 224, "i21k": 224}, 4e-3, {("i1k", 400): 0.0, ("i1k", 800): 0.05, ("i21k", 240): 0.05}),
     "B/16": ({"i1k": 192, "i21k": 224}, 3e-3, {("i1k", 400): 0.1, ("i1k", 800): 0.2, ("i21k", 240): 0.1}),
     "L/16": ({"i1k": 192, "i21k": 224}, 3e-3, {("i1k", 400): 0.4, ("i1k", 800): 0.45, ("i21k", 240): 0.3}),
     "H/14": ({"i1k": 154, "i21k": 126}, 3e-3, {("i1k", 400): 0.5, ("i1k", 800): 0.6, ("i21k", 90): 0.5}),
 }
-# The stochastic depth of fine-tuning after (data, epochs), to an image size.
+# Stochastic depth of fine-tuning after (data, epochs), at an image size.
 FINETUNE = {
     ("i1k", 400, 224): {"B/16": 0.1, "L/16": 0.4, "H/14": 0.5},
     ("i1k", 800, 224): {"B/16": 0.2, "L/16": 0.45, "H/14": 0.55},
@@ -51,7 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     epochs = given["epochs"] or max(length for of, length in rates if of == data)
     if (data, epochs) not in rates:
         lengths = " or ".join(str(length) for of, length in rates if of == data)
-        raise ValueError(f"found epochs={epochs}, expected {lengths}, which {variant} has settings of")
+        raise ValueError(f"found epochs={epochs}, expected {lengths}, for which {variant} has settings")
     if given["init"]:
         return _finetune(given, epochs)
     if given["size"] != 224:
@@ -74,19 +75,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if data == "i1k":
         config.data.preprocess = f"{deit.CROP}|three_augment(0.3)"
         config.data.repeats = 3
-        # Every class that a mixture holds is wholly true.
+        # Every class in a mixture has target 1.
         config.task.update({"loss_name": "bce", "target_threshold": 0.0, "label_smoothing": 0.0})
         config.task.mix = deit.MIX
     return config
 
 
 def _base(given: dict, size: int) -> ml_collections.ConfigDict:
-    """What all stages share, the data being what most have: a simple crop, cutmix and label smoothing."""
+    """Return the config shared by all stages, with the most common data: simple crop, cutmix and label smoothing."""
     config = common.get_config()
     imagenet.fill(config, given, "simple_crop(SIZE)|flip|three_augment(0.3)", RESIZE, whole=True)
     config.image_size = size
     config.batch_size = 2048
-    # LAMB scales each step by the norm of the parameter, so that a head of zeros would stay near zero.
+    # LAMB scales each step by the parameter's norm, so a head initialized to zero would stay near zero.
     config.model = {"drop_path_rule": "constant", "head": deit.HEAD}
     config.task.label_smoothing = 0.1
     config.task.update({"mix": {"type": "CutMix", "alpha": 1.0}, "mean": deit.MEAN, "std": deit.STD})

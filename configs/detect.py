@@ -1,16 +1,16 @@
-"""YOLOS: detection by a plain ViT with detection tokens (arXiv:2106.00666).
+"""Train YOLOS: detection by a plain ViT with detection tokens (arXiv:2106.00666).
 
     python -m vit_jax.main --config=configs/detect.py:init=MODEL,data=PATH --workdir=DIR
 
     init   a pretrained ViT such as a DeiT; without it random weights. data: the folder of COCO 2017, with annotations/,
            train2017/ and val2017/. variant: Ti, S or B
 
-Published average precision on COCO val 2017 (table 2 and the repository's table), from DeiT weights of ImageNet-1k: Ti 28.7 after
-300 epochs at up to 512 px, S 36.1 and B 42.0 after 150 epochs at 800 px. None of them was run here.
+Published average precision on COCO val 2017 (table 2 and the repository's table), from DeiT weights for ImageNet-1k: Ti
+28.7 after 300 epochs at up to 512 px, S 36.1 and B 42.0 after 150 epochs at 800 px. None of them was run here.
 
-AdamW, 2.5e-5 for S and B and 5e-5 for Ti, batch 8, weight decay 1e-4, gradients clipped at 0.1, half cosine, 100 tokens; S and B
-add positions between the blocks. The original trains on images of many sizes, 480 to 800 pixels, interpolating positions; here
-they are scaled by a factor between 0.6 and 1.7 and cut to 512 x 864.
+AdamW, 2.5e-5 for S and B and 5e-5 for Ti, batch 8, weight decay 1e-4, gradients clipped at 0.1, half cosine, 100
+tokens; S and B add positions between the blocks. The original trains on images of many sizes, 480 to 800 pixels,
+interpolating positions; here images are scaled by a factor between 0.6 and 1.7 and cropped to 512 x 864.
 """
 
 import ml_collections

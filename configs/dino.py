@@ -1,11 +1,11 @@
-"""Self-distillation in small (DINO, arXiv:2104.14294): pretraining without labels that a laptop can pay for.
+"""Pretrain by self-distillation without labels, at laptop scale (DINO, arXiv:2104.14294).
 
     python -m vit_jax.main --config=configs/dino.py --workdir=DIR                    # scikit-learn's digits
     python -m vit_jax.main --config=configs/dino.py:folder:PATH --workdir=DIR        # CIFAR-10 as {train,test}/<class>/*.jpg
 
-Two large views and two small crops of each image; kNN and a linear probe measure the features of the teacher, and of the
-student as knn_student and probe_student. A teacher entropy near log(outputs) or 0 means that the features collapse. The README
-has our numbers; no published number has this setting.
+Each image gives two large views and two small crops; kNN and a linear probe evaluate the features of the teacher, and
+of the student as knn_student and probe_student. A teacher entropy near log(outputs) or 0 means that the features
+collapse. The README has our numbers; there is no published number for this setting.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""DINO on CIFAR-10 and its fine-tuning, the recipe for small data (arXiv:2210.07240; hananshafi/vits-for-small-scale-datasets).
+"""Train DINO on small data, CIFAR-10, and fine-tune (arXiv:2210.07240; hananshafi/vits-for-small-scale-datasets).
 
     python -m vit_jax.main --config=configs/dino_cifar.py:data=folder:PATH --workdir=PRETRAINED     # {train,test}/<class>/*.jpg
     python -m vit_jax.main --config=configs/dino_cifar.py:data=folder:PATH,init=PRETRAINED --workdir=DIR
@@ -8,11 +8,11 @@
     stage     pretrain for 200 epochs, or, with init=PRETRAINED, finetune for 100; scratch: supervised from random weights
 
 Published for this network of 2.8 million parameters: 96.41 % fine-tuned, 93.58 % from scratch. With
---config.data.resident=True the images stay on the device, and are cropped and coloured there.
+--config.data.resident=True the images stay on the device, which also crops them and changes their colours.
 
-Positions are fixed, where the original's are learned and interpolated for small crops. The norm of the whole gradient is bounded,
-not that of each parameter, and the teacher has no stochastic depth. CIFAR-10's policy is drawn by the paper's settings; erased
-parts have ImageNet's mean colour. None of this was run here.
+Positions are fixed; the original's are learned, and interpolated for small crops. The norm of the whole gradient is
+clipped, not each parameter's, and the teacher has no stochastic depth. CIFAR-10's policy uses the paper's settings;
+erased parts have ImageNet's mean colour. None of this was run here.
 """
 
 import ml_collections
@@ -28,7 +28,7 @@ MODEL = {
 
 
 def data_of(data: str) -> tuple[dict, dict]:
-    """The training and test images of folder:PATH or tfds:NAME."""
+    """Return the training and test images of folder:PATH or tfds:NAME."""
     kind, _, place = data.partition(":")
     if kind not in ("folder", "tfds") or not place:
         raise ValueError(f"found data={data}, expected folder:PATH or tfds:NAME")

@@ -1,10 +1,11 @@
-"""Self-distillation on CIFAR-10 in about 20 minutes of two cores (DINO, arXiv:2104.14294).
+"""Pretrain by self-distillation on CIFAR-10 in about 20 minutes on two cores (DINO, arXiv:2104.14294).
 
     python -m vit_jax.main --config=configs/dino_cifar_mini.py:data=folder:PATH --workdir=DIR     # {train,test}/<class>/*.jpg
     python -m vit_jax.main --config=configs/dino_cifar_mini.py:data=folder:PATH --workdir=DIR --config.data.resident=True
 
-Two views of 32 px and two crops of 16 px, with the shares of the area of configs/dino_cifar.py. No published number has this
-setting; the number of steps is an estimate, and the schedule ends with it. With data.resident the views are made on the device.
+Two views of 32 px and two crops of 16 px, with the area fractions of configs/dino_cifar.py. There is no published
+number for this setting; the number of steps is an estimate, and the schedule ends with it. With data.resident the views
+are made on the device.
 """
 
 import ml_collections

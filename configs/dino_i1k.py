@@ -1,18 +1,19 @@
-"""DINO on ImageNet-1k (arXiv:2104.14294; facebookresearch/dino, README.md and main_dino.py).
+"""Train DINO on ImageNet-1k (arXiv:2104.14294; facebookresearch/dino, README.md and main_dino.py).
 
     python -m vit_jax.main --config=configs/dino_i1k.py:variant=S/16,epochs=100 --workdir=DIR
     python -m vit_jax.main --config=configs/dino_i1k.py:variant=S/16,epochs=300 --workdir=DIR
 
     variant   S/16, B/16
-    epochs    100: the plain run, of S with batches of 512 images; or more: batches of 1,024, and a teacher temperature of 0.07 in
-              place of 0.04 after 30 epochs. source: see configs/imagenet.py
+    epochs    100: the plain run, with batches of 512 images for S; or more: batches of 1,024, and a teacher temperature
+              of 0.07 instead of 0.04 after 30 epochs. source: see configs/imagenet.py
 
-Published for S/16, kNN and linear on ImageNet-1k's validation images: 69.3, 73.8 % after 100 epochs in 1.75 days on 8 GPUs; 73.3,
-76.1 % after 300 in 2.6 days on 16; the weights released 74.5, 77.0 %, of B/16 76.1, 78.2 %.
+Published for S/16, kNN and linear on ImageNet-1k's validation images: 69.3, 73.8 % after 100 epochs in 1.75 days on 8
+GPUs; 73.3, 76.1 % after 300 in 2.6 days on 16; the released weights 74.5, 77.0 %, for B/16 76.1, 78.2 %.
 
-Positions are fixed, where the original's are learned and interpolated for small crops. The norm of the whole gradient is bounded,
-not that of each parameter. The last layer has unit columns throughout, while the run of 300 epochs trains their lengths too. The
-temperature follows the step, not the epoch. kNN during training is on 256 px images cut to 224. None of this was run here.
+Positions are fixed; the original's are learned, and interpolated for small crops. The norm of the whole gradient is
+clipped, not each parameter's. The last layer always has unit columns, while the 300-epoch run also trains their
+lengths. The temperature changes with the step, not the epoch. kNN during training uses 256 px images cropped to 224.
+None of this was run here.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""DINOv2's short recipe on ImageNet-1k (arXiv:2304.07193; facebookresearch/dinov2, train/vitl16_short.yaml and its defaults).
+"""Train short DINOv2 on ImageNet-1k (arXiv:2304.07193; facebookresearch/dinov2, train/vitl16_short.yaml, defaults).
 
     python -m vit_jax.main --config=configs/dinov2_i1k.py --workdir=DIR
     python -m vit_jax.main --config=configs/dinov2_i1k.py:registers=4 --workdir=DIR
@@ -7,9 +7,10 @@
 
 Published for L/16 in about a day on 32 A100, on ImageNet-1k's validation images: kNN 81.6, linear 82.9 %.
 
-125,000 steps of 2,048 images, of which its code counts 1,250 as an epoch. As in its code, but unlike DINO, the first large view
-is never blurred, the second in 90 % and small crops in half. Positions are fixed, where the original's are learned and
-interpolated. The norm of the whole gradient is bounded, not that of backbone and heads each. None of this was run here.
+Training takes 125,000 steps of 2,048 images; the original code counts 1,250 steps as an epoch. As there, but unlike
+DINO, the first large view is never blurred, the second in 90 % of cases and small crops in half. Positions are fixed;
+the original's are learned and interpolated. The norm of the whole gradient is clipped, not backbone and heads
+separately. None of this was run here.
 """
 
 import ml_collections

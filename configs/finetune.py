@@ -1,16 +1,17 @@
-"""Fine-tuning of any pretrained model on any images, by the recipes of two papers.
+"""Fine-tune any pretrained model on any images, with the recipes of two papers.
 
     python -m vit_jax.main --config=configs/finetune.py:model=MODEL,data=DATA --workdir=DIR
 
     data     cifar10, cifar100, pets, flowers or imagenet (TFDS), tfds:NAME, or folder:PATH
-    size     pixels; 384, as both papers, or "own": the size of the model's own images
+    size     pixels; 384 as in both papers, or "own": the model's own image size
     recipe   vit: arXiv:2010.11929, table 4; augreg: arXiv:2106.10270, section 3.4
-    tune     all; head: the head alone, which is a linear probe; attn: the attention layers, positions and head (arXiv:2203.09795)
+    tune     all; head: only the head, a linear probe; attn: attention layers, positions and head (arXiv:2203.09795)
 
-SGD with momentum 0.9 in bfloat16, cosine decay, batch 512, gradients clipped at 1, no weight decay. Published, for AugReg B/32
-from ImageNet-21k at 384 px (big_vision, configs/transfer.py): CIFAR-10 98.55, CIFAR-100 91.35, Pets 93.78, Flowers 99.43,
-ImageNet 83.27 %; for ViT-B/16 from ImageNet-21k (arXiv:2010.11929, table 5): 98.95, 91.67, 94.43, 99.38, 83.97 %. None of them
-was run here. A folder's batch size, steps and learning rate follow from its number of images; those are our choice.
+SGD with momentum 0.9 in bfloat16, cosine decay, batch 512, gradients clipped at 1, no weight decay. Published for
+AugReg B/32 from ImageNet-21k at 384 px (big_vision, configs/transfer.py): CIFAR-10 98.55, CIFAR-100 91.35, Pets 93.78,
+Flowers 99.43, ImageNet 83.27 %; for ViT-B/16 from ImageNet-21k (arXiv:2010.11929, table 5): 98.95, 91.67, 94.43, 99.38,
+83.97 %. None of them was run here. For a folder, batch size, steps and learning rate depend on its number of images;
+these values are our choice.
 """
 
 import ml_collections
@@ -18,8 +19,8 @@ from ml_collections.config_dict import placeholder
 
 from configs import arguments, common
 
-# TFDS name, training split, test split, steps and share of warm-up, learning rates to try and the best of AugReg's B/32. The
-# warm-up of the short runs is that of the original's and big_vision's configs.
+# TFDS name, training split, test split, steps and warm-up fraction, learning rates to try and the best for AugReg's
+# B/32. The warm-up of the short runs follows the original's and big_vision's configs.
 DATASETS = {
     "cifar10": ("cifar10", "train", "test", 10_000, 0.05, (0.001, 0.003, 0.01, 0.03), 0.003),
     "cifar100": ("cifar100", "train", "test", 10_000, 0.05, (0.001, 0.003, 0.01, 0.03), 0.01),
@@ -61,7 +62,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     kind, _, place = given["data"].partition(":")
     config = common.get_config()
     config.model = {}
-    del config.init  # a placeholder would keep the keys below from being set
+    del config.init  # a placeholder would prevent the keys below from being set
     config.init = {"ref": given["model"], "head": "auto", "posemb": "auto", "allow": placeholder(str)}
     config.image_size = placeholder(int) if given["size"] == "own" else int(given["size"])
     config.freeze = FREEZE[given["tune"]] or placeholder(str)

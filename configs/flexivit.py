@@ -1,11 +1,11 @@
-"""FlexiViT (arXiv:2212.08013): one network for patches of many sizes, drawn anew in each step.
+"""Train FlexiViT (arXiv:2212.08013): one network for many patch sizes, drawn in each step.
 
     python -m vit_jax.main --config=configs/flexivit.py:data=folder:PATH --workdir=DIR
     python -m vit_jax.main --config=configs/flexivit.py:data=folder:PATH,teacher=MODEL --workdir=DIR
 
-`data` is folder:PATH with train and test folders of classes of 32 px images, whose patches have 2, 4, 8 or 16 pixels. With
-`teacher`, the labels are replaced by its predictions, as the paper's models are distilled from a ViT-B/8 (section 3.5). No
-published number has this setting.
+`data` is folder:PATH with train and test folders of class folders of 32 px images; patches have 2, 4, 8 or 16 pixels.
+With `teacher`, its predictions replace the labels, as the paper's models are distilled from a ViT-B/8 (section 3.5).
+There is no published number for this setting.
 """
 
 import ml_collections

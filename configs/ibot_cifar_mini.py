@@ -1,9 +1,10 @@
-"""Self-distillation of views and masked patches on CIFAR-10 in about 20 minutes of two cores (iBOT, arXiv:2111.07832).
+"""Pretrain iBOT on CIFAR-10, on views and masked patches, in about 20 minutes on two cores (arXiv:2111.07832).
 
     python -m vit_jax.main --config=configs/ibot_cifar_mini.py:data=folder:PATH --workdir=DIR     # {train,test}/<class>/*.jpg
 
-As configs/dino_cifar_mini.py, with half of the views masked by blocks of 10 to 50 % of their patches, and one head for views and
-patches. No published number has this setting; the number of steps is an estimate, and the schedule ends with it.
+Like configs/dino_cifar_mini.py, with half of the views masked in blocks of 10 to 50 % of their patches, and one head
+for views and patches. There is no published number for this setting; the number of steps is an estimate, and the
+schedule ends with it.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""iBOT on ImageNet-1k (arXiv:2111.07832; bytedance/ibot, README.md, main_ibot.py and loader.py).
+"""Train iBOT on ImageNet-1k (arXiv:2111.07832; bytedance/ibot, README.md, main_ibot.py and loader.py).
 
     python -m vit_jax.main --config=configs/ibot_i1k.py --workdir=DIR
 
@@ -6,8 +6,9 @@
 
 Published for S/16 on two nodes of 8 GPUs, on ImageNet-1k's validation images: kNN 75.2, linear 77.9, fine-tuned 82.3 %.
 
-Positions are fixed, where the original's are learned and interpolated for small crops. The norm of the whole gradient is bounded,
-not that of each parameter; the last layer has unit columns, whose lengths the original trains. None of this was run here.
+Positions are fixed; the original's are learned, and interpolated for small crops. The norm of the whole gradient is
+clipped, not each parameter's; the last layer has unit columns, while the original trains their lengths. None of this
+was run here.
 """
 
 import ml_collections

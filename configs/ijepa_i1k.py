@@ -1,4 +1,4 @@
-"""I-JEPA on ImageNet-1k (arXiv:2301.08243; facebookresearch/ijepa, configs/in1k_vith14_ep300.yaml).
+"""Train I-JEPA on ImageNet-1k (arXiv:2301.08243; facebookresearch/ijepa, configs/in1k_vith14_ep300.yaml).
 
     python -m vit_jax.main --config=configs/ijepa_i1k.py --workdir=DIR
 
@@ -6,8 +6,9 @@
 
 Published for H/14 on 16 A100, on ImageNet-1k's validation images (tables 1 and 2): linear 79.3 %, with 1 % of the labels 73.3 %.
 
-The running average of the encoder is measured, on the mean of its patches. The original drops patches of contexts and targets so
-that those of a process are equally many; here each image keeps all of its own. None of this was run here.
+The running average of the encoder is evaluated, on the mean of its patches. The original drops patches of contexts and
+targets so that all images in a process have equally many; here each image keeps all of its patches. None of this was
+run here.
 """
 
 import ml_collections

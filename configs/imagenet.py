@@ -1,29 +1,29 @@
-"""ImageNet-1k and -21k as the recipes train and measure on them. Not a recipe itself.
+"""Set up ImageNet-1k and -21k for training and evaluation in the recipes. Not a recipe itself.
 
-Every recipe on ImageNet takes, beside keys of its own,
+Every recipe on ImageNet takes, in addition to its own keys,
 
-    source   folder:PATH with train and val folders of class folders, or tfds:NAME; by default TFDS, prepared before
-    evals    val, or all: few-shot on ImageNet-1k too, and for ImageNet-1k ImageNet-v2 and the ReaL labels; TFDS's
-             imagenet2012, imagenet_v2 and imagenet2012_real then have to be prepared
+    source   folder:PATH with train and val folders of class folders, or tfds:NAME; by default TFDS, already prepared
+    evals    val, or all: also few-shot on ImageNet-1k, and for ImageNet-1k ImageNet-v2 and the ReaL labels; TFDS's
+             imagenet2012, imagenet_v2 and imagenet2012_real must then be prepared
 
-ImageNet-1k in TFDS is imagenet2012. ImageNet-21k is not in TFDS: prepare it as imagenet21k, one split named full, or give a
-folder. A data set tfds:NAME is divided as they are.
+ImageNet-1k in TFDS is imagenet2012. ImageNet-21k is not in TFDS: prepare it as imagenet21k with one split named full,
+or give a folder. A data set tfds:NAME is split in the same way.
 """
 
 import ml_collections
 
 ARGUMENTS: dict = {"source": "", "evals": ("val", "all")}
-# The images of big_vision's recipes are resized with antialiasing here; big_vision trains on bilinear crops without it, and
-# evaluates on means of areas ("area"), next to which ours differ by little.
-# The shorter side to 256 and the middle 224 pixels, or as much of another image size.
+# Images in big_vision's recipes are resized with antialiasing here; big_vision trains on bilinear crops without
+# antialiasing, and evaluates with area averaging ("area"), from which our resizing differs little. The shorter side is
+# resized to 256 and cropped to the central 224 pixels, or in proportion for another image size.
 RESIZE = "resize_small(SIZE*8//7)|central_crop(SIZE)"
-# Name in TFDS, training split and the evaluations, as big_vision divides them. The last hundredth of ImageNet-1k's training
-# images chooses settings, so that the validation images stay a test.
+# TFDS name, training split and evaluations, split as in big_vision. The last hundredth of ImageNet-1k's training images
+# is for choosing settings, so that the validation images remain a test.
 DATA = {
     "i1k": ("imagenet2012", "train[:99%]", {"val": "validation", "minival": "train[99%:]"}),
     "i21k": ("imagenet21k", "full[51200:]", {"val": "full[25600:51200]", "test": "full[:25600]"}),
 }
-# The logits of every class before training: about the log of its frequency.
+# The initial logits of all classes: about the log of their frequency.
 HEAD_BIAS = {"i1k": -6.9, "i21k": -10.0}
 
 
@@ -34,9 +34,9 @@ def fill(
     resize: str = RESIZE,
     whole: bool = False,
 ) -> None:
-    """Sets image size, sources, preprocessing and evaluators of a config from a recipe's arguments; data is i1k unless given.
+    """Set image size, sources, preprocessing and evaluators of a config from a recipe's arguments; default data: i1k.
 
-    whole: train on every training image of ImageNet-1k, and leave none for minival.
+    whole: train on all training images of ImageNet-1k, without minival.
     """
     data = given.get("data", "i1k")
     name, train, held_out = DATA[data]
@@ -66,7 +66,7 @@ def _every(steps: int, **evaluator) -> dict:
 
 
 def _more(resize: str, data: str) -> dict:
-    """The measurements that papers give besides, on data of TFDS."""
+    """Return the additional evaluators reported in papers, on TFDS data."""
     tfds = {"type": "tfds.Tfds"}
     few_shot = _every(
         10_000,

@@ -1,12 +1,13 @@
-"""Any objective without labels in small, on scikit-learn's digits or a folder of 32 px images: for trying, and for comparing.
+"""Try or compare any label-free objective at small scale, on scikit-learn's digits or a folder of 32 px images.
 
     python -m vit_jax.main --config=configs/labelfree.py:ibot --workdir=DIR
     python -m vit_jax.main --config=configs/labelfree.py:lejepa,data=folder:PATH --workdir=DIR      # {train,test}/<class>/*.jpg
 
-The objectives are mae, simmim, ijepa, lejepa, dino, ibot, dinov2, vqkd and beit. vqkd learns a tokenizer from the features of
---config.teacher=REF, such as a run of another objective, and beit from the codes of --config.teacher=DIR, a run of vqkd. All
-share a network of 3 layers and width 64 for the digits, and of 6 layers and width 128 for photographs. kNN, a linear probe and
-the rank of the features are measured during training; the labels are for them alone. No published number has this setting.
+The objectives are mae, simmim, ijepa, lejepa, dino, ibot, dinov2, vqkd and beit. vqkd learns a tokenizer from the
+features of --config.teacher=REF, such as a run of another objective, and beit from the codes of --config.teacher=DIR, a
+run of vqkd. All share a network of 3 layers and width 64 for the digits, and of 6 layers and width 128 for photographs.
+kNN, a linear probe and the rank of the features are evaluated during training, the only use of the labels. There is no
+published number for this setting.
 """
 
 import ml_collections
@@ -65,7 +66,7 @@ def get_config(arg: str = "mae") -> ml_collections.ConfigDict:
 
 
 def task_of(objective: str, small: bool) -> dict:
-    """Return the settings of an objective for images this small."""
+    """Return the settings of an objective for small images."""
     heads = {"hidden": 256, "bottleneck": 64, "outputs": 256 if small else 1024, "momentum": 0.99}
     decoder = {"decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4}
     return {
@@ -82,7 +83,7 @@ def task_of(objective: str, small: bool) -> dict:
 
 
 def preprocess_of(objective: str, small: bool, size: int) -> str:
-    """Return what is done to the images of an objective."""
+    """Return the preprocess spec of an objective."""
     if objective not in VIEWS:
         return f"resize({size})|pad_crop(16, 1)" if small else f"random_resized_crop({size}, 0.2)|flip"
     colours = "" if small else "|flip|maybe(0.8, 'color_jitter(0.4, 0.4, 0.2, 0.1)')|grayscale(0.2)"

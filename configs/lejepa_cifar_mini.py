@@ -1,10 +1,10 @@
-"""LeJEPA on CIFAR-10 in about 20 minutes of two cores (arXiv:2511.08544).
+"""Pretrain LeJEPA on CIFAR-10 in about 20 minutes on two cores (arXiv:2511.08544).
 
     python -m vit_jax.main --config=configs/lejepa_cifar_mini.py:data=folder:PATH --workdir=DIR   # {train,test}/<class>/*.jpg
 
-Two views of 32 px and two crops of 16 px of each image, without a teacher; the changes of colour are those of
-configs/dino_cifar_mini.py. Batches are of 128 images, as the statistic compares the examples of a batch. No published number has
-this setting; the number of steps is an estimate, and the schedule ends with it.
+Each image gives two views of 32 px and two crops of 16 px, without a teacher; colour changes are as in
+configs/dino_cifar_mini.py. Batches have 128 images because the statistic compares the examples of a batch. There is no
+published number for this setting; the number of steps is an estimate, and the schedule ends with it.
 """
 
 import ml_collections

@@ -1,17 +1,17 @@
-"""LeJEPA on ImageNet-1k (arXiv:2511.08544; rbalestr-lab/lejepa, README.md and MINIMAL.md).
+"""Train LeJEPA on ImageNet-1k (arXiv:2511.08544; rbalestr-lab/lejepa, README.md and MINIMAL.md).
 
     python -m vit_jax.main --config=configs/lejepa_i1k.py --workdir=DIR
 
     variant   L/14, H/14
-    weight    of SIGReg, the one knob: 0.05, or any other share
+    weight    of SIGReg, the only hyperparameter: 0.05, or any other fraction
     epochs    100, or any other number. source: see configs/imagenet.py
 
-Published for H/14, linear on ImageNet-1k's validation images: 79 % (abstract); for L after 100 epochs, a linear probe of CIFAR-10,
-CIFAR-100, Flowers and Pets on all of their images: 96.50, 83.71, 91.21, 89.74 %.
+Published for H/14, linear on ImageNet-1k's validation images: 79 % (abstract); for L after 100 epochs, a linear probe
+of CIFAR-10, CIFAR-100, Flowers and Pets on all of their images: 96.50, 83.71, 91.21, 89.74 %.
 
-Views, optimiser and schedule are the repository's advice; it names no batch size and no length of the warm-up for ImageNet, so
-that 512 images and one epoch, that of its small example, are our choice, as is the projector of that example. Its probes read the
-class tokens of two layers, kNN here that of the last. Positions are fixed. None of this was run here.
+Views, optimiser and schedule follow the repository's advice; it gives no batch size and no warm-up length for ImageNet,
+so 512 images, and one epoch and the projector as in its small example, are our choice. Its probes read the class tokens
+of two layers, kNN here only the last one's. Positions are fixed. None of this was run here.
 """
 
 import ml_collections

@@ -1,12 +1,13 @@
-"""LiT (arXiv:2111.07991): a text tower tuned to the locked tower of a trained image model.
+"""Train LiT (arXiv:2111.07991): a text tower tuned to the locked tower of a trained image model.
 
     vit features --model=MODEL --data=pairs:captions.csv --out=features.npy
     python -m vit_jax.main --config=configs/lit.py:data=pairs:captions.csv,model=MODEL,features=features.npy --workdir=DIR
 
-`model` is any reference. With `features` the locked tower does not run in training, and images are not even read; without, it
-runs on augmented images. `width` is the width of the model's features. The paper's L/16 of ImageNet-21k with a text tower of size L
-reaches 75.7 % of ImageNet zero-shot on public data (table 1); its small recipe is a learning rate of 1e-3, weight decay 1e-4 and
-no change of the image tower (section 4). No published number has the mini's setting.
+`model` is any reference. With `features` the locked tower does not run in training, and images are not even read;
+without, it runs on augmented images. `width` is the width of the model's features. The paper's L/16 from ImageNet-21k
+with a text tower of size L reaches 75.7 % zero-shot on ImageNet with public data (table 1); its small recipe is a
+learning rate of 1e-3, weight decay 1e-4 and no change of the image tower (section 4). There is no published number for
+the mini's setting.
 """
 
 import ml_collections

@@ -1,10 +1,11 @@
-"""Masked autoencoding in small (MAE, arXiv:2111.06377): pretraining without labels that a laptop can pay for.
+"""Pretrain by masked autoencoding without labels, at laptop scale (MAE, arXiv:2111.06377).
 
     python -m vit_jax.main --config=configs/mae.py --workdir=DIR                     # scikit-learn's digits
     python -m vit_jax.main --config=configs/mae.py:folder:PATH --workdir=DIR         # CIFAR-10 as {train,test}/<class>/*.jpg
 
-During training kNN and a linear probe measure the features; the labels are for them alone. The README has our numbers; no
-published number has this setting. The paper's B/16 masks 75 %, decodes with 8 blocks of width 512 and trains for 1,600 epochs.
+During training kNN and a linear probe evaluate the features, the only use of the labels. The README has our numbers;
+there is no published number for this setting. The paper's B/16 masks 75 %, decodes with 8 blocks of width 512 and
+trains for 1,600 epochs.
 """
 
 import ml_collections

@@ -1,9 +1,10 @@
-"""Masked autoencoding on CIFAR-10 in about 20 minutes of two cores (MAE, arXiv:2111.06377).
+"""Pretrain by masked autoencoding on CIFAR-10 in about 20 minutes on two cores (MAE, arXiv:2111.06377).
 
     python -m vit_jax.main --config=configs/mae_cifar_mini.py:data=folder:PATH --workdir=DIR      # {train,test}/<class>/*.jpg
 
-Three quarters of 8 x 8 patches are masked, and a decoder of one layer of width 64 rebuilds their normalised pixels. No published
-number has this setting, which follows configs/mae.py; the number of steps is an estimate, and the schedule ends with it.
+Three quarters of 8 x 8 patches are masked, and a decoder of one layer of width 64 reconstructs their normalised pixels.
+There is no published number for this setting, which follows configs/mae.py; the number of steps is an estimate, and the
+schedule ends with it.
 """
 
 import ml_collections

@@ -1,19 +1,19 @@
-"""Masked autoencoders on ImageNet-1k (MAE, arXiv:2111.06377, tables 8 to 10; facebookresearch/mae, PRETRAIN.md, FINETUNE.md).
+"""Train MAE on ImageNet-1k (arXiv:2111.06377, tables 8 to 10; facebookresearch/mae, PRETRAIN.md, FINETUNE.md).
 
     python -m vit_jax.main --config=configs/mae_i1k.py:variant=B/16 --workdir=PRETRAINED
     python -m vit_jax.main --config=configs/mae_i1k.py:variant=B/16,stage=finetune,init=PRETRAINED --workdir=DIR
     python -m vit_jax.main --config=configs/mae_i1k.py:variant=B/16,stage=probe,init=PRETRAINED --workdir=DIR
 
     variant   B/16, L/16, H/14
-    stage     pretrain; finetune: all of the network; probe: a linear layer on batch-normalised features of the class token
+    stage     pretrain; finetune: the whole network; probe: a linear layer on batch-normalised class token features
     epochs    of pretraining: 1600 or 800. source and evals: see configs/imagenet.py
 
 Published, on ImageNet-1k's validation images at 224 px after 1,600 epochs, for B, L, H: fine-tuned 83.6, 85.9, 86.9 % (table 3;
 the repository's weights reach 83.66, 85.95, 86.93 %), linear probe 68.0, 75.8, 76.6 % (the repository's code 67.8, 76.0,
 77.2 %). L takes 42 hours on 64 V100 for 800 epochs; fine-tuning B takes 7 hours on 32.
 
-Query, key and value begin apart, where the repository draws one matrix for the three. Fixed positions have the frequencies of
-big_vision, whose lowest is a little lower. None of this was run here.
+Query, key and value are initialized separately; the repository draws one matrix for the three. Fixed positions have
+big_vision's frequencies; the lowest is slightly lower. None of this was run here.
 """
 
 import ml_collections

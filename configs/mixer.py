@@ -1,14 +1,15 @@
-"""The MLP-Mixer, trained from scratch (arXiv:2105.01601, appendix B, table 4; big_vision, configs/mlp_mixer_i1k.py).
+"""Train the MLP-Mixer from scratch (arXiv:2105.01601, appendix B, table 4; big_vision, configs/mlp_mixer_i1k.py).
 
     python -m vit_jax.main --config=configs/mixer.py:variant=B/16,data=i1k --workdir=DIR
 
     variant   B/16, L/16
     data      i1k or i21k; source and evals: see configs/imagenet.py
 
-Published, on ImageNet-1k's validation images: trained on ImageNet-1k B/16 76.44, L/16 71.76 %, trained on ImageNet-21k and
-fine-tuned 80.64, 82.89 %, all at 224 px (table 3). B/16 on ImageNet-1k takes 2 h 11 min on a TPUv3-128 for big_vision, which
-reports 76.3 %. Its big_vision config is this one; that of ImageNet-21k is the paper's table, with the bias of big_vision's
-vit_i21k.py. The paper's weight decay of 0.1 is multiplied by the learning rate, as here. None of this was run here.
+Published, on ImageNet-1k's validation images: trained on ImageNet-1k B/16 76.44, L/16 71.76 %, trained on ImageNet-21k
+and fine-tuned 80.64, 82.89 %, all at 224 px (table 3). B/16 on ImageNet-1k takes 2 h 11 min on a TPUv3-128 for
+big_vision, which reports 76.3 %. For ImageNet-1k this is big_vision's config; for ImageNet-21k it is the paper's table,
+with the bias of big_vision's vit_i21k.py. The paper's weight decay of 0.1 is multiplied by the learning rate, as here.
+None of this was run here.
 """
 
 import ml_collections

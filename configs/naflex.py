@@ -1,10 +1,11 @@
-"""A classifier of images of any shape: native aspect ratio, several sequence lengths, one model (NaFlex).
+"""Train a classifier for images of any shape: native aspect ratio, several sequence lengths, one model (NaFlex).
 
     python -m vit_jax.main --config=configs/naflex.py:data=folder:PATH --workdir=DIR
 
-`data` is folder:PATH with train and test folders of classes. Each training image is resized to one of three budgets of patches
-(NaViT, arXiv:2307.06304; SigLIP 2, arXiv:2502.14786, section 2.4.2), positions are interpolated for each, and the model is
-measured at each budget. For pairs, put the same transforms into configs/siglip.py. No published number has this setting.
+`data` is folder:PATH with train and test folders of classes. Each training image is resized to one of three patch
+budgets (NaViT, arXiv:2307.06304; SigLIP 2, arXiv:2502.14786, section 2.4.2), positions are interpolated for each, and
+the model is evaluated at each budget. For pairs, use the same transforms in configs/siglip.py. There is no published
+number for this setting.
 """
 
 import ml_collections

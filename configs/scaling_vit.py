@@ -1,18 +1,18 @@
-"""Scaling Vision Transformers: the pretraining of ViT-g and ViT-G (arXiv:2106.04560, section 3).
+"""Pretrain ViT-g and ViT-G (Scaling Vision Transformers, arXiv:2106.04560, section 3).
 
     python -m vit_jax.main --config=configs/scaling_vit.py:variant=g/14,data=i21k --workdir=DIR
 
     variant   g/14 and G/14, or smaller ones: Ti/16, S/32, S/16, B/32, B/16, L/16
     data      i21k or i1k; source and evals: see configs/imagenet.py
-    steps     1000000, the last 50k of which cool down (in the paper 10k of runs up to 60k steps)
+    steps     1000000, the last 50k of which cool down (the last 10k in the paper's runs of up to 60k steps)
 
-Published with JFT-3B, which is not public: G/14, fine-tuned on ImageNet-1k, 90.45 %, or with ten images of a class 84.86 %;
-g/14 after 1.2M steps, with ten images of a class, 83.3 %. Of ImageNet-21k the paper has scaling laws (figure 4). It does not
-say the hours of these runs.
+Published with JFT-3B, which is not public: G/14, fine-tuned on ImageNet-1k, 90.45 %, or with ten images per class 84.86
+%; g/14 after 1.2M steps, with ten images per class, 83.3 %. For ImageNet-21k the paper has scaling laws (figure 4). It
+does not state the training time of these runs.
 
-Batch 16384, Adafactor as modified there, a reciprocal square root with warm-up and cool-down, attention pooling, and a weight
-decay of 3 in the head and 0.03 elsewhere, all as in big_vision (configs/proj/scaling_laws/train_vit_g.py). The settings are
-those of JFT-3B, without augmentation; fewer images may overfit. None of this was run here.
+Batch 16384, modified Adafactor, a reciprocal square root schedule with warm-up and cool-down, attention pooling, and a
+weight decay of 3 in the head and 0.03 elsewhere, all as in big_vision (configs/proj/scaling_laws/train_vit_g.py). The
+settings are for JFT-3B, without augmentation; fewer images may overfit. None of this was run here.
 """
 
 import ml_collections

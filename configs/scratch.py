@@ -1,14 +1,14 @@
-"""A small ViT from scratch on your own photographs: a folder with a sub-folder for each class.
+"""Train a small ViT from scratch on your own photographs: a folder with a sub-folder for each class.
 
     vit train --config=configs/scratch.py:data=folder:PATH --workdir=DIR
 
     data     folder:PATH or tfds:NAME
-    size     pixels, 64 by default, or 96 from 50,000 images on; patches of an eighth of it give 64 tokens
+    size     pixels, by default 64, or 96 from 50,000 images on; patches of an eighth of the size give 64 tokens
 
-Length, batch size, image size, augmentation and regularisation follow from the number of training images, unless they are given:
-the fewer images, the more epochs, the stronger the regularisation, and the fewer steps. Without train and test folders a tenth of
-each class is held out. The rows are our choice; no published number has this setting. With few images a pretrained model
-(configs/finetune.py) is far better.
+Length, batch size, image size, augmentation and regularisation depend on the number of training images unless they are
+given: the fewer images, the more epochs, the stronger the regularisation, and the fewer steps. Without train and test
+folders, a tenth of each class is held out. The rows are our choice; there is no published number for this setting. With
+few images a pretrained model (configs/finetune.py) is far better.
 """
 
 import ml_collections
@@ -16,7 +16,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import arguments, common
 
-# Of `augment`: crops from a third of the image on, or from a twelfth; changes of colour; and for many images RandAugment.
+# For `augment`: crops from a third of the image on, or from a twelfth; colour changes; and RandAugment for many images.
 CROP = {"few": "random_resized_crop(SIZE, 0.35)|flip", "many": "inception_crop(SIZE)|flip"}
 COLOURS = {"few": "|maybe(0.8, 'color_jitter(0.3, 0.3, 0.3, 0.05)')", "many": "|rand_augment(7)"}
 

@@ -1,23 +1,24 @@
-"""Semantic segmentation by a head on a pretrained ViT or Swin.
+"""Train semantic segmentation by a head on a pretrained ViT or Swin.
 
     python -m vit_jax.main --config=configs/segment.py:init=MODEL,data=DATA --workdir=DIR
     python -m vit_jax.main --config=configs/segment.py:init=MODEL,data=ade20k:PATH,head=mask --workdir=DIR
 
-    data   folder:PATH (images/{train,val}, masks/{train,val} and classes.txt), ade20k:PATH, voc:PATH or cityscapes:PATH as
-           their authors lay them out; ADE20K needs a classes.txt, the last column of its objectInfo150.txt without the header
+    data   folder:PATH (images/{train,val}, masks/{train,val} and classes.txt), ade20k:PATH, voc:PATH or cityscapes:PATH
+           in their original layout; ADE20K needs a classes.txt, the last column of its objectInfo150.txt without header
     head   linear: DINOv2's protocol, a frozen backbone, batch norm and a linear layer (arXiv:2304.07193, section 7.4); mask:
            Segmenter's mask transformer (arXiv:2105.05633, section 4.1); upernet: UPerNet on a Swin (arXiv:2103.14030, section 4.3)
-    tune   own: as the papers, the head alone for linear and all for the others; head; all
-    size   pixels of the crops; 512, and with patches of 14 pixels 518
+    tune   own: as in the papers, only the head for linear and everything otherwise; head; all
+    size   pixels of the crops; 512, or 518 for patches of 14 pixels
 
-Published mean IoU on ADE20K's validation images. Linear, DINOv2 S/B/L/g: 44.3 / 47.3 / 47.7 / 49.0; with the last four layers,
-640 px and several scales 47.2 / 51.3 / 53.1 / 53.0 (table 10). Segmenter, single scale, S/B/L/16 at 512 px: 45.3 / 48.5 for S
-and B, Ti 38.1, and L at 640 px 51.8 (table 3). UPerNet on Swin-T/S/B: 44.5 / 47.6 / 48.1 (with several scales 46.1 / 49.5 / 49.7;
-the repository's table). None of them was run here.
+Published mean IoU on ADE20K's validation images. Linear, DINOv2 S/B/L/g: 44.3 / 47.3 / 47.7 / 49.0; with the last four
+layers, 640 px and several scales 47.2 / 51.3 / 53.1 / 53.0 (table 10). Segmenter, single scale, S/B/L/16 at 512 px:
+45.3 / 48.5 for S and B, Ti 38.1, and L at 640 px 51.8 (table 3). UPerNet on Swin-T/S/B: 44.5 / 47.6 / 48.1 (with
+several scales 46.1 / 49.5 / 49.7; the repository's table). None of them was run here.
 
-The optimisers follow the papers' code: AdamW, 1e-3 and 1e-4 weight decay over 40,000 steps of 16 (linear); SGD, 1e-3 over
-160,000 steps of 8 (mask); AdamW, 6e-5 and 0.01 over 160,000 steps of 16 (upernet); all fall in a straight line, where Segmenter's
-falls by a power of 0.9. Crops are drawn without a bound on the share of one class, and colours change by color_jitter.
+The optimisers follow the papers' code: AdamW, 1e-3 and 1e-4 weight decay over 40,000 steps of 16 (linear); SGD, 1e-3
+over 160,000 steps of 8 (mask); AdamW, 6e-5 and 0.01 over 160,000 steps of 16 (upernet); all decay linearly, while
+Segmenter's decays with a power of 0.9. Crops are drawn without a limit on the fraction of one class, and color_jitter
+changes the colours.
 """
 
 import ml_collections
@@ -29,13 +30,13 @@ VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# Cityscapes' names of the 19 classes that are evaluated, and their ids in *_labelIds.png.
+# Cityscapes' names of the 19 evaluated classes, and their ids in *_labelIds.png.
 CITYSCAPES = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19, "traffic sign": 20,
     "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
     "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
-# (source, split of training, split of validation, canvas that every image fits into)
+# (source, training split, validation split, canvas that every image fits into)
 DATA = {
     "folder": ({}, "train", "val", 1024),
     "ade20k": (

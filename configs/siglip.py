@@ -1,12 +1,13 @@
-"""SigLIP (arXiv:2303.15343): image and text towers trained on pairs by a sigmoid loss over all pairs of a batch.
+"""Train SigLIP (arXiv:2303.15343): image and text towers, by a sigmoid loss over all pairs of a batch.
 
     vit tokenizer --data=pairs:captions.csv --size=2000 --out=tokenizer.json
     python -m vit_jax.main --config=configs/siglip.py:data=pairs:captions.csv --workdir=DIR
 
-`data` is pairs:PATH, a table or a folder with captions, or tfds:NAME; `tokenizer` a file of `vit tokenizer`; `size` "mini", for a
-laptop, or such as B/16. The paper's B/16 at 224 px with 64 tokens, batches of 32,768, b2=0.95 and a learning rate of 1e-3
-reaches 73.4 % of ImageNet zero-shot after 9 billion examples of the private WebLI (section 4.1 and table 1; our loss is its
-equation 1, from t' = ln 10 and b = -10). No published number has the mini's setting.
+`data` is pairs:PATH, a table or a folder with captions, or tfds:NAME; `tokenizer` a file from `vit tokenizer`; `size`
+"mini", for a laptop, or, for example, B/16. The paper's B/16 at 224 px with 64 tokens, batches of 32,768, b2=0.95 and a
+learning rate of 1e-3 reaches 73.4 % zero-shot on ImageNet after 9 billion examples from the private WebLI (section 4.1
+and table 1; our loss is its equation 1, from t' = ln 10 and b = -10). There is no published number for the mini's
+setting.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""SimMIM's ViT on ImageNet-1k (arXiv:2111.09886; microsoft/SimMIM, configs/vit_base__800ep).
+"""Train SimMIM's ViT on ImageNet-1k (arXiv:2111.09886; microsoft/SimMIM, configs/vit_base__800ep).
 
     python -m vit_jax.main --config=configs/simmim_i1k.py --workdir=PRETRAINED
     python -m vit_jax.main --config=configs/simmim_i1k.py:stage=finetune,init=PRETRAINED --workdir=DIR
@@ -8,8 +8,8 @@
 
 Published for B/16, fine-tuned on ImageNet-1k at 224 px: 83.8 %.
 
-The original has relative position biases, one table shared by all layers in pretraining and one a layer afterwards, where this
-has fixed positions; batches of 2,048 are those of its example for Swin. None of this was run here.
+The original has relative position biases, one table shared by all layers in pretraining and one per layer afterwards;
+this config has fixed positions. Batches of 2,048 follow its example for Swin. None of this was run here.
 """
 
 import ml_collections

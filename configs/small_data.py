@@ -1,11 +1,12 @@
-"""CIFAR-10, CIFAR-100 or a folder of small images from scratch: the network of cifar10.py with the ingredients for small data.
+"""Train on CIFAR-10, CIFAR-100 or a folder of small images from scratch: cifar10.py's network with small-data methods.
 
     python -m vit_jax.main --config=configs/small_data.py:data=folder:PATH --workdir=DIR
     python -m vit_jax.main --config=configs/small_data.py:data=tfds:cifar100,aug=strong --workdir=DIR --config.steps=40000
 
-`data` is folder:PATH, with train and test folders, or tfds:NAME. `aug` is "light", label smoothing and a running average of the
-weights, for few epochs; or "strong", RandAugment (arXiv:1909.13719), mixup or cutmix, random erasing and stochastic depth too,
-as DeiT trains (arXiv:2012.12877, section 6), for many. No published number has this setting.
+`data` is folder:PATH, with train and test folders, or tfds:NAME. `aug` is "light", label smoothing and a running
+average of the weights, for few epochs; or "strong", with RandAugment (arXiv:1909.13719), mixup or cutmix, random
+erasing and stochastic depth in addition, as in DeiT (arXiv:2012.12877, section 6), for many. There is no published
+number for this setting.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
-"""What the recipes without labels share on ImageNet-1k: pretraining, fine-tuning and linear probing. Not a recipe itself.
+"""Share the stages of label-free recipes on ImageNet-1k: pretraining, fine-tuning, linear probing. Not a recipe itself.
 
-Their key `init` is a pretrained run, or any reference of a model, whose backbone is fine-tuned or probed.
+Their key `init` is a pretrained run, or any model reference, whose backbone is fine-tuned or probed.
 """
 
 import ml_collections
@@ -9,18 +9,18 @@ from ml_collections.config_dict import placeholder
 from configs import common, deit, imagenet
 
 RESIZE = "resize_small(SIZE*8//7, 'bicubic')|central_crop(SIZE)"
-# DINO's changes of colour after a crop; iBOT, DINOv2 and LeJEPA take the same.
+# DINO's colour changes after a crop, also used by iBOT, DINOv2 and LeJEPA.
 COLOURS = "flip|maybe(0.8, 'color_jitter(0.4, 0.4, 0.2, 0.1)')|grayscale(0.2)"
-# Tokens and prototypes are decayed too, as the originals decay whatever has more than one dimension.
+# Tokens and prototypes are decayed too: the originals decay all parameters with more than one dimension.
 DECAY = "(kernel|cls|mask_token|prototypes)$"
 
 
 def pretrain(
     given: dict, preprocess: str, epochs: int, batch_size: int, lr: float, warmup: int, **schedule: float
 ) -> ml_collections.ConfigDict:
-    """A config without model and task. warmup: epochs. schedule: further keys of a cosine schedule, as learning rates.
+    """Return a config without model and task. warmup: epochs. schedule: further learning rates of a cosine schedule.
 
-    Features are measured by nearest neighbours among ImageNet-1k's training images.
+    Features are evaluated by nearest neighbours among ImageNet-1k's training images.
     """
     if epochs <= warmup:
         raise ValueError(f"found epochs={epochs}, expected more than the {warmup} of the warm-up")
@@ -43,12 +43,12 @@ def pretrain(
 
 
 def views(first: str, second: str, crops: int, crop: str) -> str:
-    """A spec of two large views, the second by a spec of its own, and small crops."""
+    """Return a spec of two large views, the second with its own spec, and small crops."""
     return f"views(2, {crops}, view={first!r}, last_view={second!r}, crop={crop!r})"
 
 
 def multi_crop(large: tuple[float, float], small: tuple[float, float], crops: int = 8, size: int = 96) -> str:
-    """DINO's views, of these shares of the area: one always blurred, one rarely, but solarized in a fifth, small ones in half."""
+    """Return DINO's views of these area fractions: one blurred, one rarely but 1 in 5 solarized, half of the crops."""
     crop = f"random_resized_crop(SIZE, {large[0]}, {large[1]}, method='bicubic')|{COLOURS}"
     local = (
         f"random_resized_crop({size}, {small[0]}, {small[1]}, method='bicubic')|{COLOURS}|maybe(0.5, 'gaussian_blur()')"
@@ -59,7 +59,7 @@ def multi_crop(large: tuple[float, float], small: tuple[float, float], crops: in
 
 
 def begin(given: dict, preprocess: str, model: dict) -> ml_collections.ConfigDict:
-    """A config of a classifier that begins from a pretrained backbone, with some fields of the model changed."""
+    """Return a classifier config that starts from a pretrained backbone, with some changed fields of the model."""
     if not given["init"]:
         raise ValueError(f"found stage={given['stage']}, expected init=MODEL too, the pretrained run or model")
     config = common.get_config()
@@ -82,9 +82,9 @@ def finetune(
     std: float = 2e-5,
     start: float = 0.0,
 ) -> ml_collections.ConfigDict:
-    """DeiT's augmentation and batches of 1,024, on the mean of all patches, as BEiT, MAE and SimMIM are fine-tuned.
+    """Fine-tune on the mean of all patches with DeiT's augmentation and batches of 1,024, as for BEiT, MAE and SimMIM.
 
-    The mean is normalised by a layer of its own, which begins anew, in place of the encoder's last one. std: of the head.
+    The mean is normalised by its own, re-initialized layer instead of the encoder's last one. std: of the head.
     """
     crop = f"{deit.CROP}|{deit.RAND_AUGMENT}|random_erasing(0.25)"
     pooled = {"pool": "gap", "class_token": True, "norm_after_pool": True, "mask_token": False, "drop_path": drop_path}

@@ -1,4 +1,4 @@
-"""Swin on ImageNet-1k (arXiv:2103.14030, arXiv:2111.09883; microsoft/Swin-Transformer, config.py and configs).
+"""Train Swin on ImageNet-1k (arXiv:2103.14030, arXiv:2111.09883; microsoft/Swin-Transformer, config.py and configs).
 
     python -m vit_jax.main --config=configs/swin.py:variant=T --workdir=DIR
     python -m vit_jax.main --config=configs/swin.py:variant=B,version=2,window=16 --workdir=DIR
@@ -7,14 +7,14 @@
     variant   T, S, B
     version   1 at 224 px, 2 at 256 px
     window    7 for version 1; 8 or 16 for version 2
-    init      a Swin of version 1 trained at 224 px, which is fine-tuned for 30 epochs
+    init      a Swin of version 1 trained at 224 px, to fine-tune for 30 epochs
     source and evals: see configs/imagenet.py
 
 Published, on ImageNet-1k's validation images, for T, S, B: version 1 81.2, 83.2, 83.5 %, and B at 384 px 84.5 %; version 2 with
 windows of 8 81.8, 83.7, 84.2 %, with windows of 16 82.8, 84.1, 84.6 % (the repository's README; the paper has 81.3, 83.0, 83.5 %).
 
-Weights begin as in the repository but for the embedding of patches, which PyTorch draws uniformly there. One share of mixup or
-cutmix is drawn for the whole batch. None of this was run here.
+Weights are initialized as in the repository, except the patch embedding, which PyTorch draws uniformly there. One mixup
+or cutmix ratio is drawn for the whole batch. None of this was run here.
 """
 
 import ml_collections
@@ -65,10 +65,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _learn(config: ml_collections.ConfigDict, epochs: int, warmup: int, lr: float, weight_decay: float) -> None:
-    """The original's rates: lr is for 512 images, a thousandth of it before the warm-up, and a hundredth at the end."""
+    """Set the original's rates: lr for 512 images, a thousandth of it before the warm-up, a hundredth at the end."""
     config.epochs = epochs
     config.optim.lr = lr * BATCH_SIZE / 512
     config.optim.weight_decay = weight_decay
-    # Version 2's offsets have an MLP, which is not decayed.
+    # Version 2 computes offsets with an MLP, which is not decayed.
     config.optim.decay = r"(?<!offset_up/)(?<!offset_down/)kernel$"
     config.optim.schedule = {"type": "cosine", "warmup_steps": warmup / epochs, "start": 1e-3, "end": 1e-2}

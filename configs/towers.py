@@ -1,4 +1,4 @@
-"""Shared by the recipes with captions: data, two towers of one size, and evaluators. Not a recipe itself."""
+"""Share the parts of recipes with captions: data, two towers of one size, and evaluators. Not a recipe itself."""
 
 import ml_collections
 
@@ -9,7 +9,7 @@ MINI = {"width": 192, "depth": 6, "mlp_dim": 768, "num_heads": 3}
 
 
 def get_config(given: dict, task: dict, text: dict) -> ml_collections.ConfigDict:
-    """Return a config for `given` data, tokenizer, size and tokens; `text` are further fields of the text tower of a task."""
+    """Return a config for the data, tokenizer, size and tokens in `given`; `text`: further fields of the text tower."""
     kind, _, place = given["data"].partition(":")
     if kind not in ("pairs", "tfds") or not place:
         raise ValueError(f"found data={given['data']}, expected pairs:FILE_OR_FOLDER or tfds:NAME")

@@ -1,11 +1,11 @@
-"""The Vision Transformer, pretrained as in its paper (arXiv:2010.11929, table 3); configs/finetune.py fine-tunes it.
+"""Pretrain the Vision Transformer as in its paper (arXiv:2010.11929, table 3); configs/finetune.py fine-tunes it.
 
     python -m vit_jax.main --config=configs/vit.py:variant=B/16,data=i21k --workdir=DIR
 
     variant   B/16, B/32, L/16, L/32
     data      i1k or i21k; source and evals: see configs/imagenet.py
 
-Published, fine-tuned at 384 px (table 5), in % of B/16, B/32, L/16, L/32 and, from ImageNet-21k, of H/14:
+Published, fine-tuned at 384 px (table 5), in %, for B/16, B/32, L/16, L/32 and, from ImageNet-21k, for H/14:
 
                 from ImageNet-21k               from ImageNet-1k
     CIFAR-10    98.95 98.79 99.16 99.13 99.27   98.13 97.77 97.86 97.94
@@ -14,20 +14,20 @@ Published, fine-tuned at 384 px (table 5), in % of B/16, B/32, L/16, L/32 and, f
     Flowers     99.38 99.11 99.61 99.19 99.51   89.49 85.43 89.66 86.36
     ImageNet    83.97 81.28 85.15 80.99 85.13   77.91 73.38 76.53 71.16
 
-Without fine-tuning, at 224 px (google-research/vision_transformer, issue 62): ImageNet-1k B/16 74.79, B/32 69.19, L/16 72.59,
-L/32 66.90 %, all after 300 epochs; the ImageNet-21k validation images of the authors B/16 47.88, B/32 44.04, L/16 49.90,
-L/32 45.42 %. L/16 on ImageNet-21k took 0.23k TPUv3-core-days (table 2).
+Without fine-tuning, at 224 px (google-research/vision_transformer, issue 62): ImageNet-1k B/16 74.79, B/32 69.19, L/16
+72.59, L/32 66.90 %, all after 300 epochs; the authors' ImageNet-21k validation images B/16 47.88, B/32 44.04, L/16
+49.90, L/32 45.42 %. L/16 on ImageNet-21k took 0.23k TPUv3-core-days (table 2).
 
-Loss, hidden layer and bias of the head, and the end of the decay at 1e-5 are those of the published weights (issues 2 and 34).
-The paper does not say how its ImageNet-1k was divided; here a hundredth is held out. Crops are drawn as in TensorFlow, but
-resized with antialiasing, which its code has not. None of this was run here.
+Loss, hidden layer and bias of the head, and the end of the decay at 1e-5 follow the published weights (issues 2 and
+34). The paper does not say how its ImageNet-1k was split; here a hundredth is held out. Crops are drawn as in
+TensorFlow, but resized with antialiasing, which its code lacks. None of this was run here.
 """
 
 import ml_collections
 
 from configs import arguments, common, imagenet
 
-# Where there is a hidden layer before the head, it is as wide as the model.
+# A hidden layer before the head is as wide as the model.
 WIDTHS = {"Ti": 192, "S": 384, "B": 768, "L": 1024}
 
 
@@ -53,6 +53,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.epochs = 90
         config.optim.lr, config.optim.weight_decay = 1e-3, 0.03
         config.optim.schedule = {"type": "linear", "warmup_steps": 10_000, "end": 0.01}
-        # The paper clips gradients on ImageNet-1k alone.
+        # The paper clips gradients only on ImageNet-1k.
         config.optim.clip_norm = None
     return config

@@ -1,1 +1,1 @@
-"""From a data set to batches."""
+"""Turn a data set into batches."""

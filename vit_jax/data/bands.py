@@ -1,4 +1,4 @@
-"""Images of many channels or deep samples: TIFF stacks, multi-spectral and medical images, and .npy arrays."""
+"""Read images with many channels or deep samples: TIFF stacks, multi-spectral and medical images, and .npy arrays."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,18 @@ from vit_jax.data.images import ImageFile
 from vit_jax.data.source import Encoded, UnreadableImage
 from vit_jax.types import UserError
 
-# The value of a channel that becomes 0, and the one that becomes 255.
+# The channel values that are mapped to 0 and to 255.
 Range = tuple[float, float]
 ENDINGS = (".tif", ".tiff", ".npy", ".png")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_bands(data: bytes, channels: int | None = None) -> Shaped[np.ndarray, "h w c"]:
-    """Return the samples of an image file as they are.
+    """Return the unscaled samples of an image file.
 
-    A .npy array is [h, w] or [h, w, c]. A TIFF has a channel on each page, or several samples in a pixel, which takes tifffile
-    where Pillow cannot read them. channels: how many are expected, which tells [c, h, w] from [h, w, c]. Raises UnreadableImage.
+    A .npy array is [h, w] or [h, w, c]. A TIFF has one channel per page, or several samples per pixel; tifffile is
+    needed for those that Pillow cannot read. channels: the expected number of channels, used to tell [c, h, w] from [h,
+    w, c]. Raises UnreadableImage.
     """
     try:
         if data[:6] == b"\x93NUMPY":
@@ -50,7 +51,7 @@ def read_bands(data: bytes, channels: int | None = None) -> Shaped[np.ndarray, "
 
 
 def _pages(data: bytes) -> np.ndarray:
-    """Return the pages of an image file as channels, by Pillow."""
+    """Read the pages of an image file as channels, with Pillow."""
     with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as file:
         count = getattr(file, "n_frames", 1)
         if count * file.height * file.width > MAX_PIXELS:
@@ -63,7 +64,7 @@ def _pages(data: bytes) -> np.ndarray:
 
 
 def _tiff(data: bytes) -> np.ndarray:
-    """Return a TIFF by tifffile where it is installed, else by Pillow."""
+    """Read a TIFF with tifffile if it is installed, else with Pillow."""
     try:
         import tifffile
     except ImportError:
@@ -71,7 +72,7 @@ def _tiff(data: bytes) -> np.ndarray:
             return _pages(data)
         except Image.UnidentifiedImageError:
             raise UnreadableImage(
-                "a TIFF with several samples in a pixel, which takes tifffile: pip install 'vit_jax[tiff]'"
+                "a TIFF with several samples per pixel, which needs tifffile: pip install 'vit_jax[tiff]'"
             ) from None
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         series = file.series[0]
@@ -80,13 +81,13 @@ def _tiff(data: bytes) -> np.ndarray:
                 f"an array of shape {series.shape}, which is more than the {MAX_PIXELS} numbers allowed"
             )
         found = series.asarray()
-        # Samples of a pixel, or pages, come first where they are not interleaved.
+        # Samples of a pixel, or pages, come first if they are not interleaved.
         first = series.axes[:1] in ("S", "C", "I", "Q", "Z") and found.ndim == 3 and series.axes[-1:] != "S"
         return np.moveaxis(found, 0, 2) if first else found
 
 
 class Bands(Encoded):
-    """An image file whose channels are mapped to uint8, each by a range of its own; NaN becomes 0."""
+    """An image file, each channel mapped to uint8 by its own range; NaN becomes 0."""
 
     def __init__(self, read: Callable[[], bytes], ranges: Sequence[Range]):
         self._read, self._ranges = read, tuple(ranges)
@@ -97,14 +98,14 @@ class Bands(Encoded):
 
 
 def to_bytes(samples: Shaped[np.ndarray, "h w c"], ranges: Sequence[Range]) -> UInt8[np.ndarray, "h w c"]:
-    """Map each channel linearly from its range to 0 to 255, cut at both ends and rounded."""
+    """Map each channel linearly from its range to [0, 255], clipped and rounded."""
     low, high = (np.array([pair[i] for pair in ranges], np.float32) for i in (0, 1))
     share = (np.nan_to_num(samples.astype(np.float32)) - low) / (high - low)
     return np.rint(255 * share.clip(0, 1)).astype(np.uint8)
 
 
 def check_ranges(ranges: Sequence[Range]) -> None:
-    """Raise UserError for a channel whose range is empty."""
+    """Raise UserError if the range of a channel is empty."""
     wrong = [i for i, (low, high) in enumerate(ranges) if low >= high]
     if wrong or not ranges:
         raise UserError(
@@ -114,7 +115,7 @@ def check_ranges(ranges: Sequence[Range]) -> None:
 
 
 def ranges_in(config: Mapping[str, Any]) -> tuple[Range, ...] | None:
-    """Return the ranges that a model's training config has for its images; raises UserError where they are none."""
+    """Return the channel ranges in a model's training config; raises UserError if they are malformed."""
     found, hint = (config.get("data", {}).get("source") or {}).get("bands"), tuple[Range, ...] | None
     if not fits(found, hint):
         raise UserError(f"The model's config has {found!r} as data.source.bands; expected {hint_name(hint)}.")
@@ -122,5 +123,5 @@ def ranges_in(config: Mapping[str, Any]) -> tuple[Range, ...] | None:
 
 
 def image_file(read: Callable[[], bytes], channels: int, bands: Sequence[Range] | None) -> Encoded:
-    """Return an image file of 1 or 3 channels of 8 bits, or with `bands` one of many or deep channels."""
+    """Return an image file with 1 or 3 channels of 8 bits, or, given `bands`, one with many or deep channels."""
     return ImageFile(read, channels) if bands is None else Bands(read, bands)

@@ -14,7 +14,7 @@ from vit_jax.types import UserError
 
 # Limit on the size in a file's header, before anything is allocated.
 MAX_PIXELS = 89_478_485
-# A longer side has no use, and resizing needs memory in proportion to it.
+# Longer sides are never needed, and resizing takes memory in proportion to them.
 MAX_SIDE = 2**19
 # Other Pillow plug-ins are excluded: some run external programs (EPS).
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -22,10 +22,10 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color transform")
 # Markers allowed before the scan of a baseline JPEG: tables, application data, comments.
 PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
-# Rows below a pixel that chroma upsampling reads when chroma has half the height.
+# Rows below a pixel that chroma upsampling reads if chroma has half the height.
 CONTEXT_ROWS = 2
-TILE_WIDTH, TILE_HEIGHT = 322, 323  # tags of TIFF
-BLOCK_ROWS = 256  # rows of deep samples that are converted at once
+TILE_WIDTH, TILE_HEIGHT = 322, 323  # TIFF tags
+BLOCK_ROWS = 256  # rows of deep samples converted at once
 PNG_END = b"IEND\xaeB`\x82"
 
 # Filters are global because `warnings.catch_warnings` is not thread-safe.
@@ -38,7 +38,7 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
     Grayscale is repeated to 3 channels, or colour converted to luma (ITU-R 601) for 1. Transparency is composited over
     white, 16-bit samples are scaled to 8, CMYK is converted, EXIF orientation is applied, and the first frame of an
-    animation is used. Raises UnreadableImage for empty, truncated and corrupt files, non-images and over MAX_PIXELS.
+    animation is used. Raises UnreadableImage for empty, truncated and corrupt files, non-images, and over MAX_PIXELS.
     """
     if channels not in (1, 3):
         raise UserError(f"channels={channels!r} is not supported; set 1 (gray) or 3 (RGB).")
@@ -54,7 +54,7 @@ def decode(data: bytes, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
 
 
 def decode_labels(data: bytes) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to the numbers in its file: palette positions, samples of up to 16 bits, or 65536 r + 256 g + b.
+    """Decode a mask to the numbers in its file: palette indices, samples of up to 16 bits, or 65536 r + 256 g + b.
 
     EXIF orientation is applied as for images. Raises UnreadableImage as `decode` does, and for other kinds of pixels.
     """
@@ -72,7 +72,7 @@ def decode_labels(data: bytes) -> Integer[np.ndarray, "h w"]:
 
 
 def decode_numbers(data: bytes) -> Float32[np.ndarray, "h w"]:
-    """Decode a map of one number for each pixel: a .npy file, or grey levels of 8, 16 or 32 bits, unscaled.
+    """Decode a map with one number per pixel: a .npy file, or grey levels of 8, 16 or 32 bits, unscaled.
 
     Raises UnreadableImage.
     """
@@ -95,7 +95,7 @@ def decode_numbers(data: bytes) -> Float32[np.ndarray, "h w"]:
 
 
 def _decoded_samples(data: bytes, samples: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """Open a file, and return its samples as they are, upright."""
+    """Open a file and return its samples unchanged, in upright orientation."""
     if not data:
         raise UnreadableImage("the file is empty")
     try:
@@ -124,10 +124,10 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
-    """Decode a crop: bit for bit the pixels of `decode` in the box that `draw` returns for the image's size.
+    """Decode a crop, bit for bit equal to `decode` in the box that `draw` returns for the image's size.
 
-    Upright baseline JPEG files are decoded only down to the end of the box and not checked for damage: call `decode` once
-    before. Other files are decoded completely. Raises UnreadableImage if the file cannot be decoded.
+    Upright baseline JPEG files are decoded only down to the bottom of the box and not checked for damage: call `decode`
+    once first. Other files are decoded completely. Raises UnreadableImage if the file cannot be decoded.
     """
     at = _plain_frame(data)
     if at is None:
@@ -140,7 +140,7 @@ def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h 
 
 
 def _decode_rows(data: bytes, channels: int, at: int, rows: int) -> np.ndarray:
-    """Decode at least the upper `rows`, by writing a smaller height into the header; the decoder ignores the rest."""
+    """Decode at least the top `rows` by writing a smaller height into the header; the decoder ignores the rest."""
     shortened = b"".join((data[:at], rows.to_bytes(2, "big"), data[at + 2 :]))
     target = "RGB" if channels == 3 else "GRAY"
     try:
@@ -196,13 +196,13 @@ def _reason(error: Exception) -> str:
         return "not an image in a known format"
     if isinstance(error, MemoryError):
         return "decoding it takes more memory than there is"
-    # A decoder that trips over a damaged header raises no sentence: KeyError(-1), an index out of range, an assertion.
+    # A decoder that fails on a damaged header gives no readable message: KeyError(-1), an index error, an assertion.
     is_sentence = " " in str(error) and not isinstance(error, LookupError)
     return str(error) if is_sentence else f"the file is damaged ({type(error).__name__} in the decoder)"
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise UnreadableImage for an image, or an image to be resized to, of too many pixels."""
+    """Raise UnreadableImage if an image, or the size it is resized to, has too many pixels."""
     if height * width > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} pixels is more than the {MAX_PIXELS} allowed")
     if max(height, width) > MAX_SIDE:
@@ -210,7 +210,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
-    """Decode with libjpeg-turbo, about three times as fast as Pillow and strict about damaged data."""
+    """Decode with libjpeg-turbo, which is about three times as fast as Pillow and strict about damaged data."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     check_size(height, width)
     segments = [(marker, segment) for marker, _, segment in _jpeg_segments(data)]
@@ -240,12 +240,12 @@ def _decode_other(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """Open an image file, whose pixels are not decoded yet, after checking its size."""
+    """Open an image file without decoding its pixels, after checking its size."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and PNG_END not in data:  # Pillow accepts a PNG without its last chunk
         raise UnreadableImage("the PNG file is truncated")
     file = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
     check_size(file.height, file.width)
-    if file.format == "TIFF":  # a tile may be larger than the image, and is decoded whole
+    if file.format == "TIFF":  # a tile may be larger than the image, and is decoded completely
         check_size(*(int(file.tag_v2.get(tag, 1)) for tag in (TILE_HEIGHT, TILE_WIDTH)))  # type: ignore[attr-defined]
     return file
 
@@ -271,7 +271,7 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
     """Round deep gray samples to uint8: integers span 0..65535; floats 0..1, or 0..255 if any exceeds 1."""
     integers = np.issubdtype(samples.dtype, np.integer)
     rounded = np.empty(samples.shape, np.uint8)
-    # In blocks, as the steps between would take several times the memory of the image.
+    # In blocks, because the intermediate arrays would take several times the memory of the image.
     blocks = [slice(row, row + BLOCK_ROWS) for row in range(0, len(samples), BLOCK_ROWS)]
     finite = (np.nan_to_num(samples[rows], posinf=0, neginf=0) for rows in blocks if not integers)
     scale = 255 if all(block.max() <= 1 for block in finite) else 1

@@ -1,4 +1,4 @@
-"""Read and transform single examples; random augmentation depends only on (seed, position). Unreadable ones are counted."""
+"""Read and transform single examples, augmented as a function of (seed, position), and count the unreadable ones."""
 
 import logging
 import threading
@@ -25,12 +25,12 @@ from vit_jax.printable import line
 from vit_jax.types import UserError
 
 Arrays = dict[str, np.ndarray]
-# Examples spread evenly over the data set that are read at the start to find a shape that differs before any compile.
+# Number of examples, spread evenly over the data set, read at the start to find differing shapes before compilation.
 PROBES = 8
 
 
 class Array(NamedTuple):
-    """Shape and dtype of the array under one key of an example. Not JAX's, which data workers do without."""
+    """Shape and dtype of the array under one key of an example. Unlike jax.Array, it needs no JAX in data workers."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -40,12 +40,12 @@ Layout = Mapping[str, Array]
 
 
 class Examples:
-    """A source behind a cache of `cache_bytes` and a spec of transforms, used by all threads at once.
+    """A source with a cache of `cache_bytes` and a transform spec, shared by all threads.
 
-    layout: the arrays that every example has after the transforms, or None while that is unknown.
+    layout: the arrays of every transformed example, or None while it is unknown.
 
-    Nothing is ever evicted from the cache: with a shuffled order every example is equally likely to be asked for next, so
-    the first ones are as good as any, and a data set that fits is decoded once.
+    Nothing is ever evicted from the cache: in shuffled order every example is equally likely to come next, so the first
+    ones are as good as any, and a data set that fits is decoded once.
     """
 
     def __init__(self, source: Source, preprocess: str, cache_bytes: int, layout: Layout | None = None):
@@ -53,8 +53,8 @@ class Examples:
         self._transforms = parse(preprocess, source.fields)
         self._free = cache_bytes
         self._cache: dict[int, Example] = {}
-        # Crops may be decoded partially only after the whole image was decoded once without error, so that what counts as
-        # unreadable depends on the files, not on the crop.
+        # Crops may be partially decoded only after the whole image was decoded once without error, so that whether an
+        # example counts as unreadable depends on its file, not on the crop.
         self._sound = np.zeros(len(source), bool)
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -65,9 +65,9 @@ class Examples:
         return self._transforms.fields
 
     def read(self, index: int, seed: int, position: int) -> Arrays:
-        """Return the arrays of an example, augmented as (seed, position) say.
+        """Return the arrays of an example, augmented according to (seed, position).
 
-        Raises UnreadableImage, or UserError for an array of another shape than those of the others.
+        Raises UnreadableImage, or UserError if an array has another shape than in the other examples.
         """
         rng = self._generator(seed, position)
         cached = self._cache.get(index)  # one dict look-up is atomic: the common path takes no lock
@@ -115,7 +115,7 @@ class Examples:
 
     def _check(self, arrays: Arrays, index: int, layout: Layout) -> None:
         found = layout_of(arrays)
-        for key in dict.fromkeys([*found, *layout]):  # in their order, so that the message is always the same
+        for key in dict.fromkeys([*found, *layout]):  # in layout order, so that the message is always the same
             if found.get(key) == layout.get(key):
                 continue
             field = self._transforms.fields.get(key)
@@ -130,13 +130,14 @@ class Examples:
             here, there = (f"{tuple(x[key].shape)} {x[key].dtype}" if key in x else "nothing" for x in (found, layout))
             raise UserError(
                 f"Found {here} as {key!r} of {line(self.source.name(index))} after preprocessing, expected {there} as for the "
-                f"others: {remedy}."
+                f"other examples: {remedy}."
             )
 
     def _generator(self, seed: int, position: int) -> np.random.Generator:
-        """Return the calling thread's generator, at the start of the stream keyed by (seed, position).
+        """Return the calling thread's generator, reset to the start of the stream keyed by (seed, position).
 
-        Philox is counter-based: any key gives an independent stream. Setting one is ten times as fast as making one.
+        Philox is counter-based: any key gives an independent stream. Setting its state is ten times as fast as creating
+        one.
         """
         if not hasattr(self._local, "generator"):
             self._local.generator = np.random.Generator(np.random.Philox(key=0))
@@ -153,7 +154,7 @@ class Examples:
 
 
 class _Remembered(Encoded):
-    """An encoded image that keeps what it decoded; a part is decoded alone only where the whole was `sound` before."""
+    """An encoded image that keeps its decoded pixels; a part is decoded alone only if the whole was `sound` before."""
 
     def __init__(self, encoded: Encoded, sound: bool):
         self._encoded, self._sound = encoded, sound
@@ -174,7 +175,7 @@ class _Remembered(Encoded):
 
 
 def _arrays(example: Example) -> Arrays:
-    """Return the values that travel to the devices: numbers; strings and other objects are left out."""
+    """Return the arrays that are sent to the devices: numbers; strings and other objects are left out."""
     arrays = {}
     for key, value in example.items():
         array = np.asarray(value)
@@ -193,11 +194,11 @@ def layout_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
 
 
 class Reader:
-    """The examples of a source, with a count of the unreadable ones, used by all threads at once.
+    """The examples of a source, with a count of the unreadable ones, shared by all threads.
 
-    `unreadable` maps the names of unreadable examples to the reasons. Up to the share `max_unreadable` of the data set, and
-    one example in any case, may be unreadable; one more raises UserError. `layout` is found by probing: the first readable
-    example and PROBES more spread over the set must agree.
+    `unreadable` maps the names of unreadable examples to the reasons. At most the fraction `max_unreadable` of the data
+    set, and in any case one example, may be unreadable; one more raises UserError. `layout` is found by probing: the
+    first readable example and PROBES more, spread over the data set, must agree.
     """
 
     def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float, remedy: str):
@@ -227,7 +228,7 @@ class Reader:
             self.read(index, 0, index)
 
     def read(self, index: int, seed: int, position: int) -> Arrays | None:
-        """Return the arrays of an example, augmented as (seed, position) say; None where it is unreadable."""
+        """Return the arrays of an example, augmented according to (seed, position), or None if it is unreadable."""
         if not self.is_readable(index):
             return None
         try:
@@ -237,11 +238,11 @@ class Reader:
             return None
 
     def is_readable(self, index: int) -> bool:
-        """Return whether an example was not found unreadable before."""
+        """Return False if an example was found unreadable before."""
         return index not in self._skip
 
     def record(self, index: int, reason: str) -> None:
-        """Count an example as unreadable, once; raises UserError where it is one too many."""
+        """Count an example as unreadable, once; raises UserError if there are now too many."""
         name = line(self.source.name(index))
         with self._lock:
             if index in self._skip:
@@ -254,7 +255,7 @@ class Reader:
             raise self.too_many_unreadable()
 
     def too_many_unreadable(self) -> UserError:
-        """Return the error that stops a run, with the count, the share allowed and three of the files."""
+        """Return the error that stops a run, with the count, the allowed fraction and three of the files."""
         files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
         return UserError(
             f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "

@@ -1,4 +1,4 @@
-"""Image files in folders, here or on an object store: which files every command reads, and in which order."""
+"""Find image files in local folders or object stores: which files every command reads, and in which order."""
 
 import collections
 import functools
@@ -12,17 +12,17 @@ from vit_jax.printable import line
 from vit_jax.types import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Files and folders that systems and programs leave among data, besides those that begin with a dot.
+# Files and folders that operating systems and programs create, in addition to names that begin with a dot.
 LITTER = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
 HIDDEN = "hidden"
-MAX_NAMED = 8  # kinds of files in a message
-MAX_LISTED = 1000  # files that are left out whose paths are kept
+MAX_NAMED = 8  # kinds of files listed in a message
+MAX_LISTED = 1000  # left-out files whose paths are kept
 
 
 class LeftOut:
-    """Files and hidden folders that are not read: how many of each kind, such as "2 .txt", with the path of one of each.
+    """The files and hidden folders that are not read: counts per kind, such as "2 .txt", with one example path each.
 
-    files: the paths of the first MAX_LISTED, with the reason.
+    files: the first MAX_LISTED paths, with the reason.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class LeftOut:
         self.examples: dict[str, str] = {}
 
     def add(self, path: str, kind: str | None = None) -> None:
-        """Count a file; without a `kind` by its ending."""
+        """Count a file under `kind`, by default its extension."""
         if len(self.files) < MAX_LISTED:
             self.files[path] = kind or f"not one of {', '.join(ENDINGS)}"
         kind = kind or os.path.splitext(path)[1].lower() or "without an ending"
@@ -39,7 +39,7 @@ class LeftOut:
         self.examples.setdefault(kind, path)
 
     def merge(self, other: "LeftOut") -> None:
-        """Add the files of another folder."""
+        """Add the left-out files of another folder."""
         self.counts.update(other.counts)
         self.examples = other.examples | self.examples
         self.files |= itertools.islice(other.files.items(), MAX_LISTED - len(self.files))
@@ -54,19 +54,19 @@ class LeftOut:
 
 
 def is_image(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
-    """Return whether a file's name is that of an image."""
+    """Return whether a file name has an image extension."""
     return name.lower().endswith(endings)
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is not part of the data: it begins with a dot, or a system put it there."""
+    """Return whether a file or folder is not part of the data: it begins with a dot, or a system created it."""
     return name.startswith(".") or name.lower() in LITTER
 
 
 def children(folder: str, left_out: LeftOut | None = None) -> tuple[list[str], list[str]]:
-    """Return the sorted names of folders and of files directly in a folder.
+    """Return the sorted names of the folders and of the files directly in a folder.
 
-    Hidden ones, and links to a folder above, are left out. Raises OSError, and ValueError for a null character in the path.
+    Hidden ones and links to a parent folder are left out. Raises OSError, and ValueError for a null character.
     """
     if stores.is_remote(folder):
         folders, files = stores.children(folder)
@@ -95,15 +95,15 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _is_above(folder: str, other: str) -> bool:
-    """Return whether a real folder is another one or contains it."""
+    """Return whether a resolved folder is `other` or contains it."""
     return f"{os.path.realpath(other)}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
 def find_images(root: str, left_out: LeftOut, endings: tuple[str, ...] = ENDINGS) -> list[str]:
-    """Return the sorted paths, relative to `root`, of the files with these endings at any depth; count others in `left_out`.
+    """Return the sorted paths, relative to `root`, of all files with these endings; count the rest in `left_out`.
 
-    See `children` for what is hidden. A folder is searched once, however many links lead to it. Raises UserError for a folder
-    that cannot be read.
+    See `children` for which names are hidden. A folder is searched once, however many links lead to it. Raises
+    UserError if a folder cannot be read.
     """
     if stores.is_remote(root):
         return _find_objects(root, left_out, endings)
@@ -111,7 +111,7 @@ def find_images(root: str, left_out: LeftOut, endings: tuple[str, ...] = ENDINGS
     visited: set[str] = set()
     folders, links = collections.deque([root]), collections.deque[str]()
     while folders or links:
-        folder = folders.popleft() if folders else links.popleft()  # links last: the paths without them are kept
+        folder = folders.popleft() if folders else links.popleft()  # links last, so that paths without links are kept
         real = os.path.realpath(folder)
         if real in visited:
             continue
@@ -149,21 +149,21 @@ def _find_objects(root: str, left_out: LeftOut, endings: tuple[str, ...]) -> lis
 
 
 def report(root: str, left_out: LeftOut) -> None:
-    """Log in one line how many files of a folder are not read, of which kinds, and an example."""
+    """Log on one line the number and kinds of files in a folder that are not read, with an example."""
     if left_out.counts:
         _log_once(f"Not read in {line(root)}: {left_out}")
 
 
 @functools.cache
 def _log_once(message: str) -> None:
-    """Log a message once, although training and evaluation may read the same folder."""
+    """Log a message once, even if training and evaluation read the same folder."""
     logging.warning("%s", message)
 
 
 def read_lines(path: str, what: str = "") -> list[str]:
-    """Return the lines of a text file that are not empty; raises UserError where there are none.
+    """Return the non-empty lines of a text file; raises UserError if there are none.
 
-    what: what the message calls the file; "text file at 'PATH'" by default.
+    what: the name of the file in the message; "text file at 'PATH'" by default.
     """
     what = what or f"text file at {path!r}"
     try:

@@ -1,4 +1,4 @@
-"""Image files as fields of examples."""
+"""Represent image files as fields of examples."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from vit_jax.data.source import Draw, Encoded
 
 
 class ImageFile(Encoded):
-    """The bytes of an image file, read when they are needed and decoded to `channels` channels.
+    """The bytes of an image file, read on demand and decoded to `channels` channels.
 
     read: returns the bytes, or raises UnreadableImage.
     """

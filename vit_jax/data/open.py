@@ -1,4 +1,4 @@
-"""Data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `pairs:PATH`, `segments:PATH`, ... or your own."""
+"""Open the data named on a command line: `digits`, `folder:PATH`, `table:FILE.csv`, `pairs:PATH`, ... or your own."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ KINDS = (
     "MODULE:SOURCE",
 )
 
-# Sources below one folder, whose other arguments are those of the model's training.
+# Sources in one folder, which take their other arguments from the model's training config.
 SOURCES = {"segments": "segments.SegmentFolder", "coco": "coco.Coco"}
 
 
 def open_source(
     reference: str, split: str | None = None, channels: int = 3, trained_on: Mapping[str, Any] | None = None
 ) -> Source:
-    """Open the data that a reference names; without a split the test images, or all of a folder that has no splits.
+    """Open the data that a reference names; the default split is test, or all of a folder without splits.
 
-    trained_on: the source config of the model's training. Its holdout is kept; of its own folder only the held-out images are
-    evaluated, and TFDS is read from the same data_dir.
+    trained_on: the source config of the model's training. Its holdout is kept; of the training folder only the held-out
+    images are evaluated, and TFDS is read from the same data_dir.
     """
     kind, _, place = reference.partition(":")
     trained_on = trained_on or {}
@@ -72,7 +72,7 @@ def _real(path: str) -> str:
 
 
 class Relabelled(Source):
-    """A source whose classes are matched by name to those of a model; it may lack some of them.
+    """A source with its classes matched by name to a model's; it may lack some of them.
 
     Raises UserError with the classes that the model does not know.
     """
@@ -94,7 +94,7 @@ class Relabelled(Source):
         )
         self.fields = {**source.fields, self._key: type(field)(class_names)}
         self._labels = [self.class_names.index(name) for name in source.class_names]
-        # Of pixels, which have at most 255 classes; those beyond the data's, such as 255 for what is ignored, stay.
+        # Class maps have at most 255 classes; values beyond the data's classes, such as 255 (ignored), are unchanged.
         self._table = np.arange(max(IGNORED + 1, len(self._labels)))
         self._table[: len(self._labels)] = self._labels
 
@@ -119,7 +119,7 @@ class Relabelled(Source):
 
 
 class _Relabelled(Encoded):
-    """The classes of pixels, changed by a table."""
+    """A class map, with its classes replaced through a table."""
 
     def __init__(self, segments: Encoded | np.ndarray, table: np.ndarray):
         self._segments, self._table = segments, table

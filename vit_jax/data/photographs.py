@@ -1,4 +1,4 @@
-"""Two real photographs that scikit-learn brings along, for checks where the user gives no images."""
+"""Two real photographs that ship with scikit-learn, for checks when the user gives no images."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def crops(count: int, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "b h w c"]:
-    """Return different parts of the photographs, resized to a model's image shape."""
+    """Return different crops of the photographs, resized to a model's image shape."""
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]

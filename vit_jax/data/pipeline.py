@@ -1,4 +1,4 @@
-"""Batches of examples: for training a function of (seed, step), for evaluation each example once."""
+"""Make batches of examples: as a function of (seed, step) for training, each example once for evaluation."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What the rest of the program must know about a data set after the transforms.
+    """Describes a transformed data set for the rest of the program.
 
-    layout: shape and dtype of each array of an example. fields: what each key of an example is.
+    layout: shape and dtype of each array of an example. fields: the field of each key of an example.
     """
 
     layout: Layout
@@ -35,12 +35,12 @@ class DataSpec:
 
 
 class _Data:
-    """What training and evaluation share: the reader, this process's rows and the worker threads.
+    """The parts shared by training and evaluation: the reader, this process's rows and the worker threads.
 
-    rows: those of each global batch that this process reads; None is all of them.
+    rows: the rows of each global batch that this process reads, or None for all of them.
     """
 
-    remedy = "repair or remove them"  # of too many unreadable examples
+    remedy = "repair or remove them"  # for too many unreadable examples
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _Data:
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
     def _check_memory(self, rows: int, prefetch: int) -> None:
-        """Raise UserError where this machine cannot keep the batches that are made ahead."""
+        """Raise UserError if the batches made ahead do not fit into this machine's memory."""
         batch = rows * sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in self._reader.layout.values())
         if (prefetch + 1) * batch > host_memory():
             raise UserError(
@@ -90,7 +90,7 @@ class _Data:
         return {key: np.zeros((len(self._rows), *x.shape), x.dtype) for key, x in self._reader.layout.items()}
 
     def _in_threads(self, make_batch: Callable[[int], Batch], start: int, stop: int) -> Generator[Batch, None, None]:
-        """Yield make_batch(start), ..., make_batch(stop - 1) in order, made ahead of time in threads."""
+        """Yield make_batch(start), ..., make_batch(stop - 1) in order, computed ahead of time in threads."""
         if start >= stop:
             return
         batches = grain.MapDataset.range(start, stop).map(make_batch).to_iter_dataset(self._options)
@@ -98,21 +98,20 @@ class _Data:
         try:
             yield from iterator
         finally:
-            iterator.close()  # a consumer that stops early leaves no threads behind
+            iterator.close()  # a consumer that stops early leaves no running threads
 
 
 class TrainData(_Data):
-    """Endless shuffled batches: a function of (seed, step) alone, whatever came before and however many processes.
+    """Endless shuffled batches: a function of (seed, step) only, whatever came before and for any number of processes.
 
-    The example at global position p = step * batch_size + row follows from the order of the epoch of p // repeats; its
-    augmentation is drawn from a generator keyed by (seed, p), so that the `repeats` consecutive copies of an image
-    differ (repeated augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs. DeiT's sampler instead
-    shuffles every epoch and shows a random 1 / repeats of the images in it). An unreadable example
-    is replaced by the next readable one of that epoch's order. With `workers`, that many processes make the batches instead of
-    the threads.
+    The example at global position p = step * batch_size + row follows the epoch order of p // repeats; its augmentation
+    is drawn from a generator keyed by (seed, p), so that the `repeats` consecutive copies of an image differ (repeated
+    augmentation, arXiv:1901.09335; each image is seen `repeats` times in as many epochs. DeiT's sampler instead
+    shuffles every epoch and shows a random 1 / repeats of its images). An unreadable example is replaced by the next
+    readable one in the epoch order. With `workers`, that many processes make the batches instead of the threads.
     """
 
-    # Arrays that live on the devices, and what turns a batch into the one that the task prepares; see ResidentData.
+    # Arrays kept on the devices, and the function that turns a batch into the one the task prepares; see ResidentData.
     device_arrays: Mapping[str, np.ndarray] = {}
     remedy = "repair or remove them, or raise data.max_unreadable"
     fetch: Callable | None = None
@@ -165,7 +164,7 @@ class TrainData(_Data):
         return [step * self.batch_size + row for row in self._rows]
 
     def _in_workers(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """Like `_in_threads`. What a worker cannot read is counted and replaced here, where all unreadable ones are known."""
+        """Like `_in_threads`. Rows unreadable to a worker are counted and replaced here, where all are known."""
         workers = Workers(*self._worker_args, self._empty_batch(), self._workers, self._slots)
         with contextlib.closing(workers):
             begun = start
@@ -181,7 +180,7 @@ class TrainData(_Data):
                 yield batch
 
     def _index(self, position: int, ahead: int = 0) -> int:
-        """Return the example at a global position, or `ahead` positions further in the order of its epoch, which wraps."""
+        """Return the example at a global position, or `ahead` positions later in its epoch's order, which wraps."""
         epoch, within = divmod(position // self._repeats, self.spec.num_examples)
         return self._order[epoch * self.spec.num_examples + (within + ahead) % self.spec.num_examples]
 
@@ -200,18 +199,18 @@ def _fill_row(batch: Batch, row: int, example: Arrays) -> None:
 
 
 class EvalData(_Data):
-    """Every example exactly once over all processes, in order; the last batch is filled up with masked zeros.
+    """Every example exactly once over all processes, in order; the last batch is padded with masked zeros.
 
-    Yields the arrays of the examples with "mask" bool [rows] and "index" int32 [rows]. All processes yield the same number of
-    batches, all of one shape. An unreadable example is masked too.
+    Yields the arrays of the examples with "mask" bool [rows] and "index" int32 [rows]. All processes yield the same
+    number of batches, all of the same shape. Unreadable examples are masked too.
     """
 
     def shard(self, rows_of: Callable[[int], Sequence[int]]) -> None:
-        """Read the rows rows_of(batch_size) of a batch that may be larger; rows beyond the batch are masked."""
+        """Read the rows rows_of(batch_size), possibly of a larger padded batch; rows beyond the batch are masked."""
         self._rows = tuple(rows_of(self.batch_size))
 
     def example(self, index: int) -> Arrays:
-        """Return one example, which was readable before."""
+        """Return one example that was readable before."""
         example = self._reader.read(index, 0, index)
         assert example is not None
         return example
@@ -238,5 +237,5 @@ class EvalData(_Data):
         return batch
 
     def transformed(self, example: Arrays, index: int) -> Arrays:
-        """Return an example as it is measured; a subclass may change it."""
+        """Return an example as it is evaluated; a subclass may change it."""
         return example

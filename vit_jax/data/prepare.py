@@ -21,7 +21,7 @@ from vit_jax.data.transforms.ops import resize_small
 from vit_jax.printable import line
 from vit_jax.types import UserError
 
-# Reading is as fast from many files as from few; files of this size can be copied one at a time.
+# Reading many files is as fast as reading few; files of this size can be copied one at a time.
 SHARD_BYTES = 256 * 2**20
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's file names
 UNREADABLE = "unreadable.txt"
@@ -32,7 +32,7 @@ MakeExample = Callable[[], bytes]
 
 @dataclasses.dataclass(frozen=True)
 class SplitExamples:
-    """The examples of a split in order, each with a name for messages."""
+    """The examples of a split in order, each with a name used in messages."""
 
     name: str
     size: int
@@ -71,14 +71,14 @@ class Shrink:
     quality: int = 95
 
     def __call__(self, data: bytes) -> bytes:
-        """Return the file itself, or a JPEG file of the image resized by resize_small; raise UnreadableImage."""
+        """Return the file unchanged, or the image resized by resize_small as JPEG; raises UnreadableImage."""
         pixels = decode(data)
         if self.min_side is None or min(pixels.shape[:2]) <= self.min_side:
             return data
         small = np.ascontiguousarray(resize_small(self.min_side)(pixels, np.random.default_rng(0)))
         if (small == small[:, :, :1]).all():
             return simplejpeg.encode_jpeg(small[:, :, :1].copy(), self.quality, "GRAY", "Gray")
-        # Chroma at half resolution, as in most photographs, decodes a third faster.
+        # Photographs usually have chroma at half resolution, which also decodes a third faster.
         return simplejpeg.encode_jpeg(small, self.quality, "RGB", "420")
 
 
@@ -158,7 +158,7 @@ def _in_order(examples: Iterable[tuple[str, MakeExample]], threads: int) -> Iter
 
 @contextlib.contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Yield a new folder and rename it to `target` on success; a killed run's folder is replaced."""
+    """Yield a new folder and rename it to `target` on success; the folder of a killed run is replaced."""
     if os.path.lexists(target):
         raise UserError(f"{target} already exists; remove it, or give another --out or --name.")
     folder = target.with_name(target.name + ".partial")
@@ -191,7 +191,7 @@ def _lock(folder: int, target: Path) -> None:
 
 @contextlib.contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of writing to a folder, such as a full disk, into UserErrors."""
+    """Turn errors when writing to a folder, such as a full disk, into UserErrors."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
@@ -202,7 +202,7 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 class _Shards:
-    """Writes the records of a split into files of about SHARD_BYTES, named once their number is known."""
+    """Writes the records of a split into files of about SHARD_BYTES, which are renamed once their number is known."""
 
     def __init__(self, folder: Path, stem: str):
         self._folder, self._stem = folder, stem
@@ -222,7 +222,7 @@ class _Shards:
     def close(self) -> None:
         """Close the last file, rename all files and check their numbers of records."""
         if self._writer is None:
-            self._open()  # TFDS expects a file even without records
+            self._open()  # TFDS expects a file even if there are no records
         with _write_errors(self._folder):
             self._writer.close()
             for number, length in enumerate(self.lengths):

@@ -1,4 +1,4 @@
-"""Datasets that `prepare` writes: a folder of images, and a TFDS dataset in another format."""
+"""Prepare datasets that `prepare` writes: a folder of images, or a TFDS dataset in another format."""
 
 import functools
 import os
@@ -25,8 +25,8 @@ HOLDOUT_NOTE = (
 def from_folder(path: str, name: str | None, splits: Sequence[str] | None, shrink: Shrink) -> Dataset:
     """Return a folder's dataset, with the splits, classes and order of data.sources.folder.Folder.
 
-    A folder without split folders has the splits of its holdout. `splits` selects some, by default all. Raises UserError
-    for other folders, and for class names that TFDS cannot store.
+    A folder without split folders has the splits of its holdout. `splits` selects some of them, by default all. Raises
+    UserError for other folders, and for class names that TFDS cannot store.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.proto import dataset_info_pb2
@@ -55,7 +55,7 @@ def from_folder(path: str, name: str | None, splits: Sequence[str] | None, shrin
 
 
 def _sources(root: str, splits: Sequence[str], available: Sequence[str]) -> dict[str, Folder]:
-    """Return the images of each split; raise UserError for unknown and unreadable splits."""
+    """Return the images of each split; raises UserError for unknown and unreadable splits."""
     sources = {}
     for split in splits:
         if split not in available or split == "all":
@@ -93,7 +93,7 @@ def _folder_example(path: str, relative: str, label: int, shrink: Shrink) -> byt
 
 
 def _dataset_name(tfds: Any, name: str | None, root: str) -> str:
-    """Return the given name, or the folder's in lower case; raise UserError if TFDS cannot use it."""
+    """Return the given name, or the folder's in lower case; raises UserError if TFDS cannot use it."""
     if name is None:
         name = re.sub(r"\W+", "_", os.path.basename(os.path.realpath(root)).lower(), flags=re.ASCII).strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -109,7 +109,7 @@ def _dataset_name(tfds: Any, name: str | None, root: str) -> str:
 
 
 def _check_class_names(root: str, names: tuple[str, ...]) -> None:
-    """Raise UserError for class names that do not survive TFDS's file of one name per line, in UTF-8 and stripped."""
+    """Raise UserError for class names that TFDS would change in its file of one stripped UTF-8 name per line."""
     for name in names:
         if name != name.strip() or "\n" in name or "\r" in name or name.encode(errors="replace").decode() != name:
             raise UserError(
@@ -119,10 +119,10 @@ def _check_class_names(root: str, names: tuple[str, ...]) -> None:
 
 
 def from_tfds(name: str, data_dir: str | None, splits: Sequence[str] | None, image_key: str, shrink: Shrink) -> Dataset:
-    """Return a TFDS dataset in tfrecord or array_record format; only its images may change.
+    """Return a TFDS dataset stored as tfrecord or array_record; only its images may change.
 
-    Without a `min_side` nothing is decoded and examples are copied. Raises UserError for other datasets and unknown splits,
-    and with a `min_side` if the feature `image_key` is not an 8-bit image.
+    Without a `min_side`, examples are copied without decoding. Raises UserError for other datasets and unknown splits,
+    and, with a `min_side`, if the feature `image_key` is not an 8-bit image.
     """
     import tensorflow_datasets as tfds
 
@@ -186,7 +186,7 @@ def _shrink_record(record: bytes, image_key: str, shrink: Shrink) -> bytes:
 
 
 def _records(builder: Any, split: str) -> Iterator[bytes]:
-    """Yield the records of a split in order; raise UserError for damaged and missing files."""
+    """Yield the records of a split in order; raises UserError for damaged and missing files."""
     info = builder.info.splits[split]
     if builder.info.file_format.value == "array_record":
         try:

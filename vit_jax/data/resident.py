@@ -1,4 +1,4 @@
-"""Training data that stays on the devices, so that the host has next to nothing to do in a step."""
+"""Keep training data on the devices, so that the host has almost nothing to do in a step."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +15,16 @@ from vit_jax.data.transforms.device_ops import DEVICE_OPS, transformed
 from vit_jax.data.transforms.preprocess import parse_steps, split_spec
 from vit_jax.types import BatchSize, Rng, Seed, Threads
 
-# Operations without randomness, done once for each image.
+# Deterministic operations, done once for each image.
 FIXED = ("resize", "resize_small", "central_crop")
 
 
 class ResidentData(TrainData):
     """The batches of TrainData, in its order, as {"index": int32 [rows]}: positions in `device_arrays`.
 
-    `preprocess` begins with operations of FIXED, which are done once, and continues with some of DEVICE_OPS, which `fetch`
-    does in the step. Images take one byte per pixel and channel; every device holds a full copy unless mesh.fsdp is set.
+    `preprocess` begins with operations of FIXED, which are done once, and continues with operations of DEVICE_OPS,
+    which `fetch` does in the step. Images take one byte per pixel and channel; every device holds a full copy unless
+    mesh.fsdp is set.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ResidentData(TrainData):
         return {"index": Array((), "int32")}
 
     def fetch(self, arrays: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], rng: Rng) -> dict[str, jax.Array]:
-        """Return the global batch of examples whose positions are batch["index"], augmented as the key says."""
+        """Return the global batch of the examples at positions batch["index"], augmented with the key."""
         chosen = {key: jnp.take(jnp.asarray(array), batch["index"], axis=0) for key, array in arrays.items()}
         return self._augmented(rng, chosen)
 
@@ -56,7 +57,7 @@ class ResidentData(TrainData):
         return transformed(self._random, rng, batch, self._reader.fields)
 
     def _load(self, threads: int) -> dict[str, np.ndarray]:
-        """Return all examples; an unreadable one is zero, and counted, and never shown."""
+        """Load all examples; unreadable ones are zero, counted and never used."""
         count = self.spec.num_examples
         arrays = {key: np.zeros((count, *x.shape), x.dtype) for key, x in self._reader.layout.items()}
 

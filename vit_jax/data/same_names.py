@@ -1,4 +1,4 @@
-"""Images and maps of their pixels, paired by the names of their files: which belong together, and what is wrong with them."""
+"""Pair images with maps of their pixels by file name, and report which files do not match."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,18 @@ from vit_jax.data.source import UnreadableImage
 from vit_jax.printable import line
 from vit_jax.types import UserError
 
-MOST_NAMED = 5  # files of a kind that a message names
+MOST_NAMED = 5  # files of one kind listed in a message
 
 
 class Pair(NamedTuple):
-    """The path of an image and that of the map of its pixels."""
+    """The paths of an image and of its pixel map."""
 
     image: str
     map: str
 
 
 def named(kind: str, found: Sequence[str]) -> str:
-    """Return how many files there are of a kind, with the first of them."""
+    """Return the number of files of a kind, followed by the first few."""
     more = ", ..." if len(found) > MOST_NAMED else ""
     return f"{len(found):,} {kind} ({', '.join(map(line, found[:MOST_NAMED]))}{more})"
 
@@ -31,10 +31,10 @@ def named(kind: str, found: Sequence[str]) -> str:
 def find_pairs(
     root: str, images: str, maps: str, image_suffix: str, map_suffix: str, names: str | None, endings: tuple[str, ...]
 ) -> list[Pair]:
-    """Return the pairs of two folders below `root` in the order of their names, which are paths without suffix and ending.
+    """Return the pairs of two folders below `root`, sorted by name: the path without suffix and ending.
 
-    names: a file that lists the names to use, one a line; without one every file must have its partner. Raises UserError that
-    names and counts those without one.
+    names: a file that lists the names to use, one per line; without it every file must have a partner. Raises UserError
+    with the number and names of the files without one.
     """
     found = [
         _by_name(stores.join(root, folder), suffix, ends)
@@ -59,7 +59,7 @@ def find_pairs(
 
 
 def _by_name(folder: str, suffix: str, endings: tuple[str, ...]) -> dict[str, str]:
-    """Return the paths of the files of a folder by the names that pairs share."""
+    """Map the names that pairs share to the paths of a folder's files."""
     left_out = files.LeftOut()
     paths: dict[str, str] = {}
     for path in files.find_images(folder, left_out, endings):
@@ -80,10 +80,10 @@ def _by_name(folder: str, suffix: str, endings: tuple[str, ...]) -> dict[str, st
 def check_pairs(
     pairs: Sequence[Pair], most: int, look: Callable[[Pair], tuple[tuple[int, int], Mapping[int, int]]], known: str
 ) -> None:
-    """Raise UserError that names and counts, of at most `most` pairs spread evenly, what is wrong with their maps.
+    """Check the maps of at most `most` pairs, spread evenly; raises UserError that counts and names the problems.
 
-    look: returns the size of a map and how many pixels have each label that is not among `known`. Unreadable files are left to
-    the reader of the examples, which counts them.
+    look: returns the size of a map and the pixel count of each label that is not in `known`. Unreadable files are left
+    to the example reader, which counts them.
     """
     count = min(most, len(pairs))
     chosen = [pairs[index * len(pairs) // count] for index in range(count)]

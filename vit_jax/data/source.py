@@ -1,4 +1,4 @@
-"""What every data set looks like to the pipeline: examples with described fields that can be read in any order."""
+"""Define the interface between data sets and the pipeline: examples with described fields, read in any order."""
 
 import abc
 import dataclasses
@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 Example = dict[str, Any]
 # (left, top, right, bottom) in whole pixels of the upright image.
 Box = tuple[int, int, int, int]
-# Draws the box for an image of (height, width).
+# Draws a box for an image of (height, width).
 Draw = Callable[[int, int], Box]
 
 
@@ -24,12 +24,12 @@ def cut(image: Shaped[np.ndarray, "h w ..."], box: Box) -> Shaped[np.ndarray, "h
 
 
 class UnreadableImage(Exception):
-    """A damaged or missing field of an example; the message says why. The pipeline replaces or masks the whole example."""
+    """Signals a damaged or missing field of an example, with the reason. The pipeline replaces or masks the example."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What the values under one key of an example are."""
+    """Describes the values under one key of an example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Image(Field):
 
 
 def normalized(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names in composed Unicode (NFC); macOS writes decomposed file names, which look the same."""
+    """Return names in composed Unicode (NFC), because macOS writes decomposed file names, which look the same."""
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
 class Named(Field):
-    """A field of classes or numbers, whose names are in composed Unicode."""
+    """A field of classes or numbers, with names in composed Unicode."""
 
     class_names: tuple[str, ...]
 
@@ -64,24 +64,24 @@ class Labels(Named):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Named):
-    """A number for each of the names, float32 [n]. example: one of them in words, for messages."""
+    """A number for each of the names, float32 [n]. example: one of them as text, for messages."""
 
     example: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """A string, or several of them, which a tokenizer turns into numbers; a string that is left over is dropped."""
+    """One or more strings that a tokenizer turns into numbers; untokenized strings are dropped."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Field):
-    """Token ids of a text, int32 [n], or of several [k, n]; all are below vocab_size, where it is not 0."""
+    """Token ids of one text, int32 [n], or of several, int32 [k, n]; all are below vocab_size unless that is 0."""
 
     vocab_size: int = 0
 
 
-# The class of pixels that no loss and no measurement reads.
+# The class of pixels that losses and metrics ignore.
 IGNORED = 255
 
 
@@ -89,7 +89,7 @@ IGNORED = 255
 class Segments(Named):
     """The class of each pixel, uint8 [h, w], or an `Encoded` that decodes to it; 255 is ignored.
 
-    own_size: they have the size of the example's own image, whatever happens to the image afterwards.
+    own_size: they keep the size of the example's original image, whatever happens to the image afterwards.
     """
 
     class_names: tuple[str, ...] = ()
@@ -100,32 +100,32 @@ class Segments(Named):
 class PixelNumbers(Field):
     """A number for each pixel, such as its depth, float32 [h, w], or an `Encoded` that decodes to it; NaN is unknown.
 
-    own_size: as of Segments.
+    own_size: see Segments.
     """
 
     own_size: bool = dataclasses.field(default=False, compare=False)
 
 
 Fill = int | float
-# Maps of pixels that are never interpolated, with what they are where a transform leaves the image.
+# Pixel maps that are never interpolated, with the fill value for the area outside the image.
 FILLS: Mapping[type[Field], Fill] = {Segments: IGNORED, PixelNumbers: math.nan}
 
 
 @dataclasses.dataclass(frozen=True)
 class Boxes(Named):
-    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are a field of their own, BoxLabels."""
+    """Boxes (left, top, right, bottom) in pixels, float32 [n, 4]; their classes are in a separate field, BoxLabels."""
 
     class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxLabels(Named):
-    """The class of each box, int32 [n], as its position in class_names; -1 for rows that are no boxes."""
+    """The class of each box, int32 [n], as its position in class_names; -1 for padding rows."""
 
     class_names: tuple[str, ...] = ()
 
 
-# By their names, as a record has them.
+# By their names, as stored in records.
 KINDS: Mapping[str, type[Field]] = {
     kind.__name__: kind
     for kind in (Field, Image, Label, Labels, Numbers, Text, Tokens, Segments, PixelNumbers, Boxes, BoxLabels)
@@ -134,17 +134,17 @@ Fields = Mapping[str, Field]
 
 
 def class_names_of(fields: Fields) -> tuple[str, ...]:
-    """Return the names of the classes or numbers of an example's first label, else of its pixels or boxes, else ()."""
+    """Return the class names or numbers of an example's first label, else of its pixels or boxes, else ()."""
     kinds: tuple[Any, ...] = (Label | Labels | Numbers, Segments | BoxLabels)
     return next((f.class_names for kind in kinds for f in fields.values() if isinstance(f, kind)), ())
 
 
 class Encoded(abc.ABC):
-    """An image, or a map of its pixels, that has not been decoded: a transform asks for all of it, or for one box."""
+    """An undecoded image or pixel map: a transform asks for all of it, or for one box."""
 
     @abc.abstractmethod
     def decode(self) -> Shaped[np.ndarray, "h w ..."]:
-        """Return the pixels, which the caller must not write to; raises UnreadableImage."""
+        """Return the pixels, which the caller must not modify; raises UnreadableImage."""
 
     def decode_part(self, draw: Draw) -> Shaped[np.ndarray, "h w ..."]:
         """Return the pixels of `decode()` in the box that `draw` returns for its size.
@@ -156,12 +156,12 @@ class Encoded(abc.ABC):
 
 
 def decoded(value: Any) -> Any:
-    """Return the pixels of an `Encoded`, anything else as it is."""
+    """Return the pixels of an `Encoded`, and anything else unchanged."""
     return value.decode() if isinstance(value, Encoded) else value
 
 
 class Source(abc.ABC):
-    """Random access to examples. Safe to use from several threads at once."""
+    """Random access to examples. Safe to use from several threads."""
 
     fields: Fields
 
@@ -176,14 +176,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Example:
-        """Return the example under the keys of `fields`, its images still encoded; raises UnreadableImage."""
+        """Return the example with the keys of `fields`, images still encoded; raises UnreadableImage."""
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
         """Return a file path or another stable name, for messages and reports."""
 
     def left_out(self) -> dict[str, str]:
-        """Return files beside the examples that are none of them, with the reason; of very many the first."""
+        """Return files next to the examples that are not examples, with the reason; only the first if many."""
         return {}
 
 

@@ -1,6 +1,6 @@
-"""Tokenizers: those of published text towers from their own files, and a small one trained on captions.
+"""Load tokenizers of published text towers from their own files, or train a small one on captions.
 
-A tokenizer is packed as one JSON file, which is stored in the workdir of a run too. Nothing in it is executed.
+A tokenizer is packed as one JSON file, which is also stored in a run's workdir. Nothing in it is executed.
 """
 
 import base64
@@ -27,24 +27,24 @@ from vit_jax.config.factory import quoted
 from vit_jax.config.hints import fits
 from vit_jax.types import UserError
 
-# The packed file's name in a workdir, and of transformers' own in a folder.
+# The name of the packed file in a workdir, and of transformers' own file in a folder.
 FILE = "tokenizer.json"
-# Files of published models, in the order in which a folder is searched.
+# Files of published models, in the order in which a folder is searched for them.
 FILES = (FILE, "spiece.model", "tokenizer.model", "bpe_simple_vocab_16e6.txt.gz")
 PACKED = "vit_jax_tokenizer"
 # CLIP's words (open_clip, simple_tokenizer.py; openai/CLIP has the same).
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _CLIP_MERGES = 49152 - 256 - 2
-_MARK = "▁"  # a space, among sentencepiece's pieces
+_MARK = "▁"  # a space in sentencepiece's pieces
 Rule = Literal["", "clip", "siglip"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Maps texts to ids: `before`, those of the text, `after`, and `pad` up to a length.
+    """Maps texts to ids: `before`, the ids of the text, `after`, and padding with `pad` up to a length.
 
-    kind: the library that reads `model`, its own file as text (of sentencepiece in base 64). rule: what is done to a text first:
-    "clip" repairs it by ftfy and html.unescape and lower-cases it, "siglip" lower-cases it and removes punctuation.
+    kind: the library that reads `model`, its own file as text (base 64 for sentencepiece). rule: how a text is cleaned
+    first: "clip" applies ftfy and html.unescape and lower-cases it, "siglip" lower-cases it and removes punctuation.
     """
 
     kind: Literal["tokenizers", "sentencepiece"]
@@ -60,24 +60,24 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """What identifies its ids: a hash of all fields."""
+        """Identifies the tokenizer's ids: a hash of all fields."""
         return hashlib.sha256(self.packed().encode()).hexdigest()[:16]
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids that may occur: one more than the largest."""
+        """The number of possible ids: one more than the largest."""
         return max(self._made[1] - 1, *self.before, *self.after, self.pad) + 1
 
     def ids(self, text: str) -> list[int]:
-        """Return the ids of a text alone."""
+        """Return the ids of a text, without special tokens and padding."""
         return self._made[0](text)
 
     def __call__(self, text: str, length: int) -> tuple[Int32[np.ndarray, "n"], bool]:
-        """Return `length` ids, and whether the text was cut for that."""
+        """Return `length` ids, and whether the text was truncated."""
         room = length - len(self.before) - len(self.after)
         if room < 1:
             raise UserError(
-                f"Found texts of {length} tokens; expected room for a word beside {self.before + self.after}."
+                f"Found texts of {length} tokens; expected room for a word in addition to {self.before + self.after}."
             )
         found = self.ids(text)
         ids = np.full(length, self.pad, np.int32)
@@ -101,7 +101,7 @@ class Tokenizer:
 
 
 def library(name: str) -> Any:
-    """Return an imported library of the extra `text`; raises UserError where it is not installed."""
+    """Import a library of the extra `text`; raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -120,7 +120,7 @@ def _sentencepiece(model: str, rule: Rule) -> tuple[Callable[[str], list[int]], 
     made = library("sentencepiece").SentencePieceProcessor()
     made.LoadFromSerializedProto(base64.b64decode(model))
     unknown = made.IdToPiece(made.unk_id())
-    # Before a text stands a word that is cut off again, so that the space before its first word stays.
+    # A word is put in front of the text and cut off again, so that the space before the first word is kept.
     skip = len(made.encode(unknown))
 
     def ids(text: str) -> list[int]:
@@ -132,7 +132,7 @@ def _sentencepiece(model: str, rule: Rule) -> tuple[Callable[[str], list[int]], 
 
 
 def _clip_text(text: str) -> str:
-    """Return a text as CLIP's tokenizer cleans it."""
+    """Return a text cleaned in the way of CLIP's tokenizer."""
     text = html.unescape(html.unescape(library("ftfy").fix_text(text))).strip()
     return " ".join(text.split()).strip().lower()
 
@@ -149,7 +149,8 @@ def _siglip_text(text: str) -> str:
 def read(place: str) -> Tokenizer:
     """Read a tokenizer: a packed file, a workdir, or the file or folder of a published model.
 
-    transformers' tokenizer.json, sentencepiece's .model (by SigLIP's rule) and CLIP's bpe_simple_vocab_16e6.txt.gz.
+    Supported are transformers' tokenizer.json, sentencepiece's .model (with SigLIP's rule) and CLIP's
+    bpe_simple_vocab_16e6.txt.gz.
     """
     path = os.path.expanduser(place)
     if not stores.is_remote(path) and os.path.isdir(path):
@@ -176,9 +177,9 @@ def read(place: str) -> Tokenizer:
 
 
 def find(folder: os.PathLike[str] | None) -> Tokenizer | None:
-    """Return the tokenizer in the folder of a model, None where there is none that can be read."""
+    """Return the tokenizer in a model's folder, or None if it has no readable one."""
     if folder is not None and any(os.path.isfile(os.path.join(folder, name)) for name in FILES):
-        with contextlib.suppress(UserError):  # its library is missing, which images do without
+        with contextlib.suppress(UserError):  # its library is missing, which images do not need
             return read(str(folder))
     return None
 
@@ -194,7 +195,7 @@ def _parsed(data: bytes, path: str) -> Tokenizer:
         made = Tokenizer("sentencepiece", model, "siglip", (), (end,) if end >= 0 else (), max(end, 0))
     else:
         stated = json.loads(data)
-        if PACKED in stated:  # whose library is needed only where texts are
+        if PACKED in stated:  # its library is needed only when texts are tokenized
             return _unpacked(stated, path)
         made = _of_transformers(data.decode(), path)
     made.ids("a word")
@@ -216,11 +217,11 @@ def _unpacked(stated: Mapping[str, Any], path: str) -> Tokenizer:
 
 
 def _of_transformers(model: str, path: str) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json; its padding and the lower case of SigLIP 2 are stated beside it."""
+    """Read a tokenizer.json; the padding and SigLIP 2's lower-casing are in the config files next to it."""
     tokenizers = library("tokenizers")
     made = tokenizers.Tokenizer.from_str(model)
     stated, config = (_json_beside(path, name) for name in ("tokenizer_config.json", "config.json"))
-    # SigLIP 2 was trained on texts in lower case, which end in <eos> and have no <bos> (big_vision, SigLIP2_demo.ipynb).
+    # SigLIP 2 was trained on lower-case texts that end in <eos> and have no <bos> (big_vision, SigLIP2_demo.ipynb).
     is_siglip = stated.get("tokenizer_class") == "Siglip2Tokenizer" or config.get("model_type") in ("siglip", "siglip2")
     if is_siglip and "Lowercase" not in model:
         lower = tokenizers.normalizers.Lowercase()
@@ -248,7 +249,7 @@ def _json_beside(path: str, name: str) -> dict[str, Any]:
 
 
 def from_merges(text: str) -> Tokenizer:
-    """Return CLIP's tokenizer, given its merges: a header, then two symbols a line in the order of their ranks."""
+    """Return CLIP's tokenizer, given its merges: a header, then two symbols per line in order of rank."""
     tokenizers = library("tokenizers")
     merges = [tuple(line.split()) for line in text.split("\n")[1 : 1 + _CLIP_MERGES]]
     merges = [merge for merge in merges if len(merge) == 2]
@@ -268,7 +269,7 @@ def from_merges(text: str) -> Tokenizer:
 def train(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-pair tokenizer of lower-cased words (arXiv:1508.07909), with ids 0 to 2 for padding, begin and end.
 
-    Its smallest pieces are bytes, so that every text has ids. Raises UserError where the vocabulary has no room for them.
+    The smallest pieces are bytes, so that every text has ids. Raises UserError if the vocabulary has no room for them.
     """
     tokenizers = library("tokenizers")
     pieces = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -295,7 +296,7 @@ def captions_of(source: Any, key: str = "text") -> Iterator[str]:
 
 
 def checked(texts: Any) -> Sequence[str]:
-    """Return the captions of an example as a sequence; raises ValueError for one that is empty or not text."""
+    """Return the captions of an example as a sequence; raises ValueError for a caption that is empty or not text."""
     found = [texts] if isinstance(texts, str) else texts
     if not isinstance(found, list | tuple) or not found:
         raise ValueError(f"its caption is {quoted(texts, 60)}, expected a text or several")

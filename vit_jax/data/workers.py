@@ -1,6 +1,6 @@
-"""Processes that read and prepare images, for hosts with so many cores that threads wait for Python's lock.
+"""Read and prepare images in processes, for hosts with so many cores that threads wait for Python's lock.
 
-A worker writes its rows straight into memory shared with the run. That memory is a file without a name, and a worker exits
+A worker writes its rows directly into memory shared with the run. That memory is an unnamed file, and a worker exits
 when its socket closes: neither outlives the run, however it ends. No worker imports jax.
 """
 
@@ -24,25 +24,25 @@ from vit_jax.data.examples import Array, Examples
 from vit_jax.data.source import Source, UnreadableImage
 from vit_jax.types import UserError
 
-# The code of a worker; the arguments are its socket and the folders that modules are imported from.
+# The code of a worker; the arguments are its socket, the shared memory and the module search path.
 COMMAND = (
     "import sys; sys.path[:] = sys.argv[3:]; from vit_jax.data.workers import serve; serve(*map(int, sys.argv[1:3]))"
 )
-# A worker is one thread; libraries would start as many as there are cores, in each.
+# Each worker uses one thread; libraries would otherwise start one per core in each worker.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_SECONDS = 10
 
 Arrays = dict[str, np.ndarray]
-# (place in the batch, index of the example, global position)
+# (row in the batch, index of the example, global position)
 Row = tuple[int, int, int]
 
 
 class Workers:
     """`count` processes that fill batches like `batch`, up to `slots` at once; close them after use.
 
-    They take the memory of `slots` batches, and each worker keeps a cache of cache_bytes / count. An example always goes to the
-    same worker, so that it is cached once. Raises UserError where a worker raises one or exits, and where the source cannot be
-    sent.
+    They take the memory of `slots` batches, and each worker keeps a cache of cache_bytes / count. An example always
+    goes to the same worker, so that it is cached once. Raises UserError if a worker raises one or exits, or if the
+    source cannot be sent.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Workers:
         try:
             examples = {key: Array(array.shape[1:], array.dtype.name) for key, array in batch.items()}
             task = pickle.dumps((source, preprocess, cache_bytes // count, examples, seed, layout))
-        except Exception as error:  # pickle raises whatever the objects inside raise
+        except Exception as error:  # pickle raises any error of the objects inside
             raise UserError(
                 f"Found a source of type {type(source).__name__} that cannot be sent to other processes ({error}): set "
                 "data.workers=0, or give the source only parts that can be pickled."
@@ -81,7 +81,7 @@ class Workers:
         self._sockets.append(Connection(ours.detach()))
 
     def begin(self, slot: int, rows: Iterable[Row]) -> None:
-        """Request these rows of the batch in a slot, whose earlier batch was returned by `finish`."""
+        """Request these rows of a batch in a slot; `finish` must have returned the slot's previous batch."""
         shares: list[list[Row]] = [[] for _ in self._processes]
         for row in rows:
             shares[row[1] % len(shares)].append(row)
@@ -100,7 +100,7 @@ class Workers:
             try:
                 self._sockets[number].send_bytes(message)
             except OSError:
-                while True:  # until the message that says why the worker ended, if it sent one
+                while True:  # until the message with the worker's error, if it sent one
                     self._receive(number)
 
     def _receive(self, number: int) -> list[tuple[int, int, str]]:
@@ -126,7 +126,7 @@ class Workers:
             ) from error
 
     def close(self) -> None:
-        """Stop the workers; one that does not exit by itself is killed."""
+        """Stop the workers, killing those that do not exit by themselves."""
         for connection in self._sockets:
             connection.close()
         for process in self._processes:
@@ -168,7 +168,7 @@ def _received(task: bytes) -> tuple[Any, ...]:
 
 
 def _fill(batch: Arrays, examples: Examples, rows: list[Row], seed: int) -> list[tuple[int, int, str]]:
-    """Write the arrays of these rows; return the rows that are unreadable."""
+    """Write the arrays of these rows; return the unreadable rows."""
     unreadable = []
     for row, index, position in rows:
         try:
@@ -184,7 +184,7 @@ def _size(layout: dict[str, tuple[tuple[int, ...], str]]) -> int:
 
 
 def _anonymous_file(size: int) -> IO[bytes]:
-    """Return an anonymous file, in memory where the system supports it."""
+    """Return an unnamed file, in memory if the system supports it."""
     in_memory = hasattr(os, "memfd_create")
     file = os.fdopen(os.memfd_create("batches"), "r+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
     file.truncate(size)

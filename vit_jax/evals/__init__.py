@@ -1,4 +1,4 @@
-"""Measurements of a model; each is an entry of `evals`."""
+"""Evaluators of a model; each is an entry of `evals`."""
 
 from vit_jax.evals.evaluator import Evaluator as KIND
 

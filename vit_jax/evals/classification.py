@@ -1,4 +1,4 @@
-"""Accuracy, loss and calibration of a classifier."""
+"""Measure accuracy, loss and calibration of a classifier."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = 15) -> float:
-    """Return the expected calibration error: |accuracy - mean confidence| of bins of equal width, weighted by their examples.
+    """Return the expected calibration error: |accuracy - mean confidence| over equal-width bins, weighted by size.
 
-    arXiv:1706.04599, equation 3, with bins closed at their upper end.
+    See arXiv:1706.04599, equation 3; bins include their upper end.
     """
     index = np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, correct.astype(np.float64) - confidence.astype(np.float64), minlength=bins)
@@ -26,7 +26,7 @@ def calibration_error(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarr
 class Classification(Evaluator):
     """Top-1 `accuracy`, `loss` (mean of the task's loss per example), `ece` (see calibration_error) and `num_examples`.
 
-    With more than five classes `accuracy_top5`, and `unreadable` files where there were any.
+    Also `accuracy_top5` if there are more than five classes, and the number of `unreadable` files if there are any.
     """
 
     needs = ("logits", "probs", "loss")
@@ -49,8 +49,8 @@ class Classification(Evaluator):
         """See Evaluator."""
         logits, label = outputs["logits"], batch["label"].reshape(-1, 1)
         true = jnp.take_along_axis(logits, label, axis=1)
-        first = jnp.arange(logits.shape[1]).reshape(1, -1) < label  # of equal logits the first counts, as for argmax
-        # Not `logits > true`, by which no logit would be ahead where they are NaN.
+        first = jnp.arange(logits.shape[1]).reshape(1, -1) < label  # among equal logits the first wins, as in argmax
+        # Not `logits > true`, which would rank no logit ahead if they are NaN.
         ahead = (~(logits < true) & ((logits != true) | first)).sum(axis=1)
         rows = {"label": batch["label"], "predicted": logits.argmax(axis=1), "confidence": outputs["probs"].max(axis=1)}
         return Measured(rows | {"top5": ahead <= 4, "loss": outputs["loss"]})
@@ -72,7 +72,7 @@ class Classification(Evaluator):
 
 
 def per_class(rows: Arrays, names: tuple[str, ...]) -> list[tuple[str, float, int]]:
-    """Return (class, accuracy, examples) from the rows of Classification, for the classes that have examples."""
+    """Return (class, accuracy, examples) from the rows of Classification, for classes that have examples."""
     counts = np.bincount(rows["label"], minlength=len(names))
     hits = np.bincount(rows["label"], rows["predicted"] == rows["label"], minlength=len(names))
     return [

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of boxes, computed by pycocotools."""
+"""Compute COCO's average precision and recall of boxes with pycocotools."""
 
 import contextlib
 import io
@@ -28,9 +28,9 @@ def as_results(
     image_id: Any,
     category_ids: Sequence[int | None],
 ) -> list[dict[str, Any]]:
-    """Return the boxes of an image of (height, width) as COCO's results: (left, top, width, height) in pixels.
+    """Return the boxes of an image of (height, width) in COCO's results format: (left, top, width, height) in pixels.
 
-    boxes: [n, 4] as (left, top, right, bottom) in shares of the image. category_ids: of each class, None for those left out.
+    boxes: [n, 4] as (left, top, right, bottom), fractions of the image. category_ids: per class, None to leave it out.
     """
     pixels = boxes.astype(np.float64) * np.array([size[1], size[0]] * 2, np.float64)
     return [
@@ -46,7 +46,7 @@ def as_results(
 
 
 def coco_numbers(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return COCO's twelve numbers of results against annotations in its format; -1 where nothing can be measured."""
+    """Return COCO's twelve metrics of results against annotations in its format; -1 if a metric is undefined."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -56,7 +56,7 @@ def coco_numbers(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
         ) from None
     if not results:
         return dict.fromkeys(NAMES, 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         coco = COCO()
         coco.dataset = dict(truth)
         coco.createIndex()
@@ -68,10 +68,10 @@ def coco_numbers(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
 
 
 class CocoMap(Evaluator):
-    """`ap` (the mean over IoUs 0.5 to 0.95), `ap50`, `ap75`, those of small, medium and large boxes, and six `ar`; `loss`.
+    """`ap` (mean over IoUs 0.5 to 0.95), `ap50`, `ap75`, `ap` of small, medium and large boxes, six `ar`, and `loss`.
 
-    At most the 100 boxes of an image with the largest scores count; boxes of crowds are treated as in COCO. preprocess may resize
-    and pad images, but not crop or flip them, since boxes are compared in the pixels of the images themselves.
+    Only the 100 boxes of an image with the largest scores count; crowd boxes are handled as in COCO. preprocess may
+    resize and pad images, but not crop or flip them, since boxes are compared in the pixels of the original images.
     """
 
     needs = ("boxes", "box_scores", "box_labels", "loss")
@@ -85,7 +85,7 @@ class CocoMap(Evaluator):
         cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
-        inner = getattr(source, "source", source)  # of a source whose classes are matched to a model's
+        inner = getattr(source, "source", source)  # of a source with classes matched to a model's
         if not isinstance(inner, Coco):
             raise UserError(
                 f"coco_map.CocoMap measures boxes of source type='coco.Coco'; found {type(inner).__name__}."

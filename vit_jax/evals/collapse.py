@@ -1,4 +1,4 @@
-"""Whether features without labels still tell images apart."""
+"""Check whether features trained without labels still tell images apart."""
 
 import logging
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from vit_jax.data.source import Source
 from vit_jax.evals.evaluator import Arrays, Evaluator, Measured
 from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
-# Below these the features of any two images are the same for most purposes.
+# Below these, the features of any two images are the same for most purposes.
 SMALLEST_RANK, SMALLEST_SPREAD = 3.0, 0.05
 
 
 def effective_rank(features: Float[np.ndarray, "n d"]) -> float:
-    """Return exp of the entropy of the singular values' shares (RankMe, arXiv:2210.02885, equation 1); 1 to min(n, d)."""
+    """Return exp of the singular values' normalized entropy (RankMe, arXiv:2210.02885, equation 1); 1 to min(n, d)."""
     rows = features.astype(np.float64)
     gram = rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))
@@ -25,14 +25,14 @@ def effective_rank(features: Float[np.ndarray, "n d"]) -> float:
 
 
 def spread(features: Float[np.ndarray, "n d"]) -> float:
-    """Return the standard deviation of features of unit length times sqrt(d): 1 where they point everywhere, 0 where they agree."""
+    """Return the standard deviation of unit-length features times sqrt(d): 1 if spread evenly, 0 if all agree."""
     rows = features.astype(np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return float(np.sqrt(rows.shape[1]) * rows.std(axis=0).mean())
 
 
 class Collapse(Evaluator):
-    """`rank` (see effective_rank), `rank_share` of the width, `spread` and `std` of the features; warns where they collapse.
+    """`rank` (see effective_rank), `rank_share` of the width, `spread` and `std` of the features; warns of collapse.
 
     std: the mean standard deviation of a feature over the images.
     """

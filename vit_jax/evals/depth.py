@@ -1,4 +1,4 @@
-"""Errors of a number for each pixel, such as its depth."""
+"""Measure the errors of per-pixel predictions, such as depth."""
 
 import math
 from collections.abc import Mapping
@@ -17,9 +17,10 @@ THRESHOLDS = {"delta1": 1.25, "delta2": 1.25**2, "delta3": 1.25**3}
 class Depth(Evaluator):
     """`rmse`, `abs_rel`, `delta1` to `delta3`, `loss` and `num_examples`, as defined in arXiv:1406.2283, section 4.
 
-    Means are over all known pixels of the data set together, at the size of the labels. delta1 is the share of pixels with
-    max(predicted / true, true / predicted) below 1.25, delta2 and delta3 below its square and cube; these and abs_rel are of the
-    pixels whose true number is above 0. With multi_scale the predictions are those of several scales and mirror images.
+    Means are over all known pixels of the whole data set, at the size of the labels. delta1 is the fraction of pixels
+    with max(predicted / true, true / predicted) below 1.25; delta2 and delta3 use its square and cube. These and
+    abs_rel only count pixels whose true number is above 0. With multi_scale, predictions combine several scales and
+    mirror images.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Depth(Evaluator):
         known = jnp.isfinite(truth)
         positive = known & (truth > 0)
         safe = jnp.where(positive, truth, 1.0)
-        # A prediction of 0 or below is beyond every threshold.
+        # A prediction of 0 or below exceeds every threshold.
         ratio = jnp.where(found > 0, jnp.maximum(found / safe, safe / jnp.where(found > 0, found, 1.0)), jnp.inf)
 
         def total(x: jax.Array, where: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a measurement reads, and how it is taken: each example exactly once, on any number of devices and processes."""
+"""Define what an evaluator reads and run it: each example exactly once, on any number of devices and processes."""
 
 import abc
 import functools
@@ -18,10 +18,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Measured(NamedTuple):
-    """What is measured of a batch, every array [b, ...] with one entry for each example.
+    """The measurements of a batch; every array is [b, ...] with one entry per example.
 
-    rows are kept for each example. sums are added up over the data set and not kept, for large values such as the confusion
-    matrix of an image's pixels.
+    rows are kept for each example. sums are added up over the data set and not kept, for large values such as the
+    confusion matrix of an image's pixels.
     """
 
     rows: Mapping[str, Any] = {}
@@ -31,8 +31,8 @@ class Measured(NamedTuple):
 class Evaluator(abc.ABC):
     """Measures a model on data and returns named numbers.
 
-    passes: the data of each pass. needs: the outputs of Task.predict that `measure` reads. own_classes: its classes need not be
-    those of the task, so predict is not shown the labels.
+    passes: the data of each pass. needs: the outputs of Task.predict that `measure` reads. own_classes: its classes may
+    differ from the task's, so predict does not receive the labels.
     """
 
     needs: tuple[str, ...] = ("logits",)
@@ -56,7 +56,7 @@ class Evaluator(abc.ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that are measured, which are those of the task unless own_classes says otherwise."""
+        """The evaluated classes; they are the task's unless own_classes is set."""
         return self.spec.class_names
 
     @property
@@ -65,19 +65,19 @@ class Evaluator(abc.ABC):
         return self.data.spec
 
     def needs_in(self, name: str) -> tuple[str, ...]:
-        """Return the outputs of Task.predict that `measure` reads in a pass; by default `needs` in each."""
+        """Return the outputs of Task.predict that `measure` reads in a pass; by default always `needs`."""
         return self.needs
 
     def check(self, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> None:  # noqa: B027
-        """Raise UserError where outputs of these shapes cannot be measured; `needs` are known to be there."""
+        """Raise UserError if outputs of these shapes cannot be evaluated; `needs` are known to exist."""
 
     @abc.abstractmethod
     def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
-        """Return what is measured of a batch; jitted."""
+        """Return the measurements of a batch; jitted."""
 
     @functools.cached_property
     def jitted(self) -> Callable[..., Any]:
-        """`measure` compiled: the rows with index and mask, and the sums over the batch."""
+        """`measure`, compiled: the rows with index and mask, and the sums over the batch."""
 
         def measure(batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]):
             rows, sums = self.measure(batch, outputs)
@@ -92,13 +92,13 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
-        """Return the numbers, given the rows of each pass in the order of the index, and sums in 64 bits; on the host."""
+        """Return the metrics on the host, given each pass's rows in index order and its sums in 64 bits."""
 
 
 def check_needs(
     name: str, evaluator: Evaluator, predict: Callable[[Any, dict[str, Any]], Mapping[str, Any]], weights: Any
 ):
-    """Raise UserError where a task does not give what an evaluator measures; nothing is computed, weights may be shapes."""
+    """Raise UserError if a task lacks outputs that an evaluator needs; computes nothing, so weights may be shapes."""
     checked: list[Any] = []
     for kind, data in evaluator.passes.items():
         needs = evaluator.needs_in(kind)
@@ -112,7 +112,7 @@ def check_needs(
         if missing:
             raise UserError(
                 f"{name} needs {', '.join(missing)}, which the task does not give; it gives {', '.join(sorted(outputs))}: use "
-                "another evaluator, or a task that gives what is missing."
+                "another evaluator, or a task that returns the missing outputs."
             )
         if data is evaluator.data:
             evaluator.check(outputs)
@@ -122,7 +122,7 @@ def check_needs(
 
 
 def _check_measured(name: str, measured: Any) -> None:
-    """Raise UserError where `measure` does not return one entry for each of 2 examples."""
+    """Raise UserError unless `measure` returns one entry for each of 2 examples."""
     if not isinstance(measured, Measured):
         raise UserError(f"{name}: measure returns a {type(measured).__name__}; expected Measured(rows, sums).")
     for kind, arrays in zip(Measured._fields, measured, strict=True):
@@ -135,19 +135,19 @@ def _check_measured(name: str, measured: Any) -> None:
 
 
 def shown(batch: Mapping[str, Any], own_classes: bool, spec: DataSpec) -> dict[str, Any]:
-    """Return what predict sees of a batch: all but labels of classes that the task may not know."""
+    """Return the part of a batch that predict sees: all but labels of classes that the task may not know."""
     labels = {key for key, field in spec.fields.items() if hasattr(field, "class_names")} if own_classes else set()
     return {key: x for key, x in batch.items() if key not in {"mask", "index", *labels}}
 
 
-# (weights, batch of this process's rows, keys of predict, what of the batch predict sees) -> (the global batch, outputs)
+# (weights, batch of this process's rows, keys of predict, keys hidden from predict) -> (the global batch, outputs)
 Predict = Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]
 
 
 def evaluate(evaluator: Evaluator, predict: Predict, weights: Any) -> tuple[dict[str, float], dict[str, Arrays]]:
-    """Return the numbers of an evaluator, and what was measured in each pass.
+    """Return the metrics of an evaluator, and the measurements of each pass.
 
-    Masked rows are removed by `where`, since 0 * NaN in a product would spread into the sums.
+    Masked rows are removed by `where`, because 0 * NaN in a product would propagate into the sums.
     """
     results: dict[str, Arrays] = {}
     for name, data in evaluator.passes.items():
@@ -168,6 +168,6 @@ def evaluate(evaluator: Evaluator, predict: Predict, weights: Any) -> tuple[dict
 
 
 def shard(evaluator: Evaluator, rows_of: Callable[[int], Sequence[int]]) -> None:
-    """Let this process read only its rows of each batch; see EvalData.shard."""
+    """Let this process read only its own rows of each batch; see EvalData.shard."""
     for data in evaluator.passes.values():
         data.shard(rows_of)

@@ -1,4 +1,4 @@
-"""What measurements of features share: training images of their own, whose labels the task need not know."""
+"""Share the base of feature evaluators: own training images, with labels that the task need not know."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,13 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Features = Float[np.ndarray, "n d"]
 Classes = Int[np.ndarray, "n"]
-# Of a second set of examples.
+# For a second set of examples.
 Others = Float[np.ndarray, "m d"]
 OtherClasses = Int[np.ndarray, " m"]
 
 
 class FromFeatures(Evaluator):
-    """An evaluator that learns from the features of the images of `train` and is tested on those of `source`.
+    """An evaluator that learns from the features of the images in `train` and is tested on `source`.
 
     The passes are "train" and "test"; their rows are `features` and `label`.
     """

@@ -1,4 +1,4 @@
-"""Few-shot linear evaluation in closed form."""
+"""Evaluate few-shot linear classification in closed form."""
 
 from collections.abc import Mapping
 
@@ -10,18 +10,18 @@ from vit_jax.evals.evaluator import Arrays
 from vit_jax.evals.features import Classes, Features, FromFeatures, Others
 from vit_jax.types import BatchSize, Count, Megabytes, Threads, UserError
 
-# The constant feature for the bias, so large that the bias is hardly regularised.
+# The constant feature for the bias, large enough that the bias is hardly regularised.
 BIAS = 100.0
 
 
 def whitened(features: Features, of: Others) -> Float[np.ndarray, "n d+1"]:
-    """Return features standardised by the mean and deviation of `of`, with a constant feature appended."""
+    """Standardise features by the mean and standard deviation of `of`, and append a constant feature."""
     scaled = (features - of.mean(axis=0, keepdims=True)) / (of.std(axis=0, keepdims=True) + 1e-5)
     return np.pad(scaled, ((0, 0), (0, 1)), constant_values=BIAS)
 
 
 def least_squares(features: Features, labels: Classes, num_classes: int, l2: float) -> Float[np.ndarray, "d classes"]:
-    """Return the weights W with the least |X W - Y|^2 + l2 |W|^2, for Y of 1 at the true class and -1 elsewhere."""
+    """Return the weights W that minimise |X W - Y|^2 + l2 |W|^2, with Y 1 at the true class and -1 elsewhere."""
     targets = 2.0 * np.eye(num_classes)[labels] - 1.0
     n, d = features.shape
     if n >= d:
@@ -32,7 +32,7 @@ def least_squares(features: Features, labels: Classes, num_classes: int, l2: flo
 class FewShot(FromFeatures):
     """`shotN`: accuracy of a linear classifier on the features of N training images per class, as in big_vision.
 
-    Least squares on whitened features with a fixed l2 (arXiv:2010.11929, section 4.1), averaged over draws of the images with
+    Least squares on whitened features with a fixed l2 (arXiv:2010.11929, section 4.1), averaged over image draws with
     the seeds 0, 1, ... below `draws`.
     """
 
@@ -55,12 +55,12 @@ class FewShot(FromFeatures):
         self._check_counts(np.array([train[index]["label"] for index in range(len(train))]))
 
     def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
-        """See Evaluator; raises UserError where a class has too few training images."""
+        """See Evaluator; raises UserError if a class has too few training images."""
         (train, labels), (test, truth) = (
             (measured[name]["features"], measured[name]["label"]) for name in ("train", "test")
         )
         train, test = train.astype(np.float64), test.astype(np.float64)
-        self._check_counts(labels)  # without unreadable images
+        self._check_counts(labels)  # again, without the unreadable images
         num_classes = len(self.spec.class_names)
         result: dict[str, float] = {}
         for shots in self.shots:

@@ -1,4 +1,4 @@
-"""Accuracy on the variants of ImageNet's test set, for models of its 1,000 classes."""
+"""Measure accuracy on the variants of ImageNet's test set, for models of its 1,000 classes."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,17 +14,17 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 Variant = Literal["real", "v2", "a", "r", "sketch"]
 CLASSES = 1000
-PART = 200  # the number of classes in ImageNet-A, and in ImageNet-R
+PART = 200  # the number of classes in ImageNet-A and in ImageNet-R
 
 
 class ImageNet(Evaluator):
-    """`accuracy` on a variant of ImageNet, from TFDS or a folder of classes; `variant` is one of these.
+    """`accuracy` on a `variant` of ImageNet, from TFDS or a folder of classes.
 
-    real: any of an image's labels is right, images without one are left out (arXiv:2006.07159; source tfds.Tfds with
-    name="imagenet2012_real", label_key="real_label"). a, r: ImageNet-A and ImageNet-R have 200 of the classes, and the model
-    chooses among those (arXiv:1907.07174, 2006.16241). v2, sketch: all 1,000 (arXiv:1902.10811, 1905.13549). The classes of
-    the data are matched by name: WordNet numbers, or positions from 0 to 999 as in the folders of ImageNet-v2. The names
-    of the model's classes do not matter, but their order must be that of the WordNet numbers.
+    real: any of an image's labels is correct, and images without labels are left out (arXiv:2006.07159; source
+    tfds.Tfds with name="imagenet2012_real", label_key="real_label"). a, r: ImageNet-A and ImageNet-R have 200 of the
+    classes, and the model chooses among them (arXiv:1907.07174, 2006.16241). v2, sketch: all 1,000 (arXiv:1902.10811,
+    1905.13549). The data's classes are matched by name: WordNet ids, or positions from 0 to 999 as in the folders of
+    ImageNet-v2. The names of the model's classes do not matter, but they must be in the order of the WordNet ids.
     """
 
     own_classes = True
@@ -59,7 +59,7 @@ class ImageNet(Evaluator):
         return Measured({"logits": outputs["logits"], "label": batch["label"]})
 
     def result(self, measured: Mapping[str, Arrays]) -> dict[str, float]:
-        """See Evaluator; raises UserError for an incomplete A or R."""
+        """See Evaluator; raises UserError if A or R is incomplete."""
         scores, truth = measured[""]["logits"], measured[""]["label"]
         if self.variant == "real":
             labelled = truth.any(axis=1)
@@ -75,7 +75,7 @@ class ImageNet(Evaluator):
     def _part(self, labels: np.ndarray) -> np.ndarray:
         present = np.unique(labels)
         if len(present) != PART:
-            # With fewer classes the model would be right more often.
+            # With fewer classes the accuracy would be higher.
             raise UserError(
                 f"Found images of {len(present)} classes, expected the {PART} of variant={self.variant!r}: give all its images."
             )

@@ -1,4 +1,4 @@
-"""Nearest neighbours in the space of features."""
+"""Classify by nearest neighbours in feature space."""
 
 from collections.abc import Mapping
 
@@ -12,14 +12,14 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 def normalized(features: Features) -> Features:
-    """Return each row divided by its length."""
+    """Divide each row by its length."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def votes(
     features: Features, train: Others, labels: OtherClasses, num_classes: int, k: int, temperature: float
 ) -> Float[np.ndarray, "n classes"]:
-    """Return the votes of the k training images of largest cosine, each with the weight exp(cosine / temperature)."""
+    """Return the votes of the k training images with the largest cosine, weighted by exp(cosine / temperature)."""
     cosines = features @ train.T
     nearest = (
         np.argpartition(-cosines, k - 1, axis=1)[:, :k] if k < len(train) else np.tile(np.arange(k), (len(features), 1))
@@ -33,7 +33,7 @@ def votes(
 
 
 class Knn(FromFeatures):
-    """`accuracy` of the weighted vote of the k nearest training images, as DINO measures (arXiv:2104.14294, section 4.1).
+    """`accuracy` of the weighted vote of the k nearest training images, as in DINO (arXiv:2104.14294, section 4.1).
 
     The weights are exp(cosine / temperature) of the features (arXiv:1805.01978, section 3.4).
     """
@@ -61,7 +61,7 @@ class Knn(FromFeatures):
         train, test = (normalized(measured[name]["features"]) for name in ("train", "test"))
         labels, truth = measured["train"]["label"], measured["test"]["label"]
         classes = len(self.spec.class_names)
-        k = min(self.k, len(train))  # fewer where some were unreadable
+        k = min(self.k, len(train))  # fewer if some were unreadable
         correct = 0
         for start in range(0, len(test), self.data.batch_size):
             rows = slice(start, start + self.data.batch_size)

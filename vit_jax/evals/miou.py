@@ -1,4 +1,4 @@
-"""Mean intersection over union of the classes of pixels."""
+"""Measure the mean intersection over union of pixel classes."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 def class_ious(confusion: Int[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
-    """Return the intersection over union of each class, NaN for those that are neither true nor predicted anywhere."""
+    """Return the intersection over union of each class, or NaN if it is neither true nor predicted anywhere."""
     right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     union = true + predicted - right
     return np.where(union > 0, right / np.maximum(union, 1), np.nan)
@@ -22,9 +22,9 @@ def class_ious(confusion: Int[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
 class MeanIou(Evaluator):
     """`miou`, `pixel_accuracy`, `loss`, `num_examples` and, with per_class, `iou/CLASS`.
 
-    Counts are of all labelled pixels of the data set together, in whole numbers, at the size of the labels. A class that is
-    neither true nor predicted in any pixel is left out of the mean; one that is predicted but never true counts as 0. With
-    multi_scale the predictions are those of several scales and mirror images (see tasks/dense.py).
+    Counts are whole numbers over all labelled pixels of the data set, at the size of the labels. A class that is
+    neither true nor predicted in any pixel is left out of the mean; one that is predicted but never true counts as 0.
+    With multi_scale, predictions combine several scales and mirror images (see tasks/dense.py).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MeanIou(Evaluator):
         return self._names
 
     def measure(self, batch: Mapping[str, jax.Array], outputs: Mapping[str, jax.Array]) -> Measured:
-        """See Evaluator; the sum is the confusion of each image's pixels."""
+        """See Evaluator; the sum is the confusion matrix of each image's pixels."""
         labels, found, n = batch[self._key].astype(jnp.int32), outputs[self._output].astype(jnp.int32), len(self._names)
         pairs = jnp.where(labels == IGNORED, n * n, labels * n + found).reshape(len(labels), -1)
         counts = jax.vmap(lambda x: jnp.zeros(n * n + 1, jnp.int32).at[x].add(1))(pairs)

@@ -1,4 +1,4 @@
-"""Classification with several labels for each image."""
+"""Evaluate classification with several labels per image."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 class MultiLabel(Evaluator):
     """`mean_average_precision` over the classes, `f1_micro`, `f1_macro` (probability above 1/2), `loss`, `num_examples`.
 
-    The labels are 0 or 1 for each class; a class without a positive example is left out of the two means over classes.
+    The labels are 0 or 1 for each class; classes without a positive example are left out of the two class means.
     """
 
     needs = ("probs", "loss")
@@ -45,7 +45,7 @@ class MultiLabel(Evaluator):
         truth, found = labels > 0.5, probs > 0.5
         known = truth.any(axis=0)
         if not known.any():
-            raise UserError("Found no label of any image to be evaluated, expected at least one.")
+            raise UserError("Found no labels in the images to evaluate, expected at least one.")
         precision = average_precision_score(truth[:, known], probs[:, known], average="macro")
         hits, answers = (truth & found).sum(axis=0), truth.sum(axis=0) + found.sum(axis=0)
         return {

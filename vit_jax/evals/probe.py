@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features."""
+"""Evaluate a linear probe: logistic regression on frozen features."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 class LinearProbe(FromFeatures):
     """`accuracy` of logistic regression on standardised features, fitted by L-BFGS, and the best inverse l2 `C`.
 
-    `C` is chosen among `strengths` on a held-out fifth of the training images, as arXiv:2103.00020, appendix A.3, does, and
-    the fit is repeated on all of them.
+    `C` is chosen from `strengths` on a held-out fifth of the training images, as in arXiv:2103.00020, appendix A.3, and
+    the model is then fitted to all of them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LinearProbe(FromFeatures):
         )
         counts = np.bincount(labels)
         if counts[counts > 0].min() < 2 or (counts > 0).sum() < 2:
-            raise UserError(f"Found {len(train)} training images, expected two classes or more of two or more each.")
+            raise UserError(f"Found {len(train)} training images, expected two or more classes with two or more each.")
         best = self.strengths[0]
         if len(self.strengths) > 1:
             held_out = max(round(0.2 * len(train)), int((counts > 0).sum()))
@@ -60,5 +60,5 @@ class LinearProbe(FromFeatures):
 
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=self.max_iter))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is what the user allows
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the user chose max_iter
             return float(model.fit(x, y).score(x_test, y_test))

@@ -1,4 +1,4 @@
-"""Errors of regression."""
+"""Measure the errors of regression."""
 
 import math
 from collections.abc import Mapping

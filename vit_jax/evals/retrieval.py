@@ -1,4 +1,4 @@
-"""Retrieval of texts by images, and of images by texts."""
+"""Evaluate retrieval of texts by images, and of images by texts."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ ROWS = 1024  # queries compared at once
 
 
 class Retrieval(Evaluator):
-    """`image_to_text@k` and `text_to_image@k`: the share of queries with a right answer among the k nearest of all.
+    """`image_to_text@k` and `text_to_image@k`: the fraction of queries with a correct answer among the k nearest.
 
-    An image may have several captions, any of which is right (as for COCO and Flickr30k; arXiv:2103.00020, table 13); equal
-    captions are one text, whose images are all right. Of answers at the same distance the wrong ones count first, so that equal
-    embeddings find nothing. `preprocess` ends in tokenize(NAME, length, captions).
+    An image may have several captions, all correct (as in COCO and Flickr30k; arXiv:2103.00020, table 13); equal
+    captions are one text, and all of its images are correct. At equal distance, wrong answers rank first, so that
+    identical embeddings score nothing. `preprocess` ends in tokenize(NAME, length, captions).
     """
 
     needs = ("image_embedding", "text_embedding")
@@ -66,7 +66,7 @@ class Retrieval(Evaluator):
 def ranks(
     queries: Float[np.ndarray, "q d"], answers: Float[np.ndarray, "a d"], right: Bool[np.ndarray, "q a"]
 ) -> np.ndarray:
-    """Return for each query how many wrong answers are at least as near as its nearest right one."""
+    """Return, for each query, how many wrong answers are at least as near as its nearest correct one."""
     found = []
     for start in range(0, len(queries), ROWS):
         rows = slice(start, start + ROWS)

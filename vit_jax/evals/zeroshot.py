@@ -1,4 +1,4 @@
-"""Classification by the names of the classes alone."""
+"""Classify images using only the names of the classes."""
 
 from collections.abc import Mapping
 
@@ -36,9 +36,10 @@ class Prompts(Source):
 class ZeroShot(Evaluator):
     """`accuracy` and `top5` of the class whose mean prompt is nearest to the image (arXiv:2103.00020, section 3.1.4).
 
-    tokenize: the spec of the prompts, such as "tokenize('tokenizer.json', 64)". classes: a file with the name of each class in
-    words, a line each, in the order of the source's classes; by default their own names, "_" as a space. templates: a file of
-    lines in which {} stands for the name. The unit vectors of a class's prompts are averaged and made of unit length again.
+    tokenize: the spec for the prompts, such as "tokenize('tokenizer.json', 64)". classes: a file with one readable
+    class name per line, in the order of the source's classes; by default the classes' own names with "_" replaced by a
+    space. templates: a file of lines that contain {} for the name. The unit vectors of a class's prompts are averaged
+    and normalized again.
     """
 
     needs = ("image_embedding",)
@@ -65,7 +66,7 @@ class ZeroShot(Evaluator):
         patterns = TEMPLATES if templates is None else tuple(read_lines(templates, f"file at templates={templates!r}"))
         wrong = next((line for line in patterns if "{}" not in line), None)
         if wrong is not None:
-            raise UserError(f"Found the template {wrong!r}, expected {{}} where the name of the class is to stand.")
+            raise UserError(f"Found the template {wrong!r}, expected it to contain {{}} for the class name.")
         prompts = Prompts(names, patterns)
         self.passes["prompts"] = EvalData(prompts, tokenize, batch_size, threads=threads, cache_mb=cache_mb)
 
@@ -85,6 +86,6 @@ class ZeroShot(Evaluator):
         classes /= np.maximum(np.linalg.norm(classes, axis=1, keepdims=True), 1e-12)
         near = images @ classes.T
         own = np.take_along_axis(near, labels[:, None], axis=1)
-        rank = (near >= own).sum(axis=1) - 1  # a class as near as the right one counts first
+        rank = (near >= own).sum(axis=1) - 1  # a class as near as the correct one ranks first
         top5 = {"top5": float((rank < 5).mean())} if near.shape[1] > 5 else {}
         return {"accuracy": float((rank < 1).mean()), **top5, "num_examples": len(images)}

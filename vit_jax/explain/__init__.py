@@ -1,1 +1,1 @@
-"""Looking inside: what a trained model attends to, what it was fed, and how faithful an explanation is."""
+"""Inspect a trained model: what it attends to, what it is fed, and how faithful an explanation is."""

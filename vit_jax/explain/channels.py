@@ -1,4 +1,4 @@
-"""Statistics of the channels of raw images, from which their ranges follow."""
+"""Compute statistics of the channels of raw images, to choose their ranges."""
 
 import dataclasses
 import os
@@ -10,15 +10,15 @@ from vit_jax.data import bands, files
 from vit_jax.data.source import UnreadableImage
 from vit_jax.types import UserError
 
-SAMPLED = 4096  # pixels of an image that percentiles are taken of
-SHARES = (0.5, 99.5)  # percentiles that a range goes from and to
+SAMPLED = 4096  # pixels per image sampled for the percentiles
+SHARES = (0.5, 99.5)  # percentiles at the two ends of a range
 
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """Facts of the raw channels of images: least, most, mean and standard deviation over all pixels, and the ranges to use.
+    """Raw channel statistics of images, over all pixels: minimum, maximum, mean, standard deviation, and ranges.
 
-    ranges: the percentiles SHARES of a sample of the pixels, as the argument `bands` of a source.
+    ranges: the percentiles SHARES of a sample of the pixels, for the argument `bands` of a source.
     """
 
     images: int
@@ -31,7 +31,7 @@ class Channels:
 
 
 def channel_statistics(folder: str, most: int) -> Channels:
-    """Return the statistics of at most this many images of a folder, evenly spread; UserError where their channels differ."""
+    """Compute statistics of up to `most` evenly spread images in a folder; raises UserError if channels differ."""
     paths = files.find_images(folder, files.LeftOut(), (*files.ENDINGS, ".npy"))
     count = min(most, len(paths))
     chosen = [os.path.join(folder, paths[i * len(paths) // count]) for i in range(count)]
@@ -76,7 +76,7 @@ def channel_statistics(folder: str, most: int) -> Channels:
 
 
 def as_text(found: Channels) -> str:
-    """Return the facts in words."""
+    """Format the statistics as text."""
     lines = [f"{found.images:,} images of {len(found.mean)} channels"]
     lines += [
         f"channel {i}: {least:g} to {most:g}, mean {mean:.6g}, standard deviation {std:.6g}"

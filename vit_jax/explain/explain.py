@@ -1,4 +1,4 @@
-"""Explain models on images: every method that has a meaning, its arrays, its figures and one page of them."""
+"""Explain models on images: every applicable method, its arrays, its figures and one page with all of them."""
 
 import dataclasses
 import inspect
@@ -20,7 +20,7 @@ from vit_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """What was written: scores of the methods' maps, where they were asked for, and remarks."""
+    """The written page, the scores of the methods' maps if requested, and remarks."""
 
     page: Path
     scores: Sequence[tuple[str, Faithfulness]]
@@ -29,7 +29,7 @@ class Explained:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The readable images, as each network takes them, and the classes to explain, by network."""
+    """The readable images, preprocessed for each network, and why the unreadable ones failed."""
 
     names: Sequence[str]
     images: Sequence[np.ndarray]
@@ -37,7 +37,7 @@ class Inputs:
 
 
 def read(networks: Sequence[Network], paths: Sequence[str]) -> Inputs:
-    """Return the images at these paths; raises UserError where none can be read."""
+    """Read the images at these paths; raises UserError if none can be read."""
     names: list[str] = []
     unreadable: dict[str, str] = {}
     found: list[list[np.ndarray]] = [[] for _ in networks]
@@ -57,7 +57,7 @@ def read(networks: Sequence[Network], paths: Sequence[str]) -> Inputs:
 
 
 def class_of(network: Network, name: str) -> int:
-    """Return the position of a class that the user names; raises UserError with near ones where it is unknown."""
+    """Return the position of a class named by the user; raises UserError, with similar names, if it is unknown."""
     known = network.loaded.class_names
     if name in known:
         return known.index(name)
@@ -73,9 +73,10 @@ def class_of(network: Network, name: str) -> int:
 def check(
     networks: Sequence[Network], methods: Mapping[str, Callable[[Network], Method]], chosen: bool
 ) -> tuple[dict[str, list[Method]], list[str]]:
-    """Return the methods, one for each network, that have a meaning for all of them, and why the others have none.
+    """Return the methods that apply to all networks, one instance per network, and why the others do not apply.
 
-    Raises UserError for the first of them where the user chose them, and where none is left; nothing is compiled.
+    Raises UserError for the first that does not apply if the user chose the methods, and if none is left; compiles
+    nothing.
     """
     kept: dict[str, list[Method]] = {}
     notes = []
@@ -91,12 +92,12 @@ def check(
             continue
         kept[name] = made
     if not kept:
-        raise UserError("No method has a meaning for this model:\n" + "\n".join(notes))
+        raise UserError("No method applies to this model:\n" + "\n".join(notes))
     return kept, notes
 
 
 def targets_of(network: Network, images: np.ndarray, wanted: str | None) -> np.ndarray | None:
-    """Return the class to explain for each image: the one that is wanted, or the most probable; None without classes."""
+    """Return the class to explain for each image: the wanted or the most probable one; None if there are no classes."""
     if network.loaded.has_untrained_head:
         return None
     if wanted is not None:
@@ -146,7 +147,7 @@ def explain(
 
 
 def facts(networks: Sequence[Network], inputs: Inputs, targets: Sequence[np.ndarray | None]) -> list[list[str]]:
-    """Return the table of images and of the classes that are explained, with its head."""
+    """Return the table of images and explained classes, with a header row."""
     rows = [["image", *(network.name for network in networks)]]
     for index, name in enumerate(inputs.names):
         cells = [
@@ -158,14 +159,14 @@ def facts(networks: Sequence[Network], inputs: Inputs, targets: Sequence[np.ndar
 
 
 def save_arrays(path: Path, look: Look) -> None:
-    """Write the arrays of a look with the names of its images and the classes that were explained."""
+    """Write the arrays of a look with the names of its images and the explained classes."""
     names = np.array([name.encode("utf-8", "replace").decode() for name in look.names])
     classes = {} if look.targets is None else {"target": look.targets}
     np.savez_compressed(path, allow_pickle=False, images=look.images, names=names, **classes, **look.arrays)
 
 
 def file_name(method: str) -> str:
-    """Return a method's name as a file's."""
+    """Return a method's name as a file name."""
     return re.sub(r"\W+", "_", method)
 
 

@@ -1,4 +1,4 @@
-"""How faithful a map of importance is: deletion and insertion, and whether the weights matter to it."""
+"""Measure how faithful a map of importance is: deletion and insertion, and whether it depends on the weights."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from vit_jax.tasks.task import Weights
 
 STEPS = 20
 BLUR = 5.0  # pixels, as in arXiv:1806.07421 for images of 224 pixels
-NOISE, SHUFFLES = 4, 4  # random maps, and networks with shuffled weights, whose scores are averaged
+NOISE, SHUFFLES = 4, 4  # random maps, and networks with shuffled weights, over which scores are averaged
 
 
 @dataclasses.dataclass(frozen=True)
 class Faithfulness:
-    """Scores of the maps of a method, each a mean over the images.
+    """Scores of a method's maps, each a mean over the images.
 
-    deletion, insertion: the area under the probability of the class while the pixels are removed, or put into a blurred image,
-    the most important first (arXiv:1806.07421, section 3.2); a faithful map has a low deletion and a high insertion.
-    random_*: of maps of noise on the same grid. randomized_*: of the maps of the same network with shuffled weights, scored on
-    the trained one. correlation: Spearman's, of the maps with those of shuffled weights (arXiv:1810.03292, section 3); near 1
-    the map does not depend on what was learnt.
+    deletion, insertion: the area under the probability of the class while the pixels are removed, or inserted into a
+    blurred image, the most important first (arXiv:1806.07421, section 3.2); a faithful map has low deletion and high
+    insertion. random_*: for noise maps on the same grid. randomized_*: for maps of the same network with shuffled
+    weights, scored on the trained network. correlation: Spearman's, between the maps and those with shuffled weights
+    (arXiv:1810.03292, section 3); near 1, the map does not depend on the learned weights.
     """
 
     deletion: float
@@ -40,7 +40,7 @@ class Faithfulness:
 
 
 def score(method: HeatMap, look: Look, seed: int = 0) -> Faithfulness:
-    """Return the scores of a method's maps for a network, whose targets are known."""
+    """Return the scores of a method's maps for a network with known targets."""
     network, targets = look.network, look.targets
     assert targets is not None
     maps, rng = look.arrays["map"], np.random.default_rng(seed)
@@ -72,9 +72,10 @@ def deletion_insertion(
     color: UInt8[np.ndarray, " c"],
     steps: int = STEPS,
 ) -> tuple[float, float]:
-    """Return the areas under predict(images) while pixels become `color`, and while they replace those of a blurred image.
+    """Return the areas under predict(images) while pixels become `color`, and while they are put into a blurred image.
 
-    The most important pixels are first, in `steps` equal shares; the areas are by the trapezoidal rule, over shares from 0 to 1.
+    The most important pixels come first, in `steps` equal parts; the areas use the trapezoidal rule over fractions from
+    0 to 1.
     """
     order = np.argsort(-importance.ravel(), kind="stable")
     rank = np.empty(len(order), int)
@@ -89,9 +90,9 @@ def deletion_insertion(
 
 
 def shuffle(variables: Weights, seed: int) -> Weights:
-    """Return variables in which the entries of each array are shuffled, so that their distribution stays.
+    """Shuffle the entries of each array of variables, which keeps their distribution.
 
-    Initial weights would not do where a head begins at zero: no class would have a gradient.
+    Initial weights would not work for a head initialized to zero: no class would have a gradient.
     """
     rng = np.random.default_rng(seed)
     flat = trees.flatten(variables)
@@ -100,7 +101,7 @@ def shuffle(variables: Weights, seed: int) -> Weights:
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the rank correlation of two maps; 0 where one is constant."""
+    """Return the rank correlation of two maps; 0 if one is constant."""
     ranks = [rankdata(x) for x in (one, other)]
     if min(x.std() for x in ranks) == 0:
         return 0.0
@@ -108,7 +109,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def table(scores: Sequence[tuple[str, Faithfulness]]) -> str:
-    """Return the scores as lines of text, each method beside maps of noise and of shuffled weights."""
+    """Format the scores as lines of text, each method next to its noise maps and shuffled weights."""
     width = max(len(name) for name, _ in scores)
     head = f"{'':<{width}}  deletion  random  shuffled  insertion  random  shuffled  correlation"
     lines = [

@@ -1,4 +1,4 @@
-"""What a way to look inside a network is: checks before any compile, arrays, and figures of them."""
+"""Define explanation methods: checks before compilation, arrays, and figures of them."""
 
 import abc
 import dataclasses
@@ -17,9 +17,9 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a method found in one network: arrays for the images as this network takes them.
+    """The result of a method for one network: arrays for the images as preprocessed for this network.
 
-    names: of the images. targets: the class that is explained, for each image; None without classes.
+    names: of the images. targets: the explained class of each image; None without classes.
     """
 
     network: Network
@@ -29,22 +29,22 @@ class Look:
     arrays: Arrays
 
     def target(self, index: int) -> str:
-        """The name of the class that is explained in an image, or nothing."""
+        """The name of the class explained in an image, or ""."""
         return "" if self.targets is None else self.network.loaded.class_names[self.targets[index]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure and what draws it into a PNG file."""
+    """A figure and the function that draws it into a PNG file."""
 
     title: str
     draw: Callable[[Path], None]
 
 
 class Method(abc.ABC):
-    """Looks inside a network; arguments are set by --method.KEY.
+    """Inspects a network; arguments are set by --method.KEY.
 
-    title: as it is printed above its figures. of_class: it explains one class of each image.
+    title: printed above its figures. of_class: whether it explains one class of each image.
     """
 
     title: str
@@ -52,22 +52,22 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def check(self, network: Network) -> None:
-        """Raise UserError where the method has no meaning for a network; nothing is compiled."""
+        """Raise UserError if the method does not apply to a network; compiles nothing."""
 
     @abc.abstractmethod
     def arrays(self, network: Network, images: ByteImages, targets: Targets | None) -> Arrays:
-        """Return named arrays; targets are given where there are classes."""
+        """Return named arrays; targets are given if there are classes."""
 
     @abc.abstractmethod
     def figures(self, looks: Sequence[Look]) -> list[Figure]:
-        """Return the figures of the networks side by side, all for the same images."""
+        """Return the figures that compare the networks, all for the same images."""
 
 
 class HeatMap(Method):
     """A method that gives every image one map.
 
-    unit: what the map measures. signed: it has negative values too, so that its colours are symmetric about zero. importance: it
-    says which places matter to the output, so that it can be scored by deletion and insertion.
+    unit: the quantity that the map shows. signed: it also has negative values, so that its colours are symmetric about
+    zero. importance: it shows which places matter to the output, so that it can be scored by deletion and insertion.
     """
 
     unit: str
@@ -76,14 +76,14 @@ class HeatMap(Method):
 
     @abc.abstractmethod
     def maps(self, network: Network, images: ByteImages, targets: Targets | None) -> np.ndarray:
-        """Return the maps [b, rows, cols], of any number of rows and columns."""
+        """Return the maps [b, rows, cols], with any number of rows and columns."""
 
     def arrays(self, network: Network, images: ByteImages, targets: Targets | None) -> Arrays:
         """Return {"map": [b, rows, cols]}."""
         return {"map": self.maps(network, images, targets)}
 
     def figures(self, looks: Sequence[Look]) -> list[Figure]:
-        """Return one figure an image, with a row for each network; see Method."""
+        """Return one figure per image, with a row for each network; see Method."""
         return [
             panels(self.title, looks, index, [self._row(look, index) for look in looks])
             for index in range(len(looks[0].names))
@@ -103,17 +103,17 @@ class HeatMap(Method):
 
 
 def panels(title: str, looks: Sequence[Look], index: int | None, rows: Sequence[Sequence[Panel]]) -> Figure:
-    """Return a figure of rows of panels, of one image where an index is given."""
+    """Return a figure with rows of panels, for one image if an index is given."""
     title = title if index is None else f"{title}: {short(looks[0].names[index], 60)}"
     return Figure(title, functools.partial(draw_panels, rows, title))
 
 
 def short(name: str, most: int = 40) -> str:
-    """Return the end of a name or path."""
+    """Return the end of a long name or path."""
     return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def check_point(point: tuple[float, float]) -> None:
-    """Raise UserError unless a point is (row, column) as shares of the height and width."""
+    """Raise UserError unless a point is (row, column) as fractions of the height and width."""
     if not all(0 <= share <= 1 for share in point):
         raise UserError(f"--method.point={point}: expected row and column as shares from 0 to 1, such as 0.5,0.5.")

@@ -1,4 +1,4 @@
-"""A loaded model, taken apart for looking inside: its attention, its tokens, and gradients with respect to both."""
+"""Take a loaded model apart for inspection: its attention, its tokens, and gradients with respect to both."""
 
 import os
 import re
@@ -20,12 +20,12 @@ from vit_jax.types import UserError
 
 ByteImages = UInt8[np.ndarray, "b h w c"]
 Targets = Int[np.ndarray, "b"]
-AT_ONCE = 16  # images in a batch, fewer where their attention is large
+AT_ONCE = 16  # images in a batch, fewer if their attention is large
 BATCH_BYTES = 2**29
 
 
 class Network:
-    """The image encoder of a model reference, in its plain form: nothing fused, scanned or recomputed.
+    """The image encoder of a model reference, in its plain form: without fusion, scan or rematerialization.
 
     name: the reference. blocks: paths of the modules that sow their output as `out`, in order. Shapes are found without
     computing anything. Every method takes preprocessed uint8 images and returns arrays on the host, in float32.
@@ -49,11 +49,11 @@ class Network:
 
     @property
     def mean_color(self) -> UInt8[np.ndarray, " c"]:
-        """The colour that is zero after normalising, for what is covered or removed."""
+        """The colour that is zero after normalising, used for covered or removed pixels."""
         mean = np.broadcast_to(self.loaded.task.mean, self.loaded.image_shape[2])  # type: ignore[attr-defined]
         return np.round(255 * mean).clip(0, 255).astype(np.uint8)
 
-    # Shapes, found without computing.
+    # Shapes, found without computing anything.
 
     @cached_property
     def _shapes(self) -> Mapping[str, Any]:
@@ -94,7 +94,7 @@ class Network:
 
     @cached_property
     def centers(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows and the columns of the patches' centres, in pixels; patches may overlap."""
+        """The rows and columns of the patch centres, in pixels; patches may overlap."""
         found = []
         for axis, (size, count) in enumerate(zip(self.loaded.image_shape, self.grid, strict=False)):
             step: float = size / count
@@ -105,13 +105,13 @@ class Network:
         return found[0], found[1]
 
     def patch_at(self, point: tuple[float, float]) -> tuple[int, int]:
-        """Return row and column of the patch nearest to a point, (row, column) as shares of the height and width."""
+        """Return row and column of the patch nearest to a point, (row, column) as fractions of the height and width."""
         sizes = self.loaded.image_shape[:2]
         row, column = (int(np.abs(c - p * s).argmin()) for c, p, s in zip(self.centers, point, sizes, strict=True))
         return row, column
 
     def to_pixels(self, found: Float[np.ndarray, "b rows cols"]) -> Float[np.ndarray, "b h w"]:
-        """Return maps of patches in pixels, linear between the centres of the patches; maps in pixels stay as they are."""
+        """Resize maps of patches to pixels, linearly between patch centres; maps in pixels are returned unchanged."""
         sizes = self.loaded.image_shape[:2]
         if found.shape[1:] == sizes:
             return found
@@ -125,7 +125,7 @@ class Network:
 
     @property
     def num_tokens(self) -> int:
-        """The number of all tokens."""
+        """The total number of tokens."""
         return self.prefix + self.grid[0] * self.grid[1]
 
     @cached_property
@@ -135,13 +135,13 @@ class Network:
 
     @property
     def reads_prefix(self) -> bool:
-        """Whether the head reads the first token alone, or the first two of a distilled model, not the patches."""
+        """Whether the head reads the first token (the first two of a distilled model) instead of the patches."""
         return getattr(self.module, "pool", "gap") == "tok"
 
-    # What a method needs.
+    # Requirements of methods.
 
     def need_attention(self, what: str) -> None:
-        """Raise UserError unless each block has self-attention over all tokens, whose weights fit into memory."""
+        """Raise UserError unless each block has self-attention over all tokens whose weights fit into memory."""
         square = [x for x in self._attention.values() if x.shape[2] > 1]
         if not square:
             raise UserError(
@@ -150,8 +150,8 @@ class Network:
         wanted = (1, square[0].shape[1], self.num_tokens, self.num_tokens)
         if any(shape.shape[0] > 1 for shape in square):
             raise UserError(
-                f"{self.kind} has attention within windows of {square[0].shape[2]} tokens, and {what} needs that of all tokens "
-                "to all: use gradcam, occlusion, components or similarity."
+                f"{self.kind} has attention within windows of {square[0].shape[2]} tokens, but {what} needs attention "
+                "of all tokens to all: use gradcam, occlusion, components or similarity."
             )
         wrong = next((x.shape for x in square if x.shape != wanted), None)
         if wrong or len(square) != len(self.blocks):
@@ -168,7 +168,7 @@ class Network:
             )
 
     def need_classes(self, what: str) -> None:
-        """Raise UserError where the model has no trained outputs to explain."""
+        """Raise UserError if the model has no trained outputs to explain."""
         if self.loaded.has_untrained_head:
             lacks = "an untrained head" if self.loaded.has_head else "no head for classes of images"
             raise UserError(
@@ -177,11 +177,11 @@ class Network:
             )
 
     def need_tokens(self, what: str) -> None:
-        """Raise UserError where the last tokens cannot be placed on the image."""
+        """Raise UserError if the last tokens cannot be placed on the image."""
         if self.grid[0] * self.grid[1] < 2:
             raise UserError(f"{self.kind} has a single patch, which leaves nothing for {what} to compare.")
 
-    # What it computes.
+    # Computations.
 
     def probs(self, images: ByteImages) -> Float[np.ndarray, "b classes"]:
         """Return the probability of each class, or the numbers of a regression."""
@@ -197,12 +197,12 @@ class Network:
         return self._batched(run, images)
 
     def attention_of(self, weights: Weights, images: Array) -> list[Array]:
-        """Return the weights [b, heads, n, n] of each block, inside a program that is being traced."""
+        """Return the weights [b, heads, n, n] of each block, inside a traced program."""
         variables = self.loaded.task.backbone(weights)[1]
         return self._split(self._apply(variables, images)[1]["attention"])[0]
 
     def attention_gradients(self, reduce: Callable[..., Any], images: ByteImages, targets: Targets) -> Any:
-        """Return reduce(weights, pooling, and the gradients of the target's output with respect to both), see attention."""
+        """Return reduce(weights, pooling, and the gradients of the target's output in both); see attention."""
 
         def run(variables: Weights, images: Array, targets: Array) -> Any:
             def score(offsets: Any) -> tuple[Array, Any]:
@@ -216,7 +216,7 @@ class Network:
         return self._batched(run, images, targets)
 
     def token_gradients(self, reduce: Callable[..., Any], block: str, images: ByteImages, targets: Targets) -> Any:
-        """Return reduce(output of a block, gradient of the target's output with respect to it), [b, n, d] or maps [b, h, w, d]."""
+        """Return reduce(output of a block, gradient of the target's output in it), [b, n, d] or maps [b, h, w, d]."""
 
         def run(variables: Weights, images: Array, targets: Array) -> Any:
             def score(offset: Array) -> tuple[Array, Any]:
@@ -251,10 +251,10 @@ class Network:
         return self._batched(run, images)
 
     def read(self, matrix: Float[Array, "b n n"], pooling: Float[Array, "b 1 p"] | None) -> Float[Array, "b rows cols"]:
-        """Return the rows of a matrix of tokens by tokens that the head reads, at the patches: the map of an image.
+        """Return the rows of a token-by-token matrix that the head reads, at the patches: the map of an image.
 
-        These are the class token's row, the mean of both of a distilled model, the mean over the patches where they are
-        averaged, or their mean by the weights of the attention pooling.
+        These are the row of the class token, the mean of both class tokens of a distilled model, the mean over the
+        patches if they are averaged, or their mean weighted by the attention pooling.
         """
         if pooling is not None:
             row = (pooling @ matrix[:, self.prefix :])[:, 0]
@@ -274,14 +274,14 @@ class Network:
         return self.module.apply(variables, x, method=lambda m, x: m.features(x))
 
     def _split(self, collection: Mapping[str, Any]) -> tuple[list[Array], Array | None]:
-        """Return the weights of the blocks in order, and those of the pooling."""
+        """Return the weights of the blocks in order, and of the pooling."""
         flat = {name: x.astype(jnp.float32) for name, x in trees.flatten(collection).items()}
         blocks = [flat[name] for name, shape in self._attention.items() if shape.shape[2] > 1]
         return blocks, next((flat[name] for name, shape in self._attention.items() if shape.shape[2] == 1), None)
 
     @cached_property
     def _bytes(self) -> int:
-        """Bytes of an image's attention with its gradients, and of its blocks' outputs."""
+        """Bytes of an image's attention with its gradients, and of its block outputs."""
         return 8 * sum(leaf.size for leaf in jax.tree.leaves(self._shapes))
 
     @property
@@ -299,13 +299,13 @@ class Network:
 
 
 def in_batches(x: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return the rows in batches of one size; the last is filled up with copies of its last row."""
+    """Split the rows into batches of one size; the last is padded with copies of its last row."""
     x = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
     return [x[start : start + size] for start in range(0, len(x), size)]
 
 
 def in_order(names: Any) -> tuple[str, ...]:
-    """Return names sorted with their numbers as numbers, so that block_10 follows block_9."""
+    """Sort names with their numbers as numbers, so that block_10 follows block_9."""
     return tuple(sorted(names, key=lambda name: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)]))
 
 
@@ -315,6 +315,6 @@ def picked(outputs: Float[Array, "b classes"], targets: Int[Array, "b"]) -> Floa
 
 
 def memory_bytes() -> int:
-    """Return the memory of a device, or of this machine where its CPUs are the devices."""
+    """Return the memory of a device, or of this machine if its CPUs are the devices."""
     stats = jax.devices()[0].memory_stats() or {}
     return int(stats.get("bytes_limit", 0)) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""What `vit explain` found as one self-contained HTML file."""
+"""Write the results of `vit explain` as one self-contained HTML file."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ def as_page(
     notes: Sequence[str],
     text: str = "",
 ) -> str:
-    """Return the page: a table of facts with a head, sections of (title, explanation, PNG files), preformatted text, notes."""
+    """Return the page: a fact table with header, sections (title, explanation, PNG files), preformatted text, notes."""
     rows = [
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
         for tag, row in zip(["th", *["td"] * len(facts)], facts, strict=False)
@@ -37,7 +37,7 @@ def as_page(
 
 
 def document(title: str, body: str, style: str = "") -> str:
-    """Return a whole page: a title, which is its first heading too, and what follows it; style: rules beside STYLE."""
+    """Return a whole page: a title, also used as its first heading, and the body; style: CSS rules added to STYLE."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}{style}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
@@ -45,10 +45,10 @@ def document(title: str, body: str, style: str = "") -> str:
 
 
 def escape(text: str) -> str:
-    """Return text for HTML, whatever is in it."""
+    """Escape any text for HTML."""
     return html.escape(lines(text))
 
 
 def encoded(path: Path) -> str:
-    """Return a file in base64."""
+    """Return a file encoded in base64."""
     return base64.b64encode(path.read_bytes()).decode()

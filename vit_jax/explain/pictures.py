@@ -1,4 +1,4 @@
-"""Predictions for pixels and boxes as files: masks, overlays, maps of numbers, and images with boxes."""
+"""Write predictions for pixels and boxes to files: masks, overlays, number maps, and images with boxes."""
 
 import json
 import os
@@ -20,25 +20,25 @@ from vit_jax.tasks.detect import Detect
 from vit_jax.types import UserError
 from vit_jax.viz.dense import draw_boxes, overlay, save_mask, shaded
 
-# Transforms after which predictions can be resized back to the image.
+# Transforms after which predictions can be resized back to the original image.
 WHOLE = ("resize", "resize_small", "resize_inside", "pad", "own_size", "pad_boxes", "drop")
-CANVAS = 64  # sizes of canvases are multiples of it, so that few are compiled
+CANVAS = 64  # canvas sizes are multiples of this, so that few are compiled
 
 
 def predicts(loaded: Loaded) -> Literal["images", "pixels", "boxes"]:
-    """Return what a model predicts something for."""
+    """Return whether a model predicts for images, pixels or boxes."""
     return "pixels" if isinstance(loaded.task, Dense) else "boxes" if isinstance(loaded.task, Detect) else "images"
 
 
 def keeps_the_whole_image(preprocess: str) -> bool:
-    """Return whether a preprocess spec cuts nothing off an image."""
+    """Return whether a preprocess spec keeps the whole image."""
     return all(text.partition("(")[0].strip() in WHOLE for text in split_spec(preprocess))
 
 
 def read(
     loaded: Loaded, paths: Sequence[str]
 ) -> tuple[list[str], list[np.ndarray], list[dict[str, Any]], dict[str, str]]:
-    """Return the readable paths, their images, these as the model takes them, and the reasons of the others."""
+    """Return the readable paths, their images, the preprocessed images, and why the unreadable ones failed."""
     names: list[str] = []
     images: list[np.ndarray] = []
     examples: list[dict[str, Any]] = []
@@ -59,13 +59,13 @@ def read(
 
 
 def stacked(examples: Sequence[Mapping[str, Any]], rows: int) -> dict[str, np.ndarray]:
-    """Return examples as a batch of `rows`, the last example repeated."""
+    """Return examples as a batch of `rows`, padded with the last example."""
     filled = [*examples, *[examples[-1]] * (rows - len(examples))]
     return {key: np.stack([example[key] for example in filled]) for key in examples[0]}
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
-    """Return the names of files without folders and endings, with numbers where several are the same."""
+    """Return file names without folder and ending, numbered if several are equal."""
     seen: dict[str, int] = {}
     names = []
     for path in paths:
@@ -78,9 +78,9 @@ def unique_names(paths: Sequence[str]) -> list[str]:
 def predicted(
     loaded: Loaded, paths: Sequence[str], rows: int, needs: Sequence[str]
 ) -> Iterator[tuple[str, str, np.ndarray | None, dict[str, Any]]]:
-    """Yield the path, a name of its own, the image and the outputs of each file, of `rows` files at once.
+    """Yield path, unique name, image and outputs of each file, predicting `rows` files at once.
 
-    Outputs for pixels have the image's own size. Of a file that is unreadable there is no image, and {"unreadable": the reason}.
+    Pixel outputs have the image's original size. An unreadable file has image None and {"unreadable": the reason}.
     """
     names = dict(zip(paths, unique_names(paths), strict=True))
     for start in range(0, len(paths), rows):
@@ -94,7 +94,7 @@ def predicted(
         if isinstance(loaded.task, Dense):
             canvas = [int(-(-side // CANVAS) * CANVAS) for side in sizes.max(axis=0)]
             batch["own_size"] = np.concatenate([sizes, np.tile(sizes[-1:], (rows - len(images), 1))])
-            batch[loaded.task.key] = np.zeros((rows, *canvas), np.uint8)  # its size alone is read
+            batch[loaded.task.key] = np.zeros((rows, *canvas), np.uint8)  # only its size is read
         outputs = jax.device_get(loaded.predictor(loaded.weights, batch, needs)[1])
         for row, (path, image) in enumerate(zip(readable, images, strict=True)):
             found = {key: x[row] for key, x in outputs.items()}
@@ -106,7 +106,7 @@ def predicted(
 def write_segments(
     image: np.ndarray, classes: np.ndarray, names: Sequence[str], name: str, out: Path
 ) -> dict[str, Any]:
-    """Write masks/NAME.png and overlays/NAME.png; return the paths, and the share of each class that is there."""
+    """Write masks/NAME.png and overlays/NAME.png; return the paths, and the fraction of each class present."""
     paths = {kind: out / f"{kind}s" / f"{name}.png" for kind in ("mask", "overlay")}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
@@ -132,11 +132,11 @@ def write_numbers(numbers: np.ndarray, name: str, out: Path) -> dict[str, Any]:
 def write_boxes(
     loaded: Loaded, paths: Sequence[str], rows: int, out: Path, annotations: str | None, least_score: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Write pictures/NAME.png with the boxes of at least this score, and all boxes as COCO's results into boxes.json.
+    """Write pictures/NAME.png with the boxes of at least this score, and all boxes as COCO results into boxes.json.
 
-    annotations: a file of COCO's format, whose ids of images, by the names of their files, and of categories are used; without one
-    they are the names of the files without endings, as numbers where they are numbers, and the positions of classes, from 1.
-    Yields each path with what was written, or why it is unreadable.
+    annotations: a COCO-format file with the ids of images, by file name, and of categories; without it, image ids are
+    file names without ending, as integers if they are numeric, and category ids the positions of classes, from 1.
+    Yields each path with the results, or why it is unreadable.
     """
     image_ids, category_ids = ids_of(annotations, paths, loaded.class_names)
     results: list[dict[str, Any]] = []
@@ -164,7 +164,7 @@ def write_boxes(
 def ids_of(
     annotations: str | None, paths: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Any], list[int | None]]:
-    """Return the id of each image by its path, and of each class; raises UserError where the annotations do not know one."""
+    """Return the id of each image by path, and of each class; raises UserError if an image or all classes lack one."""
     stems = {path: os.path.splitext(os.path.basename(path))[0] for path in paths}
     if annotations is None:
         return {path: int(stem) if stem.isdecimal() else stem for path, stem in stems.items()}, [
@@ -186,7 +186,7 @@ def ids_of(
 
 
 def write_pixels(loaded: Loaded, paths: Sequence[str], rows: int, out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Write what is predicted for the pixels of images; yield each path with what was written, or why it is unreadable."""
+    """Write the pixel predictions of images; yields each path with the results, or why it is unreadable."""
     need = "segments" if loaded.class_names else "numbers"
     for path, name, image, found in predicted(loaded, paths, rows, (need,)):
         if image is None:

@@ -1,4 +1,4 @@
-"""What a network is fed: the images of a config as they are, and as augmented batches."""
+"""Show the network's input: the images of a config unchanged, and as augmented batches."""
 
 import dataclasses
 from collections import Counter
@@ -22,11 +22,11 @@ from vit_jax.viz.predictions import Caption
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Facts of a data set before the transforms.
+    """Statistics of a data set before the transforms.
 
-    examples: how many there are; scanned: of how many the image was read. classes: the examples of each class, of all. sizes: how
-    many of the readable images have (height, width). mean, std: of each channel over all pixels, in [0, 1]. unreadable: reasons by
-    name. left_out: files that are no examples. pixels: of each class of segments, in the images that were read.
+    examples: their number; scanned: the number of images tried. classes: the number of examples per class, over all.
+    sizes: the number of readable images per (height, width). mean, std: per channel over all pixels, in [0, 1].
+    unreadable: reasons by name. left_out: files that are not examples. pixels: per class, in the images read.
     """
 
     examples: int
@@ -41,7 +41,7 @@ class Statistics:
 
 
 def statistics(source: Source, most: int) -> Statistics:
-    """Return the facts of a source, reading at most this many images, evenly spread over it."""
+    """Compute the statistics of a source from up to `most` images, evenly spread over it."""
     if "image" not in source.fields:
         raise UserError(f"The examples have {', '.join(source.fields)}, and no image to show.")
     sizes: Counter[tuple[int, int]] = Counter()
@@ -69,14 +69,14 @@ def statistics(source: Source, most: int) -> Statistics:
 
 
 def balanced_weights(pixels: Mapping[str, int]) -> tuple[float, ...]:
-    """Return the median share of a class over the share of each, 0 for one without pixels (arXiv:1411.4734, section 6.2.1)."""
+    """Return the median class frequency over each class's, 0 for absent classes (arXiv:1411.4734, section 6.2.1)."""
     counts = np.array(list(pixels.values()), np.float64)
     there = counts[counts > 0]
     return tuple(float(f"{np.median(there) / count:.4g}") if count else 0.0 for count in counts)
 
 
 class Moments:
-    """Mean and standard deviation of each channel over all pixels that were added, in [0, 1]; () before the first."""
+    """Mean and standard deviation of each channel over all added pixels, in [0, 1]; () before the first."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -104,7 +104,7 @@ class Moments:
 
 
 def class_counts(source: Source) -> dict[str, int]:
-    """Return the examples of each class, of all that can be opened; images are not decoded."""
+    """Count the examples of each class among all that can be opened, without decoding images."""
     key = next((key for key, field in source.fields.items() if isinstance(field, Label | Labels)), None)
     if key is None:
         return {}
@@ -121,7 +121,7 @@ def class_counts(source: Source) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-    """Prepared batches: captioned images [h, w, c], the arrays by name in words, and mean and std of each channel in [0, 1]."""
+    """Prepared batches: captioned images [h, w, c], array descriptions by name, and channel mean and std in [0, 1]."""
 
     pictures: list[Caption]
     arrays: Mapping[str, str]
@@ -130,7 +130,7 @@ class Fed:
 
 
 def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> Fed:
-    """Return the first batches as the loss reads them: augmented, and mixed where the task mixes; at most `most` pictures."""
+    """Return the first batches as the loss reads them: augmented, mixed if the task mixes; up to `most` pictures."""
     config = {**config, "data": {**config["data"], "max_unreadable": 1.0, "workers": 0}}
     data = build_data(config, source)
     parts = build_parts(config, data.spec, data)
@@ -156,12 +156,12 @@ def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> 
 
 
 def is_pictures(array: Any) -> bool:
-    """Return whether an array is images [b, h, w, c], or several [b, views, h, w, c] of each example."""
+    """Return whether an array holds images [b, h, w, c], or several per example [b, views, h, w, c]."""
     return getattr(array, "ndim", 0) in (4, 5) and array.shape[-1] in (1, 3) and array.dtype in (np.uint8, np.float32)
 
 
 def caption_of(batch: Mapping[str, Any], row: int, names: tuple[str, ...]) -> str:
-    """Return the classes of an example with their shares, or its numbers."""
+    """Return the class of an example, or its largest classes or numbers with their values."""
     for key in ("target", "label"):
         if key not in batch:
             continue
@@ -175,7 +175,7 @@ def caption_of(batch: Mapping[str, Any], row: int, names: tuple[str, ...]) -> st
 
 
 def open_config(config: dict[str, Any]) -> tuple[dict[str, Any], Source]:
-    """Return a training config, filled in as a run would, and its training data."""
+    """Return a training config with defaults filled in as in a run, and its training data."""
     config = schema.check(config)
     source: Source = build(config["data"].get("source"), "data.source")
     _, facts = settings.load_init(config["init"], None)
@@ -183,7 +183,7 @@ def open_config(config: dict[str, Any]) -> tuple[dict[str, Any], Source]:
 
 
 def as_text(found: Statistics) -> str:
-    """Return the facts in words; long lists are cut."""
+    """Format the statistics as text; long lists are truncated."""
     counts = sorted(found.classes.items(), key=lambda item: -item[1])
     heights, widths = (np.repeat([size[axis] for size in found.sizes], list(found.sizes.values())) for axis in (0, 1))
     lines = [
@@ -214,11 +214,11 @@ def as_text(found: Statistics) -> str:
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Return numbers as a config takes them."""
+    """Format numbers in config syntax."""
     return "(" + ", ".join(f"{x:.4f}" for x in values) + ")"
 
 
 def as_dict(found: Statistics, fed: Fed | None) -> dict[str, Any]:
-    """Return the facts for machines to read."""
+    """Return the statistics as JSON-ready data."""
     facts = dataclasses.asdict(found) | {"sizes": [[*size, count] for size, count in found.sizes.items()]}
     return facts | ({} if fed is None else {"fed": {"arrays": dict(fed.arrays), "mean": fed.mean, "std": fed.std}})

@@ -1,1 +1,1 @@
-"""Models as programs that run without vit_jax: StableHLO by jax.export, and ONNX."""
+"""Export models as programs that run without vit_jax: StableHLO through jax.export, and ONNX."""

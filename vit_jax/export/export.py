@@ -1,4 +1,4 @@
-"""Export a model: write the program, run it on real images, and say how to load it."""
+"""Export a model: write the program, check it on real images, and explain how to load it."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from vit_jax.types import UserError
 
 Format = Literal["stablehlo", "onnx"]
 LARGEST = float(np.finfo(np.float32).max)
-CHECKED = 7  # images, in one batch and one by one
-# The largest difference that rounding explains, as a share of the largest number where that is above 1.
+CHECKED = 7  # images, in one batch, and the first one by itself
+# The largest difference that rounding explains, relative to the largest number if that is above 1.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2.0**-6}
 
 
@@ -26,8 +26,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2.0**-6}
 class Check:
     """How far the exported program is from the model on real images.
 
-    differences: the largest one of each output, at batch 1 and of all images. agreement: of int8, the share of the images with
-    the same largest output, and the mean cosine of the outputs.
+    differences: the largest difference of each output, at batch 1 and over all images. agreement: for int8, the
+    fraction of images with the same largest output, and the mean cosine of the outputs.
     """
 
     images: int
@@ -48,10 +48,10 @@ def export(
     int8: bool = False,
     images: UInt8[np.ndarray, "b h w c"] | None = None,
 ) -> dict[str, Check]:
-    """Write the program, export.json and README.md into a folder; return the check of each file by its name.
+    """Write the program, export.json and README.md into a folder; return the check of each file by name.
 
-    images: real ones as the model takes them, by default parts of two photographs. Raises UserError for a combination that
-    does not exist; a check that fails leaves its figures in export.json.
+    images: real preprocessed images, by default parts of two photographs. Raises UserError for an unsupported
+    combination; a failed check leaves its numbers in export.json.
     """
     if to == "onnx" and (dtype != "float32" or any_size):
         raise UserError(
@@ -60,7 +60,7 @@ def export(
         )
     if int8 and (to != "onnx" or images is None):
         raise UserError(
-            "--int8 is of --to=onnx, and is written only with its agreement on your images beside it; give image files or folders."
+            "--int8 requires --to=onnx and your images, to measure its agreement; give image files or folders."
         )
     source = "given" if images is not None else "parts of two photographs of scikit-learn"
     images = crops(CHECKED, loaded.image_shape) if images is None else images
@@ -81,12 +81,12 @@ def export(
 
 
 def passed(check: Check) -> bool:
-    """Return whether what was exported computes what the model does; of int8 the agreement says how far."""
+    """Return whether the exported program computes the same as the model; for int8, `agreement` tells how closely."""
     return check.tolerance is None or all(x <= check.tolerance for x in check.differences.values())
 
 
 def compare(form: Any, path: Path, expected: dict[str, np.ndarray], images: np.ndarray) -> dict[str, float]:
-    """Return the largest difference of each output, at batch 1 and of all images at once."""
+    """Return the largest difference of each output, at batch 1 and for all images at once."""
     batches = [(form.run(path, images), expected)]
     batches.append((form.run(path, images[:1]), {name: x[:1] for name, x in expected.items()}))
     found = [distance(theirs, ours) for ours, theirs in batches]
@@ -94,14 +94,14 @@ def compare(form: Any, path: Path, expected: dict[str, np.ndarray], images: np.n
 
 
 def distance(expected: Any, found: Any) -> dict[str, float]:
-    """Return the largest difference of each output, as a share of its largest number where that is above 1."""
+    """Return the largest difference of each output, relative to its largest number if that is above 1."""
     apart = {name: np.abs(found[name] - x).max() / max(1.0, np.abs(x).max()) for name, x in expected.items()}
-    # A number that JSON can express where one of them is not finite.
+    # JSON needs a finite number, even if one of them is not finite.
     return {name: float(np.nan_to_num(x, nan=LARGEST, posinf=LARGEST)) for name, x in apart.items()}
 
 
 def agreement(expected: Any, found: Any) -> dict[str, float]:
-    """Return the share of images with the same largest output, and the mean cosine, of the first output."""
+    """Return the fraction of images with the same largest output, and the mean cosine, for the first output."""
     name = next(iter(expected))
     ours, theirs = (x[name].reshape(len(x[name]), -1) for x in (expected, found))
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
@@ -112,7 +112,7 @@ def agreement(expected: Any, found: Any) -> dict[str, float]:
 
 
 def describe(reference: str, loaded: Loaded, program: Program, checks: dict[str, Check]) -> dict[str, Any]:
-    """Return what a reader of the files needs, for export.json."""
+    """Return what a reader of the files needs to know, for export.json."""
     height, width, channels = loaded.image_shape
     preprocessing = loaded.preprocessing
     return {

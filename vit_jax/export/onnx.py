@@ -1,4 +1,4 @@
-"""Programs as ONNX, written by jax2onnx and run by onnxruntime."""
+"""Write programs as ONNX with jax2onnx, and run them with onnxruntime."""
 
 import contextlib
 import logging
@@ -15,11 +15,11 @@ from vit_jax.types import UserError
 
 FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
 MOST_BYTES = 2**31 - 2**24  # of a protobuf message, without the program itself
-QUIET = 3  # onnxruntime's level of errors
+QUIET = 3  # onnxruntime's log level for errors
 
 
 def need_extra() -> None:
-    """Raise UserError where the libraries are not installed."""
+    """Raise UserError if the libraries are not installed."""
     try:
         with quiet():
             import jax2onnx  # noqa: F401
@@ -31,7 +31,7 @@ def need_extra() -> None:
 
 
 def write(program: Program, path: Path) -> None:
-    """Write a program for any number of images; weights that do not fit into a protobuf go to a file beside it."""
+    """Write a program for any number of images; weights too large for a protobuf go to a separate file."""
     import jax2onnx
     import onnx
 
@@ -49,7 +49,7 @@ def write(program: Program, path: Path) -> None:
 
 
 def quantize(path: Path, out: Path) -> None:
-    """Write a copy whose matrices are int8, and whose activations become int8 when it runs."""
+    """Write a copy with int8 matrices, whose activations are quantized to int8 at run time."""
     with quiet():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -70,7 +70,7 @@ def run(path: Path, images: np.ndarray) -> Mapping[str, np.ndarray]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the remarks of the libraries on plug-ins and shapes that concern no one here from the terminal."""
+    """Suppress the libraries' log messages and warnings about plug-ins and shapes, which do not matter here."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

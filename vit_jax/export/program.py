@@ -1,4 +1,4 @@
-"""A loaded model as one function of uint8 images, in the form that is exported."""
+"""Turn a loaded model into one exportable function of uint8 images."""
 
 import copy
 import dataclasses
@@ -25,10 +25,10 @@ Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is exported: uint8 images [b, h, w, c] -> {output: array [b, ...]}, with weights, normalisation and softmax inside.
+    """An exportable function: uint8 images [b, h, w, c] -> {output: array [b, ...]}, with normalisation and softmax.
 
-    outputs: shapes of one image by name. any_size: images of any height and width are resized and cropped inside. size: bytes of
-    the weights.
+    outputs: the shape for one image, by name. any_size: images of any height and width are resized and cropped inside.
+    size: bytes of the weights, which are included too.
     """
 
     function: Function
@@ -46,10 +46,10 @@ class Program:
 def build(
     reference: str, loaded: Loaded, outputs: Sequence[str] = (), dtype: Dtype = "float32", any_size: bool = False
 ) -> Program:
-    """Return the program of a model, in its plain form: nothing fused, scanned or recomputed.
+    """Build the program of a model, in its plain form: without fusion, scan or rematerialization.
 
-    outputs: names of what Task.predict returns, or "attention", the weights [b, layers, heads, n, n] of all blocks; by default
-    the logits, or the features where the head is untrained. Raises UserError for an output that the model does not have.
+    outputs: names of outputs of Task.predict, or "attention", the weights [b, layers, heads, n, n] of all blocks; by
+    default the logits, or the features if the head is untrained. Raises UserError for an unknown output.
     """
     task, weights = _plain(loaded, dtype)
     network = Network(reference, dataclasses.replace(loaded, task=task, weights=weights))
@@ -84,7 +84,7 @@ def build(
 
 
 def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
-    """Return the task with its network in plain form and a dtype, and the weights as that form multiplies them."""
+    """Return the task with its network in plain form and a dtype, and the weights in the dtype used there."""
     module = loaded.task.model
     fields = {**PLAIN, "dtype": dtype}
     task = copy.copy(loaded.task)
@@ -92,7 +92,7 @@ def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
     object.__setattr__(task, "model", module.clone(**cloned))  # tasks are frozen
     weights = jax.tree.map(jnp.asarray, jax.device_get(loaded.weights))  # on one device
     if dtype == "bfloat16":
-        # As linear layers multiply them; a stem standardises its kernels in float32 first.
+        # Linear layers multiply in bfloat16; a stem standardises its kernels in float32 first.
         weights = trees.map_named(
             lambda name, x: x.astype(jnp.bfloat16) if name.endswith("/kernel") and "/stem/" not in name else x, weights
         )
@@ -100,7 +100,7 @@ def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
 
 
 def _needed_preprocessing(loaded: Loaded) -> Preprocessing:
-    """Return what is done to images of any size; raises UserError where it cannot be done inside a program."""
+    """Return the preprocessing for images of any size; raises UserError if it is not possible inside a program."""
     preprocessing = loaded.preprocessing
     if preprocessing is None or preprocessing.resized is None or preprocessing.method not in resize.METHODS:
         raise UserError(

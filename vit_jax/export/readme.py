@@ -1,4 +1,4 @@
-"""The README beside an exported model: what it takes and gives, and a program that loads it."""
+"""Write the README of an exported model: its inputs and outputs, and a program that loads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,19 +17,19 @@ IMPORTS = {"model.onnx": "import onnxruntime", "model.stablehlo": "from jax impo
 
 
 def text(facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> str:
-    """Return the README of an export; facts: what export.json contains."""
+    """Return the README of an export; facts: the contents of export.json."""
     file, check = next(iter(facts["files"].items()))
     shape = " x ".join(map(str, facts["input"]["shape"]))
     lines = [
         f"# {markdown(facts['model'])}, exported by vit_jax",
         "",
-        f"`{file}` takes `images`, uint8 of {shape}, and normalises them itself. It gives float32 arrays:",
+        f"`{file}` takes `images`, uint8 of {shape}, and normalises them itself. It returns float32 arrays:",
         "",
         *(f"* `{name}`: {' x '.join(map(str, shape))}" for name, shape in facts["outputs"].items()),
         "",
         f"On {check['images']} images ({check['source']}) it differs from the model by at most "
         + ", ".join(f"{value:.1e} ({name})" for name, value in check["differences"].items())
-        + ". `export.json` has the same facts, the preprocessing and the names of the classes.",
+        + ". `export.json` contains the same facts, the preprocessing and the class names.",
         "",
     ]
     for other, found in list(facts["files"].items())[1:]:
@@ -42,7 +42,7 @@ def text(facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> str:
     lines += ["```python", *program(file, facts, preprocessing), "```", ""]
     if preprocessing is None and facts["preprocess"]["spec"]:
         lines += [
-            f"The images of training were prepared by `{facts['preprocess']['spec']}`, which these lines replace by a resize.",
+            f"Training images were prepared with `{facts['preprocess']['spec']}`; this code uses a resize instead.",
             "",
         ]
     return "\n".join(lines)
@@ -80,7 +80,7 @@ def program(file: str, facts: Mapping[str, Any], preprocessing: Preprocessing | 
 
 
 def pillow_lines(preprocessing: Preprocessing) -> list[str]:
-    """Return the resize and the crop in terms of Pillow, rounded as the model's authors do."""
+    """Return Pillow code for the resize and the crop, rounded as in the code of the model's authors."""
     method = f"Image.Resampling.{preprocessing.method.upper()}"
     size, (height, width), lines = preprocessing.resized, preprocessing.size, []
     if size is not None and not preprocessing.keep_ratio:

@@ -1,4 +1,4 @@
-"""Resizing and cropping inside a program, for images whose size is known only when it runs."""
+"""Resize and crop inside a program, for images whose size is only known at run time."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ from jaxtyping import Array, Float, UInt8
 
 from vit_jax.pretrained.pretrained import Preprocessing
 
-# By their names in Pillow; both antialias, and both cubic filters have a = -0.5.
+# By their Pillow names; both libraries antialias, and both cubic filters have a = -0.5.
 METHODS = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}
 
 
 def resized(images: UInt8[Array, "b h w c"], preprocessing: Preprocessing) -> UInt8[Array, "b h2 w2 c"]:
-    """Return images resized and cropped as the transforms on the host do, mostly within one grey level.
+    """Resize and crop images like the host transforms, mostly within one grey level.
 
-    Pillow rounds after each axis, and this after both.
+    Pillow rounds after each axis, this function after both.
     """
     target = preprocessing.size
     sides = _resized_sides(images, preprocessing)
@@ -28,7 +28,7 @@ def resized(images: UInt8[Array, "b h w c"], preprocessing: Preprocessing) -> UI
 
 
 def _resized_sides(images: Array, preprocessing: Preprocessing) -> list[Float[Array, ""]]:
-    """Return height and width after the resize and before the crop, rounded as ops.resize_small does."""
+    """Return height and width between the resize and the crop, rounded as in ops.resize_small."""
     height, width = (jnp.float32(images.shape[axis]) for axis in (1, 2))
     size = preprocessing.resized
     assert size is not None
@@ -41,6 +41,6 @@ def _resized_sides(images: Array, preprocessing: Preprocessing) -> list[Float[Ar
     if preprocessing.rule == "big_vision":
         scale = jnp.float32(size) / shorter
         return [jnp.round(height * scale), jnp.round(width * scale)]
-    # In whole numbers, as a quotient in float32 may fall just below one.
+    # In integers, because a quotient in float32 may fall just below a whole number.
     h, w = (jnp.int32(images.shape[axis]) for axis in (1, 2))
     return [jnp.float32(size * side // jnp.minimum(h, w)) for side in (h, w)]

@@ -1,4 +1,4 @@
-"""Programs as StableHLO, one file for CPU, GPU and TPU (jax.export)."""
+"""Write programs as StableHLO, one file for CPU, GPU and TPU (jax.export)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ MOST_BYTES = 2**31 - 2**20  # of a FlatBuffer, without the program itself
 
 
 def write(program: Program, path: Path) -> None:
-    """Write a program for any number of images, and of any size where it resizes them; raises UserError for too large ones."""
+    """Write a program for any number of images, and any size if it resizes; raises UserError if it is too large."""
     if program.size >= MOST_BYTES:
         raise UserError(
             f"The weights take {program.size / 1e9:.1f} GB in {program.dtype}, and a StableHLO file of jax.export has less than "
@@ -30,9 +30,9 @@ def write(program: Program, path: Path) -> None:
 
 
 def run(path: Path, images: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return the outputs of a written program; raises UserError for a file that is none."""
+    """Return the outputs of a written program; raises UserError if the file is not one."""
     try:
         program = export.deserialize(bytearray(path.read_bytes()))
-    except Exception as error:  # flatbuffers and MLIR raise anything on damaged bytes
+    except Exception as error:  # flatbuffers and MLIR raise any error on damaged bytes
         raise UserError(f"{path} is no exported program ({type(error).__name__}); export the model again.") from None
     return jax.device_get(program.call(images))

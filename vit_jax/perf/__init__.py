@@ -1,1 +1,1 @@
-"""What training costs: benchmarks, plans for machines that are not here, and compiled programs read."""
+"""Measure the cost of training: benchmarks, plans for absent machines, and analysis of compiled programs."""

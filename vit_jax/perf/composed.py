@@ -1,4 +1,4 @@
-"""The train step and predictions of a config, timed without its data, and the report of the figures."""
+"""Time the train step and predictions of a config without its data, and report the results."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from vit_jax.types import UserError
 
 
 class Composed:
-    """What training computes for a plain config, whose data need not be here."""
+    """The computations of training for a plain config; its data need not be available."""
 
     def __init__(self, config: dict[str, Any], num_classes: int | None):
         self.config, self.spec, _ = stand_in_config(config, num_classes)
@@ -34,7 +34,7 @@ class Composed:
         self.program: Program | None = None
 
     def training(self) -> Training:
-        """Return the train step, compiled and run once, on random bytes."""
+        """Compile the train step and run it once, on random bytes."""
         resident = random_batch(self.parts.batch, len(self.spec.class_names), self.mesh)
         if self.parts.parallel == "jit":
             self.program, training = compile_training(self.parts, self.mesh, resident)
@@ -42,7 +42,7 @@ class Composed:
         return Training(self.parts.compile(self.mesh), jax.jit(self.parts.init)(None), resident)
 
     def flops(self) -> tuple[float, dict[str, int]]:
-        """Return the FLOPs of a step, see Parts.model_flops."""
+        """Return the FLOPs of a step; see Parts.model_flops."""
         return self.parts.model_flops()
 
     @property
@@ -62,7 +62,7 @@ class Composed:
     def peer(self, name: str, dtype: str | None, predictions: int | None = None) -> Peer:
         """Return a peer that trains the same model at the same batch size, or predicts `predictions` images at once."""
         if self.mesh.size > 1:
-            raise UserError(f"--peer={name} is compared on one device; found {self.mesh.size}. Hide the others.")
+            raise UserError(f"--peer={name} is compared on one device; found {self.mesh.size}. Hide the other devices.")
         fields = {field.name: getattr(self.task.model, field.name) for field in dataclasses.fields(self.task.model)}
         return Peer(
             name,
@@ -87,7 +87,7 @@ def _is_plain(value: Any) -> bool:
 def step_figures(
     composed: Composed, training: Training, peer: Peer | None, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """Return the figures of a step, and of the peer if there is one; `lines` is the same as text."""
+    """Return the results for a step, and for the peer if there is one; `lines` is the same as text."""
     devices = list(composed.mesh.devices.flat)
     needed, uncounted = composed.flops()
     program = composed.program
@@ -120,7 +120,7 @@ def step_figures(
 
 
 def lines_of(result: dict[str, Any], devices: list[Any]) -> list[str]:
-    """Return the figures of a step as text."""
+    """Format the results for a step as text."""
     chip, rate = chip_of(devices), result["tflops_per_second"]
     speed = f"{rate:.1f} TFLOP/s" if rate >= 1 else f"{1e3 * rate:.2f} GFLOP/s"
     if chip is None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # other dtypes contain their number of bits
+BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}  # other dtype names contain their number of bits
 SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+)(?:e\w+)?\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ((?:\(.*?\)|[^ (]+)(?:\{[^}]*\})?) ([\w\-]+)\((.*)$")
 TILE = re.compile(r"T\(([\d,]+)\)")
@@ -109,7 +109,7 @@ class HloModule:
                 computation[name] = Instruction(name, kind, *size_of(shape), operands, rest, bool(root))
 
     def collectives(self, devices: int) -> list[Traffic]:
-        """Return the collectives by kind, those in a loop counted once per iteration.
+        """Return the collectives by kind; collectives in a loop count once per iteration.
 
         Bytes sent assume ring algorithms: each of n devices sends (n - 1) / n of an array to gather, scatter or transpose it,
         and twice that to all-reduce it.
@@ -131,7 +131,7 @@ class HloModule:
         return sorted(found.values(), key=lambda traffic: -traffic.sent)
 
     def kernels(self) -> int:
-        """Count calls of custom kernels, whose memory traffic is unknown."""
+        """Count calls of custom kernels, which have unknown memory traffic."""
         return sum(
             times for one, times in self._walk(self.entry, 1) if "tpu_custom_call" in one.rest or "cudnn" in one.rest
         )
@@ -145,7 +145,7 @@ class HloModule:
         return math.fsum(self._traffic(one) * (times if loops else 1) for one, times in walk)
 
     def _walk(self, name: str, times: int, into_fusions: bool = True) -> Iterable[tuple[Instruction, int]]:
-        """Yield the instructions of a computation and all that it calls, with their number of executions."""
+        """Yield the instructions of a computation and of all computations it calls, with their number of executions."""
         for instruction in self.computations.get(name, {}).values():
             yield instruction, times
             if instruction.kind in ("while", "conditional", "call", "async-start") or (
@@ -158,7 +158,7 @@ class HloModule:
     def _trip_count(self, loop: Instruction) -> int:
         """Return the iterations of a while loop, 1 if unknown.
 
-        Without the compiler's annotation, a loop whose condition is one comparison with one constant counts up to it from 0.
+        Without the compiler's annotation, a loop with a single comparison with one constant counts up to it from 0.
         """
         if known := TRIP_COUNT.search(loop.rest):
             return int(known[1])
@@ -222,7 +222,7 @@ class HloModule:
         return read if users else math.inf
 
     def _unwritten(self, output: Instruction, fused: Computation) -> float:
-        """Return the bytes of a fusion's output that it does not write, since it updates a part of an input in place."""
+        """Return the bytes of a fusion's output that are not written because it updates part of an input in place."""
         while output.kind == "bitcast":
             output = fused[output.operands[0]]
         index = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.data.pipeline import TrainData
 
-# Returns an endless iterator of batches, each a mapping of arrays; it is closed after use where it has close().
+# Returns an endless iterator of batches, each a mapping of arrays, which is closed after use if it has close().
 Stream = Callable[[], Iterator[Mapping[str, Any]]]
 
 
@@ -24,7 +24,7 @@ class Rate:
 
 
 def rate(stream: Stream, batches: int) -> Rate:
-    """Return the rate over a number of batches, after one that waits for threads or processes to start."""
+    """Measure the rate over a number of batches, after a first one that waits for threads or processes to start."""
     iterator = stream()
     try:
         next(iterator)
@@ -42,11 +42,12 @@ def measure(
     rounds: int = 3,
     peer: Stream | None = None,
 ) -> list[dict[str, Any]]:
-    """Return medians over the rounds for numbers of threads and of worker processes, and for the peer.
+    """Return medians over the rounds for each number of threads and of worker processes, and for the peer.
 
-    open_data(threads, workers) opens the data. In each round all are timed in turn, so that other load affects them alike. Each
-    row has kind, count, images_per_second and images_per_cpu_second (None for workers, whose time is not this process's),
-    scaling (to the first count of its kind) and, with a peer, of_peer: medians of the rounds' ratios.
+    open_data(threads, workers) opens the data. Each round times all of them in turn, so that other load affects them
+    alike. Each row has kind, count, images_per_second and images_per_cpu_second (None for workers, which use other
+    processes' time), scaling (relative to the first count of its kind) and, with a peer, of_peer: medians of the ratios
+    per round.
     """
     streams: dict[tuple[str, int], Stream] = {}
     for count in counts:

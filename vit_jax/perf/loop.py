@@ -1,4 +1,4 @@
-"""Time the step with its data against the bare step, and the data alone."""
+"""Time the step with its data against the bare step, and the data by itself."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ from vit_jax.train.build import build, build_data
 
 
 def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) -> dict[str, float]:
-    """Return medians over the rounds; the bare step takes one batch on the device. Both block until each step is ready."""
+    """Return medians over the rounds; the bare step reuses one batch. Both block until each step is ready."""
     length = (steps + 1) * rounds + 1
     run = build(config | {"steps": max(config.get("steps") or 0, length), "epochs": None}, path)
     state = jax.jit(run.parts.init, out_shardings=run.shardings)(None)
@@ -52,7 +52,7 @@ def measure_loop(config: dict[str, Any], path: Path, steps: int, rounds: int) ->
 
 
 def measure_data(config: dict[str, Any], counts: Sequence[int], steps: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure the batches alone, for numbers of threads and of worker processes: see input_speed.py."""
+    """Measure only the batches, for numbers of threads and of worker processes; see input_speed.py."""
     config = stand_in_config(config).config
     source = factory.build(config["data"]["source"], "data.source")
 

@@ -1,4 +1,4 @@
-"""Another library as a peer in benchmarks: in a process of its own; the two run in turns, never at once.
+"""Run another library as a peer in benchmarks, in its own process; the two run in turns, never at once.
 
 A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTION, a function with the keywords
 
@@ -6,14 +6,14 @@ A peer is "timm", "timm:compile", "timm:compile:channels_last", or MODULE:FUNCTI
     batch_size    images in a step
     image_shape   (height, width, channels)
     num_classes   of the labels
-    model         the fields of our model, such as width and depth, those that JSON can hold
+    model         the fields of our model that JSON can hold, such as width and depth
     dtype         "float32" or "bfloat16", of its products
     platform      "cpu", "gpu" or "tpu"
     threads       processor cores to use
 
-and returns a function of a number of steps, which returns when they are done. That may have an attribute `about`, a line that
-describes it, and a method `memory()`, its peak bytes on the device. It must not fork. It starts as its own users start it,
-without the huge pages that ours uses, unless the environment sets them.
+and returns a function of a number of steps, which returns when they are done. It may have an attribute `about`, a line
+that describes it, and a method `memory()`, its peak bytes on the device. It must not fork. It starts as its users start
+it, without the huge pages that we use, unless the environment sets them.
 """
 
 import json
@@ -33,15 +33,15 @@ TIMM = {
     "timm:compile": "vit_jax.perf.timm_peer:compiled",
     "timm:compile:channels_last": "vit_jax.perf.timm_peer:compiled_channels_last",
 }
-# How threads of torch wait for each other, unless the environment says otherwise. Where other processes run too, threads that
-# spin lose whole time slices: on two busy cores a step of a tiny ViT took 770 ms instead of 9.
+# How torch threads wait for each other, unless the environment says otherwise. If other processes run too, spinning
+# threads lose whole time slices: on two busy cores a step of a tiny ViT took 770 ms instead of 9.
 WAITING = "passive"
-# The folder of this package, so that the worker imports the same.
+# The folder that contains this package, so that the worker imports the same one.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def function_of(peer: str) -> str:
-    """MODULE:FUNCTION of a peer; raises UserError where it names none."""
+    """Return the MODULE:FUNCTION of a peer; raises UserError if it is unknown."""
     module, colon, name = peer.partition(":")
     if peer in TIMM:
         return TIMM[peer]
@@ -56,10 +56,10 @@ def cores() -> int:
 
 
 class Peer:
-    """A peer, made and warmed up; called with a number of steps, it runs them and returns their seconds.
+    """A peer, built and warmed up; called with a number of steps, it runs them and returns their seconds.
 
-    about: its description. first_seconds: to build it and run its first step. memory: its peak bytes on the device, None
-    where unknown. Raises UserError where it cannot be imported, fails, or is silent for `limit` seconds.
+    about: its description. first_seconds: to build it and run its first step. memory: its peak bytes on the device,
+    None if unknown. Raises UserError if it cannot be imported, fails, or is silent for `limit` seconds.
     """
 
     def __init__(self, name: str, limit: float | None = None, **arguments: Any):
@@ -67,7 +67,7 @@ class Peer:
         make = function_of(name)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # Its answers are read unbuffered, since `select` sees only the pipe.
+        # Its answers are read unbuffered because `select` sees only the pipe.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vit_jax.perf.worker"],
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Plan a training step on accelerators that need not be here: memory, operations, traffic, and a lower bound of the time."""
+"""Plan a training step on absent accelerators: memory, operations, traffic, and a lower bound of the time."""
 
 import dataclasses
 import importlib.util
@@ -21,28 +21,28 @@ from vit_jax.train.build import build_parts
 from vit_jax.train.step import jit_step
 from vit_jax.types import UserError
 
-# The compiler's message where a program does not fit.
+# The compiler's message for a program that does not fit.
 EXHAUSTED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
-# For compiling on a machine without TPUs: without taking a chip or asking for hosts.
+# Compile on a machine without TPUs, without claiming a chip or querying hosts.
 NO_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any; the topology decides
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any value; the topology decides
 }
-# Generations of TPUs and the dimensions of their slices.
+# TPU generations and the number of dimensions of their slices.
 GENERATIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """The cost of one compiled step on each device, in bytes, operations and seconds.
+    """The cost of one compiled step per device, in bytes, operations and seconds.
 
-    temporaries: activations, gradients and everything else that lives only during the step. peak: the most bytes at once.
-    accessed: bytes of all inputs and outputs by XLA's count, in any memory; moved: those in main memory, see
-    HloModule.memory_traffic. kernels: calls whose inside neither sees. model_flops: of the plain model, not recomputed. A step
-    that the compiler refuses for its memory has a peak, but None for moved. The times follow from the chip's peak figures, and
-    are None where the chip is unknown.
+    temporaries: activations, gradients and everything else that exists only during the step. peak: the most bytes at
+    once. accessed: bytes of all inputs and outputs by XLA's count, in any memory; moved: bytes in main memory, see
+    HloModule.memory_traffic. kernels: calls that neither of the two can see into. model_flops: of the plain model,
+    without recomputation. If the compiler rejects a step for its memory, it has a peak, but moved is None. The times
+    follow from the chip's peak rates, and are None if the chip is unknown.
     """
 
     devices: int
@@ -80,12 +80,12 @@ class StepPlan:
 
     @property
     def images_per_second(self) -> float | None:
-        """The rate over all devices that the slowest of the three allows if they overlap perfectly."""
+        """The rate over all devices if the three overlap perfectly, limited by the slowest."""
         return None if self.times is None else self.batch_size / max(self.times.values())
 
 
 def devices_of(topology: str) -> list[Any]:
-    """Return the devices of a TPU slice such as "v5e:4x8", to compile for; UserError where libtpu or the slice is unknown."""
+    """Return the devices of a TPU slice like "v5e:4x8" to compile for; raises UserError without libtpu or the slice."""
     generation, _, chips = topology.partition(":")
     sides = chips.split("x")
     if generation not in GENERATIONS or not all(side.isdecimal() for side in sides):
@@ -101,7 +101,7 @@ def devices_of(topology: str) -> list[Any]:
         raise UserError(f"Compiling for {topology} needs Google's compiler, but no TPU: pip install libtpu.")
     for name, value in NO_TPU.items():
         os.environ.setdefault(name, value)
-    # Programs for absent devices can be cached, but not read again.
+    # Programs for absent devices can be cached, but not read back.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
@@ -111,13 +111,13 @@ def devices_of(topology: str) -> list[Any]:
 
 
 def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> StepPlan:
-    """Compile the train step of a filled-in config for these devices; raises UserError where mesh or batch do not fit them."""
+    """Compile the train step of a filled-in config for these devices; raises UserError if mesh or batch do not fit."""
     mesh = sharding.make_mesh(devices, **config["mesh"])
     sharding.check_batch(config["batch_size"], mesh)
     parts = build_parts(config, spec)
     shapes, shardings = parts.shapes, parts.shardings(mesh)
     constants = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts.constants)
-    # Kernels hide their operations, so the same step is counted with plain attention.
+    # Kernels hide their operations, so FLOPs are counted on the same step with plain attention.
     counted = config if config["model"].get("type") != "vit.ViT" else with_changes(config, {"model.attention": "plain"})
     total, _ = flops.count(build_parts(counted, spec).make_step(), constants, shapes, parts.batch)
     chip = chip_of(devices)
@@ -141,7 +141,7 @@ def plan(config: Mapping[str, Any], spec: DataSpec, devices: Sequence[Any]) -> S
 
 
 def program_facts(lowered: Any, devices: int, accelerator: bool) -> dict[str, Any]:
-    """Return fields of a StepPlan from a program compiled for this number of devices, or from why it was not compiled."""
+    """Return StepPlan fields from a program compiled for this many devices, or from its out-of-memory error."""
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -154,7 +154,7 @@ def program_facts(lowered: Any, devices: int, accelerator: bool) -> dict[str, An
     read.memory_traffic()
     return {
         "temporaries": float(memory.temp_size_in_bytes),
-        # Compilers of accelerators count memory that buffers share once.
+        # Compilers for accelerators count memory shared by buffers once.
         "peak": float(memory.peak_memory_in_bytes if accelerator else planned_memory(program) or 0),
         # XLA counts the body of a loop once.
         "accessed": program.cost_analysis().get("bytes accessed", math.nan)
@@ -166,7 +166,7 @@ def program_facts(lowered: Any, devices: int, accelerator: bool) -> dict[str, An
     }
 
 
-# Changes that make a step smaller, the cheapest first: (what it is, config keys).
+# Changes that make a step smaller, cheapest first: (description, config keys).
 REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("parameters and optimiser sharded over the devices", {"mesh.data": 1, "mesh.fsdp": -1}),
     ("activations recomputed", {"model.remat": "inner"}),
@@ -178,7 +178,7 @@ REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def with_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with other values of keys such as "model.remat"."""
+    """Return a config with changed values of keys such as "model.remat"."""
     changed = dict(config)
     for key, value in changes.items():
         part, _, field = key.partition(".")
@@ -187,7 +187,7 @@ def with_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
 
 def remedies(one: StepPlan, config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the changes to try, each on top of those before it, where a plan does not fit."""
+    """Return the changes to try if a plan does not fit, each including the previous ones."""
     left = list(REMEDIES)
     if one.mesh.get("fsdp", 1) > 1 or one.devices == 1 or one.params + one.optimizer < 0.1 * one.peak:
         left.pop(0)

@@ -1,4 +1,4 @@
-"""Time predictions as they are used: from bytes on the host to probabilities on the host."""
+"""Time complete predictions: from bytes on the host to probabilities on the host."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from vit_jax.tasks.task import Weights
 class OurPrediction:
     """A predict function on one batch of random bytes; called with a number of times, it returns their seconds.
 
-    latencies: the seconds of each prediction so far, without the first, which runs here and compiles.
+    latencies: the seconds of each prediction so far, except the first, which runs here and compiles.
     """
 
     def __init__(self, predict: Predictor, weights: Weights, batch_size: int, image_shape: tuple[int, int, int]):

@@ -1,4 +1,4 @@
-"""What a run would make of its config, also where its data are not on this machine."""
+"""Fill in a config as a run would, even if its data are not on this machine."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ from vit_jax.data.sources.fake import Fake
 from vit_jax.train import settings
 from vit_jax.types import UserError
 
-# Classes and training images of whole data sets (arXiv:1409.0575; arXiv:2104.10972, with the classes of arXiv:2010.11929).
+# Classes and training images of full data sets (arXiv:1409.0575; arXiv:2104.10972, with the classes of
+# arXiv:2010.11929).
 KNOWN = {"imagenet2012": (1000, 1_281_167), "imagenet21k": (21_843, 14_197_122)}
-# Stand-ins of two sizes show whether the preprocessing gives images of one size.
+# Stand-ins of two sizes show whether the preprocessing always gives the same size.
 SIZES = (320, 512)
 
 
 class FilledIn(NamedTuple):
-    """A plain training config filled in as a run would, what its data look like, and a note on what was assumed of them."""
+    """A plain training config filled in as in a run, a description of its data, and a note on what was assumed."""
 
     config: dict[str, Any]
     spec: DataSpec
@@ -29,11 +30,11 @@ class FilledIn(NamedTuple):
 
 
 def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -> FilledIn:
-    """Return a training config filled in, with made-up data where its own cannot be opened.
+    """Fill in a training config, with made-up data if its own data cannot be opened.
 
-    Those have `num_classes` classes, or as many as ImageNet where they are ImageNet, and the shape that the preprocessing gives
-    to any image; as many examples as the whole data set has where that is known, or one of each class. Raises UserError where the
-    classes or the shape remain unknown.
+    Made-up data have `num_classes` classes, or the known number for ImageNet, and the shape that the preprocessing
+    gives to any image; they have as many examples as the full data set if that is known, else one per class. Raises
+    UserError if the classes or the shape remain unknown.
     """
     note, config = None, schema.check(dict(config))
     try:
@@ -56,7 +57,7 @@ def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -
 
 
 class Labelled(Source):
-    """Made-up images whose pixels or boxes are labelled, by the kind of source that they stand for."""
+    """Made-up images with labelled pixels or boxes, in place of a kind of source."""
 
     def __init__(self, images: Source, kind: str, class_names: tuple[str, ...]):
         self._images = images
@@ -85,7 +86,7 @@ class Labelled(Source):
 
 
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:
-    """Return made-up images in place of a source that cannot be opened; raises UserError where its classes are unknown."""
+    """Return made-up images for a source that cannot be opened; raises UserError if its classes are unknown."""
     known, count = KNOWN.get(str(source.get("name")), (None, num_classes))
     kind, stated = str(source.get("type")), source.get("classes")
     if isinstance(stated, tuple | list):

@@ -1,4 +1,4 @@
-"""The bare train step: its start-up time, memory, and speed on a batch that stays on the devices."""
+"""Time the bare train step: its start-up time, memory, and speed on a batch that stays on the devices."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from vit_jax.train.step import jit_step
 class Program:
     """A compiled function, the seconds to trace and to compile it, and the bytes that it needs on each device.
 
-    cached: it came from the compilation cache. memory: planned by the compiler; None where unknown.
+    cached: it came from the compilation cache. memory: planned by the compiler; None if unknown.
     """
 
     run: Callable[..., Any]
@@ -34,7 +34,7 @@ class Program:
 
 
 def compile_program(jitted: Any, *shapes: Any) -> Program:
-    """Return a jitted function compiled for arguments of these shapes and shardings."""
+    """Compile a jitted function for arguments of these shapes and shardings."""
     begin, hits = time.perf_counter(), _cache_hits()
     lowered = jitted.trace(*shapes).lower()
     traced, before = time.perf_counter(), len(hits)
@@ -45,7 +45,7 @@ def compile_program(jitted: Any, *shapes: Any) -> Program:
 
 @functools.cache
 def _cache_hits() -> list[str]:
-    """Return a list that grows by one whenever a program is found in the compilation cache."""
+    """Return a list that grows by one on each compilation cache hit."""
     hits: list[str] = []
     jax.monitoring.register_event_listener(
         lambda event, **_: hits.append(event) if event == "/jax/compilation_cache/cache_hits" else None
@@ -56,12 +56,12 @@ def _cache_hits() -> list[str]:
 class Training:
     """A train step with its state and one batch; called with a number of steps, it returns their seconds.
 
-    step: (state, batch) -> (state, metrics). first_seconds: of the first step, which runs here.
+    step: (state, batch) -> (state, metrics). first_seconds: for the first step, which runs here.
     """
 
     def __init__(self, step: Callable[..., Any], state: State, batch: Mapping[str, jax.Array]):
         self._step, self._state, self._batch = step, state, batch
-        # XLA:CPU aborts in a rendezvous when several steps are in flight on several devices.
+        # XLA:CPU aborts in a rendezvous if several steps are in flight on several devices.
         self._block_each = jax.default_backend() == "cpu"
         self.first_seconds = self(1)
 
@@ -76,7 +76,7 @@ class Training:
 
 
 def compile_training(parts: Parts, mesh: Mesh, batch: Mapping[str, jax.Array]) -> tuple[Program, Training]:
-    """Return the step compiled for a batch and the first state, and the same step run once."""
+    """Compile the step for a batch and the initial state, and run it once."""
     shapes, shardings = parts.shapes, parts.shardings(mesh)
     constants = jax.device_put(parts.constants, sharding.tree_sharding(parts.constants, mesh, parts.rules))
     jitted = jit_step(parts.make_step(), parts.constants, mesh, shardings, parts.rules)
@@ -86,7 +86,7 @@ def compile_training(parts: Parts, mesh: Mesh, batch: Mapping[str, jax.Array]) -
 
 
 def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], num_classes: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """Return a global batch of random bytes, labels below num_classes, and zeros or ones for floats, sharded over the devices."""
+    """Return a global sharded batch of random bytes, labels below num_classes, and zeros or ones for floats."""
     rng, rows = np.random.default_rng(0), len(sharding.local_rows(mesh, next(iter(shapes.values())).shape[0]))
 
     def random(x: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -97,7 +97,7 @@ def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct], num_classes: int, m
 
 
 def figures(seconds: Sequence[float], batch_size: int, step_flops: float, devices: Sequence[Any]) -> dict[str, Any]:
-    """Return median figures from the seconds of a step in each round; `mfu` is None where the devices' peak is unknown."""
+    """Return median results from the seconds per step of each round; `mfu` is None if the devices' peak is unknown."""
     one, chip = statistics.median(seconds), chip_of(devices)
     return {
         "images_per_second": batch_size / one,
@@ -109,6 +109,6 @@ def figures(seconds: Sequence[float], batch_size: int, step_flops: float, device
 
 
 def peak_memory(devices: Sequence[Any]) -> int | None:
-    """Return the peak bytes on one of the devices since this process began; None where unknown."""
+    """Return the peak bytes on any of the devices since this process started; None if unknown."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((found.get("peak_bytes_in_use", 0) for found in stats), default=0) or None

@@ -1,4 +1,4 @@
-"""A network as a table: the output, the parameters and the FLOPs of each of its modules."""
+"""Show a network as a table: the output, parameters and FLOPs of each module."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from vit_jax.train.parts import PLAIN
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A module, or a parameter outside of any: the shape that it returns for a batch, its parameters, bytes and FLOPs."""
+    """A module, or a parameter outside of any: its output shape for a batch, its parameters, bytes and FLOPs."""
 
     name: str
     kind: str
@@ -28,9 +28,9 @@ class Layer:
 def layers(
     module: Any, variables: Mapping[str, Any], image_shape: Sequence[int], batch_size: int, depth: int
 ) -> list[Layer]:
-    """Return the modules with parameters or FLOPs down to `depth` levels, as they are called, and the whole; nothing is computed.
+    """Return modules with parameters or FLOPs down to `depth` levels, in call order, and the total, without computing.
 
-    variables: arrays or their shapes. FLOPs are those of one forward pass of the plain network; see flops.count.
+    variables: arrays or their shapes. FLOPs are for one forward pass of the plain network; see flops.count.
     """
     plain: dict[str, Any] = {key: value for key, value in PLAIN.items() if hasattr(module, key)}
     module = module.clone(**plain)
@@ -41,7 +41,7 @@ def layers(
         path = "/".join(context.module.path)
         if context.method_name != "__call__":
             return following(*args, **kwargs)
-        called.setdefault(path, (type(context.module).__name__, ()))  # on entry, so that a module is above its parts
+        called.setdefault(path, (type(context.module).__name__, ()))  # on entry, so that modules precede their parts
         out = following(*args, **kwargs)
         first = next(iter(jax.tree.leaves(out)), None)
         called[path] = (type(context.module).__name__, () if first is None else tuple(first.shape))
@@ -71,20 +71,20 @@ def layers(
     loose = [name for name in owned if name not in called]
     found = [Layer(name, "parameter", tuple(params[name].shape), owned[name], size[name], 0.0) for name in loose]
     found += [Layer(path, called[path][0], called[path][1], owned[path], size[path], spent[path]) for path in shown]
-    found = [row for row in found if row.params or row.flops]  # not dropout and the like
+    found = [row for row in found if row.params or row.flops]  # leaves out dropout and the like
     return [*found, Layer("total", kind, shape, sum(owned.values()), sum(size.values()), sum(scopes.values()))]
 
 
 def is_shown(path: str, called: Mapping[str, Any], depth: int) -> bool:
-    """Return whether a module has a row: it is at the last level, or above it without modules inside."""
+    """Return whether a module has a row: it is at the last level, or above it without inner modules."""
     levels = path.count("/") + 1
     return levels == depth or (levels < depth and not any(other.startswith(f"{path}/") for other in called))
 
 
 def owner_of(name: str, paths: Sequence[str]) -> str | None:
-    """Return the module, among these paths, of a parameter's name or of a scope, where methods and transforms stand between."""
+    """Return the module in `paths` that owns a parameter or scope; methods and transforms in the name are ignored."""
     parts = [part for part in name.split("/") if "." not in part and "(" not in part]
-    for start in (0, 1):  # a scope begins with the class of the whole
+    for start in (0, 1):  # a scope begins with the class of the whole network
         for end in range(len(parts), start, -1):
             if "/".join(parts[start:end]) in paths:
                 return "/".join(parts[start:end])
@@ -92,7 +92,7 @@ def owner_of(name: str, paths: Sequence[str]) -> str | None:
 
 
 def as_text(rows: Sequence[Layer]) -> str:
-    """Return the table as lines of text; the shares are of the whole."""
+    """Return the table as lines of text; percentages are of the total."""
     whole = rows[-1]
     unit, scale = ("GFLOPs", 1e9) if whole.flops >= 1e9 else ("MFLOPs", 1e6)
     cells = [("layer", "type", "output", "parameters", "", unit, "")]

@@ -1,4 +1,4 @@
-"""timm as a peer (see perf/peer.py): its VisionTransformer of the same sizes, through torch."""
+"""Run timm as a peer (see perf/peer.py): its VisionTransformer of the same sizes, in torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# The names of our fields in timm.
+# Our field names and timm's.
 FIELDS = {
     "width": "embed_dim",
     "depth": "depth",
@@ -23,26 +23,26 @@ _MISSING = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def eager(**request: Any) -> "Timm":
-    """Without compiling."""
+    """Build timm without compilation."""
     return Timm(**request)
 
 
 def compiled(**request: Any) -> "Timm":
-    """Through torch.compile."""
+    """Build timm with torch.compile."""
     return Timm(**request, compile_model=True)
 
 
 def compiled_channels_last(**request: Any) -> "Timm":
-    """Through torch.compile, images and weights of convolutions in torch's channels_last layout."""
+    """Build timm with torch.compile, images and convolution weights in torch's channels_last layout."""
     return Timm(**request, compile_model=True, channels_last=True)
 
 
 class Timm:
     """Train steps, or predictions, of a random ViT; called with their number.
 
-    A train step is forward, softmax cross-entropy, backward and fused AdamW on one normalised batch on the device, without
-    clipping or mixing. A prediction takes uint8 images on the host and returns probabilities there. bfloat16 is
-    torch's autocast; on a GPU float32 products may use TF32, as XLA's do.
+    A train step is forward, softmax cross-entropy, backward and fused AdamW on one normalised batch on the device,
+    without clipping or mixing. A prediction takes uint8 images on the host and returns probabilities there. bfloat16
+    uses torch's autocast; on a GPU float32 products may use TF32, as XLA's do.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Timm:
             torch.cuda.synchronize()
 
     def memory(self) -> int | None:
-        """Return the most bytes that its tensors took on the GPU."""
+        """Return the peak bytes of its tensors on the GPU, or None on a CPU."""
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _normalised(self) -> torch.Tensor:
@@ -107,7 +107,7 @@ class Timm:
 
 
 def make_model(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> torch.nn.Module:
-    """timm's ViT of the fields of ours; raises ValueError for a network that is no plain ViT."""
+    """Return timm's ViT with our fields; raises ValueError for a network that is not a plain ViT."""
     if not {"width", "mlp_dim", "num_heads", "pool"} <= model.keys() or model.get("stem"):
         raise ValueError("it is compared with models of type vit.ViT without a stem only")
     fields = {theirs: model[ours] for ours, theirs in FIELDS.items() if model.get(ours) is not None}
@@ -125,7 +125,7 @@ def make_model(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_
 
 
 def timm_version() -> str:
-    """Its version."""
+    """Return timm's version."""
     return _timm().__version__
 
 
@@ -133,7 +133,7 @@ def _timm() -> Any:
     try:
         import timm
     except RuntimeError:
-        # torchvision's wheels are built for CUDA; without it operators are missing that nothing here uses.
+        # torchvision's wheels are built for CUDA; without it some operators, unused here, are missing.
         for name in ("nms(Tensor dets, Tensor scores, float iou_threshold)", "qnms(Tensor a, Tensor b, float c)"):
             _MISSING.define(f"{name} -> Tensor")
         import timm

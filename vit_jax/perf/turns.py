@@ -8,7 +8,7 @@ Side = Callable[[int], float]
 
 
 def in_turns(sides: Mapping[str, Side], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of a step for each side and round; every other round runs the sides in reverse order."""
+    """Return the seconds per step for each side and round; every other round runs the sides in reverse order."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: -1 if number % 2 else 1]:

@@ -1,4 +1,4 @@
-"""The process of a peer: python -m vit_jax.perf.worker, which perf/peer.py starts and talks to in lines of JSON."""
+"""Run a peer in a process: python -m vit_jax.perf.worker, started by perf/peer.py, which sends it lines of JSON."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ WARM_UP = 2  # steps after the first
 def main() -> int:
     """Build the peer, warm it up, and run the number of steps in each line of stdin until it ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not an answer
+    os.dup2(2, 1)  # library output must not look like an answer
 
     def answer(**facts: Any) -> None:
         print(json.dumps(facts), file=answers, flush=True)

@@ -1,1 +1,1 @@
-"""Models in the formats of other libraries, one module per format."""
+"""Read and write models in the formats of other libraries, one module per format."""

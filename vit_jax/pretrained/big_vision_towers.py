@@ -1,4 +1,4 @@
-"""big_vision's two towers in one .npz (proj/image_text/two_towers.py): SigLIP and LiT with a transformer for texts."""
+"""Convert big_vision's two towers in one .npz (proj/image_text/two_towers.py): SigLIP, and LiT with a transformer."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"txt/Encoder_0/encoderblock_(\d+)/")
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the file has an image tower, a transformer for texts and a temperature."""
+    """Return whether the file has an image tower, a text transformer and a temperature."""
     names = {name.removeprefix("params/") for name in arrays}
     return "t" in names and any(map(_BLOCK.match, names)) and any(name.startswith("img/") for name in names)
 
@@ -56,7 +56,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
 
 
 def links(tower: Mapping[str, Any], has_bias: bool) -> list[Link]:
-    """Return the name table of everything but the image tower and its projection."""
+    """Return the name table of everything except the image tower and its projection."""
     table = [
         same("txt/Embed_0/embedding", "text/embed/embedding"),
         same("txt/pos_embedding", "text/posemb"),
@@ -76,7 +76,7 @@ def links(tower: Mapping[str, Any], has_bias: bool) -> list[Link]:
 def write(
     path: Path, model: Mapping[str, Any], task: Mapping[str, Any], params: FlatParams, images: Preprocessing
 ) -> list[str]:
-    """Write a .npz that big_vision's two_towers.load reads; return notes. Raises UserError for a pair it cannot represent."""
+    """Write a .npz that big_vision's two_towers.load reads; return notes. Raises UserError for an unsupported pair."""
     check_new(path)
     tower = {"pool": "last", **{key: value for key, value in task["text"].items() if value is not None}}
     full = specs.complete(model, google.FORMAT)

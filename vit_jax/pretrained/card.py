@@ -1,4 +1,4 @@
-"""The model card of an exported folder: README.md as the Hugging Face hub shows it."""
+"""Write the model card of an exported folder: README.md as displayed on the Hugging Face hub."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ LOADING = {
     "workdir": 'import vit_jax as vj\n\nmodel = vj.load("FOLDER")\nmodel.top("photo.jpg")',
 }
 LIBRARY = {"timm": "timm", "hf": "transformers", "workdir": "vit_jax"}
-# Keys of a config that make up the recipe.
+# Config keys that make up the recipe.
 RECIPE = ("init", "optim", "batch_size", "steps", "epochs", "ema_decay", "seed", "data.preprocess")
 MOST_CLASSES = 20
 
@@ -20,7 +20,7 @@ def make_card(
 ) -> str:
     """Return the card of a loaded model with `size` parameters.
 
-    record: config.json of the run that trained it, or None; metrics: its last results. What is not known is left to fill in.
+    record: config.json of the run that trained it, or None; metrics: its latest results. Unknown parts say "fill in".
     """
     config = (record or {}).get("config", {})
     classes = loaded.class_names[:MOST_CLASSES]

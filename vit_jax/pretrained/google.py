@@ -1,7 +1,7 @@
-"""Google's .npz files: google-research/vision_transformer (ViT, AugReg, SAM, GSAM, hybrids, Mixer, LiT) and big_vision.
+"""Convert Google's .npz files: vision_transformer (ViT, AugReg, SAM, GSAM, hybrids, Mixer, LiT) and big_vision.
 
-All layouts are converted to the names of big_vision's current models/vit.py: modules numbered per class, `pos_embedding`
-at the top level and one module per block. Array shapes equal this library's.
+All layouts are converted to the names in big_vision's current models/vit.py: modules numbered per class,
+`pos_embedding` at the top level and one module per block. Array shapes equal this library's.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from vit_jax.pretrained.tensors import check_new
 from vit_jax.types import UserError
 
 FORMAT = "a Google .npz"
-# Set by the code of these models, not by their files: flax's nn.gelu and epsilons, and models_resnet.py.
+# Set in the code of these models, not in their files: flax's nn.gelu and epsilons, and models_resnet.py.
 CODE: dict[str, Any] = {"mlp": "gelu_tanh", "norm_eps": 1e-6}
 STEM_CODE: dict[str, Any] = {"norm_eps": 1e-6, "weight_norm": "std", "weight_eps": 1e-5}
-# Fields with a single supported value; timm supports others.
+# Fields with a single supported value; timm supports other values.
 FIXED_FIELDS: dict[str, Any] = {
     "registers": 0,
     "distilled": False,
@@ -44,14 +44,14 @@ FIXED_FIELDS: dict[str, Any] = {
 }
 
 _BLOCK, _MIXER_BLOCK = r"Transformer/encoderblock_(\d+)/", r"MixerBlock_(\d+)/"
-# Before Flax's linen, modules were numbered in order of creation across classes.
+# Before Flax Linen, modules were numbered in order of creation across classes.
 _NUMBERED = re.compile(r"(MultiHeadDotProductAttention|LayerNorm|MlpBlock|Dense|MAPHead)_(\d+)")
 _ROOT = re.compile(r"((?:[^/]+/)*?)(?:Transformer/encoderblock|MixerBlock_0/)")
 _GROUP_NORM = re.compile(r"gn(\d+|_root|_proj)/(scale|bias)$")
 _ORIGINAL_POSEMB = "Transformer/posembed_input/pos_embedding"
 _POSEMBS = (_ORIGINAL_POSEMB, "Transformer/pos_embedding")
 _SCANNED = "Transformer/encoderblock/"
-# Arrays of the attention pooling head in files from before it was a module.
+# Arrays of the attention pooling head in files from before it became a module.
 _INLINED_HEAD = re.compile(r"probe$|(MultiHeadDotProductAttention|LayerNorm|MlpBlock)_0/")
 _PRE_LINEN = {
     "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
@@ -66,7 +66,7 @@ def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a Google .npz; raise UserError if it does not contain a ViT, hybrid or Mixer for images."""
+    """Convert a Google .npz; raises UserError if it does not contain a ViT, hybrid or Mixer for images."""
     inside, branch, branch_notes = model_branch(arrays, origin)
     theirs = to_big_vision(inside)
     is_mixer = any(re.match(_MIXER_BLOCK, name) for name in theirs)
@@ -99,9 +99,9 @@ def _preprocessing(
 ) -> tuple[Preprocessing, str]:
     """Return the authors' evaluation preprocessing and a note about it.
 
-    The original resizes without keeping the aspect ratio (input_pipeline.py), and so does big_vision for image-text models
-    (siglip_lit_coco.py). For classification big_vision crops the center (configs/vit_i1k.py and mlp_mixer_i1k.py:
-    resize_small(256)|central_crop(224), with area interpolation).
+    The original resizes without keeping the aspect ratio (input_pipeline.py), and so does big_vision for image-text
+    models (siglip_lit_coco.py). For classification big_vision crops the center (configs/vit_i1k.py and
+    mlp_mixer_i1k.py: resize_small(256)|central_crop(224), with area interpolation).
     """
     side = specs.square_side(patches) if patches else None
     rows, cols = specs.pixels_per_patch(model)
@@ -118,7 +118,7 @@ def _preprocessing(
 
 
 def _vit_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | None]:
-    """Return the spec and the number of patches, None if it is unknown."""
+    """Return the spec and the number of patches, or None if that is unknown."""
     height, across, _, width = shape_of(theirs, "embedding/kernel", 4, origin)
     _, heads, _ = shape_of(theirs, "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel", 3, origin)
     pool = "tok" if "cls" in theirs else "map" if "MAPHead_0/probe" in theirs else "gap"
@@ -172,7 +172,7 @@ def _mixer_spec(theirs: FlatParams, origin: str) -> tuple[dict[str, Any], int | 
 
 
 def _outputs(arrays: FlatParams, name: str, origin: str) -> int:
-    """Return the output width of a dense layer, 0 if it is absent."""
+    """Return the output width of a dense layer, or 0 if it is absent."""
     return shape_of(arrays, name, 2, origin)[1] if name in arrays else 0
 
 
@@ -185,9 +185,9 @@ def _count(arrays: FlatParams, pattern: str, first: int = 0) -> int:
 
 
 def model_branch(arrays: FlatParams, origin: str) -> tuple[FlatParams, str, list[str]]:
-    """Return the arrays of the image model in a file, what precedes their names, and notes on the other arrays.
+    """Return the arrays of the image model in a file, the prefix of their names, and notes on the other arrays.
 
-    The branch is "", "params/" (optax), "opt/target/" (flax.optim), "params/img/" for image-text models, or any other.
+    The prefix is "", "params/" (optax), "opt/target/" (flax.optim), "params/img/" for image-text models, or any other.
     """
     branches = [match[1] for name in arrays if (match := _ROOT.match(name))]
     branches = [branch for branch in branches if branch.startswith("opt/target/")] or branches
@@ -244,7 +244,7 @@ def _number_by_class(names: Iterable[str]) -> list[str]:
 
 
 def to_original(arrays: FlatParams) -> FlatParams:
-    """Rename big_vision's arrays to the names of the first files of vision_transformer, which every reader supports."""
+    """Rename big_vision's arrays to the names in the first vision_transformer files, which every reader supports."""
 
     def rename(name: str) -> str:
         if name == "pos_embedding":
@@ -290,7 +290,7 @@ def _vit_links(model: Mapping[str, Any]) -> list[Link]:
 
 
 def block_links(theirs: str, ours: str) -> list[Link]:
-    """Return the name table of a transformer block, of images or of texts."""
+    """Return the name table of an image or text transformer block."""
     table = norm_links(f"{theirs}/LayerNorm_0", f"{ours}/norm1") + norm_links(f"{theirs}/LayerNorm_1", f"{ours}/norm2")
     return table + _attention(theirs, ours) + _mlp(f"{theirs}/MlpBlock_0", f"{ours}/mlp")
 
@@ -340,7 +340,7 @@ def write(
     preprocessing: Preprocessing | None,
     class_names: tuple[str, ...] | None,
 ) -> list[str]:
-    """Write a new .npz in the original's layout, or in big_vision's for attention pooling.
+    """Write a new .npz in the original layout, or in big_vision's for attention pooling.
 
     Fixed and absent position embeddings are written as a learned table with the same values. Returns notes on what the
     file cannot express. Raises UserError, before writing, for a model that the format does not support.
@@ -423,7 +423,7 @@ def _notes(
 
 
 def save(path: Path, arrays: FlatParams) -> None:
-    """Write a .npz, which appears once it is complete."""
+    """Write a .npz that appears only when it is complete."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

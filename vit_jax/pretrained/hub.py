@@ -1,11 +1,11 @@
-"""Downloads from the Hugging Face hub, and the original repository's models that can be downloaded from there.
+"""Download from the Hugging Face hub, and list the original repository's models that are available there.
 
 HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
 
 The table of names follows google-research/vision_transformer (README.md, vit_jax.ipynb, configs/augreg.py) and, for the
-hub, timm 1.0.31 default_cfgs and transformers 4 convert_vit_timm_to_pytorch.py. The original's own buckets are closed since
-February 2026 (issue 321), so models that only they had are not listed. timm tags its Mixers with 1000 classes
-in21k_ft_in1k, though they were trained on ImageNet alone.
+hub, timm 1.0.31 default_cfgs and transformers 4 convert_vit_timm_to_pytorch.py. The original buckets have been closed
+since February 2026 (issue 321), so models that are only there are not listed. timm tags its 1000-class Mixers
+in21k_ft_in1k, although they were trained only on ImageNet.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ OLDER_FILES = ["pytorch_model.bin", "pytorch_model.pth", "*.npz"]
 
 
 def download(name: str) -> Path:
-    """Download a model OWNER/NAME[@revision] into the hub's cache, unless it is there, and return its folder."""
+    """Download a model OWNER/NAME[@revision] into the hub's cache if it is missing, and return its folder."""
     owner, revision = _parsed(name)
     files = FILES + TOKENIZER_FILES
     folder = _snapshot(owner, revision, files)
@@ -44,13 +44,13 @@ def _parsed(name: str) -> tuple[str, str | None]:
 
 
 def check_name(name: str, flag: str) -> None:
-    """Raise UserError where this is no OWNER/NAME."""
+    """Raise UserError unless a name has the form OWNER/NAME."""
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is None:
         raise UserError(f"{flag}={name} is not a model of the hub; expected OWNER/NAME.")
 
 
 def upload(folder: Path, name: str) -> str:
-    """Upload a folder as the model OWNER/NAME, made as a private one if it is new, and return its address."""
+    """Upload a folder as the model OWNER/NAME, created as private if it is new, and return its address."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -101,7 +101,7 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
             f"{reference} is not in the cache and {reason}. Go online, set HF_ENDPOINT to a mirror, or copy the model's folder "
             f"here and give its path ({type(error).__name__})."
         ) from None
-    except Exception as error:  # the client lets errors of its network library through
+    except Exception as error:  # the client does not catch errors of its network library
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:150]}"
         raise UserError(
             f"{reference} could not be downloaded ({reason}); run the same command again to continue."
@@ -112,7 +112,7 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
 
 
 def _verify(path: Path, reference: str) -> None:
-    """Compare a cached file with its SHA-256, which is its name in the cache; remove it if they differ."""
+    """Compare a cached file with its SHA-256, which is its name in the cache, and remove it if they differ."""
     blob = path.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return
@@ -137,7 +137,7 @@ class OriginalModel:
 
     @property
     def parameters(self) -> int:
-        """Parameters with a head of 1000 classes, at 224 pixels."""
+        """The number of parameters with a head of 1000 classes, at 224 pixels."""
         return _PARAMETERS[re.sub(r"-(224|i21k|i1k)\b.*", "", self.name.rpartition("/")[2]).replace("ViT-", "")]
 
     @property
@@ -153,7 +153,7 @@ _FOLDERS = {
     "imagenet1k": ("ImageNet", 224),
     "sam": ("ImageNet, by SAM (arXiv:2010.01412)", 224),
 }
-# Of the models trained on ImageNet-21k alone, timm/ has neither head nor representation layer, google/ has no head.
+# Of models trained only on ImageNet-21k, timm/ has neither head nor representation layer, and google/ has no head.
 _HUB_NAMES = {
     "imagenet21k/ViT-B_32": "timm/vit_base_patch32_224.orig_in21k google/vit-base-patch32-224-in21k",
     "imagenet21k/ViT-B_16": "timm/vit_base_patch16_224.orig_in21k google/vit-base-patch16-224-in21k",
@@ -175,8 +175,8 @@ _HUB_NAMES = {
     "sam/ViT-B_32": "timm/vit_base_patch32_224.sam_in1k",
     "sam/ViT-B_16": "timm/vit_base_patch16_224.sam_in1k",
 }
-# AugReg (arXiv:2106.10270): pretraining run, timm's architecture, and the checkpoints on the hub: "up" is the run itself,
-# "0.03-384" its fine-tuning on ImageNet with learning rate 0.03 at 384 pixels.
+# AugReg (arXiv:2106.10270): pretraining run, timm's architecture, and the checkpoints on the hub: "up" is the run
+# itself, "0.03-384" is fine-tuned from it on ImageNet with learning rate 0.03 at 384 pixels.
 _AUGREG = (
     ("Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", "vit_tiny_patch16", "up 0.03-224 0.03-384"),
     ("S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", "vit_small_patch32", "up 0.03-224 0.03-384"),
@@ -195,7 +195,7 @@ _AUGREG = (
     ("R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", "vit_large_r50_s32", "0.01-224"),
     ("R50_L_32-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0", "vit_large_r50_s32", "up 0.01-384"),
 )
-# The recommended run of a size (configs/augreg.py), where it is on the hub: augreg/B_16.
+# The recommended run for a size (configs/augreg.py) if it is on the hub: augreg/B_16.
 _RECOMMENDED = {f"augreg/{_AUGREG[i][0].partition('-')[0]}": f"augreg/{_AUGREG[i][0]}" for i in (0, 2, 5, 11)}
 
 
@@ -205,8 +205,8 @@ _PARAMETERS = {
     "L_32": 306_535_400, "L_16": 304_326_632, "H_14": 632_045_800, "R_Ti_16": 6_337_704, "R26_S_32": 36_431_912,
     "R50+B_16": 98_659_112, "R50_L_32": 328_994_856, "Mixer-B_16": 59_880_472, "Mixer-L_16": 208_196_168,
 }  # fmt: skip
-# Published, by a regular expression of names: arXiv:2010.11929 table 5, 2105.01601 table 3, 2106.01548 table 2, and 2106.10270
-# table 3, of models fine-tuned at 384 pixels.
+# Published accuracies by a regular expression of names: arXiv:2010.11929 table 5, 2105.01601 table 3, 2106.01548 table
+# 2, and 2106.10270 table 3, for models fine-tuned at 384 pixels.
 _ACCURACIES = {
     r"imagenet21k\+imagenet2012/ViT-B_32": 81.28, r"imagenet21k\+imagenet2012/ViT-B_16": 83.97,
     r"imagenet21k\+imagenet2012/ViT-L_32": 80.99, r"imagenet21k\+imagenet2012/ViT-L_16": 85.15,
@@ -248,8 +248,8 @@ ORIGINAL = _original_models()
 def find(name: str) -> OriginalModel | None:
     """Return a model of the original repository, or None if the name is unknown.
 
-    The folder may be omitted, with imagenet21k/ first: ViT-B_16 was trained on ImageNet-21k. "augreg/B_16" is the recommended
-    run of that size. A suffix .npz is ignored.
+    The folder may be omitted, with imagenet21k/ tried first: ViT-B_16 was trained on ImageNet-21k. "augreg/B_16" is the
+    recommended run for that size. A suffix .npz is ignored.
     """
     name = name.removesuffix(".npz")
     for candidate in (name, f"imagenet21k/{name}", f"imagenet21k+imagenet2012/{name}", f"augreg/{name}"):

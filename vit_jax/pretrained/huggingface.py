@@ -1,4 +1,4 @@
-"""transformers' ViTs: ViTForImageClassification, DeiTForImageClassificationWithTeacher, Dinov2Model, BeitModel, ..."""
+"""Convert transformers' ViTs: ViTForImageClassification, DeiTForImageClassificationWithTeacher, Dinov2Model, ..."""
 
 import re
 from collections.abc import Mapping
@@ -26,25 +26,25 @@ _ACTIVATIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-# How the authors of the weights resize position embeddings, where not as transformers does.
+# How the authors of the weights resize position embeddings, if not in the way of transformers.
 _POSEMB: dict[str, PosembMethod] = {"dinov2": "dinov2", "dinov2_with_registers": "bicubic"}
 
-# Those that transformers resizes to the grid of any image (interpolate_pos_encoding of each), so that their processors make
-# images of another size than that of the table: DINOv2's 224 pixels, where it has 518.
+# Networks whose embeddings transformers resizes to the grid of any image (interpolate_pos_encoding of each), so that
+# their processors may make images of another size than the table's: for DINOv2 224 pixels instead of 518.
 _RESIZING: dict[str, PosembMethod] = {"dinov2": "bicubic_no_antialias", "dinov2_with_registers": "bicubic"}
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the config is one of transformers, whatever the network, or the arrays have its ViT's names."""
+    """Return whether the config is from transformers, for any network, or the arrays have its ViT names."""
     pattern = r"(\w+\.)?embeddings\.patch_embeddings\.(projection\.)?weight"
     return isinstance(config.get("model_type"), str) or any(re.fullmatch(pattern, name) for name in arrays)
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict of one of transformers' ViTs, with its config.json and, under "preprocessor", its processor's.
+    """Convert a state dict of a transformers ViT, with its config.json and, under "preprocessor", its processor's.
 
     A pooler becomes the layer before the head (rep). The distillation token of a DeiT with one head becomes a register,
-    which computes the same. Heads for pretraining are left out, with a note. Raises UserError for other networks.
+    which computes the same. Pretraining heads are left out, with a note. Raises UserError for other networks.
     """
     kind = config_value(config, "model_type", str, "vit", origin)
     if kind not in NETWORKS:
@@ -65,12 +65,12 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
 
 
 def _used(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str) -> tuple[FlatParams, list[str]]:
-    """Return the arrays of the network and its classifier, and notes on those left out."""
+    """Return the arrays of the network and its classifier, and notes on the arrays left out."""
     unused = []
     if any(name.endswith("classifier.weight") for name in arrays):
         unused += ["pooler.dense.weight", "pooler.dense.bias"]
     left_out = {"embeddings.mask_token": "the mask token"} if kind in ("vit", "deit", "ijepa") else {}
-    if kind.startswith("dinov2"):  # it reads the class token beside the mean of the patches
+    if kind.startswith("dinov2"):  # the classifier reads the class token in addition to the mean of the patches
         left_out["classifier."] = "the linear classifier, which reads the class token and the mean of the patches,"
     notes = [
         f"Of {config.get('architectures') or kind}, {what} is left out; pretraining or classification begins with a new one."
@@ -92,7 +92,7 @@ def _used(arrays: FlatParams, kind: str, config: Mapping[str, Any], origin: str)
 def _image_size(
     arrays: FlatParams, model: Mapping[str, Any], config: Mapping[str, Any], origin: str
 ) -> tuple[int, int]:
-    """Return (height, width) of the images that the arrays are for; raise UserError where the config contradicts them."""
+    """Return the (height, width) of images that the arrays are for; raises UserError if the config contradicts them."""
     patch = specs.pair(model["patch_size"])
     n = None
     if model["posemb"] == "learn":
@@ -111,7 +111,7 @@ def _image_size(
 def _for_images(
     params: FlatParams, model: Mapping[str, Any], old: tuple[int, int], new: tuple[int, int], method: PosembMethod
 ) -> tuple[FlatParams, list[str]]:
-    """Return the parameters with position embeddings for images of another size (height, width), and a note."""
+    """Resize the position embeddings of the parameters for images of size `new` (height, width); return a note too."""
     patch = specs.pair(model["patch_size"])
     grids = [(size[0] // patch[0], size[1] // patch[1]) for size in (old, new)]
     prefix = specs.prefix_tokens(model) * model["posemb_prefix"]
@@ -187,7 +187,7 @@ def _qkv_bias(arrays: FlatParams, first: str, network: Network) -> bool | str:
 
 
 def _rope(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return DINOv3's rotary positions, with the augmentation in training that its config states."""
+    """Return DINOv3's rotary positions, with the training augmentation stated in its config."""
     given = {"base": ("rope_theta", 100.0), "shift": ("pos_embed_shift", None)}
     given |= {"jitter": ("pos_embed_jitter", None), "rescale": ("pos_embed_rescale", None)}
     values = {ours: config_value(config, key, float, default, origin) for ours, (key, default) in given.items()}
@@ -225,7 +225,7 @@ def write(
     if model["relative_bias"] != "none" and rows != columns:
         raise UserError(
             f"transformers reads the relative biases of {rows} x {columns} patches with rows and columns exchanged; it "
-            "represents model.relative_bias on square grids alone: try --to=timm."
+            "represents model.relative_bias only on square grids: try --to=timm."
         )
     if kind in ("vit", "deit", "ijepa", "vit_mae") or kind.startswith("dinov2"):
         model, params = specs.with_posemb_table(model, params, size)
@@ -245,7 +245,7 @@ def write(
 def as_vit(
     model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
 ) -> tuple[FlatParams, dict[str, Any], list[str]]:
-    """Return the arrays of a ViTModel by its names on disk, its config, and notes; raise UserError where it is another network."""
+    """Return a ViTModel's arrays with their names on disk, its config, and notes; raises UserError if it is not one."""
     _check(model)
     if (kind := network_of(model)) != "vit":
         raise UserError(f"transformers would represent this network as {_CLASSES[kind][1]}; expected a plain ViT.")
@@ -255,7 +255,7 @@ def as_vit(
 
 
 def _whole(arrays: FlatParams, model: Mapping[str, Any], kind: str) -> FlatParams:
-    """Add arrays that the network always has, which do not change its outputs."""
+    """Add arrays that the network always has but that do not change its outputs."""
     width = model["width"]
     if kind == "dinov3_vit":
         empty = {"embeddings.register_tokens": np.zeros((1, 0, width), np.float32)}
@@ -264,7 +264,7 @@ def _whole(arrays: FlatParams, model: Mapping[str, Any], kind: str) -> FlatParam
         table = arrays["embeddings.position_embeddings"]
         if not model["posemb_prefix"]:
             table = np.pad(table, ((0, 0), (1, 0), (0, 0)))
-        else:  # only the class token has a position of its own
+        else:  # only the class token has its own position
             registers = arrays["embeddings.register_tokens"] + table[:, 1 : 1 + model["registers"]]
             table = np.delete(table, slice(1, 1 + model["registers"]), axis=1)
             arrays = arrays | {"embeddings.register_tokens": registers}
@@ -308,7 +308,7 @@ def _config(
     return config | (own(model) if own else {}), notes
 
 
-# Classes of models with a linear classifier, and without.
+# Classes of models with and without a linear classifier.
 _CLASSES = {
     "vit": ("ViTForImageClassification", "ViTModel"),
     "deit": ("DeiTForImageClassificationWithTeacher", "DeiTModel"),

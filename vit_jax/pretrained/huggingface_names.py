@@ -1,4 +1,4 @@
-"""The networks of transformers that are ViTs: how each names its arrays, and what each can represent."""
+"""Describe the ViTs in transformers: how each names its arrays, and what each can represent."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from vit_jax.pretrained import specs
 from vit_jax.pretrained.links import Link, conv, dense, from_heads, norm, same, to_heads
 from vit_jax.pretrained.pretrained import FlatParams
 
-# Names of transformers 5 in memory; on disk it writes the older names.
+# In-memory names of transformers 5; on disk it writes the older names.
 _ATTENTION = tuple(
     (rf"\.attention\.{new}\.", f".attention.attention.{old}.")
     for new, old in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
@@ -25,8 +25,8 @@ _BIAS = "relative_position_bias.relative_position_bias_table"
 class Network:
     """How a network names its arrays on disk, below a prefix that models with a head have.
 
-    newer: regexes of names in memory and what they are on disk. block: the name of a block, with {i}; norms, mlp, scale: of its
-    parts.
+    newer: regexes of in-memory names and their names on disk. block: the name of a block, with {i}; norms, mlp, scales:
+    the names of its parts.
     """
 
     prefix: str
@@ -84,7 +84,7 @@ NETWORKS = {
 
 
 def on_disk(arrays: FlatParams, kind: str) -> FlatParams:
-    """Use the names on disk, without the prefix of the base model."""
+    """Rename arrays to their names on disk, without the prefix of the base model."""
     network = NETWORKS[kind]
     renamed = {}
     for name, array in arrays.items():
@@ -96,7 +96,7 @@ def on_disk(arrays: FlatParams, kind: str) -> FlatParams:
 
 
 def _packed(arrays: FlatParams) -> FlatParams:
-    """Join DINOv2's gate and up projections, which are one array on disk."""
+    """Concatenate DINOv2's gate and up projections, which are one array on disk."""
     joined = {}
     for name, array in arrays.items():
         if ".mlp.up_proj." in name:
@@ -108,7 +108,7 @@ def _packed(arrays: FlatParams) -> FlatParams:
 
 
 def links(model: Mapping[str, Any], kind: str, prefix: str) -> list[Link]:
-    """Return the name table of a complete spec; `prefix` precedes all names but the heads'."""
+    """Return the name table of a complete spec; `prefix` precedes all names except the heads'."""
     network, embed = NETWORKS[kind], f"{prefix}embeddings"
     table = [
         conv(f"{prefix}{network.patches}.weight", "embed/kernel"),
@@ -165,7 +165,7 @@ def _block_links(network: Network, theirs: str, ours: str, model: Mapping[str, A
 
 
 def network_of(model: Mapping[str, Any]) -> str:
-    """Return the network of transformers that is closest to a complete spec."""
+    """Return the transformers network that is closest to a complete spec."""
     if model["distilled"]:
         return "deit"
     if model["rope"]:

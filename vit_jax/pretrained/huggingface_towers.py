@@ -1,4 +1,4 @@
-"""transformers' pairs of towers: CLIPModel, SiglipModel (SigLIP, and SigLIP 2 of one resolution) and Siglip2Model (NaFlex)."""
+"""Convert transformers' pairs of towers: CLIPModel, SiglipModel (and fixed-size SigLIP 2), Siglip2Model (NaFlex)."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _POSITIONS = "{}_model.embeddings.position_embedding.weight"
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the config is of a pair of towers."""
+    """Return whether the config describes a pair of towers."""
     return config.get("model_type") in KINDS
 
 
@@ -31,7 +31,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     Raises UserError for other networks, such as a tower without its pooling head.
     """
     kind = config_value(config, "model_type", str, "", origin)
-    # Files of older versions have the numbers of the positions too.
+    # Files of older versions also contain the position ids.
     arrays = {name: x for name, x in arrays.items() if not name.endswith("position_ids")}
     vision, text = (config_value(config, f"{key}_config", dict, {}, origin) for key in ("vision", "text"))
     model, tower = _image_tower(kind, arrays, vision, origin), _text_tower(kind, arrays, text, origin)
@@ -112,7 +112,7 @@ def _text_tower(kind: str, arrays: FlatParams, stated: Mapping[str, Any], origin
     if kind != "clip":
         return tower | {"pool": "last", "out_dim": shape_of(arrays, "text_model.head.weight", 2, origin)[0]}
     end = config_value(stated, "eos_token_id", int, 49407, origin)
-    # In the first published configs it is 2, and transformers then reads the token of the highest id, which is the end.
+    # In the first published configs it is 2, and transformers then reads the token with the highest id, the end.
     tower["eos"] = vocab_size - 1 if end == 2 else end
     return tower | {
         "pool": "eos",
@@ -202,7 +202,7 @@ def write(
     shape = () if kind == "clip" else (1,)
     arrays |= {name: arrays[name].reshape(shape) for name in ("logit_scale", "logit_bias") if name in arrays}
     configs = {"config.json": _config(kind, model, tower, images, params["backbone/embed/kernel"].shape[2])}
-    notes = ["It has no tokenizer: copy the one that it was trained with beside it."]
+    notes = ["It has no tokenizer: copy the one it was trained with into its folder."]
     if kind == "siglip2":
         rows, columns = model["posemb_grid"]
         configs["preprocessor_config.json"] = {
@@ -217,7 +217,7 @@ def write(
 
 
 def _kind(model: Mapping[str, Any], task: Mapping[str, Any], tower: Mapping[str, Any]) -> str:
-    """Return the class of transformers for a pair; raises UserError naming the field that none has."""
+    """Return the transformers class for a pair; raises UserError naming the fields that no class supports."""
     kind = "clip" if tower.get("causal") else "siglip2" if model["posemb_grid"] is not None else "siglip"
     expected = {
         "clip": {"pool": "tok", "pre_norm": True, "embed_bias": False, "posemb_grid": None},

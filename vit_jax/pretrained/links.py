@@ -1,4 +1,4 @@
-"""Name tables between another library's arrays and this library's parameters, usable in both directions.
+"""Map between another library's arrays and this library's parameters with name tables, in both directions.
 
 Throughout this package `theirs` is a name in the other library's file and `ours` a name in this library.
 """
@@ -19,8 +19,8 @@ MAX_LINES = 15  # arrays listed in an error message
 class Link:
     """One array of a file and the parameters it contains.
 
-    `pattern` is the einops pattern from the array to the parameters stacked along a first axis `n`, "" for the same array;
-    `sizes` are the axis sizes it needs besides n.
+    `pattern` is the einops pattern from the array to the parameters stacked along a first axis `n`, or "" for the same
+    array; `sizes` are the axis sizes it needs besides n.
     """
 
     theirs: str
@@ -29,7 +29,7 @@ class Link:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def read(self, array: np.ndarray) -> list[np.ndarray]:
-        """Return the parameters in an array; raise EinopsError if its shape does not match."""
+        """Return the parameters in an array; raises EinopsError if its shape does not match."""
         if not self.pattern:
             return [array]
         return list(einops.rearrange(array, self.pattern, n=len(self.ours), **self.sizes))
@@ -81,7 +81,7 @@ def _layer(theirs: str, ours: Sequence[str], kernel: str, bias: str, **sizes: in
 
 
 def shape_of(arrays: FlatParams, name: str, rank: int, origin: str) -> tuple[int, ...]:
-    """Return the shape of an array; raise UserError if it is missing, empty or of another rank."""
+    """Return the shape of an array; raises UserError if it is missing, empty or of another rank."""
     if name not in arrays:
         raise UserError(f"{origin} has no array {name}; expected one with {rank} axes. Is it a ViT, hybrid or Mixer?")
     found = arrays[name].shape
@@ -91,7 +91,7 @@ def shape_of(arrays: FlatParams, name: str, rank: int, origin: str) -> tuple[int
 
 
 def to_ours(links: Sequence[Link], arrays: Mapping[str, np.ndarray], origin: str) -> FlatParams:
-    """Convert a file's arrays to parameters; raise UserError listing missing and unexpected arrays."""
+    """Convert a file's arrays to parameters; raises UserError listing missing and unexpected arrays."""
     expected = {link.theirs for link in links}
     missing, unexpected = sorted(expected - set(arrays)), sorted(set(arrays) - expected)
     if missing or unexpected:

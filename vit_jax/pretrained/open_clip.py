@@ -1,4 +1,4 @@
-"""open_clip's CLIP models: open_clip_model.safetensors with open_clip_config.json, or a state dict of the same names."""
+"""Convert open_clip's CLIP models: open_clip_model.safetensors with open_clip_config.json, or a matching state dict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict; the config, where there is one, states heads, activation and preprocessing."""
+    """Convert a state dict; the config, if there is one, states heads, activation and preprocessing."""
     arrays = {
         name: x
         for name, x in arrays.items()
@@ -109,9 +109,9 @@ def links(model: Mapping[str, Any], tower: Mapping[str, Any]) -> list[Link]:
 def write(
     folder: Path, model: Mapping[str, Any], task: Mapping[str, Any], params: FlatParams, images: Preprocessing
 ) -> list[str]:
-    """Write open_clip_config.json and the weights into a new folder, which open_clip loads as local-dir:; return notes.
+    """Write open_clip_config.json and the weights into a new folder that open_clip loads as local-dir:; return notes.
 
-    Raises UserError for towers that are not CLIP's.
+    Raises UserError if the towers do not have CLIP's architecture.
     """
     check_new(folder)
     model, tower = specs.complete(model, "open_clip"), dict(task["text"])
@@ -119,7 +119,9 @@ def write(
     is_clip = {name for link in table for name in link.ours} == set(params)
     is_clip &= model["pre_norm"] and model["pool"] == "tok" and tower.get("pool") == "eos" and bool(tower.get("causal"))
     if not is_clip or model["mlp"] not in ("gelu", "quick_gelu") or model["norm_eps"] != 1e-5:
-        raise UserError("open_clip's own towers are CLIP's, and this pair is of others; use --to=hf or --to=workdir.")
+        raise UserError(
+            "This pair is not a CLIP architecture, so open_clip cannot load it; use --to=hf or --to=workdir."
+        )
     arrays = to_theirs(table, params)
     arrays["logit_scale"] = arrays["logit_scale"].reshape(())
     vision = {"image_size": images.size[0], "layers": model["depth"], "width": model["width"]}

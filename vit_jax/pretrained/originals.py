@@ -1,4 +1,4 @@
-"""Files of the original repositories of DINO, DINOv2, DINOv3, MAE, BEiT and I-JEPA, whose ViTs have almost timm's names."""
+"""Rename arrays of the original DINO, DINOv2, DINOv3, MAE, BEiT and I-JEPA files, which almost have timm's names."""
 
 import re
 
@@ -16,14 +16,14 @@ _RENAMED = (
     (r"\.mlp\.ffn_ln\.", ".mlp.norm."),
     (r"\.attn\.inner_attn_ln\.", ".attn.norm."),
 )
-# Buffers that are computed.
+# Buffers, which are recomputed.
 _BUFFERS = re.compile(r".*relative_position_index$|.*rope(_embed)?\.|.*\.(bias_mask|periods)$|.*rope.*freqs_(cos|sin)$")
 
 
 def as_timms(arrays: FlatParams) -> FlatParams:
-    """Return the arrays by timm's names; timm's own stay as they are.
+    """Return the arrays with timm's names; arrays that already have them are unchanged.
 
-    DINOv2's registers have no positions, so that of the class token is added to it; DINOv3's bias of the keys is masked out.
+    DINOv2's registers have no positions, so the class token's is added to it; DINOv3's key bias is masked out.
     """
     if "patch_embed.proj.weight" not in arrays:
         return arrays

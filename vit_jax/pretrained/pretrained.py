@@ -1,4 +1,4 @@
-"""A published model in this library's terms: spec, parameters and preprocessing."""
+"""Describe a published model in this library's terms: spec, parameters and preprocessing."""
 
 import ast
 import dataclasses
@@ -32,8 +32,8 @@ class Preprocessing:
       resized: length of the shorter side after the resize, or (height, width); None for no resize.
       method: interpolation of the resize.
       mean, std: normalization of values in [0, 1], one number per channel.
-      keep_ratio: the resized image covers `resized` with its aspect ratio kept, rather than being exactly that size.
-      rule: whose rounding of sides and margins is used.
+      keep_ratio: whether the resized image covers `resized`, keeping its aspect ratio, or has exactly that size.
+      rule: the library whose rounding of sides and margins is used.
     """
 
     size: tuple[int, int]
@@ -59,7 +59,7 @@ class Preprocessing:
 
 
 def _sides(size: int | tuple[int, int]) -> str:
-    """Return a size as specs have it, with one number for a square."""
+    """Format a size as in specs, with one number for a square."""
     return str(size if isinstance(size, int) or size[0] != size[1] else size[0])
 
 
@@ -85,7 +85,7 @@ def from_spec(spec: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Pre
 
 
 def _step(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and arguments of one operation; raise ValueError or KeyError for others than in _ARGUMENTS."""
+    """Return the name and arguments of one operation; raises ValueError or KeyError if it is not in _ARGUMENTS."""
     call = ast.parse(text.strip(), mode="eval").body
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ValueError(text)
@@ -104,14 +104,14 @@ class Pretrained:
 
     Attributes:
       model: spec of the network.
-      params: parameters by this library's names.
+      params: parameters with this library's names.
       preprocessing: how its images are prepared.
       class_names: names of the classes in order, or None if the source does not list them.
-      origin: what was read, for messages.
+      origin: the reference that was read, for messages.
       posemb, patches: how the authors resize position and patch embeddings.
-      notes: assumptions made where the source does not say, one sentence each.
-      task: spec of the task of a model with more than a classifier; then params are those of the task, beside "batch_stats/...".
-      folder: where its files are, a tokenizer's among them.
+      notes: assumptions made because the source does not say, one sentence each.
+      task: spec of the task if there is more than a classifier; params are then the task's, plus "batch_stats/...".
+      folder: the folder of its files, including a tokenizer's.
     """
 
     model: dict[str, Any]

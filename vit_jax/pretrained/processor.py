@@ -1,7 +1,7 @@
-"""transformers' preprocessor_config.json: the preprocessing that its image processors state, and that of an exported model.
+"""Read and write the preprocessing in transformers' preprocessor_config.json.
 
-The defaults are those of transformers 5 (models/*/image_processing_*.py, image_processing_backends.py). Images become
-(x * rescale_factor - image_mean) / image_std, where this library has (x / 255 - mean) / std.
+The defaults follow transformers 5 (models/*/image_processing_*.py, image_processing_backends.py). Images become (x *
+rescale_factor - image_mean) / image_std there, and (x / 255 - mean) / std in this library.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from vit_jax.types import UserError
 # PIL's codes.
 _METHODS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _HALF = (0.5, 0.5, 0.5)
-# ImageNet's mean and std, and CLIP's (arXiv:2103.00020, its repository).
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+# Mean and std of ImageNet and of CLIP (arXiv:2103.00020, its repository).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _IMAGENET = (MEAN, STD)
 _COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Defaults:
-    """What an image processor does where its config is silent; `size` None is that of the model."""
+    """The defaults of an image processor; `size` None means the model's."""
 
     resample: int
     size: dict[str, int] | None = None
@@ -44,7 +44,7 @@ _PROCESSORS = {
     "Bit": _CLIP,
     "DINOv3ViT": _Defaults(2, {"height": 224, "width": 224}, False, None, True, *_IMAGENET),
 }
-# The processor of a model whose file does not name one.
+# The default processor of a model whose file does not name one.
 _OF_MODELS = {
     **{"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "ijepa": "ViT", "beit": "Beit"},
     **{"clip": "CLIP", "siglip": "Siglip"},
@@ -54,7 +54,7 @@ READ = {
     *("image_processor_type", "feature_extractor_type", "do_resize", "size", "default_to_square", "resample"),
     *("do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 }
-# These change neither the pixels of an RGB image nor the size of a batch's images, which is one already.
+# These change neither the pixels of an RGB image nor the common size of a batch's images.
 WITHOUT_EFFECT = {
     *(
         "do_convert_rgb",
@@ -72,9 +72,9 @@ WITHOUT_EFFECT = {
 def read_preprocessing(
     config: Mapping[str, Any], size: tuple[int, int], channels: int, kind: str, origin: str
 ) -> tuple[Preprocessing, list[str]]:
-    """Convert a preprocessor_config.json for a model of images (height, width); return notes too.
+    """Convert a preprocessor_config.json for a model of images (height, width); also return notes.
 
-    Raises UserError naming a field that is not supported, or that makes images of another size than the model takes.
+    Raises UserError naming a field that is not supported, or that makes images of another size than the model's.
     """
     file = f"{origin}: its {PREPROCESSOR}"
     name = _name(config, kind, file)
@@ -101,7 +101,7 @@ def read_preprocessing(
 
 
 def made_size(config: Mapping[str, Any], size: tuple[int, int], kind: str, origin: str) -> tuple[int, int] | None:
-    """Return (height, width) of the images that a preprocessor_config.json makes, None where they are of many sizes."""
+    """Return the (height, width) of images made by a preprocessor_config.json, or None if sizes differ."""
     file = f"{origin}: its {PREPROCESSOR}"
     resized, keep_ratio, cropped = _geometry(config, _PROCESSORS[_name(config, kind, file)], size, file)
     return cropped or (None if keep_ratio or not isinstance(resized, tuple) else resized)
@@ -113,14 +113,14 @@ def _name(config: Mapping[str, Any], kind: str, file: str) -> str:
     for suffix in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(suffix)
     if name not in _PROCESSORS:
-        raise UserError(f"{file} is of a {name}ImageProcessor; expected that of {', '.join(_PROCESSORS)}.")
+        raise UserError(f"{file} describes a {name}ImageProcessor; expected one of {', '.join(_PROCESSORS)}.")
     return name
 
 
 def _geometry(
     config: Mapping[str, Any], defaults: _Defaults, size: tuple[int, int], file: str
 ) -> tuple[int | tuple[int, int] | None, bool, tuple[int, int] | None]:
-    """Return what the image is resized to, whether with its aspect ratio, and what it is then cropped to."""
+    """Return the size of the resize, whether it keeps the aspect ratio, and the size of the crop."""
     cropped = None
     if not config:
         return size, False, None
@@ -139,7 +139,7 @@ def _geometry(
 
 
 def _height_width(stated: Any, default: int | None, key: str, file: str) -> tuple[int, int]:
-    """Return (height, width) of a size, given as one number, two, or by name."""
+    """Return (height, width) of a size given as one number, two numbers, or by name."""
     stated = default if stated is None else stated
     edges = [stated.get("height"), stated.get("width")] if isinstance(stated, dict) and len(stated) == 2 else stated
     edges = [edges, edges] if isinstance(edges, int) else edges
@@ -172,7 +172,7 @@ def _normalization(
             f"{file} has image_mean={mean} and image_std={std} for {channels} channels; expected one number per channel, "
             "image_std above 0."
         )
-    unit = 1 if factor == 1 / 255 else 255 * factor  # what a white pixel is rescaled to
+    unit = 1 if factor == 1 / 255 else 255 * factor  # value of a rescaled white pixel
     return tuple(value / unit for value in mean), tuple(value / unit for value in std)
 
 

@@ -1,4 +1,4 @@
-"""References to published models: a path, hf:OWNER/NAME[@revision], or a name of the original repository."""
+"""Resolve references to published models: a path, hf:OWNER/NAME[@revision], or a name of the original repository."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ WEIGHTS = (
 SUFFIXES = (".safetensors", ".npz", ".pth")
 
 
-# How timm and the hub itself write a model of the hub.
+# How timm and the hub itself refer to a model on the hub.
 _HUB = re.compile(r"(?:hf[-_]hub:|https?://huggingface\.co/)([\w.-]+/[\w.-]+?)(?:/(?:tree|resolve)/([\w.-]+).*|/)?")
-# A name of timm: an architecture, and perhaps the tag of its weights.
+# A timm name: an architecture, optionally with the tag of its weights.
 _TIMM = re.compile(r"((?:vit|deit3?|beit|beitv2|eva02|mixer|flexivit|swin|swinv2)_[a-z0-9_]+)(?:\.([a-z0-9_]+))?")
-# A size as other libraries write it: B16, vit-b-16, ViT-B/16, R50-ViT-B-16.
+# A size in other libraries' notation: B16, vit-b-16, ViT-B/16, R50-ViT-B-16.
 _SIZE = re.compile(
     r"(?:(r\d*)[-_+/]*)?(?:vit[-_/]?)?(mu|ti|tiny|s|small|m|b|base|l|large|so400m|h|huge|g)[-_/]?(\d+)", re.I
 )
@@ -42,10 +42,10 @@ _LETTERS = {
 
 
 def as_ours(reference: str) -> str:
-    """Return a reference that timm, transformers or the hub's pages would take as this library writes it.
+    """Convert a reference in the notation of timm, transformers or the hub's pages to this library's.
 
-    `local-dir:PATH` is a path; `hf-hub:OWNER/NAME` and the address of a model's page are on the hub; so is a name of timm with
-    the tag of its weights. Other references, and paths that exist, are returned as they are.
+    `local-dir:PATH` becomes a path; `hf-hub:OWNER/NAME`, the address of a model's page, and a timm name with a tag
+    become hub references. Other references and existing paths are returned unchanged.
     """
     if os.path.lexists(os.path.expanduser(reference)):
         return reference
@@ -60,14 +60,14 @@ def as_ours(reference: str) -> str:
 
 
 def is_published(path: Path) -> bool:
-    """Return whether a folder contains another library's model; a training run is not one, whatever else it contains."""
+    """Return whether a folder contains another library's model; training runs do not count, whatever they contain."""
     return not (path / "checkpoints").is_dir() and any(
         p.name in WEIGHTS or p.suffix in SUFFIXES for p in path.iterdir()
     )
 
 
 def read(reference: str) -> Pretrained:
-    """Read a published model; raise UserError if it is missing, damaged or of an unsupported network."""
+    """Read a published model; raises UserError if it is missing, damaged or of an unsupported network."""
     from vit_jax.pretrained import (
         big_vision_towers,
         google,
@@ -135,7 +135,7 @@ def locate(reference: str) -> Path:
 
 
 def _hint(reference: str) -> str:
-    """Return what a reference that was not found probably means, for its error message."""
+    """Return a hint at the likely meaning of a reference that was not found, for its error message."""
     from vit_jax.pretrained import hub
 
     if match := _TIMM.fullmatch(reference):

@@ -1,4 +1,4 @@
-"""Complete model specs, as the formats need them, and quantities derived from them."""
+"""Complete model specs for the formats, and derive quantities from them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax.pretrained.pretrained import FlatParams
 from vit_jax.types import UserError
 
-# Defaults of every field that affects the outputs; a test compares them with the modules'.
+# Defaults of every field that affects the outputs; a test compares them with the modules' defaults.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vit.ViT": {
         "stride": None,
@@ -44,7 +44,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def complete(model: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """Fill in the defaults of a spec; raise UserError if the format `target` does not support the network."""
+    """Fill in the defaults of a spec; raises UserError if the format `target` does not support the network."""
     if model.get("type") not in ("vit.ViT", "mixer.Mixer"):
         raise UserError(f"{target} cannot represent model.type={model.get('type')!r}; expected vit.ViT or mixer.Mixer.")
     full = DEFAULTS[model["type"]] | dict(model)
@@ -69,7 +69,7 @@ def label_fields(class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def label_names(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """Return the names of the classes in a config.json of transformers; the number of one that has none."""
+    """Return the class names in a transformers config.json; a class without a name gets its number."""
     labels = config.get("id2label") or {}
     return tuple(str(labels.get(str(i), labels.get(i, i))) for i in range(classes))
 
@@ -90,11 +90,11 @@ def prefix_tokens(model: Mapping[str, Any]) -> int:
 
 
 def pixels_per_patch(model: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the rows and columns of the image that one patch covers."""
+    """Return the rows and columns of pixels that one patch covers."""
     height, width = pair(model["patch_size"])
     if not model.get("stem"):
         return height, width
-    # The root downsamples by 4, every stage but the first by 2.
+    # The root downsamples by 4, every stage except the first by 2.
     scale = 4 * 2 ** max(len(model["stem"]["stages"]) - 1, 0)
     return height * scale, width * scale
 
@@ -112,7 +112,7 @@ def square_side(n: int) -> int | None:
 
 
 def image_size(model: Mapping[str, Any], params: FlatParams, target: str) -> tuple[int, int]:
-    """Infer (height, width) of square images from the parameters; raise UserError if they do not determine it."""
+    """Infer (height, width) of square images from the parameters; raises UserError if they do not determine it."""
     n = 0
     if "posemb/table" in params:
         n = params["posemb/table"].shape[1] - prefix_tokens(model) * model["posemb_prefix"]
@@ -131,7 +131,7 @@ def image_size(model: Mapping[str, Any], params: FlatParams, target: str) -> tup
 def with_posemb_table(
     model: Mapping[str, Any], params: FlatParams, size: tuple[int, int]
 ) -> tuple[dict[str, Any], FlatParams]:
-    """Replace sincos2d or absent position embeddings by a learned table with the same values, for images of `size`."""
+    """Replace sincos2d or absent position embeddings with an equal learned table, for images of `size`."""
     from vit_jax.layers.posemb import sincos2d
 
     if model["posemb"] == "learn":
@@ -146,7 +146,7 @@ def with_posemb_table(
 
 
 def with_embed_bias(model: Mapping[str, Any], params: FlatParams) -> tuple[dict[str, Any], FlatParams]:
-    """Add a zero bias to the patch embedding of a model without one, unless a normalization follows it."""
+    """Add a zero bias to a patch embedding without one, unless a normalization follows it."""
     if model["embed_bias"] or model["pre_norm"]:
         return dict(model), dict(params)
     return dict(model) | {"embed_bias": True}, params | {"embed/bias": np.zeros(model["width"], np.float32)}
@@ -158,11 +158,11 @@ def has_bias(model: Mapping[str, Any], name: str) -> bool:
 
 
 def dinov2_hidden(width: int, ratio: int, swiglu: bool) -> int:
-    """Return the hidden width of DINOv2's MLP: of SwiGLU two thirds, rounded up to a multiple of 8."""
+    """Return the hidden width of DINOv2's MLP: two thirds for SwiGLU, rounded up to a multiple of 8."""
     return (int(width * ratio * 2 / 3) + 7) // 8 * 8 if swiglu else width * ratio
 
 
 def dinov2_ratio(model: Mapping[str, Any]) -> int | None:
-    """Return the mlp_ratio with which DINOv2 has the hidden width of a complete spec, or None."""
+    """Return the mlp_ratio that gives DINOv2 the hidden width of a complete spec, or None."""
     sizes = (model["width"], model["mlp"] == "swiglu")
     return next((r for r in range(1, 17) if dinov2_hidden(sizes[0], r, sizes[1]) == model["mlp_dim"]), None)

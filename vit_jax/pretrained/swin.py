@@ -1,4 +1,4 @@
-"""Swin of timm and of transformers: reading, writing and the names of its arrays."""
+"""Convert timm's and transformers' Swin: read, write and name its arrays."""
 
 import math
 import re
@@ -14,9 +14,9 @@ from vit_jax.types import UserError
 
 _TIMM = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.(qkv|relative_position)")
 _HF = re.compile(r"(?:swin(?:v2)?\.)?encoder\.layers\.\d+\.blocks\.\d+\.")
-# What follows from the shapes, and older versions saved.
+# Arrays that follow from the shapes, saved by older versions.
 _BUFFERS = re.compile(r"(relative_position_index|relative_coords_table|attn_mask|\.attn\.k_bias)$|^(pooler|decoder)\.")
-# Names within the modules of transformers 5, and on disk.
+# Names in the modules of transformers 5, and on disk.
 _NEWER = (
     (r"attention\.([qkv])_proj\.", lambda m: f"attention.self.{ {'q': 'query', 'k': 'key', 'v': 'value'}[m[1]] }."),
     (r"attention\.o_proj\.", "attention.output.dense."),
@@ -36,9 +36,9 @@ def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict of timm's SwinTransformer or SwinTransformerV2, or of transformers' Swin or Swinv2, with its config.
+    """Convert a state dict of timm's SwinTransformer or SwinTransformerV2, or transformers' Swin or Swinv2.
 
-    Raises UserError for other hierarchical networks, and for what the config says and this network cannot compute.
+    Raises UserError for other hierarchical networks, and for settings in the config that are not supported.
     """
     library = "transformers" if any(_HF.match(name) for name in arrays) else "timm"
     arrays = {_rename(name, library): array for name, array in arrays.items()}
@@ -68,7 +68,7 @@ def _rename(name: str, library: str) -> str:
 def _spec(
     arrays: FlatParams, config: Mapping[str, Any], library: str, origin: str
 ) -> tuple[dict[str, Any], tuple[int, int], list[str]]:
-    """Return the network, the size of its images in (height, width), and notes."""
+    """Return the network, its image size (height, width), and notes."""
     hf = library == "transformers"
     stem = "embeddings.patch_embeddings.projection.weight" if hf else "patch_embed.proj.weight"
     width, _, patch, _ = shape_of(arrays, stem, 4, origin)
@@ -127,7 +127,7 @@ def _spec(
 
 
 def links(model: Mapping[str, Any], library: str) -> list[Link]:
-    """Return the name table of a spec in "timm" or "transformers"; there the names of a backbone have no prefix."""
+    """Return the name table of a spec for "timm" or "transformers"; transformers' backbones have no prefix."""
     hf = library == "transformers"
     stem, normed = (
         ("embeddings.patch_embeddings.projection", "embeddings.norm")
@@ -186,7 +186,7 @@ def write(
     *,
     library: str,
 ) -> list[str]:
-    """Write a folder that timm.create_model("local-dir:FOLDER", pretrained=True) or transformers loads; return notes.
+    """Write a folder for timm.create_model("local-dir:FOLDER", pretrained=True) or transformers; return notes.
 
     Raises UserError naming the field for a model that the library cannot build.
     """
@@ -240,7 +240,7 @@ def _timm_configs(
 def transformers_configs(
     model: Mapping[str, Any], images: Preprocessing, channels: int, class_names: tuple[str, ...] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the config files of transformers, and notes."""
+    """Return the config files for transformers, and notes."""
     kind, classes = "Swinv2" if model["version"] == 2 else "Swin", model["num_classes"]
     config = {
         "architectures": [f"{kind}ForImageClassification" if classes else f"{kind}Model"], "model_type": kind.lower(),

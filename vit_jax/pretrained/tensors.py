@@ -1,4 +1,4 @@
-"""Arrays in .npz, .safetensors and .pth files, and in folders with one of these and a config.json.
+"""Read arrays from .npz, .safetensors and .pth files, and from folders with one of these and a config.json.
 
 The format is detected from a file's first bytes. Nothing is unpickled: .npz is read with allow_pickle=False, .pth with
 weights_only=True.
@@ -34,20 +34,20 @@ from vit_jax.types import UserError
 
 CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 
-# Networks of transformers that are more than a backbone, whose readers know all names.
+# Networks of transformers that are more than a backbone; their readers know all names.
 WHOLE = ("upernet", "yolos")
 
 
 def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
-    """Read the float32 arrays of the model in a file or folder and the config.json beside them, {} if there is none.
+    """Read the float32 arrays of a model in a file or folder, and the config.json next to them, {} if there is none.
 
-    `preprocessor_config.json` is added to the config as "preprocessor". Returns notes on arrays that were left out. Raises
-    UserError for damaged and unknown files.
+    `preprocessor_config.json` is added to the config as "preprocessor". Returns notes on arrays that were left out.
+    Raises UserError for damaged and unknown files.
     """
     try:
         file = path if path.is_file() else _weights_in(path)
         arrays = _read_shards(file) if file.suffix == ".json" else _read_file(file)
-        # The config.json beside a file belongs to it only if the folder was given or the file has the standard name.
+        # The config.json next to a file belongs to it only if the folder was given or the file has the standard name.
         stated = file.parent / (OPEN_CLIP if file.name.startswith("open_clip") else CONFIG)
         has_config = stated.is_file() and (path != file or file.name in WEIGHTS)
         config = _read_json(stated) if has_config else {}
@@ -57,7 +57,7 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     if not arrays:
         raise UserError(f"{file} contains no arrays; expected the weights of a model.")
-    # BEiT's files contain the offsets between tokens, which are no weights.
+    # BEiT's files contain the offsets between tokens, which are not weights.
     weights = {name: array for name, array in arrays.items() if not name.endswith("relative_position_index")}
     notes: list[str] = []
     if config.get("model_type") not in WHOLE:
@@ -66,12 +66,12 @@ def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:
 
 
 def config_value(config: Mapping[str, Any], key: str, hint: Any, default: Any, origin: str) -> Any:
-    """Return a value of the config.json of `origin`, as `value_in` does."""
+    """Return a value from the config.json of `origin`, like `value_in`."""
     return value_in(config, key, hint, default, f"{origin}: its {CONFIG}")
 
 
 def value_in(config: Mapping[str, Any], key: str, hint: Any, default: Any, file: str) -> Any:
-    """Return config[key], or the default if it is absent or null; raise UserError if it is not of the hinted type."""
+    """Return config[key], or the default if it is absent or null; raises UserError if it is not of the hinted type."""
     value = config.get(key)
     if value is None:
         return default
@@ -105,7 +105,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_shards(index: Path) -> dict[str, Any]:
-    """Read all the files listed in an index; they must be in its folder."""
+    """Read all files listed in an index; they must be in its folder."""
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) and n == Path(n).name for n in names.values()):
         raise _damaged(index, "expected a weight_map of array names to file names")
@@ -153,7 +153,7 @@ def _read_zip(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} does not fit into memory ({error}); download it again if that is not its size, or use a larger machine."
         ) from None
-    except RuntimeError as error:  # encrypted, or compressed by an unsupported method
+    except RuntimeError as error:  # encrypted, or compressed with an unsupported method
         raise UserError(f"{path} cannot be unpacked ({error}); expected a file written by numpy.savez.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, SyntaxError) as error:
         raise _damaged(path, error) from None
@@ -181,9 +181,9 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 
 def _harmless() -> list[Any]:
-    """Return what scripts save beside weights, in addition to torch's own list: containers and numbers, which run no code.
+    """Return types saved with weights, in addition to torch's own list: containers and numbers, which run no code.
 
-    The numpy functions have one name in files written by numpy 1 and another since numpy 2, paths one in Python 3.13.
+    The numpy functions have another name in files written since numpy 2, paths another name in Python 3.13.
     """
     arrays = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)  # type: ignore[attr-defined]
     named = [(item, f"numpy.{core}.multiarray.{item.__name__}") for item in arrays for core in ("core", "_core")]
@@ -221,7 +221,7 @@ def _pickled(path: Path, alternative: str, name: str = "") -> UserError:
 
 
 def _to_float32(name: str, array: Any, path: Path) -> np.ndarray:
-    if hasattr(array, "detach"):  # a tensor of torch
+    if hasattr(array, "detach"):  # a torch tensor
         if array.is_quantized or array.is_sparse or array.is_complex():
             raise UserError(
                 f"{path} has {name} as a quantized, sparse or complex tensor; expected floating-point weights."
@@ -252,7 +252,7 @@ def check_new(path: Path) -> None:
 def write_folder(
     folder: Path, arrays: FlatParams, configs: Mapping[str, Mapping[str, Any]], name: str = WEIGHTS[0]
 ) -> None:
-    """Write the weights and .json files into a new folder, which appears once it is complete."""
+    """Write the weights and .json files into a new folder, which appears only when it is complete."""
     check_new(folder)
     partial = folder.with_name(folder.name + ".partial")
     try:
@@ -262,7 +262,7 @@ def write_folder(
             (partial / file).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = partial / name
         safetensors.numpy.save_file(arrays, weights, metadata={"format": "pt"})
-        shutil.copymode(partial / next(iter(configs)), weights)  # safetensors leaves it to the owner alone
+        shutil.copymode(partial / next(iter(configs)), weights)  # safetensors makes it readable only by the owner
         os.rename(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer, VisionTransformerDistilled, hybrids and MlpMixer, and the original DeiT."""
+"""Convert timm's VisionTransformer, VisionTransformerDistilled, hybrids and MlpMixer, and the original DeiT."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from vit_jax.types import PosembMethod, UserError
 
 # Arrays that only a supported network has.
 _VIT, _MIXER = "blocks.0.attn.qkv.weight", "blocks.0.mlp_tokens.fc1.weight"
-# Array names by which other networks are recognized.
+# Array names by which unsupported networks are recognized.
 _OTHERS = {
     r"^layer1\.0\.conv1\.": "a ResNet",
     r"^layers\.\d+\.blocks\.\d+\.attn\.relative_position": "a Swin transformer",
@@ -46,14 +46,14 @@ _HYBRIDS = {
     (3, 4, 9): "vit_base_r50_s16_224",
     (3, 4, 6, 3): "vit_large_r50_s32_224",
 }
-# The architectures that arguments turn into any plain ViT, by the largest width that each stands for, and their patch sizes: an
-# export is named by the nearest.
+# The architectures that arguments can turn into any plain ViT, by the largest width for which each is used, and their
+# patch sizes: an export is named after the nearest.
 _SIZES = (("tiny", 192), ("small", 384), ("base", 768), ("large", 1024), ("huge", 1280), ("giant", 1408))
 _PATCHES = {
     "tiny": (16,), "small": (16, 32, 8), "base": (16, 32, 8), "large": (16, 32, 14), "huge": (14,), "giant": (14,),
     "gigantic": (14,),
 }  # fmt: skip
-_MIXERS = {  # width, depth and patch size cannot be set by arguments
+_MIXERS = {  # arguments cannot set width, depth and patch size
     (width, depth, (patch, patch)): f"mixer_{size}{patch}_224"
     for size, width, depth in (("s", 512, 8), ("b", 768, 12), ("l", 1024, 24))
     for patch in (16, 32)
@@ -61,7 +61,7 @@ _MIXERS = {  # width, depth and patch size cannot be set by arguments
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the arrays have timm's names, whatever the network, or the config has an architecture of timm."""
+    """Return whether the arrays have timm's names, for any network, or the config has an architecture."""
     patterns = [*_OTHERS, "^(timm_model.)?blocks.0.(attn.qkv|mlp_tokens.fc1).weight"]
     return isinstance(config.get("architecture"), str) or any(
         re.match(pattern, name) for pattern in patterns for name in arrays
@@ -69,7 +69,7 @@ def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict of timm, with its config.json or {}.
+    """Convert a timm state dict, with its config.json or {}.
 
     Fields of the spec are inferred from the arrays, else read from the config, else implied by the architecture's name,
     else assumed, with a note. Raises UserError for other networks and unsupported variants.
@@ -98,9 +98,9 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
 
 
 def _resize_rule(arrays: FlatParams, args: TimmArgs) -> PosembMethod:
-    """Return how the authors of the weights resize position embeddings; a mask token is only in DINOv2's own files.
+    """Return how the weights' authors resize position embeddings; only DINOv2's own files contain a mask token.
 
-    Another state dict alone is taken as the original DeiT's, whose code, as MAE's and I-JEPA's, does not antialias.
+    A state dict without config counts as the original DeiT's, whose code, like MAE's and I-JEPA's, does not antialias.
     """
     is_dino = args.tag == "dino" or re.search("_dinov2$", args.architecture or "")
     is_own = {"mask_token", "pos_embed", "cls_token", "blocks.0.ls1.gamma"} <= arrays.keys()
@@ -110,7 +110,7 @@ def _resize_rule(arrays: FlatParams, args: TimmArgs) -> PosembMethod:
 
 
 def _rename(name: str) -> str:
-    """Rename arrays of the original DeiT III as in timm."""
+    """Rename arrays of the original DeiT III to timm's names."""
     return re.sub(r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma", name)
 
 
@@ -127,7 +127,7 @@ def _check_network(arrays: FlatParams, args: TimmArgs, origin: str) -> None:
 
 
 class _StateDict:
-    """The arrays of a model and what can be inferred from them."""
+    """The arrays of a model, and the quantities inferred from them."""
 
     def __init__(self, arrays: FlatParams, origin: str):
         self.arrays, self.origin = arrays, origin
@@ -150,7 +150,7 @@ def _vit_spec(state: _StateDict, args: TimmArgs) -> tuple[dict[str, Any], list[s
     hidden = state.shape("blocks.0.mlp.fc2.weight", 2)[1]
     packed = "blocks.0.mlp.fc1.weight" in state and state.shape("blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
     heads = _num_heads(width, state, args)
-    # All CLIP models of timm have epsilon 1e-5, and only they have norm_pre.
+    # All CLIP models in timm have epsilon 1e-5, and only they have norm_pre.
     norm_eps = args.norm_eps if args.architecture or "norm_pre.weight" not in state else 1e-5
     mlp = _mlp_type("blocks.0.mlp.fc1_g.weight" in state or packed, args, state)
     model = {
@@ -418,8 +418,8 @@ def write(
 ) -> list[str]:
     """Write config.json and model.safetensors for timm.create_model("local-dir:FOLDER", pretrained=True).
 
-    Returns notes on what timm computes differently. Raises UserError naming the field for a model that timm cannot build
-    from a config.json.
+    Returns notes on differences in timm's computation. Raises UserError naming the field for a model that timm cannot
+    build from a config.json.
     """
     check_new(folder)
     model = specs.complete(model, "timm")
@@ -447,7 +447,7 @@ def write(
 
 
 def _vit_architecture(model: Mapping[str, Any]) -> str:
-    """Return the architecture to configure by arguments; raise UserError for a field that no argument sets."""
+    """Return the architecture to configure by arguments; raises UserError for a field that no argument sets."""
     distilled, swiglu = model["distilled"], model["mlp"] == "swiglu"
     unsupported = {
         "rep_size": model["rep_size"],
@@ -473,9 +473,9 @@ def _vit_architecture(model: Mapping[str, Any]) -> str:
     if distilled:
         size = next(name for name, most in _SIZES[:3] if model["width"] <= most or name == "base")
         return f"deit_{size}_distilled_patch16_224"
-    if swiglu:  # mlp_layer is not expressible in JSON, so the architecture must have it
+    if swiglu:  # mlp_layer cannot be expressed in JSON, so the architecture must have it
         return "vit_giant_patch14_dinov2"
-    # Neither is norm_eps: CLIP's architectures have 1e-5, the others 1e-6.
+    # Neither can norm_eps: CLIP's architectures have 1e-5, all others 1e-6.
     if model["norm_eps"] > 3e-6:
         return "vit_base_patch16_clip_224"
     size = next((name for name, most in _SIZES if model["width"] <= most), "gigantic")

@@ -1,4 +1,4 @@
-"""timm's config.json: what it states about a model, what architecture names imply, and the config of an exported model."""
+"""Read timm's config.json and the defaults implied by architecture names, and write it for an exported model."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from vit_jax.pretrained.pretrained import Interpolation, Preprocessing
 from vit_jax.pretrained.tensors import config_value
 from vit_jax.types import UserError
 
-# Architectures that differ from exact GELU, LayerNorm epsilon 1e-6 and heads as in HEADS.
+# Architectures that differ from exact GELU, LayerNorm epsilon 1e-6 or the heads in HEADS.
 _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"_clip_", {"norm_eps": 1e-5}),
     (r"quickgelu", {"act_layer": "quick_gelu"}),
@@ -24,7 +24,7 @@ _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit2?$", {"num_heads": 2}),
     (r"^test_vit3$", {"num_heads": 3, "pool_include_prefix": True}),
 )
-# Number of heads by model width, where the head width is not 64.
+# Number of heads by model width, if the head width is not 64.
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POOLS = {"tok": "token", "gap": "avg", "map": "map"}
@@ -32,7 +32,7 @@ POOLS = {"tok": "token", "gap": "avg", "map": "map"}
 
 @dataclasses.dataclass(frozen=True)
 class TimmArgs:
-    """What config.json and the architecture's name state, None where they do not.
+    """The values stated by config.json and the architecture's name, None if they are not stated.
 
     `tag` names the weights of the architecture, image_size is (height, width); the other fields are arguments of timm's
     models.
@@ -84,7 +84,7 @@ def _pretrained_cfg(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
 
 
 def read_class_names(config: Mapping[str, Any], classes: int, origin: str) -> tuple[str, ...] | None:
-    """Return the names of the classes in order, or None if the config does not have all of them."""
+    """Return the names of the classes in order, or None if the config lacks any of them."""
     names: Any = config.get("label_names") or _pretrained_cfg(config, origin).get("label_names")
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(classes)]
@@ -92,7 +92,7 @@ def read_class_names(config: Mapping[str, Any], classes: int, origin: str) -> tu
 
 
 def read_license(config: Mapping[str, Any]) -> list[str]:
-    """Return a note on the license of the weights, where the config states it."""
+    """Return a note on the license of the weights if the config states it."""
     stated = config.get("license") or config.get("pretrained_cfg", {}).get("license")
     return [f"Its source states the license {stated!r} for the weights."] if isinstance(stated, str) and stated else []
 
@@ -100,7 +100,7 @@ def read_license(config: Mapping[str, Any]) -> list[str]:
 def read_preprocessing(
     config: Mapping[str, Any], size: tuple[int, int], channels: int, origin: str
 ) -> tuple[Preprocessing, list[str]]:
-    """Return the evaluation preprocessing, with timm's defaults where the config is silent, and notes on differences."""
+    """Return the evaluation preprocessing, with timm's defaults for missing values, and notes on differences."""
     pretrained = _pretrained_cfg(config, origin)
     crop = config_value(pretrained, "crop_pct", float, 0.875, origin)
     if not 0 < crop <= 1:
@@ -164,7 +164,7 @@ def make_config(
 
 
 def vit_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which timm's VisionTransformer is the complete spec, but for sizes of images."""
+    """Return the arguments that make timm's VisionTransformer match the complete spec, except image sizes."""
     is_gated = model["mlp"] == "swiglu"
     return {
         "patch_size": list(specs.pair(model["patch_size"])),
@@ -187,7 +187,7 @@ def vit_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mixer_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which an architecture of the right width and depth is the Mixer of a complete spec."""
+    """Return arguments that make an architecture of the right width and depth match the Mixer of a complete spec."""
     return {"mlp_ratio": [ratio(model[f"{part}_mlp_dim"], model["width"]) for part in ("tokens", "channels")]}
 
 

@@ -1,4 +1,4 @@
-"""timm's Eva and Beit: EVA-02, DINOv3 and BEiT, whose keys have no bias and whose attention reads positions."""
+"""Convert timm's Eva and Beit: EVA-02, DINOv3 and BEiT, whose keys have no bias and whose attention uses positions."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _DINOV3 = {"type": "Axial", "base": 100.0}
 
 
 def matches(arrays: FlatParams, args: TimmArgs) -> bool:
-    """Return whether arrays without timm's prefix are those of a BEiT, EVA or DINOv3."""
+    """Return whether arrays without timm's prefix belong to a BEiT, EVA or DINOv3."""
     name = args.architecture or ""
     if re.search("^vit_.*(_rope_|_pe_|_lingbot|_rpn_|_eupe)", name):
         return False
@@ -31,7 +31,7 @@ def matches(arrays: FlatParams, args: TimmArgs) -> bool:
 def read_spec(
     arrays: FlatParams, config: Mapping[str, Any], args: TimmArgs, origin: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the spec of a network, complete but for its defaults, and notes."""
+    """Return the spec of a network, without its defaults, and notes."""
     given = config_value(config, "model_args", dict, {}, origin)
     unknown = [key for key in ("rope_grid_offset", "num_kv_heads", "gated_attn") if given.get(key)]
     unknown += [key for key, value in (("rope_type", "mrope"), ("attn_type", "rope")) if given.get(key) == value]
@@ -95,7 +95,7 @@ def read_spec(
 def _rope(
     arrays: FlatParams, given: Mapping[str, Any], args: TimmArgs, gated: bool, origin: str
 ) -> dict[str, Any] | None:
-    """Return the rotary positions: they have no arrays, so that the architecture's name tells, or without one what is typical."""
+    """Return the rotary positions, which have no arrays, by the architecture's name, or the typical ones without it."""
     name = args.architecture or ""
     if (
         f"{_FIRST}attn.{_TABLE}" in arrays
@@ -125,7 +125,7 @@ def _rope(
 
 
 def grid_side(arrays: FlatParams) -> int | None:
-    """Return the rows of a square grid whose relative biases the arrays have, or None."""
+    """Return the number of rows of the square grid of the relative biases, or None if there are none."""
     table = next((array for name, array in arrays.items() if name.endswith(_TABLE)), None)
     offsets = specs.square_side(len(table) - 3) if table is not None else None
     return (offsets + 1) // 2 if offsets else None
@@ -134,7 +134,7 @@ def grid_side(arrays: FlatParams) -> int | None:
 def links(model: Mapping[str, Any], fused: bool, packed: bool) -> list[Link]:
     """Return the name table of a complete spec.
 
-    fused: queries, keys and values are one array; packed: so are SwiGLU's gate and up projections.
+    fused: queries, keys and values are one array; packed: SwiGLU's gate and up projections are one array.
     """
     table = [conv("patch_embed.proj.weight", "embed/kernel")]
     optional = {
@@ -187,13 +187,13 @@ def _block_links(theirs: str, ours: str, model: Mapping[str, Any], fused: bool, 
 
 
 def is_needed(model: Mapping[str, Any]) -> bool:
-    """Return whether a complete spec has what timm's VisionTransformer has not."""
+    """Return whether a complete spec has features that timm's VisionTransformer lacks."""
     fields = ("rope", "post_norm", "attn_norm", "mlp_norm")
     return any(model[field] for field in fields) or model["relative_bias"] != "none" or model["qkv_bias"] == "qv"
 
 
 def architecture(model: Mapping[str, Any]) -> str:
-    """Return the architecture to configure by arguments; raise UserError for a field that no argument sets."""
+    """Return the architecture to configure by arguments; raises UserError for a field that no argument sets."""
     rope, biases = model["rope"] or {}, model["relative_bias"] != "none"
     is_dinov3 = bool(rope) and _form(rope) == _form(_DINOV3)
     is_known = not rope or is_dinov3 or _form(rope) == _form(_EVA02)
@@ -230,7 +230,7 @@ def _form(rope: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which the architecture is the complete spec, but for sizes of images."""
+    """Return the arguments that make the architecture match the complete spec, except image sizes."""
     is_gated, biases, rope = model["mlp"] == "swiglu", model["relative_bias"] != "none", model["rope"] or {}
     args = {
         "patch_size": list(specs.pair(model["patch_size"])),

@@ -1,4 +1,4 @@
-"""transformers' UperNetForSemanticSegmentation over a Swin: reading, writing and the names of its arrays."""
+"""Convert transformers' UperNetForSemanticSegmentation with a Swin: read, write and name its arrays."""
 
 import re
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, config_value, write_folder
 from vit_jax.types import UserError
 
-_NORMS = "hidden_states_norms."  # in the file below "backbone."
+_NORMS = "hidden_states_norms."  # under "backbone." in the file
 _STATS = "batch_stats/"
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the config is that of an UPerNet."""
+    """Return whether the config describes an UPerNet."""
     return config.get("model_type") == "upernet"
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
-    """Convert a state dict of UperNetForSemanticSegmentation; raise UserError for other backbones than Swin.
+    """Convert a state dict of UperNetForSemanticSegmentation; raises UserError for backbones other than Swin.
 
-    The auxiliary head, which only training uses, is left out. The backbone's last LayerNorm, which the head does not read,
-    is one that changes nothing where the file has none.
+    The auxiliary head, which only training uses, is left out. If the file lacks the backbone's last LayerNorm, which
+    the head does not read, one with scale 1 and bias 0 is added.
     """
     backbone = config_value(config, "backbone_config", dict, {}, origin)
     if backbone.get("model_type") not in ("swin", "swinv2"):
@@ -61,7 +61,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
 
 
 def _notes(side: int, backbone: Mapping[str, Any]) -> list[str]:
-    """Return what differs there on small images: a last map of one window is shifted in itself, here it is left whole."""
+    """Note a difference on small images: transformers shifts a last map of one window, this library does not."""
     last = side // (backbone.get("patch_size", 4) * 2 ** (len(backbone["depths"]) - 1))
     small = "Images of {} pixels make the last map one window, in which transformers' backbones shift and this one does not."
     return [small.format(side)] if last <= backbone.get("window_size", 7) else []
@@ -104,7 +104,7 @@ def write(
 ) -> list[str]:
     """Write a folder that transformers' UperNetForSemanticSegmentation loads; return notes.
 
-    params: of backbone and head, with batch statistics under "batch_stats/". Raises UserError for what it cannot represent.
+    params: of backbone and head, with batch statistics under "batch_stats/". Raises UserError if unsupported.
     """
     check_new(folder)
     head, depth = task.get("head") or {}, len(model.get("depths", ()))

@@ -1,4 +1,4 @@
-"""Find the weights of a model in what training scripts save: wrapped, prefixed, beside an average, an optimizer or a decoder.
+"""Find a model's weights in the output of training scripts: wrapped, prefixed, with an average, optimizer or decoder.
 
 A wrapper of a .pth file, such as "model_state_dict", is a prefix of its array names here.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_jax.types import UserError
 
-# The first array of a ViT, hybrid or Mixer by the names of timm and transformers, after a prefix as short as possible.
+# The first array of a ViT, hybrid or Mixer with the names of timm and transformers, after the shortest possible prefix.
 _FIRST = re.compile(
     r"((?:[^./]+[./])*?)(?:patch_embed\.(?:proj|backbone\.(?:stem\.)?conv)\.weight|stem\.proj\.weight"
     r"|(?:(?:vit|deit|swin|swinv2|beit|ijepa|dinov2|dinov2_with_registers)\.)?"
@@ -18,7 +18,7 @@ _FIRST = re.compile(
 )
 _AVERAGED = {"ema", "teacher", "target", "averaged", "average", "avg", "swa", "shadow", "polyak"}
 _MOMENTS = {"optimizer", "optim", "opt", "mu", "nu", "exp_avg", "exp_avg_sq", "momentum_buffer", "trace"}
-# Where several models that are not averages of each other are saved, the first of these is meant.
+# If several models that are not averages of each other are saved, the first of these is used.
 _PREFERRED = (
     *(
         "model",
@@ -35,7 +35,7 @@ _PREFERRED = (
         "img",
     ),
 )
-# Parts for pretraining or profiling alone, which do not change what the others compute.
+# Parts only for pretraining or profiling, which do not change the results of the rest.
 _EXTRAS = re.compile(
     r"(?:decoder|dec|projectors?|projection_head|proj_head|predictor|prototypes|head\.(?:mlp|last_layer)|lm_head|local_cls_norm)"
     r"(?=[._\d]|$)|.*\b(?:total_ops|total_params|num_batches_tracked|n_averaged)$"
@@ -44,13 +44,14 @@ _HEAD = r"(?:head|fc|classifier)\.(weight|bias)"
 
 
 def unwrap(arrays: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the arrays of one model without what precedes its names, and notes on what was chosen and left out.
+    """Return the arrays of one model without their prefix, and notes on the arrays chosen and left out.
 
-    Averaged weights are preferred. A linear head beside a backbone belongs to it. Arrays without a ViT's first array are
-    returned below the prefix common to all, except Google's. Raises UserError if several models are equally likely.
+    Averaged weights are preferred. A linear head next to a backbone belongs to it. Arrays without a ViT's first array
+    are returned without the prefix common to all, except Google's. Raises UserError if several models are equally
+    likely.
     """
     first = {match[0]: match[1] for name in arrays if (match := _FIRST.fullmatch(name))}
-    if not first:  # Google's layouts have branches, which their reader chooses from
+    if not first:  # Google's layouts have branches; their reader chooses among them
         return (dict(arrays) if any("/" in name for name in arrays) else _without_common_prefix(arrays)), []
     prefix, notes = choose(
         {p: {name: x for name, x in arrays.items() if name.startswith(p)} for p in first.values()}, origin
@@ -65,7 +66,7 @@ def unwrap(arrays: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list
     head = {} if any(re.fullmatch(_HEAD, name) for name in inside) else _head_beside(arrays, prefix, inside)
     if head:
         inside |= {name: arrays[theirs] for name, theirs in head.items()}
-        notes.append(f"The head is {', '.join(head.values())}, which is beside the backbone.")
+        notes.append(f"The head is {', '.join(head.values())}, which is next to the backbone.")
     extras = [name for name in inside if _EXTRAS.match(name)]
     if "mask_token" in inside and any(re.match(r"dec(oder)?[._\d]", name) for name in extras):  # MAE's is the decoder's
         extras.append("mask_token")
@@ -77,7 +78,7 @@ def unwrap(arrays: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list
 
 
 def choose(candidates: Mapping[str, Mapping[str, Any]], origin: str) -> tuple[str, list[str]]:
-    """Return the prefix of the model to use among prefixes and the arrays below them, and a note if there is a choice."""
+    """Choose the prefix of the model to use, given the arrays below each; also return a note if there is a choice."""
     usable = [p for p in candidates if not _words(p) & _MOMENTS] or list(candidates)
     averaged = [p for p in usable if _words(p) & _AVERAGED and _is_average(p, candidates, usable)]
     ranked = sorted(averaged or usable, key=_preference)
@@ -117,7 +118,7 @@ def _preference(prefix: str) -> int:
 
 
 def _head_beside(arrays: Mapping[str, Any], prefix: str, inside: Mapping[str, Any]) -> dict[str, str]:
-    """Return {name in the model: name in the file} of a linear head that a module above the backbone has."""
+    """Return {name in the model: name in the file} of a linear head in a module above the backbone."""
     width = next(array.shape[0] for name, array in inside.items() if _FIRST.fullmatch(name))
     target = "classifier" if any("embeddings.patch_embeddings" in name for name in inside) else "head"
     while prefix:
@@ -130,7 +131,7 @@ def _head_beside(arrays: Mapping[str, Any], prefix: str, inside: Mapping[str, An
 
 
 def _without_common_prefix(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Strip components that all names share, and choose by them among wrappers."""
+    """Strip components shared by all names, and choose among wrappers by them."""
     found = dict(arrays)
     while found and all("." in name for name in found):
         groups = {match[1] for name in found if (match := re.match(r"([^.]+\.)", name))}

@@ -1,4 +1,4 @@
-"""transformers' YolosForObjectDetection: reading, writing and the names of its arrays."""
+"""Convert transformers' YolosForObjectDetection: read, write and name its arrays."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from vit_jax.pretrained.tensors import check_new, config_value, write_folder
 from vit_jax.types import UserError
 
 _MID = "encoder.mid_position_embeddings"
-# What the loss reads, by our names; transformers' defaults are ours.
+# Settings of the loss, by our names; transformers' defaults equal ours.
 _WEIGHTS = {
     "class_cost": "class_cost", "box_cost": "bbox_cost", "giou_cost": "giou_cost", "box_weight": "bbox_loss_coefficient",
     "giou_weight": "giou_loss_coefficient", "no_object": "eos_coefficient",
@@ -21,15 +21,15 @@ _WEIGHTS = {
 
 
 def matches(arrays: FlatParams, config: Mapping[str, Any]) -> bool:
-    """Return whether the config is that of a YOLOS."""
+    """Return whether the config describes a YOLOS."""
     return config.get("model_type") == "yolos"
 
 
 def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrained:
     """Convert a state dict of YolosForObjectDetection, with its config.json.
 
-    The positions of the detection tokens become a part of these. Images are resized to the size of the position embeddings,
-    where transformers keeps their aspect ratio and interpolates the embeddings.
+    The positions of the detection tokens are added to the tokens. Images are resized to the size of the position
+    embeddings, while transformers keeps their aspect ratio and interpolates the embeddings.
     """
     inner = {name.removeprefix("vit."): x for name, x in arrays.items() if name.startswith("vit.")}
     inner = {name.replace("encoder.interpolation.", "encoder."): x for name, x in inner.items()}  # in memory
@@ -42,7 +42,8 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     n = (size[0] // patch) * (size[1] // patch)
     if table.ndim != 3 or table.shape[1] != n + 1 + q or not q:
         raise UserError(
-            f"{origin} has position embeddings of shape {table.shape}; expected {n} patches, a class token and {q} others."
+            f"{origin} has position embeddings of shape {table.shape}; expected {n} patches, a class token "
+            f"and {q} detection tokens."
         )
     inner["embeddings.position_embeddings"] = table[:, : n + 1]
     between = inner.pop(_MID, None)
@@ -59,7 +60,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
             raise UserError(f"{origin} has {_MID} of shape {between.shape}; expected {expected}.")
         params["between"] = between[:, 0]
     names = specs.label_names(config, classes)
-    if len(set(names)) < classes:  # COCO's numbers without a class are all called N/A
+    if len(set(names)) < classes:  # COCO's unused category numbers are all called N/A
         names = tuple(f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names))
     given = {
         ours: config_value(config, theirs, float, None, origin) for ours, theirs in _WEIGHTS.items() if theirs in config
@@ -98,7 +99,7 @@ def write(
 ) -> list[str]:
     """Write a folder that transformers' YolosForObjectDetection loads; return notes.
 
-    Raises UserError naming the field of a network that it cannot represent.
+    Raises UserError naming the unsupported field of a network.
     """
     check_new(folder)
     if preprocessing is None:
@@ -126,7 +127,7 @@ def write(
         "architectures": ["YolosForObjectDetection"], "model_type": "yolos", "image_size": list(size),
         **specs.label_fields(class_names),
         "num_detection_tokens": q, "use_mid_position_embeddings": "between" in params,
-        # Transformers takes whole numbers for most of them.
+        # transformers expects integers for most of them.
         **{theirs: int(x) if (x := task[ours]) == int(x) else x for ours, theirs in _WEIGHTS.items() if ours in task},
     }  # fmt: skip
     described = {

@@ -1,1 +1,1 @@
-"""Many runs: sweeps, launches on rented machines, and reports."""
+"""Manage many runs: sweeps, launches on rented machines, and reports."""

@@ -1,1 +1,1 @@
-"""Similar pictures: an index of a folder's features, queries by a picture or a part of one, and near-duplicates."""
+"""Search similar pictures: an index of a folder's features, queries by pictures or their parts, near-duplicates."""

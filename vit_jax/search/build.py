@@ -1,4 +1,4 @@
-"""Build an index of a folder, and bring it up to date."""
+"""Build an index of a folder, and update it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ SHARD = 4096  # images
 def add_folder(
     index: Index, embedder: Embedder, root: str, names: Sequence[str], report: Callable[[str], None], size: int = SHARD
 ) -> dict[str, str]:
-    """Add the images of a folder that the index does not have, a shard at a time; return why others could not be read.
+    """Add the images of a folder that the index lacks, one shard at a time; return why unreadable ones failed.
 
-    The vectors do not depend on where an earlier build was killed: shards follow from the names alone. A label is the name of the
-    folder that an image is in.
+    The vectors do not depend on where an earlier build was killed: shards follow from the names only. A label is the
+    name of the folder that contains the image.
     """
     root, known = os.path.abspath(root), index.known
     missing = [name for name in names if (root, name) not in known]

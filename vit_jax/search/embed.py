@@ -1,4 +1,4 @@
-"""From images to vectors: by any output of a model that is one vector an image, or one a patch."""
+"""Turn images into vectors, using any model output with one vector per image or per patch."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 
 class Embedder:
-    """A model and one of its outputs, such as "features", or "tokens" for a vector of each patch."""
+    """A model and one of its outputs, such as "features", or "tokens" for one vector per patch."""
 
     def __init__(self, reference: str, loaded: Loaded, feature: str):
         self.loaded = loaded
@@ -30,7 +30,7 @@ class Embedder:
         self.about = About(reference, feature, fingerprint(loaded, feature), length, per_image)
 
     def __call__(self, images: Sequence[np.ndarray]) -> Vectors:
-        """Return the unit vectors [b * per_image, d] of preprocessed images; batches are filled up to one size."""
+        """Return the unit vectors [b * per_image, d] of preprocessed images; batches are padded to one size."""
         found = []
         for start in range(0, len(images), BATCH):
             several = images[start : start + BATCH]
@@ -40,7 +40,7 @@ class Embedder:
         return self._units(np.concatenate(found).reshape(-1, self.about.length))
 
     def outputs(self, batch: np.ndarray) -> np.ndarray:
-        """Return the feature of preprocessed images as the model gives it."""
+        """Return the unnormalized feature of preprocessed images."""
         feature = self.about.feature
         _, found = self.loaded.predictor(self.loaded.weights, {"image": batch}, [feature])
         return np.asarray(found[feature], np.float32)[: len(batch)]
@@ -48,8 +48,8 @@ class Embedder:
     def query(self, picture: Any, box: Box | None = None) -> Vectors:
         """Return the vector [1, d] of a picture (path, PIL image or array), or of a part of it.
 
-        box: (left, top, right, bottom) as shares of width and height. For one vector an image the part is cut out and embedded;
-        for one a patch it is the mean of the patches in it, which saw the whole picture.
+        box: (left, top, right, bottom) as fractions of width and height. If there is one vector per image, the part is
+        cut out and embedded; if there is one per patch, the patches in it, which saw the whole picture, are averaged.
         """
         if self.about.per_image == 1:
             image = (
@@ -62,7 +62,7 @@ class Embedder:
         rows, columns = self.grid
         left, top, right, bottom = box or (0.0, 0.0, 1.0, 1.0)
         inside = np.zeros((rows, columns), bool)
-        # At least the patch that the box begins in.
+        # At least the patch in which the box begins.
         inside[
             int(top * rows) : max(int(top * rows) + 1, round(bottom * rows)),
             int(left * columns) : max(int(left * columns) + 1, round(right * columns)),
@@ -70,7 +70,7 @@ class Embedder:
         return self._units(tokens[inside.reshape(-1)].mean(axis=0, keepdims=True))
 
     def describe(self, text: str) -> Vectors:
-        """Return the vector [1, d] of a text; raises UserError where the index is not one of `image_embedding`."""
+        """Return the vector [1, d] of a text; raises UserError unless the index was built with `image_embedding`."""
         if self.about.feature != "image_embedding":
             raise UserError(
                 f"--text={text!r} needs an index built with --feature=image_embedding, by a model of images and texts; found "
@@ -96,7 +96,7 @@ class Embedder:
 
 
 def cut(picture: Any, box: Box, loaded: Loaded) -> np.ndarray:
-    """Return the pixels of a part of a picture, at least one."""
+    """Cut out a part of a picture, at least one pixel."""
     pixels = loaded.decoded(picture)
     height, width = pixels.shape[:2]
     left, top = (min(int(share * size), size - 1) for share, size in zip(box[:2], (width, height), strict=True))
@@ -105,7 +105,7 @@ def cut(picture: Any, box: Box, loaded: Loaded) -> np.ndarray:
 
 
 def fingerprint(loaded: Loaded, feature: str) -> str:
-    """Return a hash of all that a vector depends on: weights, network, normalisation, preprocessing and the output."""
+    """Return a hash of everything a vector depends on: weights, network, normalisation, preprocessing and output."""
     digest = hashlib.sha256()
     facts = [loaded.preprocess_spec, loaded.image_shape, feature, repr(loaded.model)]
     facts += [list(np.ravel(getattr(loaded.task, key, ()))) for key in ("mean", "std")]

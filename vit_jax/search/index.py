@@ -1,11 +1,11 @@
-"""An index on disk: append-only shards of unit vectors and the names of their images. Everything else follows from them.
+"""Store an index on disk: append-only shards of unit vectors and image names, from which all else follows.
 
-    DIR/index.json              what the vectors are: model, feature, fingerprint, length
+    DIR/index.json              description of the vectors: model, feature, fingerprint, length
     DIR/shards/000000.npy       float32 [images * per_image, d]
-    DIR/shards/000000.json      names, labels and root of the images, what could not be read, and the checksum of the vectors
+    DIR/shards/000000.json      names, labels and root of the images, unreadable ones, and the checksum of the vectors
     DIR/graph.usearch, graph.json   a graph in float16 for approximate search; see nearest.py
 
-A shard exists once its JSON does, which is written last, so that a build that was killed resumes with the next shard.
+A shard exists once its JSON file, which is written last, exists; a build that was killed resumes with the next shard.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ SHARD = {"root": str, "names": list[str], "labels": list[str], "unreadable": dic
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What the vectors of an index are.
+    """Describes the vectors of an index.
 
-    model: the reference that it was built with. feature: the output of Task.predict. fingerprint: of the weights and the
+    model: the reference used to build it. feature: the output of Task.predict. fingerprint: of the weights and the
     preprocessing. length: of a vector. per_image: 1 for a pooled feature, else the number of patches.
     """
 
@@ -50,7 +50,7 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The images of one shard: names relative to `root`, a label each, and why others of the folder have no vector."""
+    """The images of one shard: names relative to `root`, labels, and why other images of the folder have no vector."""
 
     root: str
     names: list[str]
@@ -60,7 +60,7 @@ class Shard:
 
 
 class Index:
-    """An index that is open: its vectors are mapped into memory, its names are in it."""
+    """An open index: its vectors are memory-mapped, its names are in memory."""
 
     def __init__(self, folder: Path, about: About):
         self.folder, self.about = folder, about
@@ -71,7 +71,7 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path) -> "Index":
-        """Open an index; raises UserError where there is none, or it is damaged."""
+        """Open an index; raises UserError if it is missing or damaged."""
         path = folder / "index.json"
         if not path.exists():
             raise UserError(f"{folder} is no index: it has no index.json; build one with vit search build.")
@@ -86,7 +86,7 @@ class Index:
 
     @classmethod
     def create(cls, folder: Path, about: About) -> "Index":
-        """Create an index, or open the one that is there; raises UserError where that is another model's."""
+        """Create an index, or open an existing one; raises UserError if that is another model's."""
         path = folder / "index.json"
         if path.exists():
             index = cls.open(folder)
@@ -97,19 +97,19 @@ class Index:
         return cls(folder, about)
 
     def check(self, about: About) -> None:
-        """Raise UserError where vectors of `about` cannot be compared with those of the index."""
+        """Raise UserError if vectors of `about` cannot be compared with the vectors of the index."""
         if self.about.feature != about.feature:
             raise UserError(
                 f"{self.folder} has the feature {self.about.feature!r}; found {about.feature!r}: build another index for it."
             )
         if self.about.fingerprint != about.fingerprint:
             raise UserError(
-                f"{self.folder} was built with {self.about.model}, with other weights or another preprocessing than those of "
-                f"{about.model}; their vectors cannot be compared: give that model, or build another index."
+                f"{self.folder} was built with {self.about.model}, with other weights or another preprocessing than "
+                f"{about.model} has; their vectors cannot be compared: give that model, or build another index."
             )
 
     def append(self, shard: Shard, vectors: Vectors) -> None:
-        """Add a shard; its JSON, without which it does not exist, is written last."""
+        """Add a shard; its JSON file, without which it does not exist, is written last."""
         assert len(vectors) == len(shard.names) * self.about.per_image
         number = len(self.shards)
         with open(self._path(number, "tmp"), "wb") as file:
@@ -123,7 +123,7 @@ class Index:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from adding to the index; raises UserError where one is adding."""
+        """Keep other processes from adding to the index; raises UserError if one is already adding."""
         with open(self.folder / "lock", "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,16 +146,16 @@ class Index:
 
     @property
     def known(self) -> set[tuple[str, str]]:
-        """Root and name of all images, those that could not be read too."""
+        """Root and name of all images, including unreadable ones."""
         return {(shard.root, name) for shard in self.shards for name in [*shard.names, *shard.unreadable]}
 
     @property
     def state(self) -> list[str]:
-        """What the graph must have been made of: the checksums of the shards."""
+        """The checksums of the shards, from which the graph must have been built."""
         return [shard.crc32 for shard in self.shards]
 
     def path(self, image: int) -> Path:
-        """Return where an image was when the index was built."""
+        """Return the path of an image when the index was built."""
         for shard in self.shards:
             if image < len(shard.names):
                 return Path(shard.root, shard.names[image])
@@ -163,7 +163,7 @@ class Index:
         raise IndexError(image)
 
     def vectors(self, rows: np.ndarray) -> Vectors:
-        """Return some vectors, wherever their shards are."""
+        """Return the vectors of these rows, from any shard."""
         ends = np.cumsum([0, *map(len, self.parts)])
         found = np.empty((len(rows), self.about.length), np.float32)
         for start, end, part in zip(ends, ends[1:], self.parts, strict=False):
@@ -172,7 +172,7 @@ class Index:
         return found
 
     def selected(self, folder: str | None, label: str | None) -> np.ndarray | None:
-        """Return which images are below a folder of the root and have a label; None for all. UserError for none."""
+        """Return a mask of the images below a folder and with a label, None for all; raises UserError if none match."""
         if folder is None and label is None:
             return None
         prefix = "" if folder is None or folder.strip("/.") == "" else f"{folder.strip('/')}/"
@@ -191,7 +191,7 @@ class Index:
         found = _read_json(path, SHARD)
         vectors_path = path.with_suffix(".npy")
         if len(found["names"]) != len(found["labels"]) or not all(map(_is_inside, found["names"])):
-            raise _damaged(path, "its names are not those of images below a folder")
+            raise _damaged(path, "its names are not image paths below a folder")
         try:
             vectors = np.load(vectors_path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -202,7 +202,7 @@ class Index:
                 vectors_path, f"it has {vectors.dtype} of shape {vectors.shape}, expected float32 of {shape}"
             )
         if checksum(vectors_path) != found["crc32"]:
-            raise _damaged(vectors_path, "its checksum is another")
+            raise _damaged(vectors_path, "its checksum differs")
         self.shards.append(Shard(**{key: found[key] for key in SHARD}))
         self.parts.append(vectors)
         self.__dict__.pop("names", None)
@@ -245,6 +245,6 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 
 def unit(vectors: Sequence[Any] | np.ndarray) -> Vectors:
-    """Return vectors of length 1 in float32."""
+    """Normalize vectors to length 1, in float32."""
     found = np.asarray(vectors, np.float32)
     return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)

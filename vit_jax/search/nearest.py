@@ -1,4 +1,4 @@
-"""The nearest vectors of an index: exact with numpy, or approximate with a graph of usearch in float16."""
+"""Find the nearest vectors of an index: exactly with numpy, or approximately with a usearch graph in float16."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from vit_jax.checkpoint.workdir import write_text
 from vit_jax.search.index import Index, Vectors, checksum
 from vit_jax.types import UserError
 
-GRAPH_FROM = 50_000  # vectors; fewer are searched exactly in milliseconds
-BLOCK = 2**14  # vectors that are compared at once
-# Of the graph: edges of a vector, and candidates while it is built and searched.
+GRAPH_FROM = 50_000  # vectors; fewer are searched exactly within milliseconds
+BLOCK = 2**14  # vectors compared at once
+# Graph parameters: edges per vector, and candidates while building and searching.
 CONNECTIVITY, BUILT, SEARCHED = 32, 128, 192
 Found = tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image of the index: its number, its cosine with the query, and the patch that is nearest, of an index of patches."""
+    """A found image: its number, its cosine with the query, and, in an index of patches, its nearest patch."""
 
     image: int
     cosine: float
@@ -31,16 +31,16 @@ class Hit:
 
 
 class Searcher:
-    """Searches an index, by its graph where that is of the index as it is now."""
+    """Searches an index, using its graph if that is up to date."""
 
     def __init__(self, index: Index, exact: bool = False):
         self.index = index
         self.graph = None if exact else open_graph(index)
 
     def images(self, query: Vectors, k: int, selected: np.ndarray | None = None) -> list[Hit]:
-        """Return the k most similar images to a vector [1, d], of those that are selected, the nearest first."""
+        """Return the k images most similar to a vector [1, d], among the selected ones, nearest first."""
         per_image = self.index.about.per_image
-        # An image may have several of the nearest patches.
+        # Several of the nearest patches may belong to one image.
         count = k if per_image == 1 else min(len(self.index), k * min(per_image, 64))
         cosines, rows = self.vectors(query, count, selected)
         hits: dict[int, Hit] = {}
@@ -50,11 +50,11 @@ class Searcher:
         return list(hits.values())[:k]
 
     def vectors(self, queries: Vectors, k: int, selected: np.ndarray | None = None) -> Found:
-        """Return cosines and numbers of the k nearest vectors of each query, the nearest first."""
+        """Return the cosines and row numbers of the k nearest vectors of each query, nearest first."""
         if self.graph is None or selected is not None:
             return exact(self.index, queries, k, selected)
         rows = np.asarray(self.graph.search(queries, k).keys, np.int64).reshape(len(queries), -1)
-        # The graph's float16 decides which; float32 in which order.
+        # The float16 graph decides which vectors are found, float32 their order.
         near = self.index.vectors(rows.reshape(-1)).reshape(*rows.shape, -1)
         cosines = np.einsum("qkd,qd->qk", near, queries)
         order = np.argsort(-cosines, axis=1, kind="stable")
@@ -62,7 +62,7 @@ class Searcher:
 
 
 def exact(index: Index, queries: Vectors, k: int, selected: np.ndarray | None = None) -> Found:
-    """Return what a search of every vector finds, block by block, so that the vectors stay on disk."""
+    """Search every vector exactly, block by block, so that the vectors stay on disk."""
     best = np.full((len(queries), 0), -np.inf, np.float32)
     rows = np.zeros((len(queries), 0), np.int64)
     keep = None if selected is None else np.repeat(selected, index.about.per_image)
@@ -81,7 +81,7 @@ def exact(index: Index, queries: Vectors, k: int, selected: np.ndarray | None = 
 
 
 def blocks(index: Index) -> Iterator[tuple[int, Vectors]]:
-    """Yield the vectors of an index in blocks, with the number of the first."""
+    """Yield the vectors of an index in blocks, with the row number of the first."""
     first = 0
     for part in index.parts:
         for start in range(0, len(part), BLOCK):
@@ -90,9 +90,9 @@ def blocks(index: Index) -> Iterator[tuple[int, Vectors]]:
 
 
 def near_duplicates(index: Index, other: Index | None, least: float, k: int = 16) -> Iterator[tuple[int, int, float]]:
-    """Yield (image, image, cosine) of pairs with at least this cosine: within an index, or of one and another.
+    """Yield (image, image, cosine) of pairs with at least this cosine, within an index or between two.
 
-    Of each image the k nearest are looked at, so that k equal copies are named in chains.
+    Only the k nearest of each image are compared, so k or more equal copies are reported in chains.
     """
     searcher = Searcher(index if other is None else other)
     for start, block in blocks(index):
@@ -109,7 +109,7 @@ def near_duplicates(index: Index, other: Index | None, least: float, k: int = 16
 
 
 def write_graph(index: Index, threads: int = 0) -> float:
-    """Build the graph of an index, or add to it what is new; return the seconds that it took."""
+    """Build the graph of an index, or add the new vectors to it; return the seconds taken."""
     import time
 
     began, state = time.monotonic(), index.state
@@ -142,7 +142,7 @@ def new_graph(index: Index, dtype: str = "f16") -> Any:
 
 
 def open_graph(index: Index) -> Any:
-    """Return the graph of an index, mapped into memory; None where there is none of the index as it is now."""
+    """Memory-map the graph of an index; None if there is none or it is out of date."""
     record = _record(index)
     if record is None or record["state"] != index.state or not _is_whole(index, record):
         return None
@@ -152,7 +152,7 @@ def open_graph(index: Index) -> Any:
 
 
 def _is_whole(index: Index, record: dict[str, Any]) -> bool:
-    """Return whether the graph's file is the one that was written: usearch reads any bytes."""
+    """Return whether the graph's file is intact, as usearch reads any bytes."""
     return _path(index).exists() and checksum(_path(index)) == record["crc32"]
 
 

@@ -1,4 +1,4 @@
-"""What a search found as one self-contained HTML file: a contact sheet."""
+"""Write search results as one self-contained HTML contact sheet."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ figcaption { font-size: 0.85em; overflow-wrap: anywhere } .gone { width: 10em; h
 
 
 def thumbnail(path: Path) -> str | None:
-    """Return a small JPEG of an image file as a URL; None where it cannot be read any more."""
+    """Return a small JPEG of an image file as a data URL; None if the file is no longer readable."""
     try:
         picture = Image.fromarray(decode(read_file(str(path))))
     except (UnreadableImage, OSError):
@@ -32,7 +32,7 @@ def thumbnail(path: Path) -> str | None:
 
 
 def as_sheet(title: str, rows: Sequence[tuple[str, Sequence[tuple[Path, str]]]]) -> str:
-    """Return the page: for each row a heading, and pictures with their captions."""
+    """Return the page: each row has a heading, and pictures with captions."""
     body = "".join(
         f'<h2>{escape(heading)}</h2><div class="sheet">{"".join(_figure(*item) for item in several)}</div>'
         for heading, several in rows

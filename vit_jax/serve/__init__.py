@@ -1,1 +1,1 @@
-"""A model behind a page and a JSON API."""
+"""Serve a model as a web page and a JSON API."""

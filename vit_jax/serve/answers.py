@@ -1,4 +1,4 @@
-"""From a photograph's bytes to a JSON answer."""
+"""Turn the bytes of a photograph into a JSON answer."""
 
 import base64
 import io
@@ -17,13 +17,13 @@ from vit_jax.search.sheet import thumbnail
 
 
 def read_photograph(data: bytes, loaded: Loaded, most_pixels: int) -> np.ndarray:
-    """Return a photograph as the model takes it; raises UnreadableImage, for too many pixels before they are decoded."""
+    """Return a preprocessed photograph; raises UnreadableImage, before decoding if it has too many pixels."""
     try:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as file:
             width, height = file.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(f"it has far more than the {most_pixels:,} pixels that are taken") from None
-    except Exception as error:  # Pillow raises anything on damaged bytes
+    except Exception as error:  # Pillow raises any error on damaged bytes
         raise UnreadableImage("not an image in a known format") from error
     if width * height > most_pixels:
         raise UnreadableImage(f"it has {width} x {height} pixels; at most {most_pixels:,} are taken")
@@ -34,7 +34,7 @@ def as_answer(
     loaded: Loaded, outputs: Outputs, image: np.ndarray | None, grid: tuple[int, int] | None, top: int, searcher: Searcher | None,
     neighbours: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the JSON of an answer: classes or numbers, the image that the model saw, its attention, and similar pictures."""
+    """Return an answer as JSON: classes or numbers, the preprocessed image, its attention, and similar pictures."""
     answer: dict[str, Any] = {}
     if image is not None:
         answer["image"] = _as_url(image)
@@ -58,7 +58,7 @@ def as_answer(
 
 
 def similar(outputs: Outputs, searcher: Searcher, count: int) -> list[dict[str, Any]]:
-    """Return the most similar pictures of the index with thumbnails; names are relative to the folder that was indexed."""
+    """Return the most similar pictures of the index with thumbnails; names are relative to the indexed folder."""
     index = searcher.index
     vector = unit(outputs[index.about.feature].reshape(-1, index.about.length).mean(axis=0, keepdims=True))
     return [
@@ -73,7 +73,7 @@ def similar(outputs: Outputs, searcher: Searcher, count: int) -> list[dict[str, 
 
 
 def _levels(maps: np.ndarray) -> str:
-    """Return maps [n, ...] as base64 of bytes, each scaled to 0 .. 255."""
+    """Return maps [n, ...] as base64-encoded bytes, each scaled to 0 .. 255."""
     flat = maps.reshape(len(maps), -1).astype(np.float32)
     low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
     levels = np.round(255 * (flat - low) / np.maximum(high - low, 1e-12)).clip(0, 255)
@@ -81,7 +81,7 @@ def _levels(maps: np.ndarray) -> str:
 
 
 def _as_url(image: np.ndarray) -> str:
-    """Return pixels as the URL of a PNG."""
+    """Return pixels as a PNG data URL."""
     buffer = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

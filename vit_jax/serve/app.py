@@ -1,4 +1,4 @@
-"""The server: a page, a JSON API, and what it refuses."""
+"""Run the server: a page, a JSON API, and the requests it refuses."""
 
 import asyncio
 import contextlib
@@ -44,16 +44,17 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
 }
 RETRY_AFTER = "1"
-HEAD_SECONDS = 10.0  # that a client may take to send the head of its first request
+HEAD_SECONDS = 10.0  # in which a client must send the head of its first request
 Body = AsyncGenerator[bytes, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the server takes.
+    """The limits of the server.
 
-    queue: photographs at work and waiting. bytes: of a photograph. pixels: of one, before it is decoded. seconds: to receive one,
-    and again to answer. hosts: names that the Host header may have besides addresses. token: None asks for none.
+    queue: photographs being processed or waiting. bytes: of a photograph. pixels: of a photograph, checked before
+    decoding. seconds: to receive a photograph, and again to answer. hosts: names allowed in the Host header besides
+    addresses. token: None requires no token.
     """
 
     queue: int = 64
@@ -65,7 +66,7 @@ class Limits:
 
 
 def make_app(engine: Engine, limits: Limits, searcher: Searcher | None = None, name: str = "") -> ASGIApp:
-    """Return the application; the engine starts with it."""
+    """Return the application, which starts and stops the engine."""
     api = Api(engine, limits, searcher, name)
 
     @contextlib.asynccontextmanager
@@ -88,7 +89,7 @@ def make_app(engine: Engine, limits: Limits, searcher: Searcher | None = None, n
 
 
 class Guard:
-    """Refuses requests for other hosts, from other sites and without the token, and adds the headers to every answer."""
+    """Refuses requests for other hosts, from other sites or without the token, and adds the headers to every answer."""
 
     def __init__(self, app: ASGIApp, limits: Limits):
         self._app, self._limits = app, limits
@@ -127,7 +128,7 @@ class Guard:
         return None
 
     def _is_known(self, host: str) -> bool:
-        """Return whether a Host is an address, which no other site can make its own, or one of the names."""
+        """Return whether a Host is an address, which no other site can claim, or one of the names."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -142,7 +143,7 @@ class Guard:
 
 
 class Api:
-    """The requests that the server answers."""
+    """Handles the requests of the API."""
 
     def __init__(self, engine: Engine, limits: Limits, searcher: Searcher | None, name: str):
         self._engine, self._limits, self._searcher, self._name = engine, limits, searcher, name
@@ -152,20 +153,20 @@ class Api:
         self._files = {path: (folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
 
     async def page(self, request: Request) -> Response:
-        """The page and its files."""
+        """Return the page or one of its files."""
         data, kind = self._files[request.url.path]
         return Response(data, media_type=kind)
 
     async def health(self, request: Request) -> Response:
-        """Whether the server is up, and how many photographs are at work."""
+        """Return whether the server is up, and how many photographs are being processed."""
         return JSONResponse({"status": "ok", "at_work": self._slots.taken, "queue": self._slots.most})
 
     async def openapi(self, request: Request) -> Response:
-        """The description of the API."""
+        """Return the description of the API."""
         return JSONResponse(description(self._limits.token is not None))
 
     async def info(self, request: Request) -> Response:
-        """What the page shows of the model."""
+        """Return the model's facts shown on the page."""
         loaded = self._engine.loaded
         return JSONResponse({
             "model": self._name,
@@ -177,7 +178,7 @@ class Api:
         })  # fmt: skip
 
     async def predict(self, request: Request) -> Response:
-        """Answer a photograph, or say why not."""
+        """Answer a photograph, or explain why it is refused."""
         options = {name: number(request, name, *range_) for name, range_ in
                    {"top": (1, 100, 5), "attention": (0, 1, 0), "neighbours": (0, 50, 0)}.items()}  # fmt: skip
         async with slot(self._uploads):
@@ -201,7 +202,7 @@ class Api:
         return await run(self.decoders, as_answer, engine.loaded, outputs, shown, *rest)
 
     async def _photograph(self, request: Request) -> bytes:
-        """Return the photograph of a request, the whole body or a part of a form."""
+        """Return the photograph of a request: the whole body, or a part of a form."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not kind.startswith("image/") and kind not in ("application/octet-stream", "multipart/form-data"):
             raise HTTPException(
@@ -215,7 +216,8 @@ class Api:
             async with asyncio.timeout(self._limits.seconds):
                 async for part in request.stream():
                     size += len(part)
-                    # Somewhat more is read to its end and dropped: a client that is still sending would not see the answer.
+                    # Up to twice the limit is read and dropped, because a client that is still sending would not see
+                    # the answer.
                     if size > 2 * self._limits.bytes:
                         raise self._too_large()
                     if size <= self._limits.bytes:
@@ -235,7 +237,7 @@ class Api:
 
 
 async def part_of_form(request: Request, data: bytes) -> bytes:
-    """Return the file of a form's part `image`."""
+    """Return the file in the part `image` of a form."""
 
     async def once() -> Body:
         yield data
@@ -254,7 +256,7 @@ async def part_of_form(request: Request, data: bytes) -> bytes:
 
 
 def number(request: Request, name: str, least: int, most: int, default: int) -> int:
-    """Return a whole number of the query."""
+    """Return an integer from the query string."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 6 and least <= int(text) <= most):
         raise HTTPException(400, f"{name} is not a whole number from {least} to {most}.")
@@ -263,7 +265,7 @@ def number(request: Request, name: str, least: int, most: int, default: int) -> 
 
 @contextlib.asynccontextmanager
 async def slot(slots: Slots) -> AsyncIterator[None]:
-    """Take a slot, or answer that the queue is full."""
+    """Take a slot, or raise the answer that the queue is full."""
     if not slots.take():
         raise busy()
     try:
@@ -273,23 +275,23 @@ async def slot(slots: Slots) -> AsyncIterator[None]:
 
 
 def busy() -> HTTPException:
-    """Return the answer of a full queue."""
+    """Return the answer for a full queue."""
     return HTTPException(503, "The queue is full; try again in a moment.", {"retry-after": RETRY_AFTER})
 
 
 async def refused(request: Request, error: HTTPException) -> Response:
-    """Answer a refusal as JSON."""
+    """Return a refusal as JSON."""
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    """Answer a fault of the server without its details, which may name paths."""
+    """Return a server error without its details, which may contain paths."""
     logging.error("A request failed.", exc_info=error)
     return JSONResponse({"error": "The server failed; its log says why."}, 500)
 
 
 class Protocol(H11Protocol):
-    """Closes connections whose first request does not come."""
+    """Closes connections that send no request."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -301,7 +303,7 @@ class Protocol(H11Protocol):
 
 
 class Announced(Server):
-    """A server that prints where it is once it answers."""
+    """A server that prints its address once it accepts requests."""
 
     def __init__(self, config: Config, text: str):
         super().__init__(config)
@@ -313,7 +315,7 @@ class Announced(Server):
 
 
 def run(app: ASGIApp, listening: socket.socket, text: str) -> None:
-    """Serve an application on a socket until Ctrl-C, and print `text` once it answers."""
+    """Serve an application on a socket until Ctrl-C, and print `text` once it accepts requests."""
     config = Config(
         app, http=Protocol, lifespan="on", log_level="warning", access_log=False, server_header=False, ws="none",
         timeout_keep_alive=5, timeout_graceful_shutdown=5,

@@ -1,4 +1,4 @@
-"""What computes the answers: one thread that gathers waiting images into batches of shapes that were compiled before."""
+"""Compute answers in one thread that gathers waiting images into batches of precompiled shapes."""
 
 import asyncio
 import concurrent.futures
@@ -17,12 +17,12 @@ from vit_jax.tasks.task import Weights
 from vit_jax.types import UserError
 
 SIZES = (1, 2, 4, 8)  # images in a batch
-MOST_PATCHES = 1024  # whose attention to each other is sent
+MOST_PATCHES = 1024  # limit for sending the attention between patches
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A preprocessed image that waits for its outputs."""
+    """A preprocessed image waiting for its outputs."""
 
     image: UInt8[np.ndarray, "h w c"]
     attention: bool
@@ -30,10 +30,10 @@ class Job:
 
 
 class Engine:
-    """Predicts preprocessed images in batches; `feature` is what an index was built with, if there is one.
+    """Predicts preprocessed images in batches; `feature` is the feature of the index, if there is one.
 
-    Outputs are rows of what Task.predict gives, and with attention `head` [rows, columns], what the head reads of the patches, and
-    `patches` [n, n], how much each patch attends to each, in the last block and as means over the heads.
+    Outputs are rows of Task.predict's outputs and, with attention, `head` [rows, columns], what the head reads from the
+    patches, and `patches` [n, n], how much each patch attends to each, in the last block, averaged over heads.
     """
 
     def __init__(self, reference: str, loaded: Loaded, feature: str | None = None):
@@ -54,7 +54,7 @@ class Engine:
         self._explain = jax.jit(self._attention)
 
     def start(self) -> None:
-        """Compile for every size of batch, then begin to answer."""
+        """Compile for every batch size, then start answering."""
         for size in SIZES:
             images = np.zeros((size, *self.loaded.image_shape), np.uint8)
             for attention in {False, self.has_attention}:
@@ -62,7 +62,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what waits, then end."""
+        """Answer the waiting jobs, then end."""
         self._jobs.put(None)
         self._thread.join(30)
 
@@ -97,7 +97,7 @@ class Engine:
                 self._answer([job for job in jobs if job.attention == attention], attention)
 
     def _answer(self, jobs: list[Job], attention: bool) -> None:
-        """Set the answers of jobs of one kind; whoever has left is passed over."""
+        """Set the answers of jobs of one kind; cancelled jobs are skipped."""
         jobs = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
         if not jobs:
             return
@@ -105,7 +105,7 @@ class Engine:
         images = np.stack([job.image for job in jobs] + [jobs[0].image] * (size - len(jobs)))
         try:
             outputs = self._run(images, attention)
-        except Exception as error:  # the thread must live on
+        except Exception as error:  # the thread must survive
             logging.exception("A batch failed.")
             for job in jobs:
                 job.answer.set_exception(error)
@@ -121,25 +121,25 @@ class Engine:
         return outputs | (jax.device_get(self._explain(self.loaded.weights, images)) if attention else {})
 
     def _attention(self, weights: Weights, images: Array) -> dict[str, Array]:
-        """Return what the page draws of the last block's attention."""
+        """Return the parts of the last block's attention that the page draws."""
         last = self._network.attention_of(weights, images)[-1].mean(axis=1)
         first = self._network.prefix
         return {"head": self._network.read(last, None), "patches": last[:, first:, first:]}
 
 
 class Slots:
-    """A bounded number of requests at work; `take` returns whether there was room for one more."""
+    """A bounded number of concurrent requests; `take` returns whether one more was admitted."""
 
     def __init__(self, most: int):
         self.most, self.taken = most, 0
 
     def take(self) -> bool:
-        """Take a slot where one is free."""
+        """Take a slot if one is free."""
         if self.taken >= self.most:
             return False
         self.taken += 1
         return True
 
     def free(self) -> None:
-        """Give a slot back."""
+        """Return a slot."""
         self.taken -= 1

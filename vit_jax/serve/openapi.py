@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1)."""
+"""Describe the API (OpenAPI 3.1)."""
 
 from typing import Any
 

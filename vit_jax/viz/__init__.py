@@ -1,1 +1,1 @@
-"""Figures of runs and models."""
+"""Draw figures of runs and models."""

@@ -1,4 +1,4 @@
-"""What a classifier confuses: predictions, confusion matrix, worst classes and most confident mistakes, as files of a folder."""
+"""Write which classes a classifier confuses: predictions, confusion matrix, worst classes, most confident mistakes."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ CLASSES = 40  # in the figure of the confusion matrix
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Labels, predictions and their probabilities [n] of a classifier, and what reads the n-th image and its name."""
+    """Labels, predictions and their probabilities [n] of a classifier, and functions for the n-th image and name."""
 
     label: Int[np.ndarray, " n"]
     predicted: Int[np.ndarray, " n"]
@@ -33,7 +33,7 @@ class Predictions:
 
     @classmethod
     def of(cls, rows: Mapping[str, np.ndarray], class_names: Sequence[str], data: Any) -> "Predictions":
-        """Return the rows of evals.classification with the images of its data."""
+        """Combine the rows of evals.classification with the images of its data."""
         index = rows["index"]
         return cls(
             rows["label"], rows["predicted"], rows["confidence"], class_names,
@@ -43,12 +43,12 @@ class Predictions:
 
     @property
     def wrong(self) -> np.ndarray:
-        """Whether each is a mistake."""
+        """Whether each prediction is a mistake."""
         return self.predicted != self.label
 
     @property
     def mistakes(self) -> np.ndarray:
-        """The positions of the mistakes, the most confident first."""
+        """The positions of the mistakes, most confident first."""
         wrong = np.flatnonzero(self.wrong)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
@@ -56,7 +56,7 @@ class Predictions:
 def write_classes(found: Predictions, folder: Path) -> None:
     """Write predictions.png, confusion.png, classes.csv and mistakes.csv into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Mistakes from the most confident down, then the others from the least confident up.
+    # Mistakes from the most confident down, then correct predictions from the least confident up.
     right = np.flatnonzero(~found.wrong)
     order = [*found.mistakes, *right[np.argsort(found.confidence[right], kind="stable")]][:SHOWN]
     names = found.class_names
@@ -81,7 +81,7 @@ def write_classes(found: Predictions, folder: Path) -> None:
 
 
 def worst(found: Predictions) -> list[tuple[Any, ...]]:
-    """Return (class, images, accuracy, predictions of it, the class it is most often taken for, how often), the worst first."""
+    """Return (class, images, accuracy, times predicted, most frequent wrong prediction, its count), worst first."""
     size = len(found.class_names)
     images, right = (np.bincount(found.label[of], minlength=size) for of in (slice(None), ~found.wrong))
     predicted = np.bincount(found.predicted, minlength=size)
@@ -112,7 +112,7 @@ def confusion(found: Predictions, classes: Sequence[int]) -> Int[np.ndarray, "k 
 
 
 def draw_confusion(found: Predictions, path: Path) -> None:
-    """Draw the confusion matrix into a PNG file: shares of each true class; of many classes those in the most mistakes."""
+    """Draw the confusion matrix, as fractions of each true class, into a PNG file, for the most confused classes."""
     size = len(found.class_names)
     title, classes = "confusion matrix", list(range(size))
     if size > CLASSES:

@@ -1,4 +1,4 @@
-"""Learning curves as PNG files: of one run, or of groups of runs with their mean and spread."""
+"""Plot learning curves as PNG files: of one run, or of groups of runs with mean and spread."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -46,8 +46,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def draw_group_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> None:
     """Plot the mean curve of each group with a band of one sample standard deviation, in one panel per metric.
 
-    panels: metric -> group name, the most important groups first -> curves of its runs. Means are over the steps that all runs
-    of a group have in common.
+    panels: metric -> group name, the most important groups first -> curves of its runs. Means are over the range of
+    steps that all runs of a group share.
     """
     figure = Figure(figsize=(6.5 * len(panels), 5), layout="constrained")
     first_names = list(next(iter(panels.values())))[:MAX_COLORED]
@@ -73,7 +73,7 @@ def draw_group_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path:
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return steps, mean and sample standard deviation [n] over the common range of steps, interpolating where needed."""
+    """Return steps, mean and sample standard deviation [n] over the shared range of steps, interpolating if needed."""
     if not curves:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)

@@ -1,4 +1,4 @@
-"""Pictures of what is predicted for pixels, and of boxes."""
+"""Draw predictions for pixels, and boxes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Pixels = UInt8[np.ndarray, "h w c"]
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """Return the colours of Pascal VOC's masks: the bits of a number, three at a time, become the high bits of r, g and b."""
+    """Return the palette of Pascal VOC's masks: a number's bits, three at a time, become high bits of r, g and b."""
     numbers = np.arange(256)
     shifts = range(8)
     return np.stack(
@@ -23,14 +23,14 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 
 
 def save_mask(classes: Classes, path: Path) -> None:
-    """Write classes as a PNG with a palette, which readers of masks read back as the same numbers."""
+    """Write classes as a PNG with a palette, which mask readers read back as the same numbers."""
     image = Image.fromarray(classes, "L")
     image.putpalette(palette().tobytes())
     image.save(path)
 
 
 def overlay(image: Pixels, classes: Classes, share: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image with the colours of its classes laid over it; the first class, by custom the ground, is left clear."""
+    """Blend the colours of its classes over an image; class 0, the background by convention, is left transparent."""
     colours = palette()[classes]
     mixed = image[..., :1].repeat(3, axis=2) if image.shape[2] < 3 else image[..., :3]
     mixed = np.where(classes[..., None] == 0, mixed, (1 - share) * mixed + share * colours)
@@ -38,7 +38,7 @@ def overlay(image: Pixels, classes: Classes, share: float = 0.5) -> UInt8[np.nda
 
 
 def shaded(numbers: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return numbers as colours of the map viridis, from the smallest to the largest."""
+    """Map numbers to viridis colours, from the smallest to the largest."""
     from matplotlib import colormaps
 
     low, high = float(numbers.min()), float(numbers.max())
@@ -49,7 +49,7 @@ def shaded(numbers: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 def draw_boxes(
     image: Pixels, boxes: Float[np.ndarray, "n 4"], labels: Sequence[int], captions: Sequence[str]
 ) -> Image.Image:
-    """Return an image with boxes (left, top, right, bottom) in the colours of their classes, and captions."""
+    """Draw boxes (left, top, right, bottom) on an image in the colours of their classes, with captions."""
     drawn = Image.fromarray(image[..., :3] if image.shape[2] >= 3 else image[..., 0]).convert("RGB")
     pen, colours = ImageDraw.Draw(drawn), palette()
     for box, label, caption in zip(boxes.tolist(), labels, captions, strict=True):

@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Save figures in a common way."""
 
 import warnings
 from pathlib import Path
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG file. A character that the font lacks is drawn as a box, without a warning."""
+    """Write a PNG file. Characters missing from the font are drawn as boxes, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(path, dpi=110)

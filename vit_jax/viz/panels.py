@@ -1,4 +1,4 @@
-"""Figures of images and maps side by side, with the same colours for the same values."""
+"""Draw images and maps side by side, with the same colours for the same values."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from matplotlib.ticker import MaxNLocator
 from vit_jax.printable import cut, picture
 from vit_jax.viz.figure import save
 
-SIDE = 2.6  # of a panel with a small image, in inches
-MOST_WIDE = 9  # such panels beside each other, beyond which they become smaller
+SIDE = 2.6  # of a panel for a small image, in inches
+MOST_WIDE = 9  # such panels next to each other; more make them smaller
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
     """An image, a map, or a map laid over an image.
 
-    image: uint8 [h, w, c]. map: [rows, cols], NaN where it is empty. limits: the values of the first and last colour. bar: the
-    label of a colour bar; without one there is none. point: (row, column) of a cross, as shares of height and width. ticks:
-    {axis: (its label, labels in equal steps along it)}. scale: size relative to the others.
+    image: uint8 [h, w, c]. map: [rows, cols], NaN if empty. limits: the values of the first and last colour. bar: the
+    label of the colour bar; "" for no bar. point: (row, column) of a cross, as fractions of height and width. ticks:
+    {axis: (its label, labels in equal steps along it)}. scale: size relative to the other panels.
     """
 
     title: str
@@ -92,7 +92,7 @@ def _draw(figure: Figure, axis: Any, panel: Panel) -> None:
 
 
 def tiled(tiles: Float[np.ndarray, "rows cols h w"] | UInt8[np.ndarray, "rows cols h w c"]) -> np.ndarray:
-    """Return tiles as one array with a gap between them, of NaN or white."""
+    """Arrange tiles in one array with a gap between them, filled with NaN or white."""
     rows, columns, height, width = tiles.shape[:4]
     gap = max(1, min(height, width) // 8)
     empty = 255 if tiles.dtype == np.uint8 else np.nan
@@ -104,7 +104,7 @@ def tiled(tiles: Float[np.ndarray, "rows cols h w"] | UInt8[np.ndarray, "rows co
 def draw_by_depth(
     groups: Mapping[str, Float[np.ndarray, "depth heads"]], labels: tuple[str, str], title: str, path: Path
 ) -> None:
-    """Draw a number of each head against the depth of its block, one colour a group, into a PNG file."""
+    """Plot one number per head against the depth of its block, with one colour per group, into a PNG file."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axis = figure.subplots()
     for number, (name, values) in enumerate(groups.items()):

@@ -1,4 +1,4 @@
-"""Images with captions as a sheet, such as predictions of a classifier."""
+"""Draw images with captions as a sheet, such as predictions of a classifier."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""ArrayRecord files, read in random order."""
+"""Read ArrayRecord files in random order."""
 
 import bisect
 import itertools
@@ -9,7 +9,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 
 class ArrayRecords:
-    """The records of several files as one sequence: of each (path, skip, take), `take` records after the first `skip`.
+    """The records of several files as one sequence: for each (path, skip, take), `take` records after the first `skip`.
 
     Thread-safe. Reading a record raises RuntimeError if its file is damaged or missing.
     """
@@ -32,7 +32,7 @@ class ArrayRecords:
         part = bisect.bisect_right(self._ends, index)
         _, skip, take = self._parts[part]
         position = skip + index - (self._ends[part] - take)
-        # A range is read in this thread; a list of indices goes to other threads and takes twenty times as long.
+        # A range is read in this thread; a list of indices is read by other threads, which takes twenty times as long.
         return self._reader(part).read(position, position + 1)[0]
 
     def _reader(self, part: int) -> ArrayRecordReader:

@@ -1,4 +1,4 @@
-"""Images with boxes in COCO's format: one JSON file that lists images, annotations and categories."""
+"""Load images with boxes in COCO's format: one JSON file that lists images, annotations and categories."""
 
 import functools
 import json
@@ -18,11 +18,11 @@ from vit_jax.printable import line
 from vit_jax.types import Count, UserError
 
 NO_BOXES = "boxes that are not four numbers"
-OUTSIDE = 1.0  # pixels by which a box may leave its image, as by rounding
+OUTSIDE = 1.0  # pixels by which a box may exceed its image, due to rounding
 
 
 class Annotations(NamedTuple):
-    """What is known of the boxes of one image: (left, top, width, height) [n, 4] in float64, and more for measurements."""
+    """The boxes of one image, (left, top, width, height) [n, 4] in float64, and their other annotations."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -32,14 +32,14 @@ class Annotations(NamedTuple):
 
 
 class Sized(ImageFile):
-    """An image file whose size the annotations state."""
+    """An image file of the size stated in its annotations."""
 
     def __init__(self, path: str, size: tuple[int, int], channels: int):
         super().__init__(functools.partial(files.read_file, path), channels)
         self._path, self._size = path, size
 
     def decode(self) -> UInt8[np.ndarray, "h w c"]:
-        """See Encoded; raises UserError for an image of another size, whose boxes would be elsewhere."""
+        """See Encoded; raises UserError if the image has another size, as its boxes would then be misplaced."""
         image = super().decode()
         if image.shape[:2] != self._size:
             raise UserError(
@@ -50,11 +50,12 @@ class Sized(ImageFile):
 
 
 class Coco(Source):
-    """The images that a JSON file of COCO's format lists, with their boxes and classes.
+    """The images listed in a COCO-format JSON file, with their boxes and classes.
 
-    annotations and images are a file and a folder below `path`, in which {split} stands for the split. Classes are the categories
-    in the order of their ids. Boxes of crowds are not learned, as in DETR, but evaluators know them. bad_boxes: what becomes of
-    boxes that are empty or outside their image by more than a pixel; "drop" cuts them at the border, and drops what is empty.
+    annotations and images are a file and a folder below `path`; {split} is replaced by the split. Classes are the
+    categories in order of their ids. Crowd boxes are not learned, as in DETR, but evaluators know them. bad_boxes: how
+    to handle boxes that are empty or more than a pixel outside their image; "drop" clips them to the image, and drops
+    empty ones.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Coco(Source):
 
 
 def read_annotations(path: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the three lists of a file; raises UserError where it is none of COCO's format."""
+    """Return the three lists of a file; raises UserError if it is not in COCO's format."""
     try:
         found = json.loads(stores.read(path).decode("utf-8"))
     except (OSError, ValueError) as error:
@@ -142,7 +143,7 @@ def _annotations(
     sizes: Sequence[tuple[int, int]],
     bad_boxes: str,
 ) -> list[Annotations]:
-    """Return the annotations of each image; raises UserError that names and counts what is wrong with them."""
+    """Return the annotations of each image; raises UserError that counts and names the invalid ones."""
     places = {image["id"]: index for index, image in enumerate(listed["images"])}
     labels = {number: index for index, number in enumerate(category_ids)}
     rows: list[list[tuple[list[float], int, float, bool, Any]]] = [[] for _ in sizes]
@@ -185,7 +186,7 @@ def _annotations(
 
 
 def _checked(box: Sequence[Any], size: tuple[int, int]) -> tuple[list[float] | None, str]:
-    """Return (left, top, width, height), cut at the border where it is far outside, None if empty, and what is wrong."""
+    """Return (left, top, width, height), clipped if far outside and None if empty, and the problem, "" if none."""
     if len(box) != 4 or not all(isinstance(x, int | float) and np.isfinite(x) for x in box):
         return None, NO_BOXES
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]

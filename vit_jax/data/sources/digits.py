@@ -1,4 +1,4 @@
-"""The handwritten digits that ship inside scikit-learn: 1,797 images of 8 x 8 pixels, no download."""
+"""Load the handwritten digits that ship with scikit-learn: 1,797 images of 8 x 8 pixels, no download."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -11,7 +11,7 @@ from vit_jax.types import UserError
 class Digits(Source):
     """1,437 training and 360 test digits (UCI "Optical Recognition of Handwritten Digits", 1998).
 
-    The split is `train_test_split(test_size=360, stratify=y, random_state=0)`, once and for all.
+    The split is always `train_test_split(test_size=360, stratify=y, random_state=0)`.
     """
 
     def __init__(self, split: str = "train"):
@@ -22,7 +22,7 @@ class Digits(Source):
             images.reshape(-1, 8, 8, 1), labels, test_size=360, stratify=labels, random_state=0
         )
         images, self._labels = (train_x, train_y) if split == "train" else (test_x, test_y)
-        self._images = np.rint(images * (255 / 16)).astype(np.uint8)  # the file counts ink from 0 to 16
+        self._images = np.rint(images * (255 / 16)).astype(np.uint8)  # the file has ink levels from 0 to 16
         self._split = split
         self.fields = {"image": Image(), "label": Label(tuple("0123456789"))}
 

@@ -1,4 +1,4 @@
-"""Synthetic images that can be learnt, for smoke tests and for benchmarks without a data set."""
+"""Generate learnable synthetic images, for smoke tests and for benchmarks without a data set."""
 
 from typing import Annotated
 
@@ -10,9 +10,9 @@ from vit_jax.types import Between, Count, Seed, Units, UserError
 
 
 class Fake(Source):
-    """Each class is a 4 x 4 pattern of colours, each image the pattern of its class with noise.
+    """Each class is a 4 x 4 pattern of colours; each image is the pattern of its class plus noise.
 
-    A function of (seed, index) alone; `image_size` is int or (h, w); labels cycle through the classes.
+    A function of (seed, index) only; `image_size` is int or (h, w); labels cycle through the classes.
     """
 
     def __init__(

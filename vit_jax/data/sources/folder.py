@@ -1,4 +1,4 @@
-"""Images in class folders: root/class/*.jpg, or root/{train,val,test}/class/*.jpg as ImageNet is laid out."""
+"""Load images from class folders: root/class/*.jpg, or root/{train,val,test}/class/*.jpg, the layout of ImageNet."""
 
 import collections
 import functools
@@ -20,13 +20,13 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 
 
 class Folder(Source):
-    """The images of one split of a folder, in sorted order; class names are the sorted class folder names, in composed Unicode.
+    """The images of one split of a folder, sorted; class names are the sorted folder names, in composed Unicode.
 
-    With train/val/test sub-folders (any case; valid and validation mean val) `split` picks one of them; val and test may lack
-    classes of train, whose names they have. Otherwise each
-    class is split into "train" and "test" by `holdout` and `split_seed`, and "all" is every file. Files may be nested
-    at any depth inside a class folder; what is left out is logged. The folder may be on an object store. bands: of images with
-    many channels or deep samples, the (low, high) of each channel that become 0 and 255; see data/bands.py.
+    With train/val/test sub-folders (any case; valid and validation mean val) `split` selects one of them; val and test
+    may lack classes of train and have its class names. Otherwise each class is split into "train" and "test" by
+    `holdout` and `split_seed`, and "all" is every file. Files may be nested at any depth inside a class folder; files
+    that are left out are logged. The folder may be in an object store. bands: for images with many channels or deep
+    samples, the (low, high) of each channel that become 0 and 255; see data/bands.py.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Folder(Source):
 
 
 def _subfolders(path: str) -> list[str]:
-    """Return the sorted names of the folders in `path`; UserError if it is not a folder that can be read."""
+    """Return the sorted names of the folders in `path`; raises UserError if it is not a readable folder."""
     return _children(path)[0]
 
 
@@ -90,13 +90,13 @@ def _children(path: str, left_out: files.LeftOut | None = None) -> tuple[list[st
 
 
 def splits_of(path: str) -> tuple[str, ...]:
-    """Return the splits of a folder: its split sub-folders, or the parts of a holdout; UserError where it is not a folder."""
+    """Return the split sub-folders of a folder, or the parts of a holdout; raises UserError if it is no folder."""
     root = os.path.expanduser(path)
     return tuple(_split_folders(root)) or ("train", "test", "all")
 
 
 def _split_folders(root: str) -> dict[str, str]:
-    """Map train, val, test to their sub-folders; empty where `root` contains class folders.
+    """Map train, val, test to their sub-folders; empty if `root` contains class folders.
 
     A folder named "train" that contains images itself is a class (of vehicles, say), not a split.
     """
@@ -141,9 +141,9 @@ def _some(names: Set[str]) -> str:
 
 
 def _class_images(root: str, known: Set[str]) -> tuple[dict[str, list[str]], files.LeftOut]:
-    """Return the sorted paths, relative to `root`, of each class's images, and what is left out, which is logged.
+    """Return the sorted paths, relative to `root`, of each class's images, and the files left out, which are logged.
 
-    Folders whose names differ only in how Unicode composes their letters are one class; `known` classes may have no folder.
+    Folders with names that differ only in their Unicode composition are one class; `known` classes may have no folder.
     Raises UserError unless there is a class and each folder has an image.
     """
     left_out = files.LeftOut()
@@ -164,7 +164,7 @@ def _class_images(root: str, known: Set[str]) -> tuple[dict[str, list[str]], fil
 
 
 def _check_classes(root: str, images: dict[str, list[str]], left_out: files.LeftOut) -> None:
-    """Raise UserError unless there is a class and each has an image."""
+    """Raise UserError unless there is a class and each class has an image."""
     accepted = ", ".join(files.ENDINGS)
     others = f" and {left_out}" if left_out.counts else ""
     if not any(images.values()):
@@ -181,9 +181,9 @@ def _check_classes(root: str, images: dict[str, list[str]], left_out: files.Left
 
 
 def _holdout(paths: list[str], split: str, share: float, seed: int) -> list[str]:
-    """Return one class's training or test files: those with the smallest hashes of (seed, path) are for testing.
+    """Return one class's training or test files; the files with the smallest hashes of (seed, path) are the test files.
 
-    Hashing each path on its own keeps nearly every file in its half when files are added or removed.
+    Because each path is hashed separately, nearly every file keeps its split when files are added or removed.
     """
 
     def digest(path: str) -> bytes:

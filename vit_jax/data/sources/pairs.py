@@ -1,4 +1,4 @@
-"""Images with captions, listed in a table beside them or each with a .txt file of its own."""
+"""Load images with captions, listed in a table next to them or in one .txt file per image."""
 
 import csv
 import functools
@@ -22,13 +22,13 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class Pairs(Source):
-    """Images and captions of a CSV, TSV, JSONL or Parquet file, or of a folder with `a.jpg` beside `a.txt`.
+    """Images and captions from a CSV, TSV, JSONL or Parquet file, or from a folder with `a.jpg` next to `a.txt`.
 
-    Of a table, `image_key` names the column with the image's path, beside the file or absolute, and `text_key` that with the
-    caption, in JSONL and Parquet also a list of them; lines of one image are its captions. Of a folder, each line of a .txt is
-    a caption. split: "train" and "test" are a seeded holdout by image, "all" is everything. features: a .npy [n, d] with one
-    vector for each image of "all", such as those of a frozen tower; they are float32 under the key "features". Raises UserError
-    with the line where a table is wrong.
+    In a table, `image_key` names the column with the image's path, relative to the file or absolute, and `text_key` the
+    column with the caption, in JSONL and Parquet also a list of them; all lines of an image are its captions. In a
+    folder, each line of a .txt is a caption. split: "train" and "test" are a seeded holdout by image, "all" is
+    everything. features: a .npy [n, d] with one vector for each image of "all", for example from a frozen tower; they
+    are float32 under the key "features". Raises UserError with the line if a table is invalid.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ def _vectors(path: str, count: int) -> np.ndarray:
     if vectors.ndim != 2 or len(vectors) != count or vectors.dtype.kind != "f":
         raise UserError(
             f"Found {vectors.dtype} of shape {vectors.shape} in {path}, expected floats [{count}, d], one row for each image of "
-            "the pairs in their order: make them anew with `vit features`."
+            "the pairs in their order: recreate them with `vit features`."
         )
     return vectors
 
 
 def _text_of(path: str) -> str:
-    """Return a caption file's text; raises UnreadableImage, as for any damaged part of an example."""
+    """Return a caption file's text; raises UnreadableImage, as any damaged part of an example does."""
     try:
         return stores.read(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -109,7 +109,7 @@ def _text_of(path: str) -> str:
 
 
 def _of_folder(root: str) -> dict[str, tuple[str, ...] | None]:
-    """Return the images of a folder that have a .txt beside them; the captions are read later."""
+    """Return the images of a folder that have a matching .txt file; the captions are read later."""
     left_out = files.LeftOut()
     if not stores.is_remote(root) and not os.path.isdir(root):
         raise UserError(
@@ -123,7 +123,7 @@ def _of_folder(root: str) -> dict[str, tuple[str, ...] | None]:
         paired = [name for name in images if os.path.isfile(os.path.join(root, os.path.splitext(name)[0] + ".txt"))]
     if not paired:
         raise UserError(
-            f"Found {len(images)} images in {root} and no .txt beside any of them, expected a.txt beside a.jpg, or a table: "
+            f"Found {len(images)} images in {root} and no .txt next to any, expected a.txt next to a.jpg, or a table: "
             f"data.source.path=FILE with one of the endings {', '.join(TABLES)}."
         )
     for name in sorted(set(images) - set(paired)):
@@ -133,7 +133,7 @@ def _of_folder(root: str) -> dict[str, tuple[str, ...] | None]:
 
 
 def _of_table(path: str, image_key: str, text_key: str) -> dict[str, tuple[str, ...] | None]:
-    """Return the captions of each image of a table, in the order of the table."""
+    """Return the captions of each image in a table, in table order."""
     found: dict[str, list[str]] = {}
     for line, row in _rows(path, (image_key, text_key)):
         where = f"line {line} of {path}"

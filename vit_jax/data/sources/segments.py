@@ -1,4 +1,4 @@
-"""Images whose pixels are labelled: masks of classes, or maps of numbers such as depth, in files of the same names."""
+"""Load images with labelled pixels: class masks, or maps of numbers such as depth, in files of the same names."""
 
 import functools
 import os
@@ -19,11 +19,11 @@ from vit_jax.types import Count, Steps, UserError
 # A label in a mask file: a number, or the colour (r, g, b).
 Code = int | tuple[int, int, int]
 UNKNOWN = IGNORED + 1
-DEEPEST = 2**16  # numbers in a mask without colours
+DEEPEST = 2**16  # number of possible values in a mask without colours
 
 
 def as_number(code: Code) -> int:
-    """Return a label as decode_labels returns it."""
+    """Return a label in the form that decode_labels returns."""
     return code if isinstance(code, int) else (code[0] << 16) + (code[1] << 8) + code[2]
 
 
@@ -67,13 +67,13 @@ class Codes:
         return np.where(self._numbers[at] == labels, self._positions[at], UNKNOWN).astype(np.uint16)
 
     def unknown(self, labels: Integer[np.ndarray, "h w"]) -> dict[int, int]:
-        """Return the pixels of each label that is none of these."""
+        """Return the pixel count of each label that is not among the codes."""
         found, counts = np.unique(labels[self(labels) == UNKNOWN], return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 class Mask(Encoded):
-    """A mask file, which decodes to the class of each pixel."""
+    """A mask file that decodes to the class of each pixel."""
 
     def __init__(self, path: str, codes: Codes):
         self._path, self._codes = path, codes
@@ -94,7 +94,7 @@ class Mask(Encoded):
 
 
 class NumbersFile(Encoded):
-    """A file of one number for each pixel, in units of 1 / scale; numbers among `unknown` decode to NaN."""
+    """A file with one number for each pixel, in units of 1 / scale; numbers in `unknown` decode to NaN."""
 
     def __init__(self, path: str, scale: float, unknown: tuple[float, ...]):
         self._path, self._scale, self._unknown = path, scale, unknown
@@ -107,7 +107,7 @@ class NumbersFile(Encoded):
 
 
 class _Pairs(Source):
-    """What masks and maps of numbers share: images paired with them by name, below one folder."""
+    """The base of masks and number maps: images paired with maps by name, below one folder."""
 
     def __init__(self, pairs: list[Pair], channels: int, bands: tuple[Range, ...] | None):
         self.pairs, self._channels, self._bands = pairs, channels, bands
@@ -125,15 +125,15 @@ class _Pairs(Source):
 
 
 class SegmentFolder(_Pairs):
-    """Images with masks: `images` and `masks` are folders below `path`, in which {split} stands for the split.
+    """Images with masks: `images` and `masks` are folders below `path`; {split} is replaced by the split.
 
-    An image and its mask share their path below these folders, without image_suffix and mask_suffix and the ending. names: a
-    file below `path` that lists the names to use, such as VOC's ImageSets/Segmentation/{split}.txt; without it every image has a
-    mask and every mask an image. classes: the names of the classes, or a file below `path` with one a line. values: the label of
-    each class in the masks, in the same order, by default 0, 1, 2, ...: positions in a palette, grey levels of 8 or 16 bits, or
-    colours (r, g, b). ignore: labels that are not learned or measured, by default 255 where it is no class. At most `scan` masks,
-    evenly spread, are read at the start, so that labels that are neither, and masks of another size than their image, are found
-    before training. bands: see folder.Folder.
+    An image and its mask have the same path below these folders, apart from image_suffix, mask_suffix and the ending.
+    names: a file below `path` that lists the names to use, such as VOC's ImageSets/Segmentation/{split}.txt; without it
+    every image has a mask and every mask an image. classes: the names of the classes, or a file below `path` with one
+    per line. values: the label of each class in the masks, in the same order, by default 0, 1, 2, ...: palette indices,
+    grey levels of 8 or 16 bits, or colours (r, g, b). ignore: labels that are not learned or measured, by default 255
+    unless it is a class. At most `scan` masks, evenly spread, are read at the start, so that unknown labels, and masks
+    of another size than their image, are found before training. bands: see folder.Folder.
     """
 
     def __init__(
@@ -178,8 +178,8 @@ class SegmentFolder(_Pairs):
 class NumbersFolder(_Pairs):
     """Images with a number for each pixel, such as its depth, in .npy files or grey images of up to 32 bits.
 
-    Folders, suffixes, names and bands are those of SegmentFolder. A number in a file is divided by `scale`, such as 1000 for
-    depth in millimetres; pixels with a number among `unknown`, or NaN, are not learned or measured.
+    Folders, suffixes, names and bands are as in SegmentFolder. A number in a file is divided by `scale`, for example
+    1000 for depth in millimetres; pixels with a number in `unknown`, or NaN, are not learned or measured.
     """
 
     def __init__(

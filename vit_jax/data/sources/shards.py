@@ -1,4 +1,4 @@
-"""Images with captions in tar files, as webdataset writes them: a.jpg, a.txt, b.jpg, b.json, ..."""
+"""Load images with captions from tar files in webdataset's layout: a.jpg, a.txt, b.jpg, b.json, ..."""
 
 import functools
 import glob
@@ -13,23 +13,23 @@ from vit_jax.data.source import Example, Image, Source, Text, UnreadableImage
 from vit_jax.types import Count, UserError
 
 INDEX = ".index.json"
-# key, begin and size of the image, begin and size of the caption, its ending
+# key, offset and size of the image, offset and size of the caption, its ending
 Entry = tuple[str, int, int, int, int, str]
 
 
 class Member(NamedTuple):
-    """Where a file's bytes are in a tar file."""
+    """The position of a file's bytes in a tar file."""
 
     begin: int
     size: int
 
 
 class Shards(Source):
-    """The pairs of tar files on this machine, read in any order through an index that is built once.
+    """The pairs in local tar files, read in any order through an index that is built once.
 
-    path: a folder of .tar files, or a pattern such as data/*.tar. A caption is a .txt, or the `text_key` of a .json: a text or a
-    list of them. The index of a.tar is written beside it as a.tar.index.json, where that is possible, and used while the
-    file's size and time stay the same. Files without a partner are left out.
+    path: a folder of .tar files, or a pattern such as data/*.tar. A caption is a .txt, or the `text_key` of a .json: a
+    text or a list of texts. The index of a.tar is stored next to it as a.tar.index.json, if that is possible, and used
+    while the tar file's size and time stay the same. Files without a partner are left out.
     """
 
     def __init__(self, path: str, text_key: str = "caption", channels: Count = 3):
@@ -82,7 +82,7 @@ def _read(tar: str, begin: int, size: int) -> bytes:
 
 
 def index(tar: str) -> list[Entry]:
-    """Return the pairs of a tar file, from its index file where that is of today's tar file."""
+    """Return the pairs of a tar file, from its index file if that is up to date."""
     status = os.stat(tar)
     stamp = [status.st_size, status.st_mtime_ns]
     try:
@@ -99,13 +99,13 @@ def index(tar: str) -> list[Entry]:
         with open(partial, "w", encoding="utf-8") as file:
             json.dump({"stamp": stamp, "entries": entries}, file)
         os.replace(partial, tar + INDEX)
-    except OSError:  # a folder that cannot be written: the next run scans again
+    except OSError:  # the folder is not writable: the next run scans again
         pass
     return entries
 
 
 def _is_entry(entry: tuple[Any, ...]) -> bool:
-    """Return whether this is an Entry; offsets may be beyond 2**31."""
+    """Return whether a value is an Entry; offsets may exceed 2**31."""
     if len(entry) != 6 or not isinstance(entry[0], str) or entry[5] not in (".txt", ".json"):
         return False
     return all(type(number) is int and 0 <= number < 2**62 for number in entry[1:5])

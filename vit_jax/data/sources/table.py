@@ -1,4 +1,4 @@
-"""Images with several labels or with numbers, listed in a CSV file."""
+"""Load images with several labels or with numbers, listed in a CSV file."""
 
 import csv
 import functools
@@ -18,10 +18,10 @@ from vit_jax.types import Count, UserError
 
 
 class Table(Source):
-    """A CSV file whose first column is the path of an image, beside the file or absolute, the others its numbers.
+    """A CSV file with image paths, relative to the file or absolute, in its first column and numbers in the others.
 
-    The header names them: for several labels one column of 0 and 1 for each class, for regression one for each number.
-    File and images may be on an object store. Raises UserError with the line where it is not such a table.
+    The header names the columns: one of 0 and 1 per class for several labels, or one per number for regression. The
+    file and the images may be in an object store. Raises UserError with the line if the table is invalid.
     """
 
     def __init__(self, path: str, channels: Count = 3):
@@ -66,7 +66,7 @@ class Table(Source):
 
 
 def _as_on_disk(path: str) -> str:
-    """Return the spelling of a path that exists: a table and a disk may compose the letters of a name differently."""
+    """Return the existing spelling of a path: a table and a disk may compose the letters of a name differently."""
     spellings = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
     if path.isascii() or stores.is_remote(path) or os.path.lexists(path):
         return path

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets read through random access (array_record), without TensorFlow."""
+"""Read TensorFlow Datasets through random access (array_record), without TensorFlow."""
 
 import difflib
 import functools
@@ -21,10 +21,11 @@ DATA_DIR = "TFDS_DATA_DIR"  # the variable that TFDS itself reads
 class Tfds(Source):
     """One split of a prepared TFDS data set; `split` may be an expression such as "train[:90%]".
 
-    `label_key` names a ClassLabel, or a Sequence of such for several labels. The encoded images are decoded here, so their
-    files must be JPEG, PNG or similar (the `Image` feature). data_dir: the folder of TFDS's data sets (by default TFDS_DATA_DIR,
-    or TFDS's own default); the needed files of one on an object store are copied first. Raises UserError where the data set is
-    unknown, was never prepared or was prepared without random access, and where the split or a feature is missing.
+    `label_key` names a ClassLabel, or a Sequence of ClassLabel for several labels. The encoded images are decoded here,
+    so the files must be JPEG, PNG or similar (the `Image` feature). data_dir: the folder of TFDS's data sets (by
+    default TFDS_DATA_DIR, or TFDS's own default); if it is in an object store, the needed files are copied first.
+    Raises UserError if the data set is unknown, was never prepared or was prepared without random access, and if the
+    split or a feature is missing.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class Tfds(Source):
     def _open(
         self, name: str, split: str, data_dir: str | None, copy: stores.Copy | None, image_key: str, label_key: str
     ) -> None:
-        """Read the description of the data set, and finds the files of the split."""
-        import tensorflow_datasets as tfds  # takes a second, which only those who use it should pay
+        """Read the description of the data set and find the files of the split."""
+        import tensorflow_datasets as tfds  # takes a second, so only imported when used
 
         builder = prepared_builder(tfds, name, data_dir)
         self.describe(tfds, builder, name, image_key, label_key)
         try:
             check_parts(builder, split)
-            builder.as_data_source(split=split)  # chooses array_record where there are several formats
+            builder.as_data_source(split=split)  # selects array_record if there are several formats
             if builder.info.file_format.value != "array_record":
                 raise NotImplementedError
             files = files_of(builder, split)
@@ -77,7 +78,7 @@ class Tfds(Source):
         self._image_key, self._label_key = image_key, label_key
 
     def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
-        """Set the fields; raises UserError where a feature is missing or of another kind."""
+        """Set the fields; raises UserError if a feature is missing or of another kind."""
         names, several = _class_names(tfds, builder, name, image_key, label_key)
         self.fields: dict[str, Field] = {"image": Image(), "label": Labels(names) if several else Label(names)}
         self._num_classes = len(names) if several else None
@@ -89,7 +90,7 @@ class Tfds(Source):
         return f"{self._id}/{index}"
 
     def __getitem__(self, index: int) -> Example:
-        # The parser of TFDS, which reads all features, takes longer than decoding a small image.
+        # TFDS's own parser reads all features, which takes longer than decoding a small image.
         try:
             features = _example_type().FromString(self._records[index]).features.feature
         except RuntimeError as error:
@@ -101,7 +102,7 @@ class Tfds(Source):
         return {"image": ImageFile(lambda: data, self._channels), **self.others(features)}
 
     def others(self, features: Any) -> Example:
-        """Return what an example has besides its image."""
+        """Return the fields of an example other than its image."""
         positions = list(features[self._label_key].int64_list.value)
         label: int | np.ndarray = positions[0] if self._num_classes is None else np.zeros(self._num_classes, np.float32)
         if isinstance(label, np.ndarray):
@@ -110,13 +111,13 @@ class Tfds(Source):
 
 
 def default_dir() -> str | None:
-    """Return the folder of data sets without a data_dir; None for TFDS's own default."""
+    """Return the default folder of data sets, or None for TFDS's own default."""
     return os.path.expanduser(os.environ.get(DATA_DIR, "")) or None
 
 
 @functools.cache
 def _example_type() -> Any:
-    """Return tf.train.Example, which cannot be pickled and so is not a part of a source."""
+    """Return tf.train.Example, which cannot be pickled and is therefore not stored in a source."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example
@@ -124,7 +125,7 @@ def _example_type() -> Any:
 
 @functools.cache
 def imagenet_names() -> tuple[str, ...]:
-    """Return the names of ImageNet's 1,000 classes, WordNet numbers such as n01440764, in the order of a model's logits."""
+    """Return the names of ImageNet's 1,000 classes, WordNet ids such as n01440764, in the order of a model's logits."""
     import tensorflow_datasets as tfds
 
     return tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
@@ -152,12 +153,12 @@ def _how_to_rewrite(builder: Any, name: str, data_dir: str | None) -> str:
 
 
 def files_of(builder: Any, split: str) -> list[tuple[str, int, int]]:
-    """Return the files of a split of a data set of TFDS, as (path, skip, take)."""
+    """Return the files of a split of a TFDS data set, as (path, skip, take)."""
     return [(os.fspath(file.filename), file.skip, file.take) for file in builder.info.splits[split].file_instructions]
 
 
 def check_parts(builder: Any, split: str) -> None:
-    """Raise ValueError for a split with a part that is empty or reversed, such as train[90%:10%]."""
+    """Raise ValueError if a part of the split is empty or reversed, such as train[90%:10%]."""
     from tensorflow_datasets.core.splits import AbstractSplit
 
     for part in AbstractSplit.from_spec(split).to_absolute(builder.info.splits):
@@ -168,7 +169,7 @@ def check_parts(builder: Any, split: str) -> None:
 
 
 def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
-    """Return the data set `name` of TFDS, which is a module; raises UserError where it is unknown or was never prepared."""
+    """Return the data set `name` from the module `tfds`; raises UserError if it is unknown or was never prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
@@ -193,7 +194,7 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
 
 
 def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[tuple[str, ...], bool]:
-    """Return the names of the classes, and whether an image has several."""
+    """Return the names of the classes, and whether an image can have several."""
     features = dict(builder.info.features.items())
     if not isinstance(features.get(image_key), tfds.features.Image):
         raise UserError(

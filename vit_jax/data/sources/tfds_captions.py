@@ -1,4 +1,4 @@
-"""TensorFlow Datasets with captions, such as coco_captions, read through random access (array_record), without TensorFlow."""
+"""Read TensorFlow Datasets with captions, such as coco_captions, through array_record, without TensorFlow."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from vit_jax.types import Count, UserError
 
 
 class TfdsCaptions(Tfds):
-    """One split of a prepared TFDS data set with captions; see Tfds. text_key: the feature with one caption or several."""
+    """One split of a prepared TFDS data set with captions; see Tfds. text_key: the feature with the captions."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class TfdsCaptions(Tfds):
         super().__init__(name, split, data_dir, image_key, text_key, channels)
 
     def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
-        """See Tfds; raises UserError where a feature is missing."""
+        """See Tfds; raises UserError if a feature is missing."""
         features = dict(builder.info.features.items())
         if not isinstance(features.get(image_key), tfds.features.Image):
             raise UserError(

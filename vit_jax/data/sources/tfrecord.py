@@ -1,4 +1,4 @@
-"""TFRecord files, TFDS's default container, read without TensorFlow."""
+"""Read TFRecord files, TFDS's default container, without TensorFlow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ REMEDY = "Copy the file again from its source, or prepare the dataset again."
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """Read the records of a file in order; raise UserError naming the record if it is damaged.
+    """Yield the records of a file in order; raises UserError naming the record if it is damaged.
 
     A record is its length (uint64), the length's checksum (uint32), its bytes and their checksum.
     """

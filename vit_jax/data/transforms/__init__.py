@@ -1,1 +1,1 @@
-"""What happens to an example between its source and the batch."""
+"""Transform examples between their source and the batch."""

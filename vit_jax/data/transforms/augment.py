@@ -1,4 +1,4 @@
-"""Preprocessing operations that change colours or erase part of an image, for grey (1 channel) and RGB images."""
+"""Change the colours or erase part of an image in preprocessing, for grey (1 channel) and RGB images."""
 
 import math
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -
 
 
 def three_augment(jitter: float = 0.3) -> Op:
-    """3-Augment (arXiv:2204.07118, 3.2): grey, solarization at 128 or blur with a radius in [0.1, 2], then color jitter.
+    """Apply 3-Augment (arXiv:2204.07118, 3.2): grey, solarize at 128 or blur of radius [0.1, 2], then color jitter.
 
     The three are equally likely; brightness, contrast and saturation change by factors in [1 - jitter, 1 + jitter].
     """
@@ -116,8 +116,8 @@ def random_erasing(
 
     Its fraction of the area is uniform in [area_min, area_max], its height / width log-uniform in [ratio, 1 / ratio]; the
     first of up to 10 draws that fits is used, as in timm. `mode` fills it with normal noise per pixel with ImageNet's
-    mean and standard deviation ("pixel"), with black ("zero") or with ImageNet's mean ("mean"). The noise is rounded and
-    clipped to uint8, which affects 3 % of it; timm draws it after normalization and does not clip.
+    mean and standard deviation ("pixel"), with black ("zero") or with ImageNet's mean ("mean"). The noise is rounded
+    and clipped to uint8, which affects 3 % of it; timm draws it after normalization and does not clip.
     """
     _check_prob(prob)
     if not 0 < area_min <= area_max <= 1:
@@ -166,5 +166,5 @@ def gaussian_blur(radius_min: float = 0.1, radius_max: float = 2.0) -> Op:
 
 
 def solarize(threshold: int = 128) -> Op:
-    """Invert the values from the threshold on."""
+    """Invert values that are at least the threshold."""
     return on_pictures("solarize", lambda picture, rng: pixels.TONES["Solarize"](picture, float(threshold)))

@@ -1,4 +1,4 @@
-"""Transforms of examples whose pixels or boxes are labelled: labels at the image's own size, and shapes that are fixed."""
+"""Transform examples with labelled pixels or boxes: labels at the image's original size, and fixed shapes."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from vit_jax.types import Count, UserError
 
 
 def _padded(array: np.ndarray, size: tuple[int, int], fill: Fill, what: str) -> np.ndarray:
-    """Return an array [h, w, ...] with `fill` below and to the right of it."""
+    """Pad an array [h, w, ...] with `fill` at the bottom and right."""
     height, width = array.shape[:2]
     if height > size[0] or width > size[1]:
         raise UserError(
@@ -23,13 +23,13 @@ def _padded(array: np.ndarray, size: tuple[int, int], fill: Fill, what: str) -> 
 
 
 class OwnSize:
-    """Keep the labels of pixels as they are, on a canvas of `size`; `own_size` [2] is the height and width of the image."""
+    """Keep pixel labels unchanged, on a canvas of `size`; `own_size` [2] is the height and width of the image."""
 
     def __init__(self, size: tuple[int, int]):
         self._size = size
 
     def fields(self, fields: Fields) -> Fields:
-        """Return the fields of the result, whose labels of pixels are no longer transformed with the image."""
+        """Return the fields of the result; pixel labels are no longer transformed with the image."""
         kept = {
             key: dataclasses.replace(field, own_size=True) if isinstance(field, tuple(source.FILLS)) else field  # type: ignore[call-arg]
             for key, field in fields.items()
@@ -47,15 +47,15 @@ class OwnSize:
 
 
 def own_size(size: Size) -> OwnSize:
-    """Keep the labels of pixels at the image's own size, padded to `size`; the image alone is transformed after it.
+    """Keep pixel labels at the image's original size, padded to `size`; later transforms change only the image.
 
-    Predictions are then resized to each image's own size, and measured there.
+    Predictions are then resized to the original size of each image and evaluated there.
     """
     return OwnSize(height_width(size))
 
 
 class Pad:
-    """Pad images with black, and labels of pixels with what is ignored; `image_size` [2] is the size before."""
+    """Pad images with black and pixel labels with the ignored value; `image_size` [2] is the size before padding."""
 
     def __init__(self, size: tuple[int, int]):
         self._size = size
@@ -84,13 +84,13 @@ def pad(size: Size) -> Pad:
 
 
 class PadBoxes:
-    """Fill boxes and their classes up to a fixed number; those without an inside, which a crop leaves, are dropped."""
+    """Pad boxes and their classes to a fixed number; empty boxes, which a crop may leave, are dropped."""
 
     def __init__(self, most: int, min_side: float):
         self._most, self._min_side = most, min_side
 
     def fields(self, fields: Fields) -> Fields:
-        """Return the fields of the result; raises UserError where there are no boxes with classes."""
+        """Return the fields of the result; raises UserError if there are no boxes with classes."""
         self._boxes = [key for key, field in fields.items() if isinstance(field, source.Boxes)]
         self._labels = [key for key, field in fields.items() if isinstance(field, source.BoxLabels)]
         if len(self._boxes) != 1 or len(self._labels) != 1:
@@ -107,7 +107,7 @@ class PadBoxes:
         count = int(inside.sum())
         if count > self._most:
             raise UserError(
-                f"pad_boxes({self._most}): found an image with {count} boxes; give a number of at least that, and to a "
+                f"pad_boxes({self._most}): found an image with {count} boxes; use at least that number, and in a "
                 "detector at least as many tokens."
             )
         padded, classes = np.zeros((self._most, 4), np.float32), np.full(self._most, -1, np.int32)
@@ -116,7 +116,7 @@ class PadBoxes:
 
 
 def pad_boxes(most: Count, min_side: float = 1.0) -> PadBoxes:
-    """Make the boxes of every image `most` rows; boxes with a side below `min_side` pixels are dropped."""
+    """Pad the boxes of every image to `most` rows; boxes with a side below `min_side` pixels are dropped."""
     if min_side <= 0:
         raise ValueError(f"expected min_side above 0, found {min_side}")
     return PadBoxes(most, min_side)

@@ -1,6 +1,6 @@
-"""Random changes of colours inside the compiled step, of uint8 images [b, h, w, c] with 1 or 3 channels; see device_ops.py.
+"""Randomly change the colours of uint8 images [b, h, w, c], c = 1 or 3, in the compiled step; see device_ops.py.
 
-Each change is Pillow's arithmetic, of whole grey levels, so that it agrees with the host's for the same draw.
+Each change reproduces Pillow's arithmetic in whole grey levels, so that it agrees with the host for the same draw.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 from vit_jax.data.transforms import augment
 from vit_jax.types import ByteImages, Rng, UserError
 
-# Images of whole numbers from 0 to 255.
+# Images with whole numbers from 0 to 255.
 Levels = Float[Array, "h w c"]
 Change = Callable[[Levels, Array], Levels]
 
 
 class OnImages:
-    """A change of images, which leaves every pixel in its place."""
+    """A change of image colours that does not move pixels."""
 
     def __init__(self, op: Callable[[Rng, Array], Array]):
         self._op = op
@@ -42,7 +42,7 @@ def luma(image: Levels) -> Float[Array, "h w 1"]:
 
 
 def blend(image: Levels, other: Float[Array, "..."], factor: Float[Array, ""]) -> Levels:
-    """Return other + factor * (image - other), cut off to whole levels."""
+    """Return other + factor * (image - other), clipped and rounded down to whole levels."""
     return jnp.floor(jnp.clip(other + factor * (image - other), 0.0, 255.0))
 
 
@@ -132,7 +132,7 @@ def grayscale(prob: float = 0.2) -> OnImages:
 
 
 def gaussian_blur(radius_min: float = 0.1, radius_max: float = 2.0) -> OnImages:
-    """Blur with a standard deviation in pixels uniform in [radius_min, radius_max]; pixels at the border go on outside.
+    """Blur with a standard deviation in pixels uniform in [radius_min, radius_max]; edge pixels are repeated outside.
 
     The host's Pillow approximates the Gaussian by three box filters.
     """
@@ -151,7 +151,7 @@ def gaussian_blur(radius_min: float = 0.1, radius_max: float = 2.0) -> OnImages:
 
 
 def _smoothing(side: int, radius: Float[Array, ""], reach: float) -> Float[Array, "side side"]:
-    """Return the weights of a Gaussian for each pixel of a side, whose ends stand for what is outside."""
+    """Return the weights of a Gaussian for each pixel of a side; pixels outside repeat the edge."""
     most = int(reach) + 1
     at = jnp.arange(-most, side + most)
     distance = (at[None] - jnp.arange(side)[:, None]) / jnp.maximum(radius, 1e-3)
@@ -163,7 +163,7 @@ def _smoothing(side: int, radius: Float[Array, ""], reach: float) -> Float[Array
 
 
 def solarize(threshold: int = 128) -> OnImages:
-    """Invert the values from the threshold on."""
+    """Invert values that are at least the threshold."""
     return OnImages(lambda _, images: jnp.where(images >= threshold, 255 - images, images))
 
 

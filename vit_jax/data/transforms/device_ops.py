@@ -1,7 +1,8 @@
-"""Random operations on a whole batch inside the compiled step, for data that stays on the devices.
+"""Apply random operations to a whole batch inside the compiled step, for data that stays on the devices.
 
-Each maker takes the arguments of its namesake on the host and returns a function of (key, images uint8 [b, h, w, c]). The draws
-differ from the host's, but have the same distributions. `transformed` applies them to the fields of a batch.
+Each maker takes the arguments of the host operation of the same name and returns a function of (key, images uint8 [b,
+h, w, c]). The draws differ from the host's but have the same distributions. `transformed` applies them to the fields of
+a batch.
 """
 
 import math
@@ -26,7 +27,7 @@ Batch = Mapping[str, jax.Array]
 
 
 class Geometric:
-    """A map of the plane with one draw for all images and segments of an example; segments are not interpolated."""
+    """A geometric map, drawn once for all images and segments of an example; segments are not interpolated."""
 
     def __init__(self, op: Callable[[Rng, Array, bool], Array]):
         self._op = op
@@ -36,7 +37,7 @@ class Geometric:
 
 
 class Views:
-    """Replace `image` [b, h, w, c] by `views` [b, count, h, w, c] and, where there are small crops, `crops`."""
+    """Replace `image` [b, h, w, c] by `views` [b, count, h, w, c] and, if there are small crops, `crops`."""
 
     def __init__(self, parts: Mapping[str, Sequence[Sequence[Any]]]):
         self._parts = parts
@@ -67,16 +68,16 @@ class Maybe(OnImages):
 
 
 def on_images(steps: Sequence[Any], rng: Rng, images: ByteImages) -> UInt8[Array, "b h2 w2 c"]:
-    """Apply operations to images alone."""
+    """Apply operations to images only."""
     for index, step in enumerate(steps):
         images = step(jax.random.fold_in(rng, index), images)
     return images
 
 
 def transformed(steps: Sequence[Any], rng: Rng, batch: Batch, fields: Fields) -> dict[str, jax.Array]:
-    """Apply operations to a batch whose examples have these fields.
+    """Apply operations to a batch of examples with these fields.
 
-    A geometric one maps every image and all segments by one draw, another one images alone, and Views replaces keys.
+    A geometric operation maps all images and segments with one draw, others map only images; Views replaces keys.
     """
     for index, step in enumerate(steps):
         key, result = jax.random.fold_in(rng, index), dict(batch)
@@ -107,7 +108,7 @@ def flip() -> Geometric:
 
 
 def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "reflect") -> Geometric:
-    """Pad every side by `padding` pixels and cuts a random window of `size` (arXiv:1512.03385, section 4.2)."""
+    """Pad every side by `padding` pixels and cut a random window of `size` (arXiv:1512.03385, section 4.2)."""
     window = (size, size) if isinstance(size, int) else size
 
     def op(rng: Rng, images: ByteImages, nearest: bool) -> UInt8[Array, "b h2 w2 c"]:
@@ -142,9 +143,9 @@ def random_resized_crop(
     ratio: float | tuple[float, float] = (3 / 4, 4 / 3),
     method: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
 ) -> Geometric:
-    """Cut a random part of the image and resize it to `size`, with the draws and the antialiasing of the host's.
+    """Crop a random part of the image and resize it to `size`, with the host's distribution and antialiasing.
 
-    Resampling is a product with one matrix a side, so that its result is at most a grey level from the host's, which rounds
+    Resampling multiplies by one matrix per side, so the result is within a grey level of the host's, which rounds
     between the sides.
     """
     ops.random_resized_crop(size, area_min, area_max, ratio, method)  # checks its arguments
@@ -161,7 +162,7 @@ def random_resized_crop(
 def crop_boxes(
     rng: Rng, count: int, sides: tuple[int, int], area: tuple[float, float], ratios: tuple[float, float]
 ) -> Int[Array, "count 4"]:
-    """Draw boxes (left, top, right, bottom) as ops.random_resized_crop does: the first of ten that fits, or the middle."""
+    """Draw boxes (left, top, right, bottom) like ops.random_resized_crop: the first of ten that fits, or the middle."""
     height, width = sides
     of_area, of_aspect, of_left, of_top = jax.random.split(rng, 4)
     pixels = height * width * jax.random.uniform(of_area, (count, 10), minval=area[0], maxval=area[1])
@@ -183,7 +184,7 @@ def crop_boxes(
 def resized_parts(
     images: ByteImages, boxes: Int[Array, "b 4"], size: tuple[int, int], method: str
 ) -> UInt8[Array, "b h2 w2 c"]:
-    """Resize the part of each image inside its box; resampling sees nothing outside of it."""
+    """Resize the part of each image inside its box; resampling ignores everything outside."""
     of_rows, of_columns = (
         jax.vmap(lambda first, last, new=new, old=old: resampling(first, last, new, old, method))(
             boxes[:, i], boxes[:, i + 2]
@@ -196,7 +197,7 @@ def resized_parts(
 
 
 def resampling(first: Int[Array, ""], last: Int[Array, ""], new: int, old: int, method: str) -> Float[Array, "new old"]:
-    """Return the weights of the pixels first to last of a side of `old` for each of `new` pixels, as Pillow has them."""
+    """Return Pillow's weights of the pixels from first to last, on a side of `old`, for each of `new` pixels."""
     scale = (last - first) / new
     centers = (first + (jnp.arange(new) + 0.5) * scale)[:, None]
     at = jnp.arange(old)[None]
@@ -228,7 +229,7 @@ def maybe(prob: float, spec: str) -> Maybe:
 
 
 def views(views: int, crops: int = 0, view: str = "", crop: str = "", last_view: str | None = None) -> Views:
-    """Make `views` large and `crops` small views, each by a spec of its own, as on the host."""
+    """Make `views` large and `crops` small views, each with its own spec, as on the host."""
     return Views(
         {key: [_parse(x) for x in specs] for key, specs in views_of(views, crops, view, crop, last_view).items()}
     )

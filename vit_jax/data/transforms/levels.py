@@ -1,7 +1,7 @@
-"""Meaning of the levels 0 to 10 for each operation of a policy, in one table per code base.
+"""Define the levels 0 to 10 of each operation of a policy, in one table per code base.
 
-A table maps the name of an operation to an operation of `pixels` and its value at a level. The caller draws the sign (1 or
--1) of operations with two directions.
+A table maps the name of an operation to an operation of `pixels` and the function from level to value. The caller draws
+the sign (1 or -1) of operations with two directions.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ def _enhance(level: float, sign: int) -> float:
 
 
 def _enhance_increasing(level: float, sign: int) -> float:
-    """Return a factor whose distance from 1 grows with the level."""
+    """Return a factor; its distance from 1 grows with the level."""
     return max(0.1, 1 + sign * level / 10 * 0.9)
 
 
@@ -33,7 +33,7 @@ def _falling(maximum: float) -> Level:
 
 
 def _levels(enhance: Level, **others: Level) -> dict[str, tuple[str, Level]]:
-    """Return the operations common to all code bases, and others."""
+    """Return the operations common to all code bases, and the given ones."""
     levels = {name: (name, enhance) for name in ("Color", "Contrast", "Brightness", "Sharpness")}
     levels |= {name: (name, lambda level, sign: 0.0) for name in ("AutoContrast", "Equalize", "Invert")}
     levels |= {name: (name, _signed(0.3)) for name in ("ShearX", "ShearY")}
@@ -42,11 +42,12 @@ def _levels(enhance: Level, **others: Level) -> dict[str, tuple[str, Level]]:
 
 
 def tensorflow(translate: float, scale: float = 1.0) -> Levels:
-    """Return the levels of AutoAugment's TensorFlow code, also above 10; big_vision's randaug is that code.
+    """Return the levels of AutoAugment's TensorFlow code, including above 10; big_vision's randaug uses that code.
 
-    `translate` is the distance in pixels at level 10; `scale` multiplies all distances. Two overflows of that code are
-    reproduced, since models were trained with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels 10 and 20
-    (google-research/big_vision issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one by 7.
+    `translate` is the distance in pixels at level 10; `scale` multiplies all distances. Two overflows in that code are
+    reproduced because models were trained with them: a threshold of 256 wraps to 0, so that Solarize inverts at levels
+    10 and 20 (google-research/big_vision issue 110), and Posterize keeps at least one bit, as a shift by 8 becomes one
+    by 7.
     """
     levels = _levels(
         _enhance,
@@ -74,12 +75,12 @@ def timm(increasing: bool) -> Levels:
 
 
 def original() -> Levels:
-    """Return timm's levels for the ImageNet policy of AutoAugment's paper: Posterize keeps at least four bits."""
+    """Return timm's levels for the ImageNet policy of the AutoAugment paper: Posterize keeps at least four bits."""
     return _levels(_enhance, Posterize=_rising(4.0, 4.0), Solarize=_rising(256.0))
 
 
 def cifar10() -> Levels:
-    """Return the levels of AutoAugment's code for CIFAR-10, 32 x 32 pixels: shifts of up to 10."""
+    """Return the levels of AutoAugment's code for CIFAR-10, 32 x 32 pixels, with shifts of up to 10 pixels."""
     return _levels(
         _enhance,
         Posterize=_falling(4.0),

@@ -1,6 +1,6 @@
-"""Geometric transforms: each maker takes literals and returns a map for all spatial fields of an example.
+"""Apply geometric transforms: each maker takes literals and returns a map for all spatial fields of an example.
 
-Images are uint8 [h, w, c]. Resizing is antialiased by Pillow, except in random crops (see `RandomCrop`).
+Images are uint8 [h, w, c]. Resizing uses Pillow's antialiasing, except in random crops (see `RandomCrop`).
 """
 
 import functools
@@ -18,27 +18,27 @@ from vit_jax.data.transforms.resample import Method, Size, height_width, resampl
 from vit_jax.types import Units, UserError
 
 Op = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-# How a library turns fractions into pixels. timm uses torchvision's.
+# The library whose rounding of fractions to pixels is used; timm uses torchvision's.
 Rule = Literal["big_vision", "torchvision", "transformers"]
 
 
 class Geometric:
-    """A map of the plane, drawn once for an example and applied to each of its images, segments and boxes.
+    """A geometric map, drawn once per example and applied to each of its images, segments and boxes.
 
-    Called with an image alone it maps that image. A subclass draws from the size, and maps arrays [h, w, c]; those with a
-    `fill`, such as segments, without interpolation, and with that value where the image is not (there images are black). It maps
-    boxes [n, 4] too, which are clipped to the new size.
+    Called with only an image, it maps that image. A subclass draws from the size, and maps arrays [h, w, c]; arrays
+    with a `fill`, such as segments, are not interpolated, and have that value outside the image (images are black
+    there). It also maps boxes [n, 4], which are clipped to the new size.
     """
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Any:
-        """Return what is random about the map for an image of this size."""
+        """Return the random parameters of the map for an image of this size."""
 
     def image(self, image: Shaped[np.ndarray, "h w c"], drawn: Any, fill: Fill | None = None) -> np.ndarray:
-        """Return the image under the map."""
+        """Return the mapped image."""
         raise NotImplementedError
 
     def boxes(self, boxes: np.ndarray, drawn: Any, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-        """Return boxes of an image of size `old` (height, width) in the mapped image of size `new`."""
+        """Map boxes of an image of size `old` (height, width) into the mapped image of size `new`."""
         raise NotImplementedError
 
     def __call__(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "h2 w2 c"]:
@@ -46,17 +46,17 @@ class Geometric:
 
 
 def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return boxes [n, 4] cut at the border of an image of (height, width)."""
+    """Return boxes [n, 4] clipped to an image of (height, width)."""
     return np.clip(boxes, 0, np.array([size[1], size[0], size[1], size[0]])).astype(np.float32)
 
 
 def scale_boxes(boxes: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Return boxes of an image of size `old` in the same image resized to `new`."""
+    """Scale boxes of an image of size `old` to the image resized to `new`."""
     return clipped(boxes * (np.array([new[1], new[0]] * 2) / np.array([old[1], old[0]] * 2)), new)
 
 
 def shifted(boxes: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
-    """Return boxes in a window of `size` whose upper left corner is at (left, top)."""
+    """Return the boxes in a window of `size` with its upper left corner at (left, top)."""
     return clipped(boxes - np.array([left, top, left, top]), size)
 
 
@@ -72,16 +72,16 @@ class _Resize(Geometric):
 
 
 def resize(size: Size, method: Method = "bilinear") -> Geometric:
-    """Resize to exactly `size`, whatever the aspect ratio."""
+    """Resize to exactly `size`, regardless of the aspect ratio."""
     target = height_width(size)
     return _Resize(lambda height, width: target, method)
 
 
 def fit(patch: Units, budget: Units | tuple[Units, ...], method: Method = "bilinear") -> Geometric:
-    """Resize to whole patches of `patch` pixels, as many as `budget` allows, keeping the aspect ratio as nearly as they can.
+    """Resize to whole patches of `patch` pixels, as many as `budget` allows, nearly keeping the aspect ratio.
 
-    SigLIP 2's rule (arXiv:2502.14786, section 2.4.2): at the largest scale, each side is rounded up to whole patches. Of several
-    budgets one is drawn for each image.
+    This is SigLIP 2's rule (arXiv:2502.14786, section 2.4.2): at the largest scale, each side is rounded up to whole
+    patches. If there are several budgets, one is drawn for each image.
     """
     budgets = (budget,) if isinstance(budget, int) else budget
     if not budgets:
@@ -110,10 +110,10 @@ class _Fit(Geometric):
 
 
 def patches_that_fit(height: int, width: int, patch: int, budget: int) -> tuple[int, int]:
-    """Return the rows and columns of the largest scale at which the image's patches, rounded up, are within the budget."""
+    """Return the rows and columns of patches, rounded up, at the largest scale that is within the budget."""
     rows = np.arange(1, budget + 1)
     scale = np.minimum(rows * patch / height, budget // rows * patch / width).max()
-    # A side of whole patches must not become one more by the rounding of the scale.
+    # Rounding of the scale must not add a patch to a side of whole patches.
     return tuple(max(1, math.ceil(side * scale / patch - 1e-6)) for side in (height, width))  # type: ignore[return-value]
 
 
@@ -144,7 +144,7 @@ class _CentralCrop(Geometric):
         self._given, self._size, self._rule = size, height_width(size), rule
 
     def draw(self, height, width, rng):
-        """Return where the upper left corner of the window is in the image, negative for an image that is padded."""
+        """Return the upper left corner of the window in the image, negative if the image is padded."""
         free = (height - self._size[0], width - self._size[1])
         if min(free) < 0 and self._rule == "big_vision":
             raise UserError(
@@ -182,10 +182,10 @@ def resize_inside(size: Size, method: Method = "bilinear") -> Geometric:
 
 
 def central_crop(size: Size, rule: Rule = "big_vision") -> Geometric:
-    """Cut the middle `size` pixels.
+    """Cut out the central `size` pixels.
 
-    Where a margin is odd, the extra pixel is cut at the bottom or right; torchvision rounds the margin's half to even instead.
-    An image that is too small is an error; torchvision and transformers pad it with black.
+    If a margin is odd, the extra pixel is cut at the bottom or right; torchvision rounds half of the margin to even
+    instead. An image that is too small is an error; torchvision and transformers pad it with black.
     """
     return _CentralCrop(size, rule)
 
@@ -222,7 +222,7 @@ class _Rotate(Geometric):
         return np.stack([np.asarray(plane.rotate(drawn, method, fillcolor=fill)) for plane in planes], axis=2)
 
     def boxes(self, boxes, drawn, old, new):
-        """Return the smallest upright boxes around the rotated ones."""
+        """Return the smallest axis-aligned boxes around the rotated ones."""
         angle, centre = np.deg2rad(drawn), np.array([old[1], old[0]]) / 2
         corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] - centre
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -278,7 +278,7 @@ def pad_crop(size: Size, padding: int, mode: Literal["reflect", "zero"] = "refle
 
 
 class _Chain(Geometric):
-    """One map after another."""
+    """A sequence of maps."""
 
     def __init__(self, *parts: Geometric):
         self._parts = parts
@@ -302,23 +302,23 @@ class _Chain(Geometric):
 
 
 def simple_crop(size: int) -> Geometric:
-    """Simple random crop: the shorter side to `size`, bicubic, padded by 4 and cut (arXiv:2204.07118, section 3.2)."""
+    """Crop simply: shorter side to `size`, bicubic, padded by 4 and randomly cut (arXiv:2204.07118, section 3.2)."""
     return _Chain(resize_small(size, "bicubic"), pad_crop(size, 4))
 
 
 @functools.lru_cache(maxsize=256)
 def padded_positions(length: int, padding: int) -> Int[np.ndarray, "padded"]:
-    """Return the pixel shown at each position of a side padded by reflection; the edge pixel is not repeated."""
+    """Return the pixel at each position of a side padded by reflection; the edge pixel is not repeated."""
     period = max(2 * (length - 1), 1)
     position = np.arange(-padding, length + padding) % period
     return np.minimum(position, period - position) if length > 1 else np.zeros_like(position)
 
 
 class RandomCrop(Geometric):
-    """A random part of the image, resized to `size`; a subclass draws it.
+    """A random part of the image, resized to `size`; a subclass draws the part.
 
-    `draw` returns the box and `resized` maps the part inside it, so that a decoder may decode that part alone. Resampling
-    sees nothing outside the part.
+    `draw` returns the box and `resized` maps the part inside it, so that a decoder may decode only that part.
+    Resampling ignores everything outside the part.
     """
 
     def __init__(self, size: Size, area: tuple[float, float], ratio: float | tuple[float, float], method: Method):
@@ -333,7 +333,7 @@ class RandomCrop(Geometric):
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """Return the box (left, top, right, bottom) in an image of this size."""
-        # Of the whole image, so that which images are unreadable does not depend on the draw.
+        # Checked on the whole image, so that whether it is unreadable does not depend on the draw.
         check_size(max(height, width), max(self._size))
         return self._box(height, width, rng)
 
@@ -344,7 +344,7 @@ class RandomCrop(Geometric):
         return self.resized(cut(image, drawn), fill)
 
     def resized(self, part: Shaped[np.ndarray, "h w c"], fill: Fill | None = None) -> Shaped[np.ndarray, "h2 w2 c"]:
-        """Return the result for the part of an image, or of a map of its pixels, inside the box."""
+        """Return the result for the part of an image or pixel map inside the box."""
         if fill is None:
             return resample_fast(part, self._size, self._method)
         return resample(part, self._size, "nearest")
@@ -366,12 +366,12 @@ class _InceptionCrop(RandomCrop):
                 tallest -= round(tallest * aspect) > width
             shortest = min(round((least / aspect) ** 0.5), tallest)
             rows = int(rng.integers(shortest, tallest + 1))
-            # Rounding may have left the bounds of the area by a row.
+            # Rounding may have moved the area one row beyond its bounds.
             rows += round(rows * aspect) * rows < least
             rows -= round(rows * aspect) * rows > most
             columns = round(rows * aspect)
             if least <= rows * columns <= most and 1 <= rows <= height and 1 <= columns <= width:
-                # The last place is left out, as there.
+                # The last position is left out, as in TensorFlow.
                 left = int(rng.integers(max(1, width - columns)))
                 top = int(rng.integers(max(1, height - rows)))
                 return left, top, left + columns, top + rows
@@ -398,7 +398,7 @@ class _ScaleCrop(Geometric):
         self._size, self._scale, self._method = height_width(size), scale, method
 
     def draw(self, height, width, rng):
-        """Return the resized (height, width), and where the window begins in it."""
+        """Return the resized (height, width), and the upper left corner of the window in it."""
         ratio = rng.uniform(*self._scale) * min(self._size) / min(height, width)
         resized = max(1, round(height * ratio)), max(1, round(width * ratio))
         check_size(*resized)
@@ -418,9 +418,9 @@ class _ScaleCrop(Geometric):
 
 
 def scale_crop(size: Size, least: float = 0.5, most: float = 2.0, method: Method = "bilinear") -> Geometric:
-    """Resize so that the shorter side is the shorter one of `size` times a uniform factor, then cut a random window of `size`.
+    """Resize the shorter side to the shorter one of `size` times a uniform factor, then cut a random window of `size`.
 
-    Where the image is smaller than the window, it is padded at the bottom and at the right. This is the usual augmentation of
+    If the image is smaller than the window, it is padded at the bottom and right. This is the usual augmentation for
     segmentation (arXiv:1612.01105, section 4.2).
     """
     if not 0 < least <= most:
@@ -435,12 +435,12 @@ def inception_crop(
     ratio: float | tuple[float, float] = (0.75, 1.33),
     method: Method = "bilinear",
 ) -> RandomCrop:
-    """Cut a random part of the image and resize it to `size` (arXiv:1409.4842, section 6), as the original ViT and big_vision do.
+    """Crop a random part and resize it to `size` (arXiv:1409.4842, section 6), like the original ViT and big_vision.
 
-    The draw is that of TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a number r stands for
-    1 / r to r), then the height uniform among those whose share of the area is in [area_min, area_max] and that fit. Small
-    parts are so more frequent than with `random_resized_crop`. A draw that does not fit is repeated up to 100 times, then the
-    whole image is used. TensorFlow's own bilinear resize is not antialiased.
+    The distribution follows TensorFlow's sample_distorted_bounding_box: width / height is uniform in `ratio` (a number
+    r means 1 / r to r), then the height is uniform among those with an area fraction in [area_min, area_max] that fit.
+    Small parts are therefore more frequent than with `random_resized_crop`. A draw that does not fit is repeated up to
+    100 times, then the whole image is used. TensorFlow's own bilinear resize is not antialiased.
     """
     return _InceptionCrop(size, (area_min, area_max), ratio, method)
 
@@ -452,9 +452,9 @@ def random_resized_crop(
     ratio: float | tuple[float, float] = (3 / 4, 4 / 3),
     method: Method = "bilinear",
 ) -> RandomCrop:
-    """Cut a random part of the image and resize it to `size`, as torchvision's RandomResizedCrop; DeiT, MAE and DINO use it.
+    """Crop a random part and resize it to `size`, like torchvision's RandomResizedCrop; used by DeiT, MAE and DINO.
 
-    The share of the area is uniform in [area_min, area_max], width / height log-uniform in `ratio` (a number r stands for
-    1 / r to r). After 10 draws that do not fit it is the middle of the image, as much of it as `ratio` allows.
+    The area fraction is uniform in [area_min, area_max], width / height log-uniform in `ratio` (a number r means 1 / r
+    to r). After 10 draws that do not fit, it is the middle of the image, as large as `ratio` allows.
     """
     return _RandomResizedCrop(size, (area_min, area_max), ratio, method)

@@ -1,4 +1,4 @@
-"""Deterministic augmentation operations: functions of a picture and one value.
+"""Apply deterministic augmentation operations: functions of a picture and one value.
 
 Pictures are Pillow images of mode L or RGB. `TONES` change colours, `MATRICES` move pixels.
 """
@@ -16,7 +16,7 @@ _ALL_VALUES = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 def apply(name: str, picture: Picture, value: float, fill: Colour, resample: Image.Resampling) -> Picture:
-    """Apply the operation `name` with a value: a factor, threshold, number of bits, degrees, fraction or number of pixels.
+    """Apply the operation `name` with a value: a factor, threshold, number of bits or pixels, degrees or fraction.
 
     Operations that move pixels interpolate with `resample` and fill with `fill`, or with its mean in a grey picture.
     """
@@ -48,7 +48,7 @@ def posterize(picture: Picture, bits: float) -> Picture:
 
 
 def solarize_add(picture: Picture, addition: float, threshold: int = 128) -> Picture:
-    """Add to the values below the threshold, up to 255."""
+    """Add to values below the threshold, up to 255."""
     table = [min(255, value + int(addition)) if value < threshold else value for value in range(256)]
     return picture.point(table * len(picture.getbands()))
 
@@ -66,7 +66,8 @@ def contrast(picture: Picture, factor: float) -> Picture:
 def contrast_from_size(picture: Picture, factor: float) -> Picture:
     """Blend with a grey level equal to the number of pixels / 256, at most 255: 196 at 224 x 224 pixels.
 
-    This is AutoAugment's TensorFlow code, with which models were trained; it intended the mean of the grey picture.
+    This is the behaviour of AutoAugment's TensorFlow code, used to train models; it intended the mean of the grey
+    picture.
     """
     return _blend_with(picture, min(255, picture.width * picture.height // 256), factor)
 

@@ -1,4 +1,4 @@
-"""RandAugment and AutoAugment, for grey (1 channel) and RGB images."""
+"""Apply RandAugment and AutoAugment to grey (1 channel) and RGB images."""
 
 from typing import Literal, NamedTuple
 
@@ -27,7 +27,7 @@ CIFAR10_MEAN = (125, 123, 114)
 
 
 class Dialect(NamedTuple):
-    """Levels, fill colour beyond the edges and interpolation methods of one code base."""
+    """Levels, fill colour outside the image and interpolation methods of one code base."""
 
     levels: levels.Levels
     fill: pixels.Colour
@@ -44,12 +44,11 @@ class Dialect(NamedTuple):
 
 
 def randaug(layers: Count = 2, magnitude: float = 10.0, relative: bool = False) -> Op:
-    """RandAugment (arXiv:1909.13719) as in big_vision: `layers` of 16 operations, all at level `magnitude`.
+    """Apply RandAugment (arXiv:1909.13719) as in big_vision: `layers` of 16 operations, all at level `magnitude`.
 
     Levels follow the TensorFlow code, from 0 (not the identity: Color and Brightness have factor 0.1) to beyond 10. The
-    fill is grey 128. Shifts and the square of Cutout are in pixels, 100 and 80 at level 10, which is right for images of 224
-    pixels; smaller ones may turn all grey. With `relative` all are as large a share of the shorter side as they are of
-    224 pixels.
+    fill is grey 128. Shifts and the square of Cutout are in pixels, 100 and 80 at level 10, which suits images of 224
+    pixels; smaller ones may turn completely grey. `relative` scales them with the shorter side, relative to 224 pixels.
     """
     if not 0 <= magnitude <= 30:
         raise ValueError(f"magnitude must be from 0 to 30, found {magnitude}")
@@ -71,11 +70,11 @@ def rand_augment(
     layers: Count = 2,
     method: Literal["random", "bilinear", "bicubic"] = "random",
 ) -> Op:
-    """RandAugment as in timm: `layers` of 15 operations, each with probability 1/2, at random levels.
+    """Apply RandAugment as in timm: `layers` of 15 operations, each with probability 1/2, at random levels.
 
     Levels are normal with mean `magnitude` and standard deviation `std`, clipped to [0, 10]; the defaults are timm's
     rand-m9-mstd0.5-inc1. If `increasing`, a higher level never changes an image less. The fill is ImageNet's mean;
-    `method` is the interpolation, "random" for one of the other two each time. DeiT uses "bicubic".
+    `method` is the interpolation; "random" draws one of the other two each time. DeiT uses "bicubic".
     """
     if not 0 <= magnitude <= 10:
         raise ValueError(f"magnitude must be from 0 to 10, found {magnitude}")
@@ -95,7 +94,7 @@ def rand_augment(
 
 
 def autoaugment(policy: Literal["v0", "original", "cifar10"] = "v0") -> Op:
-    """AutoAugment (arXiv:1805.09501): one of 25 pairs of operations, each with its own probability and level.
+    """Apply AutoAugment (arXiv:1805.09501): one of 25 pairs of operations, each with its own probability and level.
 
     "v0" is the TensorFlow code's ImageNet policy, as in big_vision; shifts are in pixels, 225 in one pair. "original" is
     the paper's ImageNet policy, interpreted as in timm. "cifar10" is the paper's CIFAR-10 policy for 32 x 32 pixels; its

@@ -1,8 +1,8 @@
-"""Transforms of examples as a short, readable spec: "inception_crop(224)|flip" or "resize_small(256)|central_crop(224)".
+"""Parse transforms of examples from a short spec: "inception_crop(224)|flip" or "resize_small(256)|central_crop(224)".
 
-A transform is a function (example, generator) -> example, and draws what it needs from the generator of its example. A geometric
-one draws once and maps every image, all segments and all boxes. Images stay uint8 [h, w, c]; normalising happens on the device.
-`size` is one int or (height, width). "my.module:Name(1, 2)" names a transform from anywhere.
+A transform is a function (example, generator) -> example that draws from the generator of its example. A geometric
+transform draws once and maps every image, all segments and all boxes. Images stay uint8 [h, w, c]; they are normalised
+on the device. `size` is one int or (height, width). "my.module:Name(1, 2)" names a transform from any module.
 """
 
 import ast
@@ -41,15 +41,15 @@ OPS = IMAGE_OPS | {
         *(dense.own_size, dense.pad, dense.pad_boxes),
     )
 }
-# A spec may come with a downloaded model, and each operation is done for each image.
+# A spec may come with a downloaded model, and each operation runs for each image.
 MOST_LETTERS = 10_000
 IMAGE: Fields = {"image": source.Image()}
-# A name from anywhere, before its arguments.
+# A name from any module, before its arguments.
 ABSOLUTE = re.compile(r"\s*((?:\w+\.)*\w+):(\w+)\s*(\(.*)?$", re.DOTALL)
 
 
 class OnImages:
-    """A change of the colours of images, which leaves every pixel in its place."""
+    """A change of image colours that does not move pixels."""
 
     def __init__(self, op: ops.Op):
         self._op = op
@@ -61,14 +61,14 @@ class OnImages:
 class Transforms:
     """The transforms of a spec as one function of (example, generator), for examples with these fields.
 
-    `fields` are those of its result. Raises UserError where a transform reads a key that the examples lack.
+    `fields` are the fields of the result. Raises UserError if a transform reads a key that the examples lack.
     """
 
     def __init__(self, steps: Sequence[tuple[str, Any]], fields: Fields = IMAGE):
         self._steps: list[tuple[str, Any, Fields]] = []
         alone = fields == IMAGE
         for text, step in steps:
-            if alone and isinstance(step, sequence.Drop | dense.PadBoxes):  # an image on its own has no labels
+            if alone and isinstance(step, sequence.Drop | dense.PadBoxes):  # a single image has no labels
                 continue
             reads = getattr(step, "reads", ())
             lacking = [key for key in reads if key not in fields]
@@ -99,11 +99,11 @@ class Transforms:
 
     @property
     def tokenize(self) -> texts.Tokenize | None:
-        """The transform that makes token ids of captions; None without one."""
+        """The transform that tokenizes captions, or None."""
         return next((step for _, step, _ in self._steps if isinstance(step, texts.Tokenize)), None)
 
     def image(self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return one image on its own, transformed."""
+        """Transform a single image."""
         made = self({"image": image}, np.random.default_rng(0) if rng is None else rng)
         if "image" not in made:
             steps = "|".join(text for text, _, _ in self._steps)
@@ -118,7 +118,7 @@ def _keys(example: Example, fields: Fields, *kinds: type) -> list[str]:
 
 
 def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Generator) -> Example:
-    """Return the example with all of its spatial fields under one draw of a geometric transform."""
+    """Apply one draw of a geometric transform to all spatial fields of an example."""
     pictures = [key for key in _keys(example, fields, source.Image, *source.FILLS) if not _keeps_size(fields[key])]
     if not pictures:
         return example
@@ -140,7 +140,7 @@ def _mapped(step: Geometric, example: Example, fields: Fields, rng: np.random.Ge
 
 
 class _Drawn:
-    """One draw of a geometric transform, for the size of the first image; raises UserError for an image of another size."""
+    """One draw of a geometric transform, for the size of the first image; raises UserError if another one differs."""
 
     def __init__(self, step: Geometric, rng: np.random.Generator):
         self._step, self._rng = step, rng
@@ -168,7 +168,7 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
 
 
 def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
-    """Turn a spec into one function of (example, generator); an empty spec leaves examples as they are.
+    """Parse a spec into one function of (example, generator); an empty spec leaves examples unchanged.
 
     Only literals are read, nothing is evaluated. Raises UserError with the spec, the position and the remedy.
     """
@@ -177,7 +177,7 @@ def parse(spec: str, fields: Fields = IMAGE) -> Transforms:
 
 
 def without_texts(spec: str) -> str:
-    """Return a spec without what it does to captions, as for an image on its own."""
+    """Return a spec without its operations on captions, for a single image."""
     return "|".join(part for part in split_spec(spec) if part.partition("(")[0].strip() != texts.tokenize.__name__)
 
 
@@ -203,7 +203,7 @@ def split_spec(spec: str) -> list[str]:
 
 
 def parse_steps(spec: str, table: Mapping[str, Callable[..., Any]], texts: Sequence[str], before: int = 0) -> list[Any]:
-    """Return the operations `texts` of a spec, which follow its first `before` ones, made by a table of makers."""
+    """Build the operations `texts` of a spec, which follow its first `before` ones, from a table of makers."""
     return [_parse_op(spec, table, position, text) for position, text in enumerate(texts, before + 1)]
 
 
@@ -261,7 +261,7 @@ def _plain(signature: inspect.Signature) -> list[inspect.Parameter]:
 
 
 def _read_call(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Split "name(1, key=2)" into its name and literal arguments; a bare name is a call without any."""
+    """Split "name(1, key=2)" into its name and literal arguments; a bare name is a call without arguments."""
     try:
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Name):

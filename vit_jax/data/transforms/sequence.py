@@ -1,4 +1,4 @@
-"""Transforms that change which keys an example has."""
+"""Change which keys an example has."""
 
 import math
 
@@ -46,7 +46,7 @@ class Patchify:
 
 
 def picture_of(example: Example) -> np.ndarray:
-    """Return the image [h, w, c] of an example of arrays, put together again from RGB patches where it was cut into them."""
+    """Return the image [h, w, c] of an example of arrays, reassembled from RGB patches if it was patchified."""
     if "image" in example:
         return example["image"]
     valid = example["valid"]
@@ -58,7 +58,7 @@ def picture_of(example: Example) -> np.ndarray:
 
 
 def patchify(patch: Units, budget: Units) -> Patchify:
-    """Cut the image into patches of `patch` pixels, row by row, as a sequence of `budget` (arXiv:2307.06304)."""
+    """Cut the image into patches of `patch` pixels, row by row, padded to a sequence of `budget` (arXiv:2307.06304)."""
     if patch**2 * budget > MAX_PIXELS:
         raise ValueError(
             f"expected a budget of at most {MAX_PIXELS} pixels, found {budget} patches of {patch} x {patch}"
@@ -73,7 +73,7 @@ class Drop:
         self.reads = keys
 
     def fields(self, fields: Fields) -> Fields:
-        """Return the fields that are left."""
+        """Return the remaining fields."""
         return {key: field for key, field in fields.items() if key not in self.reads}
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:

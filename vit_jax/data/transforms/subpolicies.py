@@ -1,11 +1,11 @@
-"""AutoAugment's pairs of operations, as (operation, probability, level).
+"""Define AutoAugment's pairs of operations, as (operation, probability, level).
 
 AutoContrast, Equalize and Invert ignore the level, which is 0 here.
 """
 
 Pairs = tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...]
 
-# For ImageNet, from the TensorFlow code; they differ from the paper's.
+# For ImageNet, from the TensorFlow code; different from the paper's.
 V0: Pairs = (
     (("Equalize", 0.8, 0), ("ShearY", 0.8, 4)),
     (("Color", 0.4, 9), ("Equalize", 0.6, 0)),

@@ -1,4 +1,4 @@
-"""Captions to token ids."""
+"""Turn captions into token ids."""
 
 import logging
 
@@ -12,7 +12,7 @@ from vit_jax.types import Count, Units
 class Tokenize:
     """Replace `text` by token ids, [length] or [captions, length].
 
-    One of several captions is drawn, or with `captions` the first ones are kept; where an image has fewer, they repeat.
+    One of several captions is drawn; with `captions`, the first ones are kept, repeated if an image has fewer.
     """
 
     reads = ("text",)
@@ -37,7 +37,7 @@ class Tokenize:
         return {**example, "text": np.stack([self.ids(texts[i % len(texts)]) for i in range(self._captions)])}
 
     def ids(self, text: str) -> np.ndarray:
-        """Return the ids of a text; those that are cut are counted, and reported at 1, 10, 100 and so on."""
+        """Return the ids of a text; truncated texts are counted, and reported at 1, 10, 100 and so on."""
         ids, is_cut = self.tokenizer(text, self.length)
         self._seen, self._cut = self._seen + 1, self._cut + is_cut
         if is_cut and str(self._cut).strip("0") == "1":
@@ -49,8 +49,8 @@ class Tokenize:
 
 
 def tokenize(name: str, length: Units, captions: Count | None = None) -> Tokenize:
-    """Turn the caption into `length` token ids by the tokenizer of that name: a file, or the folder of a model or a run.
+    """Tokenize the caption into `length` ids with the tokenizer `name`: a file, or the folder of a model or a run.
 
-    captions: keep that many for each image, for retrieval; by default one is drawn.
+    captions: keep that many per image, for retrieval; by default one is drawn.
     """
     return Tokenize(name, length, captions)

@@ -1,4 +1,4 @@
-"""Several random views of one image, for objectives that compare them (multi-crop, arXiv:2006.09882)."""
+"""Make several random views of one image, for objectives that compare them (multi-crop, arXiv:2006.09882)."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from vit_jax.types import Count, Threads, UserError
 
 
 class Views:
-    """Replace `image` by `views` [count, h, w, c] and, where there are small crops, `crops` [count, h2, w2, c]."""
+    """Replace `image` by `views` [count, h, w, c] and, if there are small crops, `crops` [count, h2, w2, c]."""
 
     reads = ("image",)
 
@@ -38,9 +38,9 @@ class Views:
 
 
 def views(views: Count, crops: Threads = 0, view: str = "", crop: str = "", last_view: str | None = None) -> Views:
-    """Make `views` large and `crops` small views, each by a spec of its own; the last large one may have another spec.
+    """Make `views` large and `crops` small views, each with its own spec; the last large one may have another spec.
 
-    The draws of one view follow those of the one before, so they are independent.
+    The draws of one view follow those of the previous one, so they are independent.
     """
     from vit_jax.data.transforms.preprocess import parse
 
@@ -49,7 +49,7 @@ def views(views: Count, crops: Threads = 0, view: str = "", crop: str = "", last
 
 
 def views_of(views: int, crops: int, view: str, crop: str, last_view: str | None) -> dict[str, list[str]]:
-    """Return the spec of each of the `views` and `crops`; raises ValueError for a number or a spec that is missing."""
+    """Return the spec of each of the `views` and `crops`; raises ValueError for an invalid number or a missing spec."""
     if views < 1 or crops < 0:
         raise ValueError(f"expected at least 1 view and 0 crops, found {views} and {crops}")
     if crops and not crop:

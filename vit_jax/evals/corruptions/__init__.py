@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on corrupted images."""
+"""Measure the accuracy of a classifier on corrupted images."""
 
 import logging
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from vit_jax.types import BatchSize, Megabytes, Threads, UserError
 
 
 class Corruptions(Evaluator):
-    """`mean_accuracy` on images corrupted after preprocessing, and its parts by kind and by severity (arXiv:1903.12261).
+    """`mean_accuracy` on images corrupted after preprocessing, also by kind and by severity (arXiv:1903.12261).
 
-    Every kind at every severity, on `examples` evenly spread images (None is all). Without `kinds` all 15, or 14 where the
-    photographs of frost are missing. Results are named `severity1` and so on, and by kind. Raises UserError for an unknown
-    kind or severity, and for frost among `kinds` without its photographs.
+    Every kind is applied at every severity to `examples` evenly spread images (None for all). Without `kinds` all 15
+    are used, or 14 if the frost photographs are missing. Results are named `severity1` and so on, and by kind. Raises
+    UserError for an unknown kind or severity, and for frost in `kinds` without its photographs.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Corruptions(Evaluator):
         if not isinstance(source.fields.get("label"), Label):
             raise UserError("Found several numbers for each image, expected one class: leave this evaluator out.")
         if "frost" in self.kinds:
-            frost_pictures()  # an error now rather than after hours
+            frost_pictures()  # raises an error now rather than after hours
         source = source if examples is None else Spread(source, examples)
         super().__init__(source, preprocess, batch_size, threads, cache_mb)
 
@@ -67,7 +67,7 @@ class Corruptions(Evaluator):
 
 
 def available() -> list[str]:
-    """Return the kinds that can be made here, and log why frost is not among them."""
+    """Return the kinds available here, and log why frost is not among them."""
     try:
         frost_pictures()
     except UserError as error:
@@ -79,7 +79,7 @@ def available() -> list[str]:
 
 
 class _Corrupted(EvalData):
-    """The same data, corrupted in the worker threads; an image's corruption is a function of its index, kind and severity."""
+    """The same data, corrupted in the worker threads; a function of the image's index, the kind and the severity."""
 
     def __init__(self, clean: EvalData, kind: str, severity: int):
         vars(self).update(vars(clean))  # the same reader, so that an image is read once for all kinds

@@ -1,4 +1,4 @@
-"""Blurs of vit_jax.evals.corruptions.kinds: defocus, glass, motion and zoom."""
+"""Apply the blurs of vit_jax.evals.corruptions.kinds: defocus, glass, motion and zoom."""
 
 import math
 
@@ -21,7 +21,7 @@ def _gaussian(image: FloatImage, sigma: float) -> FloatImage:
 
 
 def disk(radius: float, sigma: float) -> Plane:
-    """Return the kernel of defocus_blur: a disk, smoothed by a Gaussian of 3 x 3 pixels, 5 x 5 for a radius above 8.
+    """Return the kernel of defocus_blur: a disk, smoothed by a Gaussian of 3 x 3 pixels, or 5 x 5 for a radius above 8.
 
     As in the benchmark, smoothing mirrors at the kernel's border, so disks of radius 8 and 10 sum to 1.01 and brighten the
     image by 1 %.
@@ -47,7 +47,7 @@ def defocus_blur(image: FloatImage, rng: np.random.Generator, radius: float, sig
 def glass_blur(image: FloatImage, rng: np.random.Generator, sigma: float, reach: int, passes: int) -> FloatImage:
     """Blur, replace each pixel in turn by a nearby one, and blur again.
 
-    The benchmark's code intends to swap the two pixels, but copies one because of numpy's views; this is reproduced.
+    The benchmark's code intends to swap the two pixels, but copies one because of numpy views; this is reproduced.
     """
     height, width, channels = image.shape
     pixels = to_bytes(_gaussian(image, sigma)).reshape(-1, channels)
@@ -66,8 +66,8 @@ def copy_sources(
     steps = np.arange(len(places))
     step_of = np.full(pixels, len(places))
     step_of[places] = steps
-    # If the origin of a copy was itself copied before, the source is that of the earlier copy: follow these links to their
-    # ends by pointer doubling instead of looping over pixels.
+    # If the origin of a copy was itself copied before, the source is that of the earlier copy: follow these links to
+    # their ends by pointer doubling instead of looping over pixels.
     earlier = np.where(step_of[origins] < steps, step_of[origins], steps)
     while (earlier[earlier] != earlier).any():
         earlier = earlier[earlier]

@@ -1,7 +1,8 @@
-"""The 15 common corruptions of images at severities 1 to 5 (arXiv:1903.12261, section 4).
+"""Apply the 15 common image corruptions at severities 1 to 5 (arXiv:1903.12261, section 4).
 
-Parameters are those of the code of ImageNet-C or, for a shorter side below 64 pixels, CIFAR-10-C. Functions take float64
-images [h, w, c] with values in [0, 1]; c is 1 or 3. ImageMagick's motion blur is implemented as a sum of shifts.
+Parameters are taken from the code of ImageNet-C or, for a shorter side below 64 pixels, CIFAR-10-C. Functions take
+float64 images [h, w, c] with values in [0, 1]; c is 1 or 3. ImageMagick's motion blur is implemented as a sum of
+shifts.
 """
 
 import difflib
@@ -136,7 +137,7 @@ def _jpeg_compression(image: FloatImage, rng: np.random.Generator, quality: int)
     return _from_pillow(Image.open(file))
 
 
-# Function and its arguments at each severity: ImageNet-C's, then CIFAR-10-C's.
+# Functions and their arguments at each severity: first ImageNet-C's, then CIFAR-10-C's.
 KINDS: dict[str, tuple[Callable[..., FloatImage], tuple[Any, ...], tuple[Any, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.1)),
     "shot_noise": (_shot_noise, (60.0, 25.0, 12.0, 5.0, 3.0), (500.0, 250.0, 100.0, 75.0, 50.0)),

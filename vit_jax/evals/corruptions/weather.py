@@ -1,4 +1,4 @@
-"""Weather of vit_jax.evals.corruptions.kinds: snow, frost and fog."""
+"""Apply the weather of vit_jax.evals.corruptions.kinds: snow, frost and fog."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ def _grey(image: FloatImage) -> Float[np.ndarray, "h w 1"]:
 
 
 def snow(image: FloatImage, rng: np.random.Generator, *level: float) -> FloatImage:
-    """Whiten the image and add motion-blurred flakes and the same flakes rotated by 180 degrees."""
+    """Whiten the image and add motion-blurred flakes, together with the same flakes rotated by 180 degrees."""
     mean, scale, zoom, threshold, radius, sigma, kept = level
     flakes = magnify(rng.normal(mean, scale, (*image.shape[:2], 1)), zoom)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
@@ -67,13 +67,13 @@ def blend_frost(
 
 
 def frost(image: FloatImage, rng: np.random.Generator, of_image: float, of_frost: float) -> FloatImage:
-    """Blend with a random photograph of frost; raise UserError if the photographs are missing."""
+    """Blend with a random photograph of frost; raises UserError if the photographs are missing."""
     pictures = frost_pictures()
     return blend_frost(image, pictures[rng.integers(len(pictures))], rng, of_image, of_frost)
 
 
 def _plasma(side: int, decay: float, rng: np.random.Generator) -> Plane:
-    """Return a random periodic field in [0, 1] by the diamond-square algorithm; `side` is a power of two."""
+    """Return a random periodic field in [0, 1] from the diamond-square algorithm; `side` is a power of two."""
     field = np.zeros((side, side))
     step, wobble = side, 100.0
 

@@ -1,4 +1,4 @@
-"""Ways to look inside a network, one a file; `vit explain --method=NAME` chooses them."""
+"""Methods to inspect a network, one per file; `vit explain --method=NAME` selects them."""
 
 from vit_jax.explain.method import Method as KIND
 

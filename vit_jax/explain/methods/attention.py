@@ -1,4 +1,4 @@
-"""Attention weights by layer and head."""
+"""Show attention weights by layer and head."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from vit_jax.viz.panels import Panel, tiled
 
 
 class Attention(Method):
-    """Where the tokens that the head reads attend to, in each head of each block; or the patch at `point`.
+    """Where the tokens read by the head attend to, in each head of each block; or where the patch at `point` does.
 
-    Arrays: `weights` [b, depth, heads, rows, cols], the softmax weights at the patches, and `pooling` [b, heads, rows, cols] of an
-    attention pooling. Where patches are averaged, the weights are the mean over all of them.
+    Arrays: `weights` [b, depth, heads, rows, cols], the softmax weights at the patches, and `pooling` [b, heads, rows,
+    cols] of an attention pooling. If patches are averaged, the weights are the mean over all of them.
     """
 
     title = "attention by layer and head"

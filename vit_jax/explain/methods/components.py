@@ -1,4 +1,4 @@
-"""Principal components of patch features as colours, as in figure 1 of DINOv2 (arXiv:2304.07193)."""
+"""Show principal components of patch features as colours, as in figure 1 of DINOv2 (arXiv:2304.07193)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ COLUMNS, MOST = 6, 24  # images in the figure
 
 
 def components(features: Float[np.ndarray, "n d"], count: int = 3) -> Float[np.ndarray, "n count"]:
-    """Return the first principal components of centred features, in float64; the largest loading of each is positive."""
+    """Return the first principal components of centred float64 features; the largest loading of each is positive."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     first = vectors[:, ::-1][:, :count]
@@ -23,17 +23,18 @@ def components(features: Float[np.ndarray, "n d"], count: int = 3) -> Float[np.n
 
 
 def as_colors(values: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Return each component in [0, 1], between its 1st and 99th percentile."""
+    """Scale each component to [0, 1], between its 1st and 99th percentile."""
     low, high = np.percentile(values, (1, 99), axis=0)
     return ((values - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
 
 
 class Components(Method):
-    """The three first principal components of the encoded patches as red, green and blue.
+    """The first three principal components of the encoded patches as red, green and blue.
 
-    joint: over the patches of all images together, so that the same colour means the same in each; otherwise over each image.
-    foreground: only the patches on the side of the first component that touches the border of the images least, on which the
-    components are taken anew; the others are black. Arrays: `components` [b, rows, cols, 3], `colors` [b, rows, cols, 3] in [0, 1].
+    joint: compute them over the patches of all images, so that a colour means the same in each; otherwise per image.
+    foreground: keep only the patches on the side of the first component that touches the image borders less, and
+    recompute the components on them; other patches are black. Arrays: `components` [b, rows, cols, 3], `colors` [b,
+    rows, cols, 3] in [0, 1].
     """
 
     title = "principal components of patch features"
@@ -65,7 +66,7 @@ class Components(Method):
         return {"components": values.reshape(shape), "colors": colors.reshape(shape)}
 
     def figures(self, looks: Sequence[Look]) -> list[Figure]:
-        """Return one figure of all images, the components below them; see Method."""
+        """Return one figure of all images with their components below; see Method."""
         count, rows = min(len(looks[0].names), MOST), []
         for first in range(0, count, COLUMNS):
             numbers = range(first, min(first + COLUMNS, count))
@@ -77,7 +78,7 @@ class Components(Method):
 
 
 def inside(values: Float[np.ndarray, "b rows cols"]) -> np.ndarray:
-    """Return where values have the sign that is rarer at the border of the images."""
+    """Return where values have the sign that is rarer at the image borders than overall."""
     border = np.ones(values.shape[1:], bool)
     border[1:-1, 1:-1] = False
     positive = values > 0

@@ -1,4 +1,4 @@
-"""Attention distance by head and depth (arXiv:2010.11929, figure 7, right, and appendix D.7)."""
+"""Show attention distance by head and depth (arXiv:2010.11929, figure 7, right, and appendix D.7)."""
 
 import functools
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def distances(rows: Float[np.ndarray, " rows"], columns: Float[np.ndarray, " col
 def attention_distance(
     weights: Float[Array, "b heads n n"], between: Float[np.ndarray, "n n"]
 ) -> Float[Array, "b heads"]:
-    """Return the mean over the queries of the distance to the keys, weighted by the attention; all are patches."""
+    """Return the attention-weighted distance to the keys, averaged over the queries; all tokens are patches."""
     shares = weights / weights.sum(axis=-1, keepdims=True)
     return (shares * between[None, None]).sum(axis=-1).mean(axis=-1)
 
 
 class Distance(Method):
-    """How far each head of each block looks, in pixels; attention to other tokens than patches is left out.
+    """How far each head of each block looks, in pixels; attention to tokens other than patches is ignored.
 
     Arrays: `distance` [b, depth, heads].
     """

@@ -1,4 +1,4 @@
-"""Principal filters of the patch embedding (arXiv:2010.11929, figure 7, left)."""
+"""Show principal filters of the patch embedding (arXiv:2010.11929, figure 7, left)."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def principal_filters(kernel: Float[np.ndarray, "h w c d"], count: int) -> Float
 
 
 class Filters(Method):
-    """The first `count` principal components of the filters of the patch embedding; the images play no part.
+    """The first `count` principal components of the filters of the patch embedding; the images are not used.
 
     Arrays: `filters` [count, h, w, c].
     """
@@ -58,7 +58,7 @@ class Filters(Method):
 
     @staticmethod
     def _image(filters: Float[np.ndarray, "count h w c"]) -> np.ndarray:
-        """Return filters as tiles, zero as grey."""
+        """Return filters as tiles, with zero as grey."""
         high = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
         pixels = np.round(127.5 + 127.5 * filters / np.maximum(high, 1e-12)).astype(np.uint8)
         if pixels.shape[3] not in (1, 3):

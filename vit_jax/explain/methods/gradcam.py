@@ -1,4 +1,4 @@
-"""Grad-CAM on tokens (arXiv:1610.02391)."""
+"""Apply Grad-CAM to tokens (arXiv:1610.02391)."""
 
 import jax
 import numpy as np
@@ -16,10 +16,10 @@ def gradcam(tokens: Float[Array, "b n d"], gradients: Float[Array, "b n d"]) -> 
 
 
 class GradCam(HeatMap):
-    """Which patches raise the output of a class, by the channels of the tokens after one block.
+    """Which patches raise the output of a class, according to the channels of the tokens after one block.
 
-    layer: the block, from 1, or from the end if negative. By default the last, or where a class token is read the last but one,
-    since the gradient after the last is zero at the patches.
+    layer: the block, from 1, or from the end if negative. The default is the last block, or the last but one if a class
+    token is read, because the gradient after the last block is zero at the patches.
     """
 
     title = "Grad-CAM"

@@ -1,4 +1,4 @@
-"""The patches of other images, such as those of training, that are most similar to one."""
+"""Find the most similar patches of other images, such as the training images."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ BATCH = 64
 
 
 class Neighbours(Method):
-    """The k patches, of at most `most` images of the data spread evenly over it, whose features have the largest cosine.
+    """The k patches with the largest feature cosine, from at most `most` images spread evenly over the data.
 
-    point: see Similarity. data: by default what the model was trained on. One patch of each image is taken. Arrays, all [b, k]:
+    point: see Similarity. data: by default the model's training data. One patch per image is taken. Arrays, all [b, k]:
     `index` of the image, `row` and `column` of the patch, `similarity`; `neighbours` [b, k, h, w, c] are the images.
     """
 
@@ -35,14 +35,14 @@ class Neighbours(Method):
         if self._data is None:
             raise UserError(f"{network.name} does not say what it was trained on; give --data=folder:PATH or another.")
         if "image" not in self._data.fields:
-            raise UserError(f"Found data without images, but {', '.join(self._data.fields)}; give --data of images.")
+            raise UserError(f"Found data without images, only {', '.join(self._data.fields)}; give --data of images.")
 
     def arrays(self, network: Network, images: ByteImages, targets: Targets | None) -> Arrays:
         """See Method."""
         assert self._data is not None
         row, column = network.patch_at(self._point)
         queries = unit(network.patch_features(images))[:, row, column]
-        best: list[np.ndarray] = []  # rows of (similarity, image, patch) of each query
+        best: list[np.ndarray] = []  # rows of (similarity, image, patch) for each query
         kept: list[np.ndarray] = []
         for batch in self._batches(network):
             similarities = np.einsum("qd,brcd->qbrc", queries, unit(network.patch_features(batch)))
@@ -65,7 +65,7 @@ class Neighbours(Method):
         }
 
     def _batches(self, network: Network):
-        """Yield the readable images of the data, as the network takes them."""
+        """Yield the readable images of the data, preprocessed for the network."""
         assert self._data is not None
         source, batch = Spread(self._data, self._most), []
         for index in range(len(source)):

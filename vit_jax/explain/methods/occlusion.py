@@ -1,4 +1,4 @@
-"""Occlusion (arXiv:1311.2901, section 4.2)."""
+"""Measure the effect of occlusion (arXiv:1311.2901, section 4.2)."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from vit_jax.types import UserError
 
 
 class Occlusion(HeatMap):
-    """How much the probability of a class falls when a grey square covers a place; it works for every classifier.
+    """How much the probability of a class falls when a grey square covers a place; works for every classifier.
 
-    size, stride: of the square, in pixels; by default a seventh of the shorter side of the image, and half of that. A pixel's
-    value is the mean over the squares that cover it.
+    size, stride: of the square, in pixels; by default a seventh of the shorter image side, and half of that. The value
+    of a pixel is the mean over the squares that cover it.
     """
 
     title = "occlusion"
@@ -55,5 +55,5 @@ class Occlusion(HeatMap):
 
 
 def starts(length: int, size: int, stride: int) -> list[int]:
-    """Return where squares begin so that they cover a whole side."""
+    """Return the start positions of squares that cover a whole side."""
     return sorted({*range(0, length - size + 1, stride), length - size})

@@ -1,4 +1,4 @@
-"""Similarity of position embeddings (arXiv:2010.11929, figure 7, centre)."""
+"""Compare position embeddings (arXiv:2010.11929, figure 7, centre)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ MOST = 16  # tiles along a side of the figure
 
 
 class Positions(Method):
-    """The cosine of each patch's position embedding with all others; the images play no part.
+    """The cosine of each patch's position embedding with all others; the images are not used.
 
     Arrays: `similarity` [rows, cols, rows, cols].
     """

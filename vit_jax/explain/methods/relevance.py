@@ -1,4 +1,4 @@
-"""Gradient-weighted relevance of attention (arXiv:2103.15679)."""
+"""Compute gradient-weighted relevance of attention (arXiv:2103.15679)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ def weighted(weights: Float[Array, "b heads q n"], gradients: Float[Array, "b he
 def relevance(
     weights: list[Float[Array, "b heads n n"]], gradients: list[Float[Array, "b heads n n"]]
 ) -> Float[Array, "b n n"]:
-    """Return the relevance R - I of each token for each: R, at first I, becomes R + A R in each block (equation 6).
+    """Return the relevance R - I between tokens: R starts as I and becomes R + A R in each block (equation 6).
 
-    What is added to the identity is often so small that float32 would lose its last digits beside it.
+    The part added to the identity is often so small that float32 would lose its last digits if the identity were
+    included.
     """
     total = jnp.zeros_like(weights[0][:, 0])
     for block, gradient in zip(weights, gradients, strict=True):
@@ -29,13 +30,13 @@ def relevance(
 
 
 def normalized(relevances: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
-    """Return R - I with rows of sum 1, plus I (equations 8 and 9), as another attention reads it."""
+    """Return R - I with rows of sum 1, plus I (equations 8 and 9), for use by a later attention."""
     sums = relevances.sum(axis=-1, keepdims=True)
     return relevances / jnp.where(sums > 0, sums, 1.0) + jnp.eye(relevances.shape[-1])[None]
 
 
 class Relevance(HeatMap):
-    """Which patches raise the output of a class through the attention: the transformer's own form of Grad-CAM."""
+    """Which patches raise the output of a class through the attention: Grad-CAM for transformers."""
 
     title = "relevance"
     unit = "relevance"

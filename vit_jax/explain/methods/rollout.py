@@ -1,4 +1,4 @@
-"""Attention rollout (arXiv:2005.00928, section 3)."""
+"""Compute attention rollout (arXiv:2005.00928, section 3)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from vit_jax.explain.network import ByteImages, Network, Targets
 
 
 def rollout(weights: list[Float[Array, "b heads n n"]]) -> Float[Array, "b n n"]:
-    """Return the product over the blocks of half the mean attention of the heads and half the identity (equation 1)."""
+    """Return the product over blocks of half the head-averaged attention plus half the identity (equation 1)."""
     total = identity = jnp.eye(weights[0].shape[-1])[None]
     for block in weights:
         mixed = (block.mean(axis=1) + identity) / 2
@@ -18,7 +18,7 @@ def rollout(weights: list[Float[Array, "b heads n n"]]) -> Float[Array, "b n n"]
 
 
 class Rollout(HeatMap):
-    """How much of each patch reaches what the head reads, if the heads mix tokens alone: the same for every class."""
+    """How much of each patch reaches the head's input if only attention mixes tokens: the same for every class."""
 
     title = "attention rollout"
     unit = "share"

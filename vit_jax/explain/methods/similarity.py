@@ -1,4 +1,4 @@
-"""Similarity of all patches to one."""
+"""Compare all patches with one."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from vit_jax.viz.panels import Panel
 
 
 class Similarity(HeatMap):
-    """The cosine of the encoded patches with the one at `point`, (row, column) as shares of the height and width."""
+    """The cosine of the encoded patches with the one at `point`, (row, column) as fractions of the height and width."""
 
     title = "similarity to the marked patch"
     unit = "cosine"
@@ -36,5 +36,5 @@ class Similarity(HeatMap):
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Return features of length 1."""
+    """Normalize features to length 1."""
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -1,1 +1,1 @@
-"""Runs on rented machines: TPU VMs through gcloud, and GPU nodes through Slurm."""
+"""Launch runs on rented machines: TPU VMs through gcloud, and GPU nodes through Slurm."""

@@ -1,4 +1,4 @@
-"""gcloud commands for one TPU slice, as argument lists.
+"""Build gcloud commands for one TPU slice, as argument lists.
 
 Flags follow `gcloud compute tpus tpu-vm|queued-resources ... --help` of Google Cloud SDK 528; software versions follow
 cloud.google.com/tpu/docs/runtimes.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vit_jax.types import UserError
 
-# Default software version of each generation, as --type names it.
+# Default software version of each generation, by its name in --type.
 SOFTWARE_VERSIONS = {
     "v2": "tpu-ubuntu2204-base",
     "v3": "tpu-ubuntu2204-base",

@@ -62,7 +62,7 @@ class LogTail:
 
 
 def new_output(lines: Iterable[bytes], start: int, printed: Callable[[], int]) -> Iterable[bytes]:
-    """Yield the output that was not printed before.
+    """Yield the output that has not been printed yet.
 
     When gcloud reconnects, it repeats its command: the log then starts again at `start`, after another CONNECTED marker.
     """

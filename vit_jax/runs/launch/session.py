@@ -1,8 +1,8 @@
-"""Shell scripts for the workers of a TPU slice: install a commit, start a run, report its status, stop it.
+"""Build shell scripts for the workers of a TPU slice: install a commit, start a run, report its status, stop it.
 
-The run is a session of its own, which survives a broken connection. Its files are in one folder of the home directory: the
-code, `log`, `pid`, and `exit` with the exit code once the run has ended by itself. gcloud repeats a script when the connection
-breaks, so every script is idempotent.
+The run has its own session, which survives a broken connection. Its files are in one folder of the home directory: the
+code, `log`, `pid`, and `exit`, which contains the exit code once the run has ended by itself. gcloud repeats a script
+when the connection breaks, so every script is idempotent.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ BUNDLE, VARIABLES = "code.bundle", "env"
 PYTHON = "3.11"  # the version that requirements.txt pins for
 CONNECTED = b"\x01vit_jax_launch\n"  # printed first on every connection that reads the log
 STATUS = re.compile(r"^vit_jax_launch (\S+) (\S+) (\S+)$", re.MULTILINE)
-# gcloud may repeat a script while the first one is still running.
+# gcloud may repeat a script while its first execution is still running.
 LOCKED = "exec 9> lock && flock 9"
 # After a reboot another process may have the same pid.
 ALIVE = (
@@ -36,7 +36,7 @@ def folder_script() -> str:
 
 
 def install_script(commit: str, extras: Sequence[str]) -> str:
-    """Unpack the bundle and install it with pinned dependencies; uv provides Python where the image has another version."""
+    """Unpack the bundle and install it with pinned dependencies; uv provides the Python version."""
     return f"""set -eu
 cd ~/{FOLDER}
 {LOCKED}
@@ -65,7 +65,7 @@ cd code
 code=$?
 [ -n "${{terminated-}}" ] || echo $code > ../exit"""
     end = "END OF RUN"
-    while end in script.splitlines():  # a command may have any lines
+    while end in script.splitlines():  # a command may contain any lines
         end += "."
     return f"""set -eu
 cd ~/{FOLDER}
@@ -87,7 +87,7 @@ echo $! > pid"""
 
 
 def status_script() -> str:
-    """Print the worker's status in one line, for `parse_status`."""
+    """Print the worker's status on one line, for `parse_status`."""
     return f"""say() {{ echo "vit_jax_launch $(hostname) $1 $2"; }}
 cd ~/{FOLDER} 2>/dev/null && [ -s run ] || {{ say none none; exit 0; }}
 {ALIVE}

@@ -1,4 +1,4 @@
-"""An sbatch script that runs a command on the nodes of a Slurm cluster."""
+"""Write an sbatch script that runs a command on the nodes of a Slurm cluster."""
 
 import dataclasses
 import re
@@ -106,7 +106,7 @@ def sbatch_script(job: SlurmJob, command: Sequence[str], out: Path) -> str:
 
 
 def write_script(path: Path, text: str) -> None:
-    """Write the script; raise UserError if the file exists with other contents."""
+    """Write the script; raises UserError if the file exists with other contents."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != text:
         raise UserError(f"{path} already exists with other contents; use another --name or --out, or delete it.")

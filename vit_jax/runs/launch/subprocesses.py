@@ -1,4 +1,4 @@
-"""Call external programs such as gcloud and sbatch; always as argument lists, never through a shell."""
+"""Call external programs such as gcloud and sbatch, always as argument lists, never through a shell."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from vit_jax.types import UserError
 from vit_jax.xla_env import user_environment
 
 STDERR_LINES = 12  # shown when a program fails
-# A name such as WANDB_API_KEY, --apiKey or hf-token with its value: after = or :, or for a flag as the next word. A variable
-# such as $TOKEN is no value.
+# A name such as WANDB_API_KEY, --apiKey or hf-token with its value: after = or :, or, for a flag, as the next word. A
+# variable such as $TOKEN is not a value.
 NAME = (
     r"[\w.-]*?(?:pass[_.-]?(?:word|wd|phrase)|secret|token|credentials?|"
     r"(?:api|access|secret|private|auth|account)[_.-]?key|(?-i:_KEY))"
@@ -20,7 +20,7 @@ NAME = (
 SECRET = re.compile(
     rf"(?i)(?<![\w.-])(?:-{{0,2}}(?P<name>{NAME})[\"']?\s*[=:]\s*|--?(?P<flag>{NAME})\s+)[\"']?(?P<value>[^\s\"'$=,;&}}-][^\s\"',;&}}]*)"
 )
-# What fields such as mask_token are set to.
+# Harmless values of fields such as mask_token.
 PLAIN = re.compile(r"(?i)true|false|none|null|[\d.]+")
 
 
@@ -40,7 +40,7 @@ def require_program(program: str, remedy: str) -> None:
 
 
 def run_command(argv: Sequence[str]) -> str:
-    """Return the stdout of a program; raise CommandFailed if it exits with an error."""
+    """Return the stdout of a program; raises CommandFailed if it exits with an error."""
     done = subprocess.run(
         argv,
         stdin=subprocess.DEVNULL,

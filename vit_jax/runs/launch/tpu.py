@@ -1,4 +1,4 @@
-"""The life cycle of a run on a TPU slice: create, install, run, restart after a preemption, fetch results, delete."""
+"""Run a job on a TPU slice: create it, install, run, restart after a preemption, fetch results, delete the slice."""
 
 import json
 import os
@@ -17,19 +17,19 @@ from vit_jax.types import UserError
 
 WORKER_RETRIES = 3  # while the slice is READY: a new machine may not accept connections yet
 STATUS_RETRIES = 119  # once the run no longer depends on the launcher
-LOG_LINES = 30  # shown of a worker that failed
+LOG_LINES = 30  # shown for a worker that failed
 PREEMPTED = ("PREEMPTED", "TERMINATED")
 IDLE = ("STOPPED", "HIDDEN", "UNKNOWN")
-NO_KEY = "not present in the SSH agent"  # gcloud's message, with the remedy, for slices of several workers
+NO_KEY = "not present in the SSH agent"  # gcloud's message, including the remedy, for slices with several workers
 NO_CAPACITY = ("no more capacity", "insufficient capacity", "stockout")
 
 
 class SliceLost(Exception):
-    """The slice, or the run on it, no longer exists and has to be created again."""
+    """The slice, or the run on it, no longer exists and must be created again."""
 
 
 def run_job(tpu: TpuSlice, job: TpuJob) -> int:
-    """Run the job to its end and return its exit code; attach to the run if it is already there.
+    """Run the job to its end and return its exit code; attach to the run if it already exists.
 
     Raises UserError for failures that a restart does not fix; the message says how to delete the slice.
     """
@@ -101,7 +101,7 @@ def create(tpu: TpuSlice) -> bool:
 
 
 def delete(tpu: TpuSlice) -> None:
-    """Delete the slice; a slice that is already gone is no error."""
+    """Delete the slice; not an error if it is already gone."""
     log(f"deleting {tpu.name}")
     try:
         run_command(tpu.delete())
@@ -111,10 +111,10 @@ def delete(tpu: TpuSlice) -> None:
 
 
 def run_on_slice(tpu: TpuSlice, job: TpuJob, num_workers: int, tail: LogTail, attached: bool) -> int:
-    """Start the run on a ready slice, unless it is there, follow its log and return its exit code.
+    """Start the run on a ready slice unless it exists, follow its log and return its exit code.
 
-    attached: the run was started by this launcher, so a failed run is reported and not started again. Raises SliceLost, or
-    UserError if another run occupies the slice or this one was stopped.
+    attached: this launcher started the run, so a failed run is reported and not started again. Raises SliceLost, or
+    UserError if another run occupies the slice or this run was stopped.
     """
     found = worker_states(tpu)
     if any(state == "running" and run != job.run_id for _, run, state in found):
@@ -143,7 +143,7 @@ def run_on_slice(tpu: TpuSlice, job: TpuJob, num_workers: int, tail: LogTail, at
 
 
 def exit_code(tpu: TpuSlice, found: list[tuple[str, str, str]], num_workers: int) -> int | None:
-    """Return the exit code of the run given its workers' states, None while it is running; raise like `run_on_slice`."""
+    """Return the run's exit code from its workers' states, or None while it is running; raises as `run_on_slice`."""
     states = [state for *_, state in found]
     if "stopped" in states:
         raise UserError(f"The run on {tpu.name} was stopped; the same command starts it again.")
@@ -187,7 +187,7 @@ def worker_states(tpu: TpuSlice) -> list[tuple[str, str, str]]:
 
 
 def call_workers(tpu: TpuSlice, argv: list[str]) -> str:
-    """Return the output of a call to the workers, with retries; raise SliceLost if the slice is not READY."""
+    """Return the output of a call to the workers, with retries; raises SliceLost if the slice is not READY."""
     for attempt in range(WORKER_RETRIES + 1):
         try:
             return run_command(argv)

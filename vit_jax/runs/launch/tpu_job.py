@@ -1,4 +1,4 @@
-"""A job for a TPU slice: a commit, a command, and the gcloud calls that install and start it."""
+"""Describe a job for a TPU slice: a commit, a command, and the gcloud calls that install and start it."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from vit_jax.runs.launch.gcloud import TpuSlice
 from vit_jax.types import UserError
 
 POLL = 30.0  # seconds between requests
-# Extras of pyproject.toml for object stores.
+# Extras in pyproject.toml for object stores.
 STORE_EXTRAS = {"gcs": "gs://", "s3": "s3://"}
 
 
@@ -20,8 +20,8 @@ STORE_EXTRAS = {"gcs": "gs://", "s3": "s3://"}
 class TpuJob:
     """A command to run at a commit of the repository `root`.
 
-    variables: names of environment variables to pass on. download: (remote, local) path to copy at the end. keep: do not
-    delete the slice at the end.
+    variables: names of environment variables to pass on. download: (remote, local) path to copy at the end. keep: keep
+    the slice at the end.
     """
 
     root: Path
@@ -36,11 +36,11 @@ class TpuJob:
         return session.run_id(self.commit, self.command)
 
     def bundle_command(self, tpu: TpuSlice) -> list[str]:
-        """Return the command that packs the commit with its history into one file."""
+        """Return the command that packs the commit and its history into one file."""
         return ["git", "-C", str(self.root), "bundle", "create", "--quiet", str(staging(tpu) / session.BUNDLE), "HEAD"]
 
     def start_commands(self, tpu: TpuSlice) -> list[list[str]]:
-        """Return the calls that make the folder on all workers, copy the code, install it and start the run."""
+        """Return the calls that create the folder on all workers, copy the code, install it and start the run."""
         names = [session.BUNDLE, *([session.VARIABLES] if self.variables else [])]
         words = [*self.command, *(os.environ.get(name, "") for name in self.variables)]
         extras = ["tpu", *(extra for extra, scheme in STORE_EXTRAS.items() if any(scheme in word for word in words))]
@@ -52,7 +52,7 @@ class TpuJob:
         ]
 
     def download_command(self, tpu: TpuSlice) -> list[str]:
-        """Return the call that copies `download` from worker 0; a relative remote path starts where the command runs."""
+        """Return the call that copies `download` from worker 0; relative remote paths start in the command's folder."""
         assert self.download is not None
         remote, local = self.download
         path = remote if remote.startswith(("/", "~")) else f"{session.FOLDER}/code/{remote}"
@@ -60,14 +60,14 @@ class TpuJob:
 
 
 def staging(tpu: TpuSlice) -> Path:
-    """Return the local folder for files that are about to be uploaded."""
+    """Return the local folder for files to be uploaded."""
     return Path.home() / ".cache" / "vit_jax" / "launch" / tpu.name
 
 
 def head_commit(committed: bool) -> tuple[Path, str]:
     """Return the root of the current repository and the commit at HEAD.
 
-    Raises UserError if there are uncommitted changes, unless `committed` says to leave them out.
+    Raises UserError if there are uncommitted changes, unless `committed` allows leaving them out.
     """
     try:
         root = Path(_git("rev-parse", "--show-toplevel"))

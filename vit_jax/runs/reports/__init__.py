@@ -1,1 +1,1 @@
-"""Reports: compare runs with each other, over seeds, and with a paper."""
+"""Report on runs: compare them with each other, over seeds, and with a paper."""

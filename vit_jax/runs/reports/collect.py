@@ -43,7 +43,7 @@ class RunResult:
 
     @property
     def state(self) -> str:
-        """Return "finished", or the current step, and whether the run failed or was stopped early there."""
+        """Return "finished", or the current step and whether the run failed or was stopped early there."""
         if self.finished:
             return "finished"
         prefix = f"{self.sweep_state} at " if self.sweep_state in FINAL_STATES else ""
@@ -67,7 +67,7 @@ class NoRunsError(UserError):
     """The folders contain no runs, or none yet."""
 
 
-# Runs that were read before, by workdir, with the times and sizes of their files.
+# Previously read runs, by workdir, with the times and sizes of their files.
 RunCache = dict[Path, tuple[tuple[int, ...], RunResult]]
 
 
@@ -119,7 +119,7 @@ def find_workdirs(root: Path, broken: list[str]) -> list[Path]:
 
 
 def run_labels(places: Sequence[tuple[Path, Path]]) -> list[str]:
-    """Return unique names for workdirs, given as (root, workdir): their relative paths, prefixed by the root if necessary."""
+    """Return unique names for workdirs, given as (root, workdir): relative paths, prefixed by the root if necessary."""
     short = [path.relative_to(root).as_posix().strip(".") or root.resolve().name for root, path in places]
     prefixed = [
         f"{root.resolve().name}/{name}" if path != root else str(path)
@@ -151,7 +151,7 @@ def _read_cached(path: Path, cache: RunCache) -> RunResult:
 
 
 def read_run(path: Path, name: str) -> RunResult:
-    """Read the run of a workdir; raise UserError if its files are not those of a run."""
+    """Read the run of a workdir; raises UserError if its files do not describe a run."""
     record = workdirs.read(path)
     config, data = record["config"], record["data"]
     length = {key: config.get(key) for key in ("steps", "epochs", "batch_size")}
@@ -193,13 +193,13 @@ def equal_values(one: Any, other: Any) -> bool:
 
 
 def distinct_keys(runs: Sequence[RunResult]) -> list[str]:
-    """Return the config keys whose values differ between runs."""
+    """Return the config keys with values that differ between runs."""
     keys = sorted({key for run in runs for key in run.config})
     return [key for key in keys if any(not equal_values(run.config.get(key), runs[0].config.get(key)) for run in runs)]
 
 
 def format_value(value: Any) -> str:
-    """Return a config value for a table: strings as they are, "" for None, other values as JSON."""
+    """Format a config value for a table: strings unchanged, "" for None, other values as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

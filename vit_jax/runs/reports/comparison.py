@@ -1,4 +1,4 @@
-"""Compare runs by a metric: everything that the tables and the HTML page of a report show."""
+"""Compare runs by a metric: all data shown in the tables and the HTML page of a report."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vit_jax.runs.reports.paper import Paper, RowComparison, compare_with_paper,
 from vit_jax.runs.reports.seed_groups import SeedGroup, group_by_seed
 from vit_jax.types import UserError
 
-# Suffixes of metrics for which lower is better.
+# Suffixes of metrics that are better if lower.
 LOWER_IS_BETTER = ("loss", "error", "ece", "nll", "seconds", "data_wait")
 
 
@@ -29,7 +29,7 @@ class RunComparison:
 
     @property
     def panels(self) -> list[str]:
-        """Return the metrics whose curves are shown first: the metric and the training loss."""
+        """Return the metrics with curves shown first: the metric and the training loss."""
         known = {metric for run in self.runs for metric in run.curves}
         return [metric for metric in dict.fromkeys((self.metric, "loss")) if metric in known]
 
@@ -48,7 +48,7 @@ def compare_runs(
     metric: str | None = None,
     cache: RunCache | None = None,
 ) -> RunComparison:
-    """Compare the runs in folders by `metric`; default: the paper's metric, that of a sweep, or see `choose_metric`.
+    """Compare the runs in folders by `metric`; defaults to the paper's or sweep's metric, or see `choose_metric`.
 
     cache: see `collect_runs`.
     """
@@ -79,7 +79,7 @@ def mode_of(metric: str) -> MetricMode:
 def choose_metric(runs: Sequence[RunResult], wanted: str | None) -> str:
     """Return the wanted metric, else test/accuracy, any other accuracy, an evaluator's loss, or the training loss.
 
-    Raises UserError if no run has logged the wanted one.
+    Raises UserError if no run has logged the wanted metric.
     """
     known = sorted({metric for run in runs for metric in run.curves})
     if wanted is not None:

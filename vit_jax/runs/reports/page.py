@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML file: sortable, filterable tables, and learning curves of the selected runs."""
+"""Write a report as one self-contained HTML file: sortable, filterable tables, and learning curves of selected runs."""
 
 import dataclasses
 import importlib.resources
@@ -13,19 +13,19 @@ from vit_jax.runs.reports.comparison import RunComparison
 from vit_jax.runs.reports.tables import format_hours, paper_table, ranked_runs, short_commit
 from vit_jax.viz.curves import Curve
 
-TOTAL_POINTS = 400_000  # of all curves in a page, about 10 bytes each
-# Points per curve: what a screen can show, and what the shape needs.
+TOTAL_POINTS = 400_000  # in all curves of a page, about 10 bytes each
+# Points per curve: the most a screen can show, and the least needed for the shape.
 MAX_POINTS, MIN_POINTS = 1000, 24
 NO_STATISTICS = {"mean": None, "spread": None, "confidence": None, "n": 0}
 
 
 def as_page(report: RunComparison, refresh: float | None = None) -> str:
-    """Return the page, which reloads itself every `refresh` seconds, if given."""
+    """Return the page, which reloads itself every `refresh` seconds if given."""
     folder = importlib.resources.files("vit_jax.runs.reports")
     parts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "curves.js", "page.js")}
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
     page = page.replace("{{style}}", parts["page.css"]).replace("{{script}}", parts["curves.js"] + parts["page.js"])
-    # Last, because names of runs may contain anything.
+    # Last, because run names may contain anything.
     return page.replace("{{data}}", html_json(page_data(report, refresh)))
 
 
@@ -89,7 +89,7 @@ def run_data(report: RunComparison, run: RunResult, group: int) -> dict[str, Any
 
 
 def varying_metrics(runs: Sequence[RunResult]) -> list[str]:
-    """Return the metrics with more than one value, unlike the number of test images."""
+    """Return the metrics with more than one value, unlike, for example, the number of test images."""
     seen: dict[str, set[float]] = {}
     for run in runs:
         for metric, curve in run.curves.items():
@@ -100,12 +100,12 @@ def varying_metrics(runs: Sequence[RunResult]) -> list[str]:
 
 
 def points_per_curve(curves: int) -> int:
-    """Return the limit of points per curve at which all curves have at most TOTAL_POINTS, within the bounds."""
+    """Return the limit of points per curve that keeps all curves within TOTAL_POINTS, within the bounds."""
     return max(MIN_POINTS, min(MAX_POINTS, TOTAL_POINTS // max(1, curves)))
 
 
 def thin(curve: Curve, limit: int) -> Curve:
-    """Reduce a curve to at most `limit` points: its ends, and the lowest and highest point of equal intervals between them."""
+    """Reduce a curve to at most `limit` points: its ends, and the lowest and highest point of equal intervals."""
     if len(curve) <= limit:
         return curve
     inner, intervals = curve[1:-1], (limit - 2) // 2

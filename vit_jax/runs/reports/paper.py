@@ -48,7 +48,7 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class RowComparison:
-    """A row with our result, in the table's unit, if there is one.
+    """A row with our result, in the table's unit, if there is a result.
 
     state: "finished", the progress of unfinished runs, or "not run". hours: the mean over runs.
     """
@@ -66,7 +66,7 @@ class RowComparison:
 
 
 def read_paper(path: str | Path) -> Paper:
-    """Read the table from a study's folder or a file; raise UserError if it is missing or malformed."""
+    """Read the table from a study's folder or a file; raises UserError if it is missing or malformed."""
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def read_paper(path: str | Path) -> Paper:
 
 
 def _check_fields(kind: type, content: Any, where: str) -> dict[str, Any]:
-    """Return a JSON object whose keys and values match the fields of a dataclass; raise UserError otherwise."""
+    """Return a JSON object with keys and values that match the fields of a dataclass; raises UserError otherwise."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
     if not isinstance(content, dict) or not required <= set(content):

@@ -18,7 +18,7 @@ SEED = re.compile(r"[,_\- ]*seed[=_-]?\d+")
 
 @dataclasses.dataclass(frozen=True)
 class SeedStatistics:
-    """Mean, sample standard deviation and half-width of the 95 % confidence interval of the mean (Student's t) of n values.
+    """Mean, sample standard deviation and half-width of the mean's 95 % confidence interval (Student's t) of n values.
 
     The last two are None for n = 1.
     """
@@ -36,19 +36,19 @@ class SeedStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class SeedGroup:
-    """Runs whose configs differ only in `seed`."""
+    """Runs with configs that differ only in `seed`."""
 
     name: str
     runs: tuple[RunResult, ...]
 
     def statistics(self, metric: str) -> SeedStatistics | None:
-        """Return statistics of the last value of a metric over finished runs; None if there are none."""
+        """Return statistics of the last value of a metric over finished runs, or None if there are none."""
         last = [run.last(metric) for run in self.runs if run.finished]
         return seed_statistics([value for value in last if value is not None])
 
 
 def seed_statistics(values: Sequence[float]) -> SeedStatistics | None:
-    """Return statistics of values; None if there are none."""
+    """Return statistics of values, or None if there are none."""
     n = len(values)
     if n == 0:
         return None
@@ -59,7 +59,7 @@ def seed_statistics(values: Sequence[float]) -> SeedStatistics | None:
 
 
 def group_by_seed(runs: Sequence[RunResult]) -> list[SeedGroup]:
-    """Return the groups of runs, in the order of their first runs."""
+    """Return the groups of runs, ordered by their first runs."""
     members: dict[str, list[RunResult]] = {}
     for run in runs:
         settings = {key: value for key, value in run.config.items() if key != "seed"}

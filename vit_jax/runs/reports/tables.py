@@ -1,4 +1,4 @@
-"""The tables of a report, for the terminal and as CSV and Markdown."""
+"""Format the tables of a report for the terminal and as CSV and Markdown."""
 
 import csv
 import io
@@ -102,7 +102,7 @@ def finished_count(group: SeedGroup, stats: SeedStatistics | None) -> str:
 
 
 def paper_table(report: RunComparison) -> TextTable:
-    """Return the table of published numbers beside ours."""
+    """Return the table of published numbers and ours."""
     assert report.paper is not None
     unit = f", {report.paper.unit}" if report.paper.unit else ""
     head = ["name", f"published{unit}", f"ours{unit}", "runs", "difference", "state"]
@@ -140,7 +140,7 @@ def all_tables(report: RunComparison, keys: Sequence[str]) -> list[TextTable]:
 
 
 def print_tables(report: RunComparison, console: Console) -> None:
-    """Print the tables to a terminal; long ones are truncated."""
+    """Print the tables to a terminal; long tables are truncated."""
     named = keys_in_names(report)
     keys = [key for key in report.keys if key not in named]
     for title, head, lines in all_tables(report, keys if len(keys) <= MAX_KEYS else []):
@@ -162,14 +162,14 @@ def _text(text: str) -> Text:
 
 
 def keys_in_names(report: RunComparison) -> set[str]:
-    """Return the keys whose values appear in the names of all runs, as in a sweep."""
+    """Return the keys with values that appear in the names of all runs, as in a sweep."""
     parts = [(run, run.name.split("/")[-1].split(",")) for run in report.runs]
     names = short_names([*report.keys, "seed"]).items()
     return {key for key, name in names if all(f"{name}={format_value(run.config.get(key))}" in p for run, p in parts)}
 
 
 def drop_constant_columns(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]], str]:
-    """Remove columns, except the first, that have the same value in all rows, and return these values as a caption."""
+    """Remove columns, except the first, with the same value in all rows, and return these values as a caption."""
     if len(lines) < 2:
         return head, lines, ""
     constant = {index for index in range(1, len(head)) if len({line[index] for line in lines}) == 1}
@@ -179,7 +179,7 @@ def drop_constant_columns(head: list[str], lines: list[list[str]]) -> tuple[list
 
 
 def as_csv(report: RunComparison) -> str:
-    """Return the runs as CSV, with all keys that differ and full precision."""
+    """Return the runs as CSV, with all differing keys and full precision."""
     head = ["run", "state", "step", "steps", "seed", *report.keys, f"last {report.metric}", f"best {report.metric}"]
     head += ["best step", "hours", "hardware", "commit", "workdir"]
     file = io.StringIO()

@@ -1,1 +1,1 @@
-"""Sweeps: many runs from one file, on this machine or on a Ray cluster."""
+"""Run sweeps: many runs from one file, on this machine or on a Ray cluster."""

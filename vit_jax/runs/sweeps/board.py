@@ -18,7 +18,7 @@ from vit_jax.runs.sweeps.record import SweepRun
 REFRESH = 1.0  # seconds
 PIPE_WIDTH = 200  # columns if there is no terminal
 STYLES = {"running": "yellow", "finished": "green", "failed": "red", "waiting": "dim", "stopped": "blue"}
-PRIORITY = ("running", "failed", "waiting", "finished", "stopped")  # which rows a small terminal shows
+PRIORITY = ("running", "failed", "waiting", "finished", "stopped")  # order in which rows are kept on a small terminal
 
 
 class Pace:
@@ -38,7 +38,7 @@ class Pace:
         self._begin.pop(name, None)
 
     def remaining(self, name: str, step: int, steps: int | None) -> float | None:
-        """Return the remaining seconds of a run, at the mean pace of all runs if its own is not known yet."""
+        """Return the remaining seconds of a run, using the mean pace of all runs while its own is unknown."""
         if not self._seconds_per_step or steps is None:
             return None
         pace = self._seconds_per_step.get(name) or statistics.mean(self._seconds_per_step.values())
@@ -46,7 +46,7 @@ class Pace:
 
 
 class Board:
-    """Displays the runs of a sweep; `metric` and `mode` are those of the sweep."""
+    """Displays the runs of a sweep, ranked by its `metric` and `mode`."""
 
     def __init__(self, metric: str | None, mode: str, console: Console | None = None):
         self.console = console or Console()
@@ -57,7 +57,7 @@ class Board:
         self._last_refresh, self._note = 0.0, ""
 
     def begin(self, runs: Sequence[SweepRun], slots: int) -> None:
-        """Print how many runs there are in which state."""
+        """Print the number of runs in each state."""
         counts = dict.fromkeys(("finished", "stopped", "to resume", "to start"), 0)
         for run in runs:
             counts[run.state if run.state in counts else "to resume" if run.attempts else "to start"] += 1
@@ -65,7 +65,7 @@ class Board:
         self.console.print(f"{len(runs)} runs: {text}; {slots} at once", markup=False)
 
     def run_changed(self, run: SweepRun, runs: Sequence[SweepRun], progress: RunProgress) -> None:
-        """Print the new state of a run, if there is no terminal."""
+        """Print the new state of a run if there is no terminal."""
         self.pace.reset(run.name)
         self._last_refresh = 0.0
         if self.console.is_terminal:
@@ -152,7 +152,7 @@ class Board:
                 self.console.print(line(f"failed: {run.name}: {run.reason}"), markup=False)
 
     def _best_setting(self, runs: Sequence[SweepRun], progress: Mapping[str, RunProgress]) -> str | None:
-        """Return the setting, ignoring seeds, whose finished runs have the best mean of the metric."""
+        """Return the setting, ignoring seeds, with the best mean metric over its finished runs."""
         values_by_setting: dict[str, list[float]] = {}
         for run in runs:
             last = progress[run.name].last
@@ -192,5 +192,5 @@ def is_rate(name: str) -> bool:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return seconds as 1:02:03."""
+    """Format seconds as 1:02:03."""
     return "?" if seconds is None else str(timedelta(seconds=round(seconds)))

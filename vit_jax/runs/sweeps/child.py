@@ -1,7 +1,7 @@
-"""The process of a job: python -m vit_jax.runs.sweeps.child LOG LOCK PARENT CORES COMMAND..., which execs the command.
+"""Run the process of a job: python -m vit_jax.runs.sweeps.child LOG LOCK PARENT CORES COMMAND..., execs the command.
 
-It receives SIGTERM, and saves, when its parent dies. It holds a lock until it ends, so that no two processes of a run exist at
-the same time, even while the child of a killed sweep is still saving.
+When its parent dies, it receives SIGTERM and saves. It holds a lock until it ends, so that no two processes of a run
+exist at the same time, even while the child of a killed sweep is still saving.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def main() -> None:

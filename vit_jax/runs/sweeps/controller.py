@@ -1,4 +1,4 @@
-"""The controller of a sweep: starts runs, retries or fails them when they end, and updates the record."""
+"""Control a sweep: start runs, retry or fail them when they end, and update the record."""
 
 import contextlib
 import os
@@ -19,13 +19,13 @@ from vit_jax.xla_env import user_environment
 
 POLL_SECONDS = 0.25
 DIVERGED, MISTAKE = 1, 2  # exit codes of vit_jax.main
-# First words of the message of a diverged run; any other program that exits with 1 has crashed.
+# First words of a diverged run's message; any other program that exits with 1 has crashed.
 STOPPED = "Stopped: the "
-LOG_TAIL = 65536  # bytes of a log that are searched for the reason of a failure
+LOG_TAIL = 65536  # bytes of a log searched for the reason of a failure
 
 
 class Controller:
-    """Runs all unfinished runs of a record through an executor; a crashed run is retried `retries` times.
+    """Runs all unfinished runs of a record with an executor; a crashed run is retried `retries` times.
 
     folder: contains sweep.json, the workdirs and the logs. commands: the command of each run by name. search: stops runs early.
     """
@@ -46,7 +46,7 @@ class Controller:
         self.progress = {name: RunProgress(folder / name, record.metric, record.mode) for name in self.runs}
         self.failures = dict.fromkeys(self.runs, 0)
         self.start_step: dict[str, int] = {}  # the saved step at which the current attempt started
-        self.search, self.pruned = search, set[str]()  # runs that the search has stopped
+        self.search, self.pruned = search, set[str]()  # runs stopped by the search
         self.stopping = 0  # the signal that ended the sweep
 
     def run(self) -> int:
@@ -79,7 +79,7 @@ class Controller:
         return 1 if any(run.state == "failed" for run in self.record.runs) else 0
 
     def prepare(self) -> deque[str]:
-        """Return the unfinished runs, started ones first; runs that failed in an earlier sweep are retried."""
+        """Return the unfinished runs, already started ones first; runs that failed in an earlier sweep are retried."""
         (self.folder / ".locks").mkdir(exist_ok=True)
         for run in self.record.runs:
             self.progress[run.name].refresh()
@@ -95,7 +95,7 @@ class Controller:
         return [run.name for run in self.record.runs if run.state == "running"]
 
     def start(self, name: str) -> None:
-        """Start an attempt at a run, after counting it in the record."""
+        """Start an attempt at a run after counting it in the record."""
         run = self.runs[name]
         run.attempts += 1
         self.start_step[name] = self.progress[name].saved_step()
@@ -104,13 +104,13 @@ class Controller:
         self.executor.start(Job(name, tuple(self.commands[name]), Path.cwd(), log, lock, user_environment(os.environ)))
 
     def should_stop(self, name: str) -> bool:
-        """Return whether the search stops a run because of new measurements; those of the last step do not count."""
+        """Return whether the search stops a run because of new measurements, ignoring measurements of the last step."""
         progress = self.progress[name]
         measured = [point for point in progress.measured if point[0] != progress.steps]
         return self.search is not None and self.search.should_stop(name, measured)
 
     def handle_end(self, end: JobEnd) -> bool:
-        """Set the state of a run whose attempt ended, and return whether to start it again."""
+        """Set the state of a run after its attempt ended, and return whether to start it again."""
         run, progress = self.runs[end.name], self.progress[end.name]
         if end.code == 0 and progress.is_complete():
             self.set_state(run, "finished")
@@ -128,7 +128,7 @@ class Controller:
         if self.stopping:
             self.set_state(run, "waiting", "the sweep was stopped")
             return True
-        # Ended from outside: preempted, terminated, or its machine was lost. No failure as long as it makes progress.
+        # Ended from outside: preempted, terminated, or its machine was lost. Not a failure while it makes progress.
         if end.code in (0, None, -signal.SIGTERM):
             reason = end.reason or ("it was terminated" if end.code is not None else "its machine was lost")
             if progress.saved_step() > self.start_step[run.name]:
@@ -148,7 +148,7 @@ class Controller:
         self.board.run_changed(run, self.record.runs, self.progress[run.name])
 
     def log_tail(self, name: str) -> list[str]:
-        """Return the last non-empty lines of the log of the last attempt."""
+        """Return the last non-empty lines logged by the last attempt."""
         with contextlib.suppress(OSError), open(self.folder / f"{name}.log", "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             text = file.read().decode(errors="replace").rpartition("\n$ ")[2]

@@ -1,4 +1,4 @@
-"""Assign cores, GPUs and TPU chips to jobs; detected without JAX, which would claim them."""
+"""Assign cores, GPUs and TPU chips to jobs, detecting them without JAX, which would claim them."""
 
 import dataclasses
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 from vit_jax.types import UserError
 from vit_jax.xla_env import VIRTUAL_DEVICES
 
-# The fraction of a GPU's memory that jobs sharing it may use together; each preallocates its part.
+# The fraction of a GPU's memory available to all jobs that share it; each preallocates its part.
 SHARED_MEMORY = 0.9
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 # Set by Ray to assign devices to a worker.
@@ -51,7 +51,7 @@ def tpu_chips(environment: Mapping[str, str], folder: Path = Path("/dev")) -> li
 
 
 def split_devices(jobs: int | None, environment: Mapping[str, str]) -> list[DeviceShare]:
-    """Return the share of each of `jobs` concurrent jobs; default: one job per accelerator, or 1 without accelerators.
+    """Return the share of each of `jobs` concurrent jobs; default: one per accelerator, or 1 without accelerators.
 
     Raises UserError if the TPU chips cannot be split this way.
     """
@@ -68,7 +68,7 @@ def split_devices(jobs: int | None, environment: Mapping[str, str]) -> list[Devi
 
 
 def split_cores(jobs: int) -> list[tuple[int, ...]]:
-    """Return the cores of each job: the same number for all, because it affects the rounding of XLA on CPU."""
+    """Return the cores of each job: the same number for all, because it affects XLA's rounding on CPU."""
     if not hasattr(os, "sched_getaffinity"):
         return [()] * jobs
     cores = sorted(os.sched_getaffinity(0))
@@ -81,7 +81,7 @@ def split_cores(jobs: int) -> list[tuple[int, ...]]:
 def gpu_variables(cards: list[str], jobs: int, slot: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Return variables that give a job its own GPUs or, with more jobs than GPUs, a fraction of one's memory.
 
-    Memory settings of the user take precedence.
+    The user's memory settings take precedence.
     """
     each = len(cards) // jobs
     if each:
@@ -93,7 +93,7 @@ def gpu_variables(cards: list[str], jobs: int, slot: int, environment: Mapping[s
 
 
 def one_chip(chip: str, port: int) -> dict[str, str]:
-    """Return variables for a process that uses one chip of a host and, unlike a pod worker, is a cluster of its own."""
+    """Return variables for a process that uses one chip of a host and, unlike a pod worker, is its own cluster."""
     bounds = {name: "1,1,1" for name in ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS")}
     single = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
     return {"TPU_VISIBLE_CHIPS": chip} | bounds | single
@@ -109,10 +109,10 @@ def free_port() -> int:
 def ray_variables(
     job: Mapping[str, str], needs: Mapping[str, float | int], worker: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return variables that limit a job to the resources it requested, given its environment and that of its Ray worker."""
+    """Return variables that limit a job to its requested resources, given its environment and its Ray worker's."""
     if not needs["gpus"] and not needs["tpus"]:
-        # The number of XLA's threads affects rounding, so it is the same on every node. Virtual devices need more threads,
-        # see xla_env.missing_variables.
+        # The number of XLA's threads affects rounding, so it is the same on every node. Virtual devices need more
+        # threads; see xla_env.missing_variables.
         threaded = "NPROC" in job or VIRTUAL_DEVICES.search(job.get("XLA_FLAGS", ""))
         threads = {} if threaded else {"NPROC": str(max(1, int(needs["cpus"])))}
         return {"JAX_PLATFORMS": job.get("JAX_PLATFORMS", "cpu")} | threads

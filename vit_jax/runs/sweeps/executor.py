@@ -1,4 +1,4 @@
-"""Executors run the jobs of a sweep: the interface that the controller uses, and its implementation for this machine."""
+"""Run the jobs of a sweep: the interface used by the controller, and its implementation for this machine."""
 
 import abc
 import contextlib
@@ -50,11 +50,11 @@ class Executor(abc.ABC):
     @property
     @abc.abstractmethod
     def slots(self) -> int:
-        """How many jobs may run at once; this may change while a cluster grows or shrinks."""
+        """The number of jobs that may run at once; it may change while a cluster grows or shrinks."""
 
     @abc.abstractmethod
     def start(self, job: Job) -> None:
-        """Start a job. Called only while fewer than `slots` jobs run, and with names that are not running."""
+        """Start a job. Called only while fewer than `slots` jobs run, with a name that is not running."""
 
     @abc.abstractmethod
     def poll(self) -> list[JobEnd]:
@@ -88,7 +88,7 @@ class LocalExecutor(Executor):
             cwd=job.folder,
             env={**job.environment, **share.environment},
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # so that Ctrl-C in the terminal reaches the controller only
+            start_new_session=True,  # so that Ctrl-C in the terminal reaches only the controller
         )
         self._running[job.name] = process, share
 

@@ -1,4 +1,4 @@
-"""Early stopping of runs by asynchronous successive halving (ASHA, arXiv:1810.05934), with Optuna."""
+"""Stop runs early by asynchronous successive halving (ASHA, arXiv:1810.05934), with Optuna."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from vit_jax.types import UserError
 class SuccessiveHalving:
     """Decides which runs to stop early, so that most steps are spent on the best runs.
 
-    At the first evaluation, and at 4, 16, ... times its step, a run continues only if it is in the best quarter of the runs
-    that have reached this step so far. mode: "max" or "min".
+    At the first evaluation, and at 4, 16, ... times its step, a run continues only if it is in the best quarter of the
+    runs that have reached this step so far. mode: "max" or "min".
     """
 
     def __init__(self, mode: str):
@@ -26,10 +26,10 @@ class SuccessiveHalving:
         self._last_step: dict[str, int] = {}
 
     def should_stop(self, name: str, measured: Sequence[tuple[int, float]]) -> bool:
-        """Record a run's measurements, as (step, value), and return whether the new ones are reason to stop it."""
+        """Record a run's measurements, as (step, value), and return whether to stop it because of new ones."""
         verdict = False
         for step, value in measured:
-            if step <= self._last_step.get(name, 0):  # known, or measured again after a resume
+            if step <= self._last_step.get(name, 0):  # known, or measured again after resuming
                 continue
             self._last_step[name] = step
             if self._study is None:

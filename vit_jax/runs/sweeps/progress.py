@@ -11,7 +11,7 @@ from vit_jax.types import UserError
 
 
 class RunProgress:
-    """Follows metrics.jsonl of a workdir, reading only new rows.
+    """Follows a workdir's metrics.jsonl, reading only new rows.
 
     step and loss: their last values; 0 and None before the first row. steps: the length of the run, once known. measured: the
     values of the metric, as (step, value).
@@ -75,7 +75,7 @@ class RunProgress:
 
 
 def total_steps(workdir: Path) -> int | None:
-    """Return the number of steps of a run; None before it has started."""
+    """Return the number of steps of a run, or None before it has started."""
     try:
         record = workdirs.read(workdir)
         return steps_of(record["config"], record["data"]["num_examples"])

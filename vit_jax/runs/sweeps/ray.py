@@ -54,7 +54,7 @@ class RunningJob:
 
 
 class RayExecutor(Executor):
-    """Runs as many jobs at once as the live nodes have capacity for, and at most `jobs`."""
+    """Runs as many jobs at once as the live nodes have capacity for, but at most `jobs`."""
 
     def __init__(self, address: str, needs: Needs, jobs: int | None = None):
         self._ray = connect(address)
@@ -98,7 +98,7 @@ class RayExecutor(Executor):
         return [end for end in ends if end is not None]
 
     def _end_of(self, name: str) -> JobEnd | None:
-        """Return the end of a job that has replied; None, after polling it again, if it is still running."""
+        """Return the end of a job that has replied; if it is still running, poll it again and return None."""
         running, errors = self._running[name], self._ray.exceptions
         try:
             code = self._ray.get(running.reply)
@@ -130,7 +130,7 @@ class RayExecutor(Executor):
 
 
 def connect(address: str) -> Any:
-    """Return the ray module, connected to a cluster; raise UserError if either is missing."""
+    """Return the ray module, connected to a cluster; raises UserError if either is missing."""
     try:
         import ray
     except ImportError:
@@ -149,13 +149,13 @@ def connect(address: str) -> Any:
 
 
 def actor_class(ray: Any) -> Any:
-    """Return the class of the actors. It is pickled by value, as workers find this package only in the job's folder."""
+    """Return the actor class. It is pickled by value, because workers find this package only in the job's folder."""
 
     class JobActor:
-        """Starts a job as its child process on the node that Ray has chosen."""
+        """Starts a job as its child process on the node chosen by Ray."""
 
         def start(self, job: dict[str, Any], needs: dict[str, float | int]) -> None:
-            """Start the job from the main thread of the worker, to which the child is bound."""
+            """Start the job from the worker's main thread, to which the child is bound."""
             import subprocess
             import sys
 

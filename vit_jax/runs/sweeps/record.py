@@ -1,4 +1,4 @@
-"""The record of a sweep, DIR/sweep.json: its runs and their states."""
+"""Store the record of a sweep, DIR/sweep.json: its runs and their states."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ RunState = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 @dataclasses.dataclass
 class SweepRun:
-    """A run with its settings; `attempts` counts its starts, and state "stopped" means that a search stopped it early."""
+    """A run with its settings; `attempts` counts its starts; state "stopped" means that a search stopped it early."""
 
     name: str
     settings: dict[str, Any]
@@ -29,7 +29,7 @@ class SweepRun:
 
 @dataclasses.dataclass
 class SweepRecord:
-    """A sweep file with its argument, the values of its Sweep, the --config.KEY=VALUE of the command, and the runs."""
+    """A sweep file with its argument, the values of its Sweep, the --config.KEY=VALUE flags, and the runs."""
 
     file: str
     arg: str
@@ -44,7 +44,7 @@ class SweepRecord:
 
 
 def load_record(folder: Path) -> SweepRecord | None:
-    """Load the record of a folder; return None if there is none."""
+    """Load the record of a folder, or return None if there is none."""
     path = folder / "sweep.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -62,9 +62,9 @@ def load_record(folder: Path) -> SweepRecord | None:
 
 
 def update_record(folder: Path, argument: str, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> SweepRecord:
-    """Return the record of a sweep, with the states of runs that the folder already contains, and print added and removed runs.
+    """Return the record of a sweep, keeping the states of existing runs, and print which runs were added or removed.
 
-    Nothing is written. Raises UserError if the folder contains another sweep.
+    Writes nothing. Raises UserError if the folder contains another sweep.
     """
     old = load_record(folder)
     known = [] if old is None else old.runs
@@ -86,7 +86,7 @@ def update_record(folder: Path, argument: str, sweep: Sweep, overrides: Sequence
 
 
 def _check_same_sweep(folder: Path, old: SweepRecord, sweep: Sweep, overrides: Sequence[tuple[str, str]]) -> None:
-    """Raise UserError listing the differences, unless the sweeps differ only in added or removed runs."""
+    """Raise UserError listing the differences unless the sweeps differ only in added or removed runs."""
     before, now = {key: text for key, text in old.overrides}, dict(overrides)
     differ = [
         f"\n  --config.{key}: {before.get(key, 'not set')} in the folder, {now.get(key, 'not set')} now"
@@ -108,13 +108,13 @@ def _check_same_sweep(folder: Path, old: SweepRecord, sweep: Sweep, overrides: S
 
 
 def _settings_key(settings: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal settings."""
+    """Return equal text for equal settings."""
     return json.dumps(settings, sort_keys=True)
 
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this process; raise UserError if another sweep has locked it."""
+    """Create a folder and lock it for this process; raises UserError if another sweep has locked it."""
     if (folder / "config.json").exists():
         raise UserError(
             f"--out={folder} is the workdir of a run; use a new folder, or the folder of a sweep to resume."

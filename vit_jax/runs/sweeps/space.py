@@ -1,12 +1,12 @@
-"""Sweeps as data: lists of settings, {config key: value}, and functions that create and combine them.
+"""Define sweeps as data: lists of settings, {config key: value}, and functions that create and combine them.
 
     product({"optim.lr": [1e-3, 3e-3], "model.width": [32, 64]}, seeds(2))      # 8 settings
     zipped({"model.width": [32, 64], "model.depth": [6, 3]})                    # 2
     chain(seeds(3), product({"task.label_smoothing": [0.1, 0.2]}, seeds(3)))    # 9
     sample(20, {"optim.lr": log_uniform(1e-4, 1e-2), "model.pool": choice("tok", "gap")})    # 20
 
-A key is a path in the config, as in --config.KEY=VALUE, or "config" for another config file, FILE.py[:ARG]; a value that is a
-dict replaces a whole component. A dict of lists is accepted wherever a list of settings is.
+A key is a path in the config, as in --config.KEY=VALUE, or "config" for another config file, FILE.py[:ARG]; a dict
+value replaces a whole component. A dict of lists is accepted wherever a list of settings is.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ Setting: TypeAlias = dict[str, Any]
 Settings: TypeAlias = Any
 MAX_NAME = 100
 RunCount = Annotated[int, Between(0, 100_000)]
-# Characters that are not safe in file names and shells.
+# Characters that are unsafe in file names and shells.
 UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 def product(*parts: Settings) -> list[Setting]:
     """Return all combinations of one setting from each argument, the last varying fastest; a dict of lists is a grid.
 
-    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}), whose first setting is {"a": 1, "b": 3}.
+    product({"a": [1, 2]}, {"b": [3, 4]}) == product({"a": [1, 2], "b": [3, 4]}); its first setting is {"a": 1, "b": 3}.
     """
     axes = [axis for part in parts for axis in _axes("product", part)]
     _check_count("product", math.prod(map(len, axes)))
@@ -74,7 +74,7 @@ def seeds(count: int, first: int = 0) -> list[Setting]:
 
 
 def _check_count(where: str, count: Any) -> None:
-    """Raise UserError for more runs than any sweep has, before they are made."""
+    """Raise UserError if a sweep would have too many runs, before creating them."""
     if not fits(count, RunCount):
         raise UserError(f"{where}: found {quoted(count)} settings; expected {hint_name(RunCount)}.")
 
@@ -89,7 +89,7 @@ class Distribution:
     choices: tuple[Any, ...] = ()
 
     def draw(self, rng: random.Random) -> Any:
-        """Draw one value; numbers are rounded to four digits because they appear in the names of runs."""
+        """Draw one value; numbers are rounded to four digits because they appear in run names."""
         at = rng.random()
         if self.choices:
             return self.choices[int(at * len(self.choices))]
@@ -122,7 +122,7 @@ def choice(*values: Any) -> Distribution:
 def sample(count: int, space: Mapping[str, Any], seed: int = 0) -> list[Setting]:
     """Draw `count` random settings, the same for the same seed.
 
-    A larger count keeps the first ones, and adding a key does not change the values of the others.
+    A larger count keeps the first ones, and adding a key does not change the values of other keys.
     """
     _check_count("sample", count)
     for key, distribution in space.items():
@@ -194,7 +194,7 @@ def _join(where: str, settings: Sequence[Setting]) -> Setting:
 
 
 def _plain_value(key: str, value: Any) -> Any:
-    """Convert a value to bool, int, float, str, None, list or dict; NumPy numbers and tuples are converted, too."""
+    """Convert a value to bool, int, float, str, None, list or dict, including NumPy numbers and tuples."""
     if isinstance(value, Mapping):
         return {name: _plain_value(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -220,7 +220,7 @@ def run_names(runs: Sequence[Setting], taken: Collection[str] = ()) -> list[str]
     for run, name in zip(runs, plain, strict=True):
         name = name or "base"
         unique = sum(other.lower() == name.lower() for other in plain) <= 1 and name.lower() not in used
-        # The log and the lock of a run are files beside its workdir.
+        # The log and the lock of a run are files next to its workdir.
         if not unique or len(name) > MAX_NAME or name.endswith((".log", ".json")):
             digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
             name = f"{name[: MAX_NAME - 9]}-{digest}"
@@ -239,7 +239,7 @@ def _swept_keys(runs: Sequence[Setting]) -> list[str]:
 
 
 def _name_part(value: Any) -> str:
-    """Return a value as part of a file name: a component by its type, a config by its file and argument."""
+    """Return a value as part of a file name: a component's type, or a config's file and argument."""
     if isinstance(value, dict):
         return _name_part(value.get("type", "part"))
     if isinstance(value, list):

@@ -17,7 +17,7 @@ EXAMPLE = "experiments/digits_sweep_202611/sweep.py"
 
 
 def load_sweep(argument: str, overrides: Sequence[tuple[str, str]]) -> Sweep:
-    """Load the sweep of FILE.py[:ARG]; raise UserError listing every mistake in its runs with the given overrides."""
+    """Load the sweep of FILE.py[:ARG]; raises UserError listing every mistake in its runs with the given overrides."""
     sweep: Sweep = config_file.run(argument, "get_sweep", Sweep, "sweep", EXAMPLE)
     names = run_names(sweep.runs)
     mistakes: dict[str, str] = {}  # run name by message, because runs often share a mistake
@@ -51,12 +51,12 @@ def config_of(sweep: Sweep, settings: Mapping[str, Any]) -> str:
 
 
 def config_flags(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the settings of a run as (key, value text) of --config.KEY=VALUE."""
+    """Return the settings of a run as (key, value text) for --config.KEY=VALUE."""
     return [(key, flag_text(value)) for key, value in settings.items() if key != "config"]
 
 
 def flag_text(value: Any) -> str:
-    """Return the text that the command line parses as the value."""
+    """Return the text that the command line parses into the value."""
     if not isinstance(value, str):
         return repr(value)
     try:
@@ -75,7 +75,7 @@ def check_overrides(settings: Mapping[str, Any], overrides: Sequence[tuple[str, 
 
 
 def check_preprocess(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a preprocess spec with a mistake; SIZE stands for any size where a model's is not known yet."""
+    """Raise UserError for an invalid preprocess spec; SIZE is replaced by any size if the model's is unknown."""
     sized = fill_sizes(config, {"image_size": ANY_SIZE})
     for where, part in {
         "data": sized["data"],
