@@ -67,6 +67,8 @@ def summary(values: Mapping[str, float]) -> str:
     """Return the results of an evaluation in one line: accuracy, loss and number of images first."""
     units = {
         "accuracy": lambda x: f"accuracy {100 * x:.2f} %",
+        "accuracy_top5": lambda x: f"top-5 {100 * x:.2f} %",
+        "mean_accuracy": lambda x: f"mean accuracy {100 * x:.2f} %",
         "loss": lambda x: f"loss {x:.4f}",
         "num_examples": lambda x: f"{x:,} images",
     }
