@@ -1,4 +1,4 @@
-"""Regression: numbers from images."""
+"""Regression: predict numbers from images."""
 
 import dataclasses
 
@@ -14,9 +14,9 @@ from vit_jax.types import Params, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Regress(Supervised):
-    """Learn the numbers of each image, after (number - target_mean) / target_std.
+    """Predict the numbers of each image, normalised as (number - target_mean) / target_std.
 
-    Predictions, and the loss that `predict` reports, are in the numbers' own units. mix is for training only.
+    Predictions, and the loss that `predict` reports, are in the numbers' own units. mix applies only in training.
     """
 
     loss_name: str = "squared_error"
