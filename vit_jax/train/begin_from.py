@@ -1,4 +1,4 @@
-"""The first parameters of a run that begins from another model."""
+"""Initialize the parameters of a run from another model."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from vit_jax.types import UserError
 
 
 def grid_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the rows and columns that the positions of a network are for; None for a network without `grid`."""
+    """Return the rows and columns of a network's position embeddings; None for a network without `grid`."""
     if (fixed := getattr(module, "posemb_grid", None)) is not None:
         return tuple(fixed)
     grid = getattr(module, "grid", None)
@@ -37,9 +37,9 @@ def stated(module: nn.Module) -> dict[str, Any]:
 
 
 def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed: int) -> Merged:
-    """Return the first parameters of a run: the backbone from another model, what is outside it begins anew.
+    """Return the initial parameters of a run: the backbone comes from another model, other parameters are re-initialized.
 
-    Raises UserError that lists what does not match.
+    Towers also take what `beside_backbone` returns. Raises UserError that lists the mismatches.
     """
     asked = call("init", check_init, init)
 
@@ -83,9 +83,9 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
 
 
 def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return what towers take of other towers besides the image tower: text tower, projection, scale and bias.
+    """Return the parameters that towers take from other towers besides the backbone: text tower, projection, scale and bias.
 
-    Raises UserError where their text towers have different shapes.
+    Raises UserError if their shapes differ.
     """
     if not (isinstance(task, Towers) and isinstance(source.task, Towers)):
         return {}
@@ -102,7 +102,7 @@ def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict
 
 
 def write_merge_report(merged: Merged, ref: str, path: Path) -> None:
-    """Print what became of the model's parameters, and write it in full into the workdir as init.txt."""
+    """Print a summary of how the model's parameters were loaded, and write the full report to init.txt in the workdir."""
     workdirs.write_text(path / "init.txt", printable.lines(report_text(merged.report)))
     notes = (f"note: {note}" for note in merged.notes)
     shown = (f"begins from {ref}:", *report_lines(merged.report), *notes)
