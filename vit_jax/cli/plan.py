@@ -16,7 +16,7 @@ from vit_jax.config.factory import near
 from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
-TICK_SECONDS = 5.0  # between two signs of life while a step is compiled
+TICK_SECONDS = 5.0  # between progress messages while a step is compiled
 EXAMPLES = """
 vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
 vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
@@ -37,12 +37,12 @@ def main(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="AXES",
-        help="in place of the config's mesh: data=-1 or fsdp=8,tensor=4",
+        help="instead of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
     parser.add_argument(
-        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
+        "--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here"
     )
-    parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
+    parser.add_argument("--fit", action="store_true", help="if it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]
-    for name, mesh in itertools.product(names, meshes):  # so that a mistake in the last does not wait for the others
+    for name, mesh in itertools.product(names, meshes):  # so that a mistake in the last one shows at once
         sharding.check_batch(config["batch_size"], sharding.make_mesh(slices[name], **mesh))
     rows: list[tuple[str, Any, dict[str, Any]]] = []
 
@@ -91,7 +91,7 @@ def compile_plan(plans: Any, config: dict[str, Any], spec: Any, devices: Sequenc
 
 @contextlib.contextmanager
 def ticking() -> Iterator[None]:
-    """Print the seconds so far every few seconds."""
+    """Print the elapsed seconds every few seconds."""
     begin, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
@@ -135,7 +135,7 @@ def flags_of(changes: dict[str, Any]) -> str:
 
 
 def as_dict(name: str, one: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a plan for machines to read."""
+    """Return a plan as a dictionary for JSON."""
     derived = {"fits": one.fits, "seconds": one.times, "images_per_second": one.images_per_second}
     return {"topology": name, "changes": changes, **dataclasses.asdict(one), **derived}
 
