@@ -29,8 +29,8 @@ class Chip:
 
 
 # By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} as of November 2026, except that
-# according to the compiler, programs can use only 15.75 of a v5e's 16 GiB. GPUs: NVIDIA's data sheets for A100 80GB SXM,
-# H100 SXM and H200 SXM.
+# according to the compiler, programs can use only 15.75 of a v5e's 16 GiB. GPUs: NVIDIA's data sheets for A100 80GB
+# SXM, H100 SXM and H200 SXM.
 CHIPS = {
     "TPU v4": Chip("TPU v4", 275e12, 32 * 2.0**30, 1228e9, 150e9),
     "TPU v5 lite": Chip("TPU v5e", 197e12, 15.75 * 2.0**30, 819e9, 200e9),

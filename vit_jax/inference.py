@@ -63,10 +63,11 @@ class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
     spec: the config of the network, including its number of classes. image_shape: (h, w, c) after preprocessing.
-    names_known: whether the class names come from the source, and are neither numbers nor assumed to be ImageNet's. posemb,
-    patches: how position and patch embeddings are resized. config: the config of the training run, empty for published and
-    random weights. task_spec: the config of the task, empty for a classifier with published or random weights. tokenizer,
-    text_length: for models that compare images with texts. notes: assumptions about what the source does not state.
+    names_known: whether the class names come from the source, and are neither numbers nor assumed to be ImageNet's.
+    posemb, patches: how position and patch embeddings are resized. config: the config of the training run, empty for
+    published and random weights. task_spec: the config of the task, empty for a classifier with published or random
+    weights. tokenizer, text_length: for models that compare images with texts. notes: assumptions about what the source
+    does not state.
     """
 
     spec: dict[str, Any]
@@ -149,8 +150,8 @@ class Loaded:
     def __call__(self, images: Any) -> Outputs:
         """Return `logits`, `probs` (`values` for a regression) and `features`, with one row per image.
 
-        images: one or several paths, PIL images or uint8 arrays [h, w] or [h, w, c], or an array [b, h, w, c]. uint8 arrays
-        of the model's image shape are taken as preprocessed; `preprocess` is applied to all other images. Raises
+        images: one or several paths, PIL images or uint8 arrays [h, w] or [h, w, c], or an array [b, h, w, c]. uint8
+        arrays of the model's image shape are taken as preprocessed; `preprocess` is applied to all other images. Raises
         source.UnreadableImage.
         """
         if getattr(images, "ndim", 0) == 4 and images.shape[1:] == self.image_shape:
@@ -162,7 +163,7 @@ class Loaded:
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if len(parts) > 1 else parts[0]
 
     def top(self, images: Any, k: int = 5) -> Any:
-        """Return the k most probable classes of an image as [(name, probability), ...], or a list of these for several."""
+        """Return the k most probable classes of an image as [(name, probability), ...], or a list for several."""
         if self.has_untrained_head:
             raise UserError("The model has no head, or an untrained one, so it names no classes; fine-tune it first.")
         outputs = self(images)
@@ -202,7 +203,7 @@ class Loaded:
             ) from error
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the `text_embedding` [n, d] of texts, in the same space as the `image_embedding` from calling the model."""
+        """Return the `text_embedding` [n, d] of texts, in the space of the `image_embedding` from __call__."""
         ids = self.tokens(texts)
         rows = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
         filled = [np.pad(row, [(0, min(BATCH, len(ids)) - len(row)), (0, 0)]) for row in rows]  # compiled once
@@ -230,11 +231,12 @@ class Loaded:
     def features(
         self, images: UInt8[np.ndarray, "b h w c"], layers: Sequence[int] = (-1,), norm: bool = False
     ) -> list[Outputs]:
-        """Return the features of preprocessed images after the given blocks; numbers start at 0, or at the end if negative.
+        """Return the features of preprocessed images after the given blocks.
 
-        Each block gives `patches` [b, rows, columns, d] and, if the network has them, `class_token` and `distillation_token`
-        [b, d] and `registers` [b, r, d]. norm: also apply the last LayerNorm, unless the network applies it only to the
-        pooled vector. Raises UserError for blocks that the network does not have.
+        Blocks are numbered from 0, or from the last one with negative numbers. Each gives `patches` [b, rows, columns,
+        d] and, if the network has them, `class_token` and `distillation_token` [b, d] and `registers` [b, r, d]. norm:
+        also apply the last LayerNorm, unless the network applies it only to the pooled vector. Raises UserError for
+        blocks that the network does not have.
         """
         self.check_images(images.shape[1:], images.dtype)
         stages = jax.device_get(self._stages(self.task.backbone(self.weights)[1], np.asarray(images), norm))
@@ -271,7 +273,7 @@ class Loaded:
         return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
     def decoded(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Decode a path, PIL image or uint8 array [h, w] or [h, w, c] to the model's channels; raises UnreadableImage."""
+        """Decode a path, PIL image or array [h, w] or [h, w, c] to the model's channels; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             data = read_file(os.path.expanduser(image))
@@ -307,11 +309,11 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
     """Load the model that a reference names.
 
     A reference is a workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm,
-    transformers or DeiT, local or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository such as
-    "ViT-B_16"; or a size such as "S/16", for random weights. A workdir gives the weights that its task evaluates, or their
-    running average if there is one; a suffix such as ":raw" or ":student" selects other weights. Code from outside vit_jax
-    that a workdir names is imported only with trust=True. changes: fields of a published model that its files do not state,
-    such as {"mlp": "gelu"} for a .npz.
+    transformers or DeiT, local or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository
+    such as "ViT-B_16"; or a size such as "S/16", for random weights. A workdir gives the weights that its task
+    evaluates, or their running average if there is one; a suffix such as ":raw" or ":student" selects other weights.
+    Code from outside vit_jax that a workdir names is imported only with trust=True. changes: fields of a published
+    model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
     if not stores.is_remote(reference) and stores.is_too_long(str(reference)):
         raise UserError(f"{factory.quoted(str(reference), 60)} is not a model: no path or name is that long.")

@@ -1,7 +1,7 @@
 """Handle Ctrl-C: end a command within seconds, whatever it is doing, without a traceback.
 
-Python's own KeyboardInterrupt cannot do this. Inside JAX it is swallowed, or crashes the process if C++ called Python, and
-while a program compiles, the main thread does not run Python at all.
+Python's own KeyboardInterrupt cannot do this. Inside JAX it is swallowed, or crashes the process if C++ called Python,
+and while a program compiles, the main thread does not run Python at all.
 """
 
 import _thread
@@ -24,10 +24,10 @@ UNSAFE = ("jax", "jaxlib", "importlib")
 
 
 class Interrupts:
-    """Within the context, Ctrl-C raises KeyboardInterrupt in the main thread as soon as it neither imports nor runs JAX.
+    """Within the context, Ctrl-C raises KeyboardInterrupt in the main thread once it neither imports nor runs JAX.
 
-    With `ends_process`, the process exits at once if it is still running GRACE seconds later, or at a second Ctrl-C. Within
-    `deferred` nothing is raised.
+    With `ends_process`, the process exits at once if it is still running GRACE seconds later, or at a second Ctrl-C.
+    Within `deferred` nothing is raised.
     """
 
     current: "Interrupts | None" = None  # of the running command
@@ -73,7 +73,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self, yes: bool = True) -> Iterator[None]:
-        """Within the context, Ctrl-C only sets `requested`, and raises at its end; `deferred(False)` inside it raises at once."""
+        """Within the context, Ctrl-C only sets `requested`, and raises at its end; nested `deferred(False)` raises."""
         before, self._is_deferred = self._is_deferred, yes
         try:
             if self.requested and not yes:
@@ -142,7 +142,7 @@ def active() -> Iterator[Interrupts]:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit with the exit code of a command, which Ctrl-C can no longer change; after an error, without waiting for threads."""
+    """Exit with a command's exit code, which Ctrl-C can no longer change; after an error, do not wait for threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if code:  # JAX would wait for other processes
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """End all processes of a run together: tell every process why one of them ends, before a collective can hang.
 
-The first process listens, and every other process keeps a connection to it. A closed connection means that a process was
-killed: the system closes it at once, and TCP keepalive detects a lost machine within SILENCE seconds.
+The first process listens, and every other process keeps a connection to it. A closed connection means that a process
+was killed: the system closes it at once, and TCP keepalive detects a lost machine within SILENCE seconds.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Peers:
             return
         print(
             f"error: process {message['process']} of {self.count} {message['reason']}, so this one ends too. Checkpoints are safe; "
-            "to resume, run the same command in all.",
+            "to resume, run the same command in all processes.",
             file=sys.stderr,
             flush=True,
         )
@@ -104,8 +104,8 @@ class Peers:
 def forward(host: str, port: int) -> int:
     """Forward a local port to a port of another machine; return the local port.
 
-    XLA aborts with a C++ stack trace when its connection to the first process closes; a connection to the local port stays
-    open.
+    XLA aborts with a C++ stack trace when its connection to the first process closes; a connection to the local port
+    stays open.
     """
     server = socket.create_server(("127.0.0.1", 0))
 

@@ -37,8 +37,8 @@ Tree = TypeVar("Tree")
 def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Mesh:
     """Return a mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for the rest.
 
-    devices: used instead of this machine's devices, for example a TPU slice to compile for. Raises UserError if the sizes do
-    not multiply to the number of devices.
+    devices: used instead of this machine's devices, for example a TPU slice to compile for. Raises UserError if the
+    sizes do not multiply to the number of devices.
     """
     count = jax.device_count() if devices is None else len(devices)
     sizes = {name: size for name, size in axes.items() if size is not None} or {"data": -1}
@@ -112,9 +112,9 @@ def batch_sharded(x: jax.Array) -> jax.Array:
 def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     """Return additional compiler options for a mesh.
 
-    On TPUs with sharded parameters: gather each parameter whole. By default the compiler multiplies the activations with one
-    shard after another, which hides the communication but reads the activations once per shard: 2.7 times the bytes in six
-    blocks of L/16 on 8 chips.
+    On TPUs with sharded parameters: gather each parameter whole. By default the compiler multiplies the activations
+    with one shard after another, which hides the communication but reads the activations once per shard: 2.7 times the
+    bytes in six blocks of L/16 on 8 chips.
     """
     if mesh.devices.flat[0].platform != "tpu" or mesh.shape.get("fsdp", 1) == 1:
         return None
@@ -198,10 +198,10 @@ def with_shardings(shapes: Tree, shardings: Any) -> Tree:
 def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> Tree:
     """Return the sharding of each leaf: from the first of `rules` whose regex matches its name, or the default.
 
-    By default an array is sharded over "tensor" according to TENSOR_RULES, and over "fsdp" (arXiv:1910.02054, stage 3) along
-    the longest remaining dimension that is divisible by the axis. The names of parameters, optimiser moments, averages and a
-    task's copies end alike, so that one rule covers them all. Raises UserError if a rule does not fit the leaf or the mesh;
-    a rule is ignored for moments and state that differ in shape from their parameter.
+    By default an array is sharded over "tensor" according to TENSOR_RULES, and over "fsdp" (arXiv:1910.02054, stage 3)
+    along the longest remaining dimension that is divisible by the axis. The names of parameters, optimiser moments,
+    averages and a task's copies end alike, so that one rule covers them all. Raises UserError if a rule does not fit
+    the leaf or the mesh; a rule is ignored for moments and state that differ in shape from their parameter.
     """
     given = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
     tensor = [(compile_regex(pattern, ""), axes) for pattern, axes in TENSOR_RULES if mesh.shape.get("tensor", 1) > 1]

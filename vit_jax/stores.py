@@ -115,7 +115,8 @@ def children(url: str) -> tuple[list[str], list[str]]:
 def read(url: str) -> bytes:
     """Return the bytes of an object or a local file.
 
-    Raises OSError, also for a local file that is not a regular file (a device may never end) or is larger than MAX_BYTES.
+    Raises OSError, also for a local file that is not a regular file (a device may never end) or is larger than
+    MAX_BYTES.
     """
     if not is_remote(url):
         try:

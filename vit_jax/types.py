@@ -20,8 +20,8 @@ class Between:
     most: int | float
 
 
-# Numbers that cost time, memory or processes. The bounds are far beyond useful values, and catch typos before anything is
-# built.
+# Numbers that cost time, memory or processes. The bounds are far beyond useful values, and catch typos before anything
+# is built.
 BatchSize = Annotated[int, Between(1, 2**20)]
 Steps = Annotated[int, Between(1, 2**31 - 1)]
 Units = Annotated[int, Between(1, 2**20)]  # of a layer, or pixels of a side

@@ -1,8 +1,8 @@
 """Checksums of arrays that do not depend on their sharding, so that a run can resume on other devices and still check.
 
-The checksum has 32 bits. It is the sum, modulo 2^32, of a hash of every word and its position. For a given position the hash
-is a bijection of the word, so that a change of one word always changes the sum; any other change does with probability
-1 - 2^-32.
+The checksum has 32 bits. It is the sum, modulo 2^32, of a hash of every word and its position. For a given position the
+hash is a bijection of the word, so that a change of one word always changes the sum; any other change does with
+probability 1 - 2^-32.
 """
 
 from collections.abc import Mapping

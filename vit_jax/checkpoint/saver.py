@@ -41,8 +41,8 @@ class DamagedError(UserError):
 class Saver:
     """Asynchronous, atomic checkpoints.
 
-    every: steps between checkpoints. keep: how many of the latest to keep. best: a metric, such as "test/accuracy", whose best
-    checkpoint is also kept; best_mode: whether "max" or "min" is best.
+    every: steps between checkpoints. keep: how many of the latest to keep. best: a metric, such as "test/accuracy",
+    whose best checkpoint is also kept; best_mode: whether "max" or "min" is best.
     """
 
     def __init__(
@@ -205,8 +205,8 @@ def shapes_of(directory: Place, step: int) -> Flat:
 def restore(directory: Place, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
     """Return the arrays of a checkpoint with the names in `like`, whose leaves have shape, dtype and sharding.
 
-    Only the names that begin with one of `parts` are read. Raises UserError, listing the names and shapes that differ, or if
-    an array differs from its checksum.
+    Only the names that begin with one of `parts` are read. Raises UserError, listing the names and shapes that differ,
+    or if an array differs from its checksum.
     """
     found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(parts)}
     different = trees.differences(found, like)

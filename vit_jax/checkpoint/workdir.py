@@ -61,7 +61,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
 
 
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise UserError if a folder cannot be the workdir of a config: it has another config or other files, or is read-only."""
+    """Raise UserError if a folder cannot be the workdir of a config: another config, other files, not writable."""
     path = Path(workdir)
     check_path(path)
     try:
@@ -120,8 +120,8 @@ def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
     """Create a checked workdir and its config.json, or record what changed since the run began.
 
-    data: facts about the data, such as class names, layout, number of examples, and how images are prepared for the trained
-    model. Raises UserError if they differ from when the run began, except for the preprocessing and the fields.
+    data: facts about the data, such as class names, layout, number of examples, and how images are prepared for the
+    trained model. Raises UserError if they differ from when the run began, except for the preprocessing and the fields.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     now = {"versions": versions(), "git_commit": git_commit(), "hardware": hardware(jax.devices())}

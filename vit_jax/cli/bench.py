@@ -100,7 +100,9 @@ def make_parser(what: str) -> Parser:
         )
     if what in ("step", "inference"):
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
-        parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="dtype of the peer; default the model's")
+        parser.add_argument(
+            "--peer_dtype", choices=("float32", "bfloat16"), help="the peer's dtype; default the model's"
+        )
         parser.add_argument("--num_classes", type=number_flag(Units), help="classes, if the data set is not here")
         parser.add_argument(
             "--profile",

@@ -84,7 +84,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--faithfulness", action="store_true", help="score the maps: deletion, insertion, and shuffled weights"
     )
-    parser.add_argument("--max_images", type=number_flag(Count), default=32, help="how many images to explain; default 32")
+    parser.add_argument("--max_images", type=number_flag(Count), default=32, help="images to explain; default 32")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     return parser
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the computation")
     parser.add_argument("--any_size", action="store_true", help="stablehlo: resize images of any size inside")
     parser.add_argument("--int8", action="store_true", help="onnx: write int8 matrices too, with their agreement")
-    parser.add_argument("--max_images", type=number_flag(BatchSize), default=64, help="how many images to use; default 64")
+    parser.add_argument("--max_images", type=number_flag(BatchSize), default=64, help="images to use; default 64")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
     paths = list(itertools.islice(find_images(flags.images), flags.max_images))

@@ -39,9 +39,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="AXES",
         help="instead of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
-    parser.add_argument(
-        "--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here"
-    )
+    parser.add_argument("--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here")
     parser.add_argument("--fit", action="store_true", help="if it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)

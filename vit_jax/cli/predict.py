@@ -149,7 +149,7 @@ def make_parser() -> Parser:
         help="for a detector: a file in COCO's format; boxes.json uses its ids",
     )
     parser.add_argument(
-        "--least_score", type=number_flag(Fraction), default=0.5, help="least score of boxes to draw and print; default 0.5"
+        "--least_score", type=number_flag(Fraction), default=0.5, help="least score of boxes to show; default 0.5"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--allow_host", action="append", default=[], metavar="NAME", help="a name under which clients reach the server"
     )
-    parser.add_argument("--queue", type=number_flag(Count), default=64, help="photographs processed at once; default 64")
+    parser.add_argument(
+        "--queue", type=number_flag(Count), default=64, help="photographs processed at once; default 64"
+    )
     parser.add_argument(
         "--max_megabytes",
         type=number_flag(Annotated[int, Between(1, 1024)]),

@@ -55,9 +55,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    parser.add_argument(
-        "--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here"
-    )
+    parser.add_argument("--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here")
     parser.add_argument("--depth", type=number_flag(Count), default=2, help="levels of modules; default 2, the blocks")
     parser.add_argument(
         "--batch_size", type=number_flag(BatchSize), help="batch size of the forward pass; default 1, or the config's"
@@ -68,7 +66,7 @@ def make_parser() -> Parser:
 
 
 def of_model(flags: Any) -> tuple[Any, ...]:
-    """Return a model's encoder, weights, image shape, batch size, other parameters' size, and a function for its memory."""
+    """Return a model's encoder, weights, image shape, batch size, other parameters, and a function for the memory."""
     import jax
 
     from vit_jax import inference

@@ -121,7 +121,7 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
-            "a file beside the config or in this folder."
+            "a file next to the config or in this folder."
         ) from None
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))
@@ -169,7 +169,7 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], /,
 def check_arguments(
     path: str, target: Callable[..., Any], arguments: Mapping[str, Any], extra: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the arguments that are not None, cast to the target's types; `extra` names arguments that the caller passes.
+    """Return the arguments that are not None, cast to the target's types; `extra` names arguments from elsewhere.
 
     Raises ConfigError, naming the config path.
     """
@@ -213,7 +213,7 @@ def quoted(value: Any, most: int = 200) -> str:
 
 
 def build(spec: Any, path: str, /, *, trust: bool = True, **extra: Any) -> Any:
-    """Build the part that the spec at a config path names, from its arguments and `extra`; nested parts are built first."""
+    """Build the part that the spec at a config path names from its arguments and `extra`, nested parts first."""
     package = seam_of(path)
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
@@ -252,8 +252,8 @@ def build_task(
 ) -> Any:
     """Build the task of a config with its model, which has one output per class if the task takes class_names.
 
-    given: arguments passed if they are not None and the task's signature has them, such as spec, fields and steps. extra:
-    arguments that are always passed.
+    given: arguments passed if they are not None and the task's signature has them, such as spec, fields and steps.
+    extra: arguments that are always passed.
     """
     takes = parameters(resolve(task.get("type"), "vit_jax.tasks", "task", trust))
     names = class_names if "class_names" in takes else ()
@@ -317,7 +317,7 @@ def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
-    """Return the steps of a run: `steps` of its config, or its `epochs` in steps for this number of training examples."""
+    """Return the steps of a run: `steps` of its config, or its `epochs` in steps for this many training examples."""
     steps = config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
     if not fits(steps, Steps):
         raise ConfigError(

@@ -55,9 +55,10 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
 
 
 def run(argument: str, function: str, kind: type, what: str, example: str) -> Any:
-    """Call a function in "FILE.py", with the argument ARG for "FILE.py:ARG", and return its result, an instance of `kind`.
+    """Call a function in "FILE.py", or with ARG in "FILE.py:ARG", and return its result, an instance of `kind`.
 
-    what: the name of the argument in messages. example: a valid file. Raises UserError if the file is missing or raises.
+    what: the name of the argument in messages. example: a valid file. Raises UserError if the file is missing or
+    raises.
     """
     name, arg = _split(argument)
     path = _find(name, function, what, example)

@@ -1,4 +1,4 @@
-"""Define each top-level key of a training config: kind, default, reason, and whether a run may resume with another value."""
+"""Top-level keys of a training config: kind, default, reason, and whether a run may resume with another value."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -82,7 +82,8 @@ KEYS: dict[str, Key] = {
             "resident": False,
             # Processes instead of threads, for hosts with many cores, because threads wait for Python's lock.
             "workers": 0,
-            # How many times in a row each image appears, augmented differently (repeated augmentation, arXiv:1901.09335).
+            # How many times in a row each image appears, augmented differently (repeated augmentation,
+            # arXiv:1901.09335).
             "repeats": 1,
             # Decoded images are kept in memory up to this many MiB.
             "cache_mb": 2048,
@@ -215,7 +216,7 @@ def may_change(path: str) -> bool:
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the paths at which two plain configs differ: paths that change the numbers of a run, and paths that cannot."""
+    """Return the paths at which two plain configs differ: paths that change a run's numbers, and paths that cannot."""
     before, after = ({k: v for k, v in flatten_config(c).items() if v is not None} for c in (old, new))
     paths = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [key for key in paths if not may_change(key)], [key for key in paths if may_change(key)]

@@ -12,7 +12,7 @@ from vit_jax.types import BatchSize, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Accumulate(Gradient):
-    """Average the gradients of `microbatches` equal parts, one by one; without dropout, the same as for the whole batch."""
+    """Average over `microbatches` equal parts, one by one; without dropout it equals the whole batch's gradient."""
 
     microbatches: BatchSize
     splits_batch = True

@@ -15,14 +15,15 @@ from vit_jax.types import BatchSize, Params, Rng, UserError
 class Cached(Gradient):
     """Compute the gradient of the whole batch's loss, encoding examples in `microbatches` equal parts, one by one.
 
-    Only the encoded examples of all parts are kept; the backward pass encodes each part again, with the dropout and drop path
-    of the forward pass. For tasks that encode each example independently and then compare them, such as siglip.Siglip.
+    Only the encoded examples of all parts are kept; the backward pass encodes each part again, with the dropout and
+    drop path of the forward pass. For tasks that encode each example independently and then compare them, such as
+    siglip.Siglip.
     """
 
     microbatches: BatchSize
 
     def __call__(self, loss, params, batch, rng, average, lr_share) -> Step:
-        """See Gradient; raises UserError if the batch cannot be split evenly, or the task compares no encoded examples."""
+        """See Gradient; raises UserError if the batch cannot be split, or the task compares no encoded examples."""
         size = len(jax.tree.leaves(batch)[0])
         if size % self.microbatches:
             raise UserError(f"grad.microbatches={self.microbatches} does not divide the batch of {size} examples.")

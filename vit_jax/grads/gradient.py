@@ -13,7 +13,8 @@ from vit_jax.types import Params, Rng
 Batch = dict[str, Any]  # arrays, or trees of them, by name
 # The mean loss over a batch, and (metrics, stats) that are means over the batch.
 Value = tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]
-# The mean of a tree over the devices that each hold a part of the batch; the identity if one program sees the whole batch.
+# The mean of a tree over the devices that each hold a part of the batch; the identity if one program sees the whole
+# batch.
 Average = Callable[[Any], Any]
 
 
@@ -45,8 +46,8 @@ class Step(NamedTuple):
 class Gradient(abc.ABC):
     """A way to compute the gradient; metrics, stats and gradient are averaged by `average`.
 
-    lr_share: the learning rate of the step as a share of its peak. splits_batch: the loss is computed for parts of the batch,
-    so that the task must be decomposable.
+    lr_share: the learning rate of the step as a share of its peak. splits_batch: the loss is computed for parts of the
+    batch, so that the task must be decomposable.
     """
 
     splits_batch: bool = False

@@ -36,8 +36,8 @@ def dot(a: Params, b: Params) -> Float[Array, ""]:
 class Sam(Gradient):
     """Sharpness-aware minimisation: the gradient at the parameters moved by rho along the gradient; two passes per step.
 
-    The step uphill follows the gradient of the whole batch on any number of devices. `inner` computes both gradients. Loss,
-    metrics and stats are from before the step uphill; `loss_uphill` is from after it.
+    The step uphill follows the gradient of the whole batch on any number of devices. `inner` computes both gradients.
+    Loss, metrics and stats are from before the step uphill; `loss_uphill` is from after it.
     """
 
     rho: float = 0.05
@@ -64,8 +64,8 @@ class Sam(Gradient):
 class Gsam(Gradient):
     """Surrogate-gap minimisation: SAM's gradient minus alpha times the plain gradient's component orthogonal to it.
 
-    This lowers both the loss uphill and its gap to the plain loss (arXiv:2203.08065, algorithm 1). rho goes from rho_max at
-    the peak of the learning rate to rho_min at 0. adaptive: see `uphill`. inner: see Sam.
+    This lowers both the loss uphill and its gap to the plain loss (arXiv:2203.08065, algorithm 1). rho goes from
+    rho_max at the peak of the learning rate to rho_min at 0. adaptive: see `uphill`. inner: see Sam.
     """
 
     rho_max: float = 0.6

@@ -31,8 +31,8 @@ MOST_TOKENS = 1024
 def choose(form: Form, tokens: int, whole: bool) -> Form:
     """Return the form to use, resolving "auto"; whole: the weights are neither dropped, masked nor inspected.
 
-    On TPUs "auto" is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused form
-    was faster. On GPUs "cudnn" has not been measured yet. A program for every platform uses the plain form.
+    On TPUs "auto" is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused
+    form was faster. On GPUs "cudnn" has not been measured yet. A program for every platform uses the plain form.
     """
     if for_every_platform():
         return "plain"
@@ -86,9 +86,9 @@ def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:
 def pallas(queries: Heads, keys: Heads, values: Heads) -> Heads:
     """Run a kernel for TPUs, which computes the weights of one head of one image at a time, in vector memory.
 
-    The backward pass recomputes them from queries and keys, like FlashAttention (arXiv:2205.14135); an image has few tokens,
-    so nothing is tiled. On other platforms the kernel is interpreted, which is slow. Each device computes its images and
-    heads.
+    The backward pass recomputes them from queries and keys, like FlashAttention (arXiv:2205.14135); an image has few
+    tokens, so nothing is tiled. On other platforms the kernel is interpreted, which is slow. Each device computes its
+    images and heads.
     """
     b, n, k, h = queries.shape
     mesh = jax.sharding.get_abstract_mesh()

@@ -21,13 +21,13 @@ QkvBias = bool | Literal["qv"]
 class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
-    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: a LayerNorm on the weighted
-    values of all heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False omits the biases of
-    queries, keys and values, "qv" the bias of the keys; out_bias=False omits the bias of the last projection. rope: rotates
-    queries and keys. If the geometry has offsets, each head learns a bias for each offset (`relative_bias`). form: see
-    attend.choose; only the plain form has dropout, masks and biases. If the collection "attention" is mutable, sows the
-    weights [b, heads, queries, tokens] into it, after adding the collection "perturbations", whose gradient is thus the
-    gradient of the weights.
+    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: a LayerNorm on the
+    weighted values of all heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False
+    omits the biases of queries, keys and values, "qv" the bias of the keys; out_bias=False omits the bias of the last
+    projection. rope: rotates queries and keys. If the geometry has offsets, each head learns a bias for each offset
+    (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and biases. If the collection
+    "attention" is mutable, sows the weights [b, heads, queries, tokens] into it, after adding the collection
+    "perturbations", whose gradient is thus the gradient of the weights.
     """
 
     num_heads: int

@@ -14,8 +14,8 @@ Resized = Float[Array, "b h2 w2 c"]
 def weights(old: Any, new: Any, rows: int, columns: int) -> Float[Array, "rows columns"]:
     """Return the weights of `old` pixels for `new` pixels, two numbers, on axes that may be longer than both.
 
-    Pixel centres are at halves, and values are constant beyond the first and the last centre, as in torch's interpolate with
-    align_corners=False and without antialiasing.
+    Pixel centres are at halves, and values are constant beyond the first and the last centre, as in torch's interpolate
+    with align_corners=False and without antialiasing.
     """
     at = jnp.clip((jnp.arange(rows) + 0.5) * (old / new) - 0.5, 0.0, old - 1.0)
     return jax.nn.relu(1.0 - jnp.abs(at[:, None] - jnp.arange(columns)[None]))

@@ -17,7 +17,7 @@ from vit_jax.types import Mask, Tokens, UserError
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (arXiv:2103.17239, equation 4), initialized to `initial`."""
+    """A learned factor per channel of a residual branch (arXiv:2103.17239, equation 4), initialized to `initial`."""
 
     initial: float
     dtype: Dtype = jnp.float32
@@ -35,8 +35,8 @@ class Block(nn.Module):
     """x + Attention(LN(x)), then x + Mlp(LN(x)); with LayerScale on each branch if `layer_scale` is given.
 
     post_norm: x + LN(Attention(x)), then x + LN(Mlp(x)), as in the largest EVA models (arXiv:2303.15389, section 2.2).
-    attn_norm, mlp_norm: the `norm` of Attention and of Mlp. Sows its output as "out" into the collection "intermediates" if
-    it is mutable.
+    attn_norm, mlp_norm: the `norm` of Attention and of Mlp. Sows its output as "out" into the collection
+    "intermediates" if it is mutable.
     """
 
     mlp_dim: int

@@ -28,12 +28,13 @@ POLICIES: dict[str, Callable[..., bool]] = {
 class Encoder(nn.Module):
     """`depth` blocks, each made by block(drop_path=..., name=...), and a final LayerNorm if `norm` is set.
 
-    drop_path, drop_path_rule: see drop_path_rates. remat: the part of a block that the backward pass recomputes: "none", all
-    but the outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer ("inner"), or all
-    ("full", a third more FLOPs; arXiv:1604.06174). scan: compile the blocks once, as the body of a loop, so that compile time
-    does not grow with the depth, at the cost of a copy of their parameters and gradients in every step. Parameters, gradients
-    and results are the same, except for the random draws of dropout and drop_path. shared_bias_heads: the heads of a table of
-    relative biases that all blocks share; None if each block has its own table or none.
+    drop_path, drop_path_rule: see drop_path_rates. remat: the part of a block that the backward pass recomputes:
+    "none", all but the outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer
+    ("inner"), or all ("full", a third more FLOPs; arXiv:1604.06174). scan: compile the blocks once, as the body of a
+    loop, so that compile time does not grow with the depth, at the cost of a copy of their parameters and gradients in
+    every step. Parameters, gradients and results are the same, except for the random draws of dropout and drop_path.
+    shared_bias_heads: the heads of a table of relative biases that all blocks share; None if each block has its own
+    table or none.
     """
 
     block: Callable[..., nn.Module]
@@ -62,9 +63,9 @@ class Encoder(nn.Module):
     ) -> Any:
         """Map tokens [b, n, d] to [b, n, d]; with `stages` also return the list of tokens after each block.
 
-        mask: bool [b, n], False for tokens that no token attends to. geometry: positions that the attention reads. between:
-        vectors added to the tokens after each block but the last. norm_stages: also apply the final LayerNorm to the tokens
-        after each block.
+        mask: bool [b, n], False for tokens that no token attends to. geometry: positions that the attention reads.
+        between: vectors added to the tokens after each block but the last. norm_stages: also apply the final LayerNorm
+        to the tokens after each block.
         """
         if geometry is not None and geometry.offsets is not None and self.shared_bias_heads:
             shape = (geometry.distances, self.shared_bias_heads)

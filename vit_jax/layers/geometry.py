@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 class Geometry:
     """Positions of the tokens of a sequence, shared by all images or with a leading dimension of images.
 
-    coords: (row, column) [..., n, 2] in the units of the rotary embedding, 0 for tokens before the patches, which are not
-    rotated. offsets: the row [..., n, n], for each query and key, in a table of relative biases with `distances` rows.
-    bias: the values [..., heads, n, n] that a table shared by all blocks adds to the scores.
+    coords: (row, column) [..., n, 2] in the units of the rotary embedding, 0 for tokens before the patches, which are
+    not rotated. offsets: the row [..., n, n], for each query and key, in a table of relative biases with `distances`
+    rows. bias: the values [..., heads, n, n] that a table shared by all blocks adds to the scores.
     """
 
     coords: Float[Array, "... n 2"] | None = None

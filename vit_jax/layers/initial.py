@@ -9,7 +9,7 @@ WeightInit = Literal["xavier", "lecun", "trunc_normal", "mae"]
 
 
 class Initial(NamedTuple):
-    """Initializers for kernels of linear layers, biases of MLPs, the class token and the kernel [h, w, c, d] of the patches."""
+    """Initializers for linear kernels, MLP biases, the class token and the kernel [h, w, c, d] of the patches."""
 
     kernel: Callable[..., Any]
     bias: Callable[..., Any]
@@ -22,8 +22,9 @@ _LECUN = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2))
 _XAVIER = nn.initializers.xavier_uniform()
 _XAVIER_PATCHES = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
-# "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer in both. "trunc_normal": DeiT and DeiT-III, whose normal
-# distribution is cut at 100 deviations. "mae": facebookresearch/mae, in which the patch embedding is a linear layer.
+# "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer in both. "trunc_normal": DeiT and DeiT-III, whose
+# normal distribution is cut at 100 deviations. "mae": facebookresearch/mae, in which the patch embedding is a linear
+# layer.
 INITIAL: dict[str, Initial] = {
     "xavier": Initial(_XAVIER, nn.initializers.normal(1e-6), nn.initializers.zeros, _LECUN),
     "lecun": Initial(nn.initializers.lecun_normal(), nn.initializers.zeros, nn.initializers.zeros, _LECUN),

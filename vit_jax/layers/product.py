@@ -18,9 +18,9 @@ BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any, **options: Any) -> Array:
     """Compute jax.lax.dot_general, with a faster form for 16-bit numbers on CPUs.
 
-    The faster form is for products of the last dimensions of x with the first dimensions of the kernel. XLA:CPU is slow at
-    products with 16-bit results, so the product is accumulated and returned in float32 and then rounded, which is also more
-    accurate. Processors without units for bfloat16 multiply in float32.
+    The faster form is for products of the last dimensions of x with the first dimensions of the kernel. XLA:CPU is slow
+    at products with 16-bit results, so the product is accumulated and returned in float32 and then rounded, which is
+    also more accurate. Processors without units for bfloat16 multiply in float32.
     """
     (of_x, of_kernel), batch = dimension_numbers
     shared, last = len(of_x), tuple(range(x.ndim - len(of_x), x.ndim))

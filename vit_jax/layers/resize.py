@@ -11,13 +11,13 @@ from vit_jax.types import PosembMethod
 def resize_matrix(old: int, new: int, method: PosembMethod | Literal["half_pixel"]) -> Float[np.ndarray, "{new} {old}"]:
     """Return the matrix that resamples `old` samples to `new` ones, in float64; each row sums to 1.
 
-    "bilinear" aligns the first and last samples, like scipy.ndimage.zoom(order=1, mode="nearest"); the default mode of zoom
-    returns 0 for the last sample if its position is rounded up, as from 24 to 42. "half_pixel" is bilinear between the
-    centres of pixels and not antialiased, like tf.image.resize. "bicubic" is the antialiased kernel of Pillow and PyTorch
-    with a = -0.5, widened by old / new if that shrinks; "bicubic_no_antialias" is PyTorch's other kernel, with a = -0.75.
-    "dinov2" is "bicubic_no_antialias" for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
-    (interpolate_pos_encoding in the authors' vision_transformer.py), except for models with registers, which use "bicubic".
-    "bicubic" ignores samples beyond the ends; the last two repeat the first and last samples there.
+    "bilinear" aligns the first and last samples, like scipy.ndimage.zoom(order=1, mode="nearest"); the default mode of
+    zoom returns 0 for the last sample if its position is rounded up, as from 24 to 42. "half_pixel" is bilinear between
+    the centres of pixels and not antialiased, like tf.image.resize. "bicubic" is the antialiased kernel of Pillow and
+    PyTorch with a = -0.5, widened by old / new if that shrinks; "bicubic_no_antialias" is PyTorch's other kernel, with
+    a = -0.75. "dinov2" is "bicubic_no_antialias" for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
+    (interpolate_pos_encoding in the authors' vision_transformer.py), except for models with registers, which use
+    "bicubic". "bicubic" ignores samples beyond the ends; the last two repeat the first and last samples there.
     """
     at = np.arange(old).reshape(1, -1)
     if method == "bilinear":

@@ -20,7 +20,7 @@ Grid = tuple[int, int] | Int[Array, "b 1 2"]
 
 
 class Rope(nn.Module):
-    """The pairs of channels to rotate, and their angles. Coordinates refer to whole grids; training may augment them."""
+    """The pairs of channels to rotate, and their angles. Coordinates are of whole grids; training may augment them."""
 
     pairs: Pairs
 
@@ -50,10 +50,10 @@ def _frequencies(base: float, head_width: int) -> Float[np.ndarray, " quarter"]:
 class Axial(Rope):
     """Half of the pairs are rotated by the row and half by the column, at geometric frequencies base^(-4i / head width).
 
-    coordinates: "centred" from -1 to 1 for every grid, times 2 pi (DINOv3, arXiv:2508.10104), or "index", the number of the
-    row or column, rescaled to a grid of `reference` rows and columns if that is given (EVA-02, arXiv:2303.11331). pairs:
-    channels i and i + half of the head ("halves", DINOv3), or 2i and 2i + 1 ("neighbours", EVA-02). shift, jitter, rescale:
-    see geometry.augmented.
+    coordinates: "centred" from -1 to 1 for every grid, times 2 pi (DINOv3, arXiv:2508.10104), or "index", the number of
+    the row or column, rescaled to a grid of `reference` rows and columns if that is given (EVA-02, arXiv:2303.11331).
+    pairs: channels i and i + half of the head ("halves", DINOv3), or 2i and 2i + 1 ("neighbours", EVA-02). shift,
+    jitter, rescale: see geometry.augmented.
     """
 
     base: float = 100.0
@@ -106,8 +106,8 @@ class Axial(Rope):
 class Mixed(Rope):
     """Every pair of channels is rotated by a learned mixture of row and column (RoPE-Mixed, arXiv:2403.13298, equation 10).
 
-    The parameter `frequencies` [2 (of columns, of rows), heads, head width / 2] is initialized to axial frequencies, rotated
-    by a random angle in each head.
+    The parameter `frequencies` [2 (of columns, of rows), heads, head width / 2] is initialized to axial frequencies,
+    rotated by a random angle in each head.
     """
 
     base: float = 10.0

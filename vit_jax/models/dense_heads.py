@@ -24,7 +24,7 @@ class _Head(nn.Module):
 
 
 class Linear(_Head):
-    """A linear layer on the joined maps of all chosen layers, after a batch norm (DINOv2, arXiv:2304.07193, section 7.4).
+    """A linear layer on the concatenated maps, after a batch norm (DINOv2, arXiv:2304.07193, section 7.4).
 
     norm: whether to use the batch norm. dropout: drops whole channels before the linear layer.
     """
@@ -51,7 +51,8 @@ class Linear(_Head):
 class MaskTransformer(_Head):
     """Segmenter's decoder (arXiv:2105.05633, section 3.2): blocks on patches and class embeddings, whose products are the masks.
 
-    It reads the last of the chosen layers. width: None for the backbone's width. num_heads: None for one head per 64 units.
+    It reads the last of the chosen layers. width: None for the backbone's width. num_heads: None for one head per 64
+    units.
     """
 
     num_classes: Classes = 0
@@ -107,10 +108,11 @@ class _ConvNorm(_Head):
 
 
 class UperNet(_Head):
-    """UPerNet (arXiv:1807.10221): pooled context on the coarsest map, a feature pyramid down to the finest map, and a fusion.
+    """UPerNet (arXiv:1807.10221): pooled context on the coarsest map, a feature pyramid to the finest map, and fusion.
 
-    norms: first apply a LayerNorm to each map, as on the stages of a Swin. Maps of equal size, as from a plain ViT, are first
-    resized to 4, 2, 1 and 1/2 times their size, or as many of these as there are maps. pooled: the sides of the pooled maps.
+    norms: first apply a LayerNorm to each map, as on the stages of a Swin. Maps of equal size, as from a plain ViT, are
+    first resized to 4, 2, 1 and 1/2 times their size, or as many of these as there are maps. pooled: the sides of the
+    pooled maps.
     """
 
     num_classes: Classes = 0

@@ -23,9 +23,9 @@ class Mixer(FromVariant, nn.Module):
     """MLP-Mixer: patches, blocks of MLPs across tokens and across channels, global average, linear head.
 
     The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features instead of logits. All
-    parameters have param_dtype, and all activations dtype, except statistics, which are float32. remat, scan: see Encoder;
-    scale_by_keep: see DropPath. head: a module of models/heads.py; by default a linear layer initialized to zeros with the
-    bias head_bias. Weights are initialized with lecun_normal, and biases with zeros.
+    parameters have param_dtype, and all activations dtype, except statistics, which are float32. remat, scan: see
+    Encoder; scale_by_keep: see DropPath. head: a module of models/heads.py; by default a linear layer initialized to
+    zeros with the bias head_bias. Weights are initialized with lecun_normal, and biases with zeros.
     """
 
     num_classes: Classes
@@ -58,12 +58,12 @@ class Mixer(FromVariant, nn.Module):
             raise UserError(f"model.drop_path={self.drop_path}; expected a rate in [0, 1).")
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of the patches of an image of (height, width) pixels; UserError if they do not tile it."""
+        """Return rows and columns of patches in an image of (height, width); UserError if they do not tile it."""
         patch = pair(self.patch_size)
         return patch_grid(image_size, patch, patch, "valid")
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and depth + 1 after the last block."""
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, depth + 1 after the last."""
         block = BLOCK.search(name)
         return 1 + int(block[1]) if block else 0 if name.startswith("embed/") else self.depth + 1
 

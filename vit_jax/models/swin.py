@@ -1,4 +1,4 @@
-"""Swin Transformer: attention in shifted windows, on coarser and coarser maps (arXiv:2103.14030; 2: arXiv:2111.09883)."""
+"""Swin Transformer: attention in shifted windows on coarser and coarser maps (arXiv:2103.14030, arXiv:2111.09883)."""
 
 import functools
 import re
@@ -23,12 +23,12 @@ from vit_jax.types import DtypeName, Images, Logits, UserError
 class Swin(nn.Module):
     """Swin Transformer: patches, stages of blocks in plain and shifted windows with merges between them, global average, head.
 
-    depths, num_heads: of each stage, which has twice the width of the previous stage. window: the side of the windows in
-    tokens; a smaller map is one window. trained_windows: of each stage, the window size in which version 2 measures offsets.
-    Maps of any size are padded with zeros, which are attended to, as in the original and transformers. mask_token: learn a
-    token that replaces masked patches (SimMIM). num_classes=0 returns the pooled features. remat: see Encoder. scan: compile
-    each pair of blocks of a stage once. All parameters have param_dtype, and all activations dtype, except statistics and
-    softmax, which are float32.
+    depths, num_heads: of each stage, which has twice the width of the previous stage. window: the side of the windows
+    in tokens; a smaller map is one window. trained_windows: of each stage, the window size in which version 2 measures
+    offsets. Maps of any size are padded with zeros, which are attended to, as in the original and transformers.
+    mask_token: learn a token that replaces masked patches (SimMIM). num_classes=0 returns the pooled features. remat:
+    see Encoder. scan: compile each pair of blocks of a stage once. All parameters have param_dtype, and all activations
+    dtype, except statistics and softmax, which are float32.
     """
 
     num_classes: int
@@ -91,7 +91,7 @@ class Swin(nn.Module):
         return rows, columns
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 for the embedding, 1 + i for block i and the merge after it, else depth + 1."""
+        """Return the layer of a parameter: 0 for the embedding, 1 + i for block i and its merge, else depth + 1."""
         found = re.search(r"(?:^|/)stage_(\d+)/(?:block_(\d+)|merge)/", name)
         if found is None:
             return 0 if re.match(r"(embed|embed_norm|mask_token)(/|$)", name) else self.depth + 1
@@ -99,14 +99,14 @@ class Swin(nn.Module):
         return sum(self.depths[:stage]) + (self.depths[stage] if found[2] is None else int(found[2]) + 1)
 
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Map normalised images [b, h, w, c] to logits [b, num_classes]; sows `encoded`, `pooled` and `features` like ViT."""
+        """Map normalised images [b, h, w, c] to logits [b, num_classes]; sows `encoded`, `pooled` and `features`."""
         return self.apply_head(self.features(images, train=train)["pooled"])
 
     @nn.compact
     def features(
         self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
     ) -> dict[str, Any]:
-        """Return `tokens` [b, n, d] of the last map and its `grid`, `pooled`, and the tokens of all `stages` with `grids`.
+        """Return `tokens` [b, n, d] of the last map, its `grid`, `pooled`, and tokens of all `stages` with `grids`.
 
         masked: cells of the last map; the mask token replaces their patches.
         """

@@ -42,23 +42,24 @@ EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_n
 class ViT(FromVariant, nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
 
-    stem: a network whose feature map is cut into patches (with resnet.ResNet, a hybrid); it takes this model's dtypes. pool:
-    "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are the
-    class token (if class_token is True, or None with pool="tok"), the distillation token of a `distilled` model
-    (arXiv:2012.12877; it has its own head, and the logits are the mean of both), `registers` tokens that are never read
-    (arXiv:2309.16588), and the patches; with mask_token a learned token can replace masked patches. posemb: "learn",
-    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
-    AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for each image, so that
-    images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the patches, a module of
-    layers/rope.py, in addition to `posemb`. relative_bias: a learned bias on the scores of each head for each offset between
-    two tokens (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a LayerNorm before the first block
-    (CLIP, arXiv:2103.00020). norm_after_pool: apply the last LayerNorm to the pooled vector. qk_norm, qkv_bias: see
-    Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its initial value; drop_path,
-    drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of the patches that a training
-    step drops from each image (arXiv:2212.00794); attention: see layers/attend.py; remat, scan: see Encoder. rep_size adds a
-    tanh layer of that width before the head. head: a module of models/heads.py; by default a linear layer initialized to
-    zeros with the bias head_bias. weight_init: see layers/initial.py. num_classes=0 returns the pooled features instead of
-    logits. All parameters have param_dtype, and all activations dtype, except statistics and softmax, which are float32.
+    stem: a network whose feature map is cut into patches (with resnet.ResNet, a hybrid); it takes this model's dtypes.
+    pool: "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The
+    tokens are the class token (if class_token is True, or None with pool="tok"), the distillation token of a
+    `distilled` model (arXiv:2012.12877; it has its own head, and the logits are the mean of both), `registers` tokens
+    that are never read (arXiv:2309.16588), and the patches; with mask_token a learned token can replace masked patches.
+    posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too;
+    posemb_std: see AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for
+    each image, so that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the
+    patches, a module of layers/rope.py, in addition to `posemb`. relative_bias: a learned bias on the scores of each
+    head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a
+    LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: apply the last LayerNorm to the pooled
+    vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its
+    initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of
+    the patches that a training step drops from each image (arXiv:2212.00794); attention: see layers/attend.py; remat,
+    scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a module of models/heads.py; by
+    default a linear layer initialized to zeros with the bias head_bias. weight_init: see layers/initial.py.
+    num_classes=0 returns the pooled features instead of logits. All parameters have param_dtype, and all activations
+    dtype, except statistics and softmax, which are float32.
 
     Tasks may call its stages separately: embed, encode, pool_tokens, apply_head.
     """
@@ -137,25 +138,25 @@ class ViT(FromVariant, nn.Module):
             )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of the patches of an image of (height, width) pixels; UserError if they do not tile it."""
+        """Return rows and columns of patches in an image of (height, width); UserError if they do not tile it."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
             image_size, source = self.stem.grid(image_size), "stem's output"
         return patch_grid(image_size, patch, pair(self.stride or patch), self.padding, source)
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and depth + 1 after the last block."""
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, depth + 1 after the last."""
         block = BLOCK.search(name)
         return 1 + int(block[1]) if block else 0 if EMBEDDING.search(name) else self.depth + 1
 
     def __call__(self, images: Images | Patches, *, train: bool = False) -> Logits:
         """Map normalised images [b, h, w, c], or Patches of images of any shape, to logits [b, num_classes].
 
-        If the collection "intermediates" is mutable, sows `tokens` [b, n, d] (the input of the first block), each block's
-        `out`, `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (the input of the head); if distilled,
-        the last two are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. If
-        "attention" is mutable, sows each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng
-        "dropout".
+        If the collection "intermediates" is mutable, sows `tokens` [b, n, d] (the input of the first block), each
+        block's `out`, `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (the input of the head);
+        if distilled, the last two are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are
+        sown too. If "attention" is mutable, sows each block's `weights` [b, heads, n, n]. With train=True dropout draws
+        from the rng "dropout".
         """
         if isinstance(images, Patches):
             return self._of_patches(images, train)
@@ -254,10 +255,10 @@ class ViT(FromVariant, nn.Module):
     ) -> Any:
         """Encode tokens [b, n, d], all or a subset of `embed`'s; with `stages` also return the tokens after each block.
 
-        mask: bool [b, n], False for tokens that no token attends to. grid: rows and columns of all patches of the images,
-        which rotary positions and relative biases need, or the Patches of images of different shapes. kept: the indices on
-        the grid of the patches in `tokens`, for each image or for all images; None for all patches. between, norm_stages: see
-        Encoder.
+        mask: bool [b, n], False for tokens that no token attends to. grid: rows and columns of all patches of the
+        images, which rotary positions and relative biases need, or the Patches of images of different shapes. kept: the
+        indices on the grid of the patches in `tokens`, for each image or for all images; None for all patches. between,
+        norm_stages: see Encoder.
         """
         encoder = Encoder(
             self._block(),
@@ -379,7 +380,7 @@ class ViT(FromVariant, nn.Module):
         if grid is None:
             raise UserError(
                 "A model with rope or relative_bias reads where its tokens are; call encode(tokens, grid=model.grid(size)), "
-                "and with kept=indices where only some of the patches are left."
+                "and with kept=indices if only some of the patches are left."
             )
         if isinstance(grid, Patches):
             assert self.rope is not None
@@ -390,7 +391,7 @@ class ViT(FromVariant, nn.Module):
         if at.shape[-2] + self.num_prefix != tokens.shape[1]:
             raise UserError(
                 f"encode got {tokens.shape[1]} tokens; expected {self.num_prefix} and {at.shape[-2]} patches of a grid of "
-                f"{grid[0]} x {grid[1]}. Give kept=indices where only some of the patches are left."
+                f"{grid[0]} x {grid[1]}. Give kept=indices if only some of the patches are left."
             )
         coords = offsets = None
         if self.rope is not None:

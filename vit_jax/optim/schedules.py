@@ -15,7 +15,7 @@ KIND = Schedule
 
 
 def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
-    """Return a length in steps, given as a number or, below 1, as a share of all steps; it must fit after the warm-up."""
+    """Return a length in steps, given as a number or, below 1, a share of all steps; it must fit after the warm-up."""
     length = round(given * steps) if 0 < given < 1 else given
     if not 0 <= length <= steps - warmup:
         raise UserError(
@@ -31,7 +31,7 @@ def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
 def _warmed_up(
     decay: Schedule, warmup_steps: int, steps: int, start: float = 0.0, count_warmup: bool = False
 ) -> Schedule:
-    """Increase linearly from `start` to 1 over `warmup_steps`, then follow `decay`, a function of the progress in [0, 1].
+    """Warm up linearly from `start` to 1 over `warmup_steps`, then follow `decay`, a function of progress in [0, 1].
 
     The progress counts the steps after the warm-up, or all steps with count_warmup.
     """
@@ -61,9 +61,9 @@ def cosine(
 ) -> Schedule:
     """Half a cosine from 1 to `end` (arXiv:1608.03983), after a warm-up from `start`.
 
-    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) uses `end`. DeiT (arXiv:2012.12877), in timm's
-    code, uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so that the warm-up
-    ends slightly above it. In timm the rate changes once per epoch, here at every step.
+    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) uses `end`. DeiT (arXiv:2012.12877), in
+    timm's code, uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so
+    that the warm-up ends slightly above it. In timm the rate changes once per epoch, here at every step.
     """
     _check_shares(end=end, start=start)
     warmup = _length("warmup_steps", warmup_steps, steps)

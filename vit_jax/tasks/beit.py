@@ -1,4 +1,4 @@
-"""Masked image modelling with a vocabulary: predict visual tokens of masked patches (BEiT, arXiv:2106.08254, equation 2)."""
+"""Masked image modelling: predict visual tokens of masked patches (BEiT, arXiv:2106.08254, equation 2)."""
 
 import dataclasses
 from typing import Any
@@ -20,8 +20,8 @@ from vit_jax.types import Params, Rng, Units, UserError
 class Beit(Pretraining):
     """Predict the codes of masked patches; they come from the config's `teacher`, a tokenizer trained with vqkd.VqKd.
 
-    The loss is the cross-entropy. mask_ratio of the patches are masked in blocks of at least smallest_block; the network sees
-    its mask token in their place. The paper masks 75 of 14 x 14 patches in blocks of at least 16.
+    The loss is the cross-entropy. mask_ratio of the patches are masked in blocks of at least smallest_block; the
+    network sees its mask token in their place. The paper masks 75 of 14 x 14 patches in blocks of at least 16.
     """
 
     teacher: Teacher | None = None

@@ -19,9 +19,9 @@ from vit_jax.types import Count, Fraction, Params, Rng, Units, UserError
 class Caption(Pretraining):
     """Predict each token of a caption from the encoded patches and the preceding tokens (section 3).
 
-    The loss is the mean cross-entropy. For a share `parallel` of the examples all tokens are masked and predicted from the
-    image only (section 3.2; 0 is Cap). The decoder has half the depth of the paper's encoder, and no biases. Tokens after the
-    first padding token, of id `pad`, do not count. After training only the encoder is used.
+    The loss is the mean cross-entropy. For a share `parallel` of the examples all tokens are masked and predicted from
+    the image only (section 3.2; 0 is Cap). The decoder has half the depth of the paper's encoder, and no biases. Tokens
+    after the first padding token, of id `pad`, do not count. After training only the encoder is used.
     """
 
     mean: task.Scale = 0.5

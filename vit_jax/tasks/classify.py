@@ -18,9 +18,9 @@ from vit_jax.types import Params, Rng, UserError
 class Classify(Supervised):
     """Softmax or sigmoid cross-entropy on soft targets.
 
-    label_smoothing, mix and target_threshold apply only in training: `predict` reports the plain loss. After mixing, targets
-    above target_threshold become 1 and all other targets 0 (arXiv:2110.00476, section 2.1). With several labels per image (0
-    or 1 for each class) the loss is "sigmoid_xent", the sum over the classes, or "bce", their mean.
+    label_smoothing, mix and target_threshold apply only in training: `predict` reports the plain loss. After mixing,
+    targets above target_threshold become 1 and all other targets 0 (arXiv:2110.00476, section 2.1). With several labels
+    per image (0 or 1 for each class) the loss is "sigmoid_xent", the sum over the classes, or "bce", their mean.
     """
 
     fields: Fields | None = None

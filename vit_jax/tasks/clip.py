@@ -17,8 +17,8 @@ from vit_jax.types import Params
 class Clip(Towers):
     """Find each image's text among the texts of the batch, and each text's image among the images (figure 3).
 
-    The loss is the mean of both cross-entropies. Products are scaled by exp(log_scale), which starts at `scale` and is at
-    most `most_scale` (section 2.5). Other texts that equal an image's own text are left out of its softmax.
+    The loss is the mean of both cross-entropies. Products are scaled by exp(log_scale), which starts at `scale` and is
+    at most `most_scale` (section 2.5). Other texts that equal an image's own text are left out of its softmax.
     """
 
     scale: float = 1 / 0.07

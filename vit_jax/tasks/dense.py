@@ -36,14 +36,14 @@ def starts(size: int, window: int, stride: int) -> list[int]:
 class Dense(WithCollections, Beside):
     """Train a head on the feature maps of a backbone; the loss is a mean over examples, each over its labelled pixels.
 
-    head: a module of models/dense_heads.py, Linear by default. layers: the blocks or stages whose maps the head reads, from
-    0, or from the last one with negative numbers; a ViT applies its last LayerNorm to them. window: the size of the images
-    that the network sees at inference, by default the size of the training images; other images are predicted in windows
-    every `stride` pixels, by default 2/3 of the window, and overlapping outputs are averaged. scales: "..._multi" outputs
-    are averages over the image and its mirror image at these scales.
+    head: a module of models/dense_heads.py, Linear by default. layers: the blocks or stages whose maps the head reads,
+    from 0, or from the last one with negative numbers; a ViT applies its last LayerNorm to them. window: the size of
+    the images that the network sees at inference, by default the size of the training images; other images are
+    predicted in windows every `stride` pixels, by default 2/3 of the window, and overlapping outputs are averaged.
+    scales: "..._multi" outputs are averages over the image and its mirror image at these scales.
 
-    If an example has `own_size` (see transforms/dense.py), its predictions are resized to it. Batch statistics of the head
-    are the task's state.
+    If an example has `own_size` (see transforms/dense.py), its predictions are resized to it. Batch statistics of the
+    head are the task's state.
     """
 
     fields: Fields | None = None
@@ -143,7 +143,7 @@ class Dense(WithCollections, Beside):
         return [stages[i][:, prefix:].reshape(shape) for i, shape in zip(self.layers, shapes, strict=True)], found
 
     def coarse(self, weights: Weights, images: Images, rng: Rng | None = None) -> tuple[Outputs, Any, dict[str, Any]]:
-        """Return the head's outputs at its own size in float32, its updated collections, and the backbone's features."""
+        """Return the head's outputs at its own size in float32, its updated collections, and the backbone features."""
         assert self.head is not None
         maps, found = self.maps(self.backbone(weights)[1], images, rng)
         variables = {"params": weights["params"]["head"], **{name: weights[name] for name in self.collections}}
@@ -233,7 +233,7 @@ class Dense(WithCollections, Beside):
         return bilinear_of_parts(outputs, part, batch["own_size"], (canvas[1], canvas[2]))
 
     def whole_features(self, weights: Weights, batch: Batch) -> dict[str, Array]:
-        """Return `features` [b, d] and `tokens` [b, patches, d] of images of the network's size; empty for other sizes."""
+        """Return `features` [b, d] and `tokens` [b, patches, d] of images of the network's size; else {}."""
         if batch["image"].shape[1:3] != self.network_size:
             return {}
         found = self.maps(self.backbone(weights)[1], self.normalize(batch["image"]))[1]

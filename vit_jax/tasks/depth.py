@@ -18,9 +18,9 @@ from vit_jax.types import UserError
 class Depth(Dense):
     """Predict a number for each pixel; pixels without a number, which are NaN, are ignored.
 
-    log: the head's output is the logarithm of the number; pixels with numbers not above 0 are ignored. loss_name: the mean
-    "absolute_error" or "squared_error" over an example's pixels or, with log=True, "silog": mean(d^2) - mean(d)^2 / 2, with d
-    the difference of the logarithms (arXiv:1406.2283, equation 4).
+    log: the head's output is the logarithm of the number; pixels with numbers not above 0 are ignored. loss_name: the
+    mean "absolute_error" or "squared_error" over an example's pixels or, with log=True, "silog": mean(d^2) - mean(d)^2
+    / 2, with d the difference of the logarithms (arXiv:1406.2283, equation 4).
     """
 
     log: bool = True

@@ -37,12 +37,13 @@ class Perceptron(nn.Module):
 class Detect(Beside):
     """Predict boxes and their classes with detection tokens after the patches, matched one to one to the true boxes.
 
-    detection_tokens: their number, the most boxes that an image can have. between: also add learned positions after each
-    block but the last, as in YOLOS of width S and above. Each step finds the match of lowest cost for each image: class_cost
-    times the negative probability, plus box_cost times the L1 distance, minus giou_cost times the generalized IoU (DETR,
-    equations 1 and 2). The loss is the cross-entropy of the classes, with weight no_object for tokens without a box, plus
-    box_weight and giou_weight times the distances of matched boxes, divided by the counts of the whole batch as in DETR;
-    `prepare` computes these counts, so that the loss is a mean over examples and the batch can be split.
+    detection_tokens: their number, the most boxes that an image can have. between: also add learned positions after
+    each block but the last, as in YOLOS of width S and above. Each step finds the match of lowest cost for each image:
+    class_cost times the negative probability, plus box_cost times the L1 distance, minus giou_cost times the
+    generalized IoU (DETR, equations 1 and 2). The loss is the cross-entropy of the classes, with weight no_object for
+    tokens without a box, plus box_weight and giou_weight times the distances of matched boxes, divided by the counts of
+    the whole batch as in DETR; `prepare` computes these counts, so that the loss is a mean over examples and the batch
+    can be split.
     """
 
     fields: Fields | None = None
@@ -115,7 +116,7 @@ class Detect(Beside):
         return params
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; converts boxes to shares of the image, and adds weights that divide losses by the counts of the batch."""
+        """See Task; converts boxes to shares of the image, and adds weights that divide by the counts of the batch."""
         boxes, labels = batch[self.keys[0]], batch[self.keys[1]]
         count, b = (labels >= 0).sum(axis=1), len(labels)
         weight = count + self.no_object * (self.detection_tokens - count)
@@ -141,7 +142,7 @@ class Detect(Beside):
     def outputs(
         self, params: Params, images: Images, rng: Rng | None = None
     ) -> tuple[Float[Array, "b q classes"], Float[Array, "b q 4"], Tokens]:
-        """Return each token's logits and box (x, y, width, height) in shares of the image, and all tokens, in float32."""
+        """Return each detection token's logits and box (x, y, width, height), and all tokens, in float32."""
         q, train = self.detection_tokens, rng is not None
 
         def encode(model: Any, images: Images) -> Tokens:
@@ -209,9 +210,9 @@ class Detect(Beside):
     def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
         """Return `boxes` [b, q, 4] as (left, top, right, bottom) in shares of the image, with `box_scores` and `box_labels`.
 
-        A score is the highest probability of a class, as in DETR. Shares refer to the image without the padding of `pad`.
-        `box_logits` [b, q, classes + 1] and `box_outputs` are the network's outputs; `features` [b, d] is the class token or,
-        without one, the mean of all tokens.
+        A score is the highest probability of a class, as in DETR. Shares refer to the image without the padding of
+        `pad`. `box_logits` [b, q, classes + 1] and `box_outputs` are the network's outputs; `features` [b, d] is the
+        class token or, without one, the mean of all tokens.
         """
         images = self.normalize(batch["image"])
         logits, boxes, tokens = self.outputs(weights["params"], images)

@@ -27,7 +27,7 @@ class Head(nn.Module):
     def __call__(
         self, features: Float[Array, "... d"], last_layer_learns: Array | float = 1.0
     ) -> Float[Array, "... k"]:
-        """Map features to scores of `outputs` prototypes; the last layer gets no gradient if `last_layer_learns` is 0."""
+        """Map features to scores of `outputs` prototypes; the last layer has no gradient if last_layer_learns=0."""
         init = nn.initializers.normal(0.02)
         x = features
         for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
@@ -50,11 +50,12 @@ class Encoded(NamedTuple):
 class Dino(Pretraining):
     """Cross-entropy between the centred, sharpened teacher and the student, over pairs of different views (algorithm 1).
 
-    Batches contain `views` [b, 2, h, w, c], which both networks see, and may contain `crops` [b, n, h2, w2, c], which only
-    the student sees; the transform views(...) makes them. The teacher's momentum goes from `momentum` to 1 along a half
-    cosine, and its temperature from the first to the second `teacher_temperature` over the first share `warmup` of the run.
-    The last layer is frozen for the first share `freeze_last` of the run. gram: see Gram. The teacher is evaluated, and the
-    student as NAME_student. The metric `teacher_entropy` is near log(outputs) or 0 if the features collapse.
+    Batches contain `views` [b, 2, h, w, c], which both networks see, and may contain `crops` [b, n, h2, w2, c], which
+    only the student sees; the transform views(...) makes them. The teacher's momentum goes from `momentum` to 1 along a
+    half cosine, and its temperature from the first to the second `teacher_temperature` over the first share `warmup` of
+    the run. The last layer is frozen for the first share `freeze_last` of the run. gram: see Gram. The teacher is
+    evaluated, and the student as NAME_student. The metric `teacher_entropy` is near log(outputs) or 0 if the features
+    collapse.
     """
 
     steps: int = 1

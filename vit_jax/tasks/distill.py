@@ -18,10 +18,11 @@ from vit_jax.types import Params, Rng, UserError
 class Distill(Classify):
     """Learn from labels and the config's `teacher`: (1 - weight) * loss of Classify + weight * distillation loss.
 
-    kind: "soft", the KL divergence of both softmaxes at `temperature` (arXiv:1503.02531), or "hard", the cross-entropy with
-    the teacher's top class (arXiv:2012.12877, equation 3). Student and teacher always see the same crop and the same mixup.
-    With weight=1 the student only matches the teacher's function, which with many epochs is arXiv:2106.05237. A `distilled`
-    ViT learns the labels with the head on its class token and the teacher with the head on its distillation token.
+    kind: "soft", the KL divergence of both softmaxes at `temperature` (arXiv:1503.02531), or "hard", the cross-entropy
+    with the teacher's top class (arXiv:2012.12877, equation 3). Student and teacher always see the same crop and the
+    same mixup. With weight=1 the student only matches the teacher's function, which with many epochs is
+    arXiv:2106.05237. A `distilled` ViT learns the labels with the head on its class token and the teacher with the head
+    on its distillation token.
     """
 
     teacher: Teacher | None = None

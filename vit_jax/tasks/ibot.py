@@ -27,9 +27,9 @@ class PatchScores(NamedTuple):
 class Ibot(Dino):
     """The loss of Dino, plus patch_weight times the cross-entropy of masked patches (equations 2 and 3).
 
-    With probability `mask_prob`, the student sees a large view with blocks of its patches replaced by the mask token, a share
-    drawn from `mask_ratio`; the teacher sees the whole view. Both losses share a head, unless `patch_outputs` gives patches
-    their own. The model has a class token and mask_token=True.
+    With probability `mask_prob`, the student sees a large view with blocks of its patches replaced by the mask token, a
+    share drawn from `mask_ratio`; the teacher sees the whole view. Both losses share a head, unless `patch_outputs`
+    gives patches their own. The model has a class token and mask_token=True.
     """
 
     outputs: Units = 8192

@@ -51,10 +51,10 @@ class Predictor(nn.Module):
 class Ijepa(Pretraining):
     """Predict the features of `blocks` target blocks, normalised in each patch, with the smooth L1 loss (section 3).
 
-    The target blocks of a batch are rectangles of one size, drawn from `target_scale` and `target_aspect`; the context is a
-    square of `context_scale` without their patches. The target features come from a running average of the encoder, whose
-    momentum goes linearly from `momentum` to 1; it is evaluated, and the encoder as NAME_student. The model has no class
-    token.
+    The target blocks of a batch are rectangles of one size, drawn from `target_scale` and `target_aspect`; the context
+    is a square of `context_scale` without their patches. The target features come from a running average of the
+    encoder, whose momentum goes linearly from `momentum` to 1; it is evaluated, and the encoder as NAME_student. The
+    model has no class token.
     """
 
     steps: int = 1

@@ -14,7 +14,8 @@ from vit_jax.tasks.pretraining import Pretraining
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
 from vit_jax.types import Params, Rng, Units, UserError
 
-# The Epps-Pulley statistic is integrated by the trapezoid rule on [0, 3], doubled, as its integrand is even (section 4.2).
+# The Epps-Pulley statistic is integrated by the trapezoid rule on [0, 3], doubled, as its integrand is even (section
+# 4.2).
 KNOTS = jnp.linspace(0.0, 3.0, 17)
 
 
@@ -54,9 +55,9 @@ def sigreg(embeddings: Float[Array, "b v k"], directions: Float[Array, "k m"]) -
 class Lejepa(Pretraining):
     """(1 - weight) * the squared distance of all views from the mean of the large views, plus weight * SIGReg.
 
-    Batches contain `views` [b, v, h, w, c] and may contain `crops`. Each step draws `directions` random directions. SIGReg
-    and the projector compare the examples of a batch, so gradients cannot be accumulated. weight is the one hyperparameter;
-    the authors use 0.02 to 0.05, and 1,024 directions for large models.
+    Batches contain `views` [b, v, h, w, c] and may contain `crops`. Each step draws `directions` random directions.
+    SIGReg and the projector compare the examples of a batch, so gradients cannot be accumulated. weight is the one
+    hyperparameter; the authors use 0.02 to 0.05, and 1,024 directions for large models.
     """
 
     weight: float = 0.02

@@ -14,9 +14,9 @@ from vit_jax.types import Params, Rng
 class Lit(Clip):
     """The loss of Clip with a frozen image tower in inference mode: no dropout and no gradient (section 3, "Lu").
 
-    Initialize the tower with `init` and keep it with freeze="^backbone/". With `drop('image')` in data.preprocess and the
-    tower's `features` in the examples (`vit features`), it does not run in training; image_shape then gives the shape of the
-    images at inference.
+    Initialize the tower with `init` and keep it with freeze="^backbone/". With `drop('image')` in data.preprocess and
+    the tower's `features` in the examples (`vit features`), it does not run in training; image_shape then gives the
+    shape of the images at inference.
     """
 
     def embed_images(self, params: Params, batch: Batch, rng: Rng | None = None) -> Float[Array, "b d"]:

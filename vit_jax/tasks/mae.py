@@ -50,9 +50,9 @@ class Decoder(nn.Module):
 class Mae(Pretraining):
     """Minimise the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
 
-    The patches of a network such as vit.ViT are dropped between its `embed` and `encode`, which sees (1 - mask_ratio) of
-    them. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512; the
-    decoder's GELU is exact or approximate like the network's.
+    The patches of a network such as vit.ViT are dropped between its `embed` and `encode`, which sees (1 - mask_ratio)
+    of them. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width
+    512; the decoder's GELU is exact or approximate like the network's.
     """
 
     mean: Scale = 0.5

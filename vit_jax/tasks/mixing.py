@@ -49,7 +49,7 @@ def mixed(own: Array, weights: Array, partner: Partner) -> Float[Array, "..."]:
 
 
 def per_example(drawn: Array, mode: Mode, size: int) -> Array:
-    """Spread `num_draws` draws over a batch: one for all, one for each pair at mirrored places, or one for each example."""
+    """Spread `num_draws` draws over a batch: one for all, one per pair at mirrored places, or one per example."""
     if mode == "pair":
         return jnp.concatenate([drawn, drawn[::-1]])
     return jnp.broadcast_to(drawn, (size,))
@@ -93,8 +93,9 @@ def _check(mode: Mode, partner: Partner, **alphas: float) -> None:
 class Mixup(Mix):
     """Weighted means of two images (arXiv:1710.09412), with a share from Beta(alpha, alpha).
 
-    mode: one share for the "batch", for each "pair" or for each "element". partner: the previous image ("roll") or the image
-    at the mirrored place in the batch ("flip"). own_most: the image's own share is at least a half, as in big_vision.
+    mode: one share for the "batch", for each "pair" or for each "element". partner: the previous image ("roll") or the
+    image at the mirrored place in the batch ("flip"). own_most: the image's own share is at least a half, as in
+    big_vision.
     """
 
     alpha: float = 0.2
@@ -140,7 +141,8 @@ class CutMix(Mix):
 class MixupOrCutMix(Mix):
     """Mixup or cutmix, chosen at random, as in DeiT (arXiv:2012.12877, section 6).
 
-    Images are mixed with probability `prob`, and then by cutmix with probability `cutmix_prob`. mode, partner: see Mixup.
+    Images are mixed with probability `prob`, and then by cutmix with probability `cutmix_prob`. mode, partner: see
+    Mixup.
     """
 
     mixup_alpha: float = 0.8

@@ -30,8 +30,8 @@ def pixel_xent(
 def dice(logits: Map, labels: Integer[Array, "b h w"], smooth: float = 1e-5) -> Float[Array, "b"]:
     """Return 1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth), averaged over all classes (arXiv:1606.04797, section 3).
 
-    p are the softmax probabilities and g the true classes of an example's labelled pixels. The paper squares them in its
-    denominator.
+    p are the softmax probabilities and g the true classes of an example's labelled pixels. The paper squares them in
+    its denominator.
     """
     known = (labels != IGNORED)[..., None]
     p = jnp.where(known, jax.nn.softmax(logits), 0.0)
@@ -49,8 +49,8 @@ def mean_of_known(x: Float[Array, "b h w"], known: Bool[Array, "b h w"]) -> Floa
 class Segment(Dense):
     """Predict the class of each pixel.
 
-    loss_name: "xent", "dice", or "xent_dice", their sum. class_weights: the weight of each class in "xent"; `vit preview`
-    prints suitable ones. The sum over an example's pixels is divided by the sum of their weights, as in torch.
+    loss_name: "xent", "dice", or "xent_dice", their sum. class_weights: the weight of each class in "xent"; `vit
+    preview` prints suitable ones. The sum over an example's pixels is divided by the sum of their weights, as in torch.
     """
 
     loss_name: LossName = "xent"

@@ -19,9 +19,10 @@ from vit_jax.types import Params, Rng, Units
 class Siglip(Towers):
     """Classify each pair of an image and a text: the image's own text or not (equation 1).
 
-    Products are scaled by exp(log_scale) and shifted by a learned bias, which start at `scale` and `bias`. A text is not a
-    negative for images whose own caption equals it. Products are computed for `chunk` texts at a time, and several devices
-    pass their texts around (section 3.3), so that the whole matrix never exists; the loss covers the global batch.
+    Products are scaled by exp(log_scale) and shifted by a learned bias, which start at `scale` and `bias`. A text is
+    not a negative for images whose own caption equals it. Products are computed for `chunk` texts at a time, and
+    several devices pass their texts around (section 3.3), so that the whole matrix never exists; the loss covers the
+    global batch.
     """
 
     scale: float = 10.0

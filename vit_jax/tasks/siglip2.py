@@ -20,13 +20,14 @@ from vit_jax.types import Count, Fraction, Images, Params, Rng, Units, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Siglip2(Siglip):
-    """Add a captioning loss to the sigmoid loss (section 2.2) and, for the last `late` fraction of the steps, two more terms.
+    """Add a captioning loss to the sigmoid loss and, for the last `late` fraction of the steps, two more terms.
 
-    These are self-distillation, in which the student's pooled `crops` match the teacher's output for the whole image, and
-    masked prediction, in which masked patches match the teacher's patches (section 2.3; as in SILC, arXiv:2310.13355, and
-    TIPS, arXiv:2410.16512). The teacher is a running average of the image tower, and starts as a copy of it when these terms
-    begin. Batches contain `views` [b, 1, h, w, c] and `crops` [b, n, h2, w2, c], as views(1, n, ...) makes them, and `text`.
-    The network has mask_token=True, and posemb_grid if crops are smaller.
+    The captioning loss is described in section 2.2. The late terms are self-distillation, in which the student's pooled
+    `crops` match the teacher's output for the whole image, and masked prediction, in which masked patches match the
+    teacher's patches (section 2.3; as in SILC, arXiv:2310.13355, and TIPS, arXiv:2410.16512). The teacher is a running
+    average of the image tower, and starts as a copy of it when these terms begin. Batches contain `views` [b, 1, h, w,
+    c] and `crops` [b, n, h2, w2, c], as views(1, n, ...) makes them, and `text`. The network has mask_token=True, and
+    posemb_grid if crops are smaller.
     """
 
     steps: int = 1

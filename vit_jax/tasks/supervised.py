@@ -64,7 +64,7 @@ class Supervised(WithCollections):
         return self._checked(out), sown, updated
 
     def outputs(self, weights: Weights, images: Pixels | Patches) -> tuple[Array, dict[str, Array]]:
-        """Return the outputs [b, classes] at inference and, if the network sows them, `features` and the patches' `tokens`."""
+        """Return the outputs [b, classes] at inference and, if the network sows them, `features` and patch `tokens`."""
         out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
         return self._checked(out), sown_outputs(self.model, sown)
 

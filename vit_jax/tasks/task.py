@@ -46,13 +46,13 @@ class Task(abc.ABC):
     """An objective: initial parameters and state, the loss of a batch, and predictions.
 
     A task is built from its config with `model` and, if its signature has them, `fields` (the kind of each key of an
-    example), `class_names`, `spec` and `steps`. A task that takes class_names has a model with one output per class; other
-    tasks have a model without a head (num_classes=0).
+    example), `class_names`, `spec` and `steps`. A task that takes class_names has a model with one output per class;
+    other tasks have a model without a head (num_classes=0).
 
     decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
-    averaged. Accumulation and pmap raise for a task that is not decomposable. any_shape: `image` of a batch may be Patches.
-    measured_by: the default evaluator of `vit evaluate`. large: outputs of `predict` that are computed only if they are
-    requested by name.
+    averaged. Accumulation and pmap raise for a task that is not decomposable. any_shape: `image` of a batch may be
+    Patches. measured_by: the default evaluator of `vit evaluate`. large: outputs of `predict` that are computed only if
+    they are requested by name.
     """
 
     model: nn.Module
@@ -84,7 +84,7 @@ class Task(abc.ABC):
         """Return the training loss of a prepared batch, or of a part of it; `state` is read, never written."""
 
     def update(self, params: Params, state: TaskState, stats: Mapping[str, Any], step: Array) -> TaskState:
-        """Return the state after a step, from the new parameters, the stats of the loss and the number of steps before it."""
+        """Return the state after a step, from the new parameters, the loss's stats and the count of earlier steps."""
         return state
 
     def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
@@ -182,7 +182,7 @@ def normalize(images: Any, mean: Scale, std: Scale) -> Any:
 def check_scale(mean: Scale, std: Scale, what: str = "") -> None:
     """Raise UserError if a standard deviation is not above 0; `what` is a prefix of its name."""
     if min(std if isinstance(std, tuple | list) else (std,), default=0) <= 0:
-        raise UserError(f"task.{what}std is {std}, beside {what}mean={mean}; expected numbers above 0.")
+        raise UserError(f"task.{what}std is {std}, with {what}mean={mean}; expected numbers above 0.")
 
 
 def stream(rng: Rng, name: str) -> Rng:
@@ -208,7 +208,8 @@ def apply(
 ) -> tuple[Array, Mapping[str, Array], Weights]:
     """Apply a network; return its output and sown values, both in float32, and its updated collections.
 
-    With `rng` it runs in training mode. Modules that take no `train`, sow nothing or have no mutable collections work too.
+    With `rng` it runs in training mode. Modules that take no `train`, sow nothing or have no mutable collections work
+    too.
     """
     own = [name for name in weights if name != "params"]
     mutable = ["intermediates"] if rng is None else ["intermediates", *own]
@@ -270,7 +271,7 @@ class BackboneNames:
     full: Mapping[str, str]
 
     def layers(self, params: Params) -> dict[str, int]:
-        """Return the layer of each parameter by name, 0 for the embedding; heads outside the backbone are in the last layer."""
+        """Return the layer of each parameter by name, 0 for the embedding; heads outside the backbone are in the last."""
         if not hasattr(self.module, "layer_of"):
             raise UserError(
                 f"optim.layer_decay needs the layer of each parameter; {type(self.module).__name__} has no method "

@@ -20,11 +20,12 @@ from vit_jax.types import Params, Rng, Units, UserError
 class Towers(Pretraining):
     """Compare unit vectors of an image tower, `model`, and a text tower by scaled products.
 
-    Parameters: {"backbone", "text", "log_scale"}, a "projection" of the image tower's vectors to `projection` numbers if it
-    is set, and the objective's own. Without a projection both towers must give vectors of the same width. Batches contain
-    `text` [b, n] and `image` [b, h, w, c], or the `features` [b, d] of a frozen tower for images of `image_shape`; for
-    evaluation there may be several texts [b, k, n]. `predict` returns `image_embedding` [b, d] and `text_embedding` [b, d] or
-    [b, k, d] for the inputs in the batch, and `features` [b, d] and `tokens` of the image tower.
+    Parameters: {"backbone", "text", "log_scale"}, a "projection" of the image tower's vectors to `projection` numbers
+    if it is set, and the objective's own. Without a projection both towers must give vectors of the same width. Batches
+    contain `text` [b, n] and `image` [b, h, w, c], or the `features` [b, d] of a frozen tower for images of
+    `image_shape`; for evaluation there may be several texts [b, k, n]. `predict` returns `image_embedding` [b, d] and
+    `text_embedding` [b, d] or [b, k, d] for the inputs in the batch, and `features` [b, d] and `tokens` of the image
+    tower.
     """
 
     model: nn.Module

@@ -40,11 +40,12 @@ class Rebuild(nn.Module):
 class VqKd(Pretraining):
     """Rebuild a teacher's tokens from discrete codes of the patches (equation 1).
 
-    The loss is 1 - cosine of the rebuilt and the teacher's tokens, plus `commitment` times the squared distance of projected
-    tokens from their codes. The config's `teacher` gives `tokens` for the same number of patches. Each patch is assigned the
-    nearest by cosine of `codes` unit vectors, which are running averages, with decay `code_decay`, of the tokens assigned to
-    them; unused codes do not change. The gradient passes the assignment unchanged. `predict` also returns `codes`
-    [b, patches], which beit.Beit predicts. The metric `codes_used` is the share of the codes that are used in a batch.
+    The loss is 1 - cosine of the rebuilt and the teacher's tokens, plus `commitment` times the squared distance of
+    projected tokens from their codes. The config's `teacher` gives `tokens` for the same number of patches. Each patch
+    is assigned the nearest by cosine of `codes` unit vectors, which are running averages, with decay `code_decay`, of
+    the tokens assigned to them; unused codes do not change. The gradient passes the assignment unchanged. `predict`
+    also returns `codes` [b, patches], which beit.Beit predicts. The metric `codes_used` is the share of the codes that
+    are used in a batch.
     """
 
     teacher: Teacher | None = None

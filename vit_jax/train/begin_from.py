@@ -37,7 +37,7 @@ def stated(module: nn.Module) -> dict[str, Any]:
 
 
 def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed: int) -> Merged:
-    """Return the initial parameters of a run: the backbone comes from another model, other parameters are re-initialized.
+    """Return the initial parameters of a run: the backbone of another model; other parameters are re-initialized.
 
     Towers also take what `beside_backbone` returns. Raises UserError that lists the mismatches.
     """
@@ -74,16 +74,16 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
     taken = beside_backbone(source, task, like)
     params |= {name: taken[name] if name in taken else compiled()[name] for name in others}
     report += [
-        Entry(name, "loaded", "of the other towers")
+        Entry(name, "loaded", "from the other towers")
         if name in taken
-        else Entry(name, "reset", "outside the backbone, begins anew")
+        else Entry(name, "reset", "outside the backbone, re-initialized")
         for name in others
     ]
     return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
 
 
 def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the parameters that towers take from other towers besides the backbone: text tower, projection, scale and bias.
+    """Return the parameters that towers take besides the backbone: text tower, projection, scale and bias.
 
     Raises UserError if their shapes differ.
     """
@@ -94,7 +94,7 @@ def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict
     different = [f"{k}: {x.shape} there, {like[k].shape} here" for k, x in taken.items() if x.shape != like[k].shape]
     if different:
         raise UserError(
-            "The text tower of init.ref is another than task.text: "
+            "The text tower of init.ref differs from task.text: "
             + "".join(first([f"\n  {line}" for line in different]))
             + "\nTake the same sizes and the tokenizer of that model."
         )
@@ -102,7 +102,7 @@ def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict
 
 
 def write_merge_report(merged: Merged, ref: str, path: Path) -> None:
-    """Print a summary of how the model's parameters were loaded, and write the full report to init.txt in the workdir."""
+    """Print how the model's parameters were loaded, and write the full report to init.txt in the workdir."""
     workdirs.write_text(path / "init.txt", printable.lines(report_text(merged.report)))
     notes = (f"note: {note}" for note in merged.notes)
     shown = (f"begins from {ref}:", *report_lines(merged.report), *notes)

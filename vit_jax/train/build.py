@@ -337,7 +337,8 @@ def usage(
 ) -> dict[str, Any]:
     """Return how images are prepared for the trained model: `preprocess` and the `image_shape` that it gives.
 
-    This is data.eval_preprocess, or the first evaluator's preprocessing, or a resize to the size of the training images.
+    This is data.eval_preprocess, or the first evaluator's preprocessing, or a resize to the size of the training
+    images.
     """
     measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
     if eval_preprocess is not None:

@@ -27,9 +27,9 @@ from vit_jax.train.state import State, title
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Train the model described by `config`, resuming from the latest checkpoint in `workdir` if there is one.
 
-    Returns the last metrics. Raises UserError, before compiling, if config, data or workdir are wrong, and NonFiniteLossError
-    if training diverges. On SIGTERM, saves and returns. Ctrl-C, and any other exception outside the step, saves the last
-    state first.
+    Returns the last metrics. Raises UserError, before compiling, if config, data or workdir are wrong, and
+    NonFiniteLossError if training diverges. On SIGTERM, saves and returns. Ctrl-C, and any other exception outside the
+    step, saves the last state first.
     """
     config = factory.to_plain(config)
     distributed.check_equal(factory.flatten_config(config) | {"--workdir": str(workdir)})
@@ -129,7 +129,7 @@ def close(run: Run) -> None:
 
 
 def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:
-    """Save the state of a run that an exception ends, if it is complete and finite; return where the run can resume from."""
+    """Save the state of a run that an exception ends, if it is complete and finite; return where the run can resume."""
     saved = run.saver.latest()
     if state is not None and saved != done and distributed.agree(run.recorder.is_finite()):
         with contextlib.suppress(Exception):  # a writer may be what failed

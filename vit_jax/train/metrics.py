@@ -91,11 +91,11 @@ class Recorder:
     def open(
         self, workdir: Path, step: int, *, steps: int, batch_size: int, num_examples: int, seconds_at_peak: float | None = None,
     ) -> None:  # fmt: skip
-        """Start recording the run in `workdir` after `step`; rows of later steps are removed, since these steps run again.
+        """Start recording the run in `workdir` after `step`; rows of later steps are removed, as these run again.
 
-        Only the first process writes and has a display. seconds_at_peak: the seconds of a step if the devices only ran its
-        operations, at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311, appendix
-        B).
+        Only the first process writes and has a display. seconds_at_peak: the seconds of a step if the devices only ran
+        its operations, at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311,
+        appendix B).
         """
         self._seconds_at_peak = seconds_at_peak
         self.path, self.steps, self.batch_size = workdir / "metrics.jsonl", steps, batch_size
@@ -145,7 +145,7 @@ class Recorder:
         self._clocked, self._waited, self._paused, self._since = step, 0.0, 0.0, time.perf_counter()
 
     def took(self, step: int, metrics: dict[str, jax.Array], unreadable: Sized) -> None:
-        """Take the metrics of a step that was just dispatched; write the metrics up to the step before it if they are due."""
+        """Take the metrics of a step that was just dispatched; write the metrics up to the previous step if due."""
         if self._pending and self._pending[-1][0] % self.every == 0:
             self.flush_steps(unreadable)
             self.flush()
@@ -162,7 +162,7 @@ class Recorder:
         return all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in found)
 
     def flush_steps(self, unreadable: Sized = ()) -> None:
-        """Wait for all dispatched steps, and write their mean metrics if due, with the count of unreadable images if any.
+        """Wait for all dispatched steps, and write their mean metrics if due, with the count of unreadable images.
 
         Raises NonFiniteLossError for the first step whose loss, or whose new parameters, are not finite.
         """
@@ -195,7 +195,7 @@ class Recorder:
             print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {title}: {summary(values)}", flush=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add named values to the row of a step, and the seconds that the run has taken, without time between attempts."""
+        """Add named values to the row of a step, and the seconds that the run took, without time between attempts."""
         if not values or not distributed.is_first():
             return
         if self._row.get("step") != step:

@@ -23,9 +23,9 @@ PLAIN = {"remat": "none", "scan": False, "attention": "plain"}
 class Parts:
     """The computation of training for batches of one layout: the same step for fit, plan and bench.
 
-    init(params): the initial state; None means random parameters. make_step(axis=...): the pure step. constants: arrays of
-    the task and of data on the devices. batch: shapes of a global batch. norm_scaled: the parameters whose updates the
-    optimiser scales by their norms.
+    init(params): the initial state; None means random parameters. make_step(axis=...): the pure step. constants: arrays
+    of the task and of data on the devices. batch: shapes of a global batch. norm_scaled: the parameters whose updates
+    the optimiser scales by their norms.
     """
 
     task: Task

@@ -29,7 +29,7 @@ def check_init(
     allow: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Return the `init` of a config: a model reference, and how its parameters are loaded into the model of this run."""
+    """Return the `init` of a config: a model reference, and how to load its parameters into the model of this run."""
     return {"ref": ref, "head": head, "posemb": posemb, "patches": patches, "allow": allow, "trust": trust}
 
 
@@ -109,7 +109,7 @@ def fill_sizes(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> di
 
 
 def fill_texts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return the config with a task and a text tower that fit the tokenizer: vocabulary, length and end token, if unset."""
+    """Return the config with task and text tower fitted to the tokenizer: vocabulary, length, end token, if unset."""
     spec = config["data"].get("preprocess")
     tokenize = parse(spec, source.fields).tokenize if isinstance(spec, str) and "tokenize" in spec else None
     if tokenize is None:

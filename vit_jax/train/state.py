@@ -17,8 +17,8 @@ from vit_jax.types import Params, UserError
 class State:
     """Everything that a step reads and writes.
 
-    params: the trained parameters. frozen: all other parameters, which keep their initial values. ema: the running average of
-    `params`, or None. state: the task's own state.
+    params: the trained parameters. frozen: all other parameters, which keep their initial values. ema: the running
+    average of `params`, or None. state: the task's own state.
     """
 
     step: Any  # int32 []; or a shape or a sharding in a tree of these
@@ -59,7 +59,8 @@ def initial_state(
 ) -> State:
     """Return the state before the first step, for examples of these shapes; pure, so it can be compiled or shape-checked.
 
-    Without `params` they are random. Parameters whose name matches `freeze` are frozen; raises UserError if none or all do.
+    Without `params` they are random. Parameters whose name matches `freeze` are frozen; raises UserError if none or all
+    do.
     """
     params = task.init(jax.random.key(seed), spec) if params is None else params
     state = task.init_state(params)

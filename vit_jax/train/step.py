@@ -80,7 +80,7 @@ def checked_state(task: Task, new: Any, old: Any) -> Any:
 
 
 def loss_of(task: Task, state: State) -> Loss:
-    """Return the loss of a task as a function of the trained parameters; only tasks with two towers have it in two parts."""
+    """Return the loss of a task as a function of the trained parameters; only two towers have it in two parts."""
 
     def whole(params: Params, batch: Batch, rng: Rng) -> Any:
         with reading(task, batch):
@@ -113,9 +113,9 @@ def make_step(
 ) -> PureStep:
     """Return the step as a pure function of ({"task": constants, "data": arrays}, state, batch).
 
-    With `axis` it takes one shard of a prepared batch, and averages over that mapped axis. Its randomness is a function of
-    (seed, step) and, with `axis`, of the shard. peak: the highest learning rate. Metrics: loss, the task's metrics, lr, and
-    the norms of gradient (before clipping), update and new parameters.
+    With `axis` it takes one shard of a prepared batch, and averages over that mapped axis. Its randomness is a function
+    of (seed, step) and, with `axis`, of the shard. peak: the highest learning rate. Metrics: loss, the task's metrics,
+    lr, and the norms of gradient (before clipping), update and new parameters.
     """
 
     def step(constants: Params, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -183,9 +183,9 @@ def compile_step(
 ) -> Step:
     """Return the step that `make(axis=...)` makes, for states and global batches of these shapes on a mesh.
 
-    The step is traced completely, so that a mistake in any part shows now, and compiled when it is first called. With "pmap"
-    every device holds the whole state, so that state and checkpoints are the same as with "jit", and whole batches are
-    prepared before they are sharded, so that mixing is the same too.
+    The step is traced completely, so that a mistake in any part shows now, and compiled when it is first called. With
+    "pmap" every device holds the whole state, so that state and checkpoints are the same as with "jit", and whole
+    batches are prepared before they are sharded, so that mixing is the same too.
     """
     of_constants = sharding.tree_sharding(constants, mesh, rules)
     if parallel == "jit":

@@ -28,7 +28,8 @@ class Writer(Protocol):
 class TensorBoard:
     """Write TensorBoard events in a workdir; events after `step` are discarded.
 
-    They are written in the main thread: SummaryWriter's thread ends at the first disk error, and its queue then blocks forever.
+    They are written in the main thread: SummaryWriter's thread ends at the first disk error, and its queue then blocks
+    forever.
     """
 
     def __init__(self, workdir: Path, step: int):
