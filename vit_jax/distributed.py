@@ -1,4 +1,4 @@
-"""Processes that train together: one per host of a TPU pod, per GPU or per node of a cluster."""
+"""Set up processes that train together: one per host of a TPU pod, per GPU or per node of a cluster."""
 
 import contextlib
 import hashlib

@@ -256,7 +256,9 @@ class Loaded:
             return model.apply(variables, normalize(images, *scale), method="features", **options)["stages"]
 
         if not hasattr(model, "features"):
-            raise UserError(f"A {type(model).__name__} has no method `features`, which gives what is after each block.")
+            raise UserError(
+                f"A {type(model).__name__} has no method `features`, which gives the tokens after each block."
+            )
         return jax.jit(stages, static_argnums=2)
 
     def _parts(self, stage: np.ndarray) -> Outputs:

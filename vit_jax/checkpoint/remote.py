@@ -28,7 +28,7 @@ WHOLE = ("config.json", "tokenizer.json")
 
 
 class Workdir:
-    """The folder of a run: `path` is local, `checkpoints` is where orbax writes, and `url` is what the user specified."""
+    """The folder of a run: the local `path`, `checkpoints` for orbax, and the `url` that the user specified."""
 
     def __init__(self, url: str | Path):
         self.url = os.path.expanduser(url)

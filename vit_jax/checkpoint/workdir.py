@@ -118,7 +118,7 @@ def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, 
 
 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
-    """Create a checked workdir and its config.json, or record what changed since the run began.
+    """Create a checked workdir and its config.json, or record changes since the run began.
 
     data: facts about the data, such as class names, layout, number of examples, and how images are prepared for the
     trained model. Raises UserError if they differ from when the run began, except for the preprocessing and the fields.

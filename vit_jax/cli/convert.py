@@ -16,7 +16,7 @@ from vit_jax.types import UserError
 
 FORMATS = ("npz", "timm", "hf", "open_clip", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
-TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
+TOLERANCE = 1e-3  # in standard deviations of the logits; rounding errors stay well below
 
 EXAMPLES = """
 vit convert --model=workdirs/photos --out=photos_timm --to=timm
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
     parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
     parser.add_argument(
-        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; others: a folder"
+        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; else a folder"
     )
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     parser.add_argument(

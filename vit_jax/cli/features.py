@@ -1,4 +1,4 @@
-"""Write the features of images as .npy, for data.source.features: vit features --model=REF --data=pairs:PATH --out=FILE."""
+"""Write features of images as .npy, for data.source.features: vit features --model=REF --data=pairs:PATH --out=FILE."""
 
 from collections.abc import Sequence
 from pathlib import Path

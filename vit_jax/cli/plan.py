@@ -113,7 +113,7 @@ def local_devices() -> list[Any]:
 
 
 def axes_of(text: str, known: Iterable[str]) -> dict[str, int]:
-    """Return the mesh of a flag such as "data=2,fsdp=4", whose axes are among the known ones."""
+    """Return the mesh of a flag such as "data=2,fsdp=4"; raises UserError for an axis that is not in `known`."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and equals and size.removeprefix("-").isdecimal() for axis, equals, size in pairs):
         raise UserError(f"--mesh={text}: expected axes with sizes, such as data=-1 or data=2,fsdp=4.")

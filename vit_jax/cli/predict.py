@@ -61,7 +61,7 @@ def show_written(written: Iterator[tuple[str, dict[str, Any]]], as_json: bool) -
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """Return what was predicted for an image in one line."""
+    """Return the predictions for an image in one line."""
     if "boxes" in result:
         found = ", ".join(f"{box['label']} {box['score']:.0%}" for box in result["boxes"][:5])
         return f"{len(result['boxes'])} boxes{': ' * bool(found)}{found}; {result['picture']}"

@@ -104,7 +104,7 @@ def of_config(flags: Any, overrides: Sequence[tuple[str, str]]) -> tuple[Any, ..
         print(f"note: {note}", file=sys.stderr)
     parts = build_parts(config, spec)
     if "image" not in spec.layout:
-        raise UserError(f"The examples have {', '.join(spec.layout)}, and no image whose network could be shown.")
+        raise UserError(f"The examples have {', '.join(spec.layout)}, but no image, so there is no network to show.")
     weights = jax.eval_shape(lambda s: s.evaluated(parts.task), parts.shapes)[""]
     module, variables = parts.task.backbone(weights)
     trained = sum(leaf.size for leaf in jax.tree.leaves((parts.shapes.params, parts.shapes.frozen)))

@@ -49,7 +49,7 @@ class Linear(_Head):
 
 
 class MaskTransformer(_Head):
-    """Segmenter's decoder (arXiv:2105.05633, section 3.2): blocks on patches and class embeddings, whose products are the masks.
+    """Segmenter's decoder (arXiv:2105.05633, section 3.2): masks are products of encoded patches and class embeddings.
 
     It reads the last of the chosen layers. width: None for the backbone's width. num_heads: None for one head per 64
     units.

@@ -20,7 +20,7 @@ from vit_jax.optim.per_parameter import (
 from vit_jax.optim.schedules import Schedule
 from vit_jax.types import Params, UserError, compile_regex
 
-DECAYED = "kernel$"  # the parameters whose weights decay
+DECAYED = "kernel$"  # the parameters that decay
 
 
 def make_optimizer(

@@ -13,7 +13,7 @@ from vit_jax.types import Params, Pixels, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Beside(Task):
-    """An objective whose parameters are {"backbone": ...} and parameters of its own.
+    """An objective with the parameters {"backbone": ...} and parameters of its own.
 
     `predict` returns the `features` [b, d] of whole images and, for a network in stages, `tokens` [b, patches, d].
     """

@@ -180,7 +180,7 @@ def _blocks(
 
 
 def _most(grid: tuple[int, int], scale: float, aspect: tuple[float, float]) -> int:
-    """Return an upper bound on the number of patches in a rectangle, whose sides are rounded."""
+    """Return an upper bound on the number of patches in a rectangle with rounded sides."""
     area = scale * grid[0] * grid[1]
     sides = max(math.sqrt(a) + 1 / math.sqrt(a) for a in aspect)
     return min(math.floor(area + 0.5 * math.sqrt(area) * sides + 0.25), grid[0] * grid[1])

@@ -58,7 +58,7 @@ class Regress(Supervised):
 
     def _scale(self, targets: Array) -> tuple[Array, Array]:
         if targets.ndim != 2:
-            raise UserError("Regression needs numbers for each image, such as those of data.source type='table.Table'.")
+            raise UserError("Regression needs numbers for each image, such as from data.source type='table.Table'.")
         for name, scale in (("target_mean", self.target_mean), ("target_std", self.target_std)):
             if isinstance(scale, tuple | list) and len(scale) != targets.shape[1]:
                 raise UserError(

@@ -144,7 +144,7 @@ def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -
 
 
 def saved_words(step: int | None, run: Run, place: remote.Workdir) -> str:
-    """Return where a run that ends can resume from."""
+    """Return a message on where a run can resume from."""
     if step is None:
         return "nothing was saved"
     return f"step {step} is saved in {place.shown(run.saver.directory)}; run the same command to resume"

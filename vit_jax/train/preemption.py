@@ -1,4 +1,4 @@
-"""Preemption and Ctrl-C: SIGTERM, which cloud machines send before they are shut down, and SIGINT."""
+"""Handle preemption and Ctrl-C: SIGTERM, which cloud machines get before they are shut down, and SIGINT."""
 
 import contextlib
 import os

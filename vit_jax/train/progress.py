@@ -22,7 +22,7 @@ class Display:
         self._steps, self._batch_size, self._per_epoch = steps, batch_size, num_examples / batch_size
 
     def phase(self, name: str) -> None:
-        """Show what is being done besides training, such as compiling; "" is training itself."""
+        """Show an activity other than training, such as compiling; "" is training itself."""
 
     def stepped(self, step: int, metrics: Mapping[str, jax.Array], rate: float | None) -> None:
         """Show a step that the devices have finished, and the images per second after enough steps."""

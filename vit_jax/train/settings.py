@@ -59,7 +59,7 @@ def fill_in(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: 
 
 
 def fill_from_model(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
-    """Return the config with the network and normalisation of the model in `init`, where they are unset.
+    """Return the config with the network and normalisation of the model in `init`, if they are unset.
 
     For images with another number of channels the normalisation is the mean over the model's channels.
     """

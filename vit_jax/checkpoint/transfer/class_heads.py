@@ -84,7 +84,7 @@ def _choose(sizes: list[int], old: Names, new: Names) -> tuple[Literal["keep", "
 
 def _check_same(sizes: list[int], old: Names, new: Names) -> None:
     """Raise UserError if the classes of both sides are known to differ."""
-    remedy = "Use init.head='reset', or 'map' where both sides name their classes."
+    remedy = "Use init.head='reset', or 'map' if both sides name their classes."
     if sizes[0] != sizes[1]:
         raise UserError(
             f"init.head='keep' with {sizes[0]} classes in the pretrained model and {sizes[1]} here. {remedy}"
