@@ -19,7 +19,7 @@ PROFILED = 5  # steps in a trace
 KINDS = {
     "step": "the bare train step on random bytes on the device, without data",
     "loop": "the step with its data against the bare step",
-    "data": "only the batches",
+    "data": "the batches, without training",
     "inference": "predictions with random weights, from bytes on the host to probabilities there",
 }
 
