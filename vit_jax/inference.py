@@ -275,7 +275,7 @@ class Loaded:
         return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
     def decoded(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Decode a path, PIL image or array [h, w] or [h, w, c] to the model's channels; raises UnreadableImage."""
+        """Decode a path, PIL image or uint8 [h, w] or [h, w, c] to the model's channels; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             data = read_file(os.path.expanduser(image))

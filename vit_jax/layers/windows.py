@@ -26,7 +26,7 @@ KERNEL = INITIAL["trunc_normal"].kernel
 
 @functools.cache
 def relative_places(window: int, side: tuple[int, int]) -> np.ndarray:
-    """Return the row in a table of (2 window - 1)^2 offsets for each pair of places in a window, int [n, n]."""
+    """Return the row in a table of (2 window - 1)^2 offsets for pairs of places in a window of `side`, int [n, n]."""
     rows, columns = np.mgrid[: side[0], : side[1]].reshape(2, -1)
     down, right = rows[:, None] - rows[None] + window - 1, columns[:, None] - columns[None] + window - 1
     return down * (2 * window - 1) + right

@@ -47,7 +47,7 @@ class BatchNormLinear(nn.Module):
 
 
 def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-6) -> nn.Module:
-    """Return a linear layer after a batch norm without scale and bias, as MAE's (arXiv:2111.06377, appendix A.1)."""
+    """Return a linear layer after a batch norm without scale and bias; MAE's probe (arXiv:2111.06377, appendix A.1)."""
     if std <= 0 or not 0 <= momentum < 1 or eps <= 0:
         raise UserError(
             f"model.head has std={std}, momentum={momentum}, eps={eps}; expected numbers above 0, and a momentum in [0, 1)."

@@ -58,7 +58,7 @@ class Mixer(FromVariant, nn.Module):
             raise UserError(f"model.drop_path={self.drop_path}; expected a rate in [0, 1).")
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of patches in an image of (height, width); UserError if they do not tile it."""
+        """Return rows and columns of patches for (height, width) in pixels; UserError if they do not tile the image."""
         patch = pair(self.patch_size)
         return patch_grid(image_size, patch, patch, "valid")
 

@@ -24,11 +24,11 @@ class Swin(nn.Module):
     """Swin Transformer: patches, stages of blocks in plain and shifted windows with merges between them, global average, head.
 
     depths, num_heads: of each stage, which has twice the width of the previous stage. window: the side of the windows
-    in tokens; a smaller map is one window. trained_windows: of each stage, the window size in which version 2 measures
-    offsets. Maps of any size are padded with zeros, which are attended to, as in the original and transformers.
-    mask_token: learn a token that replaces masked patches (SimMIM). num_classes=0 returns the pooled features. remat:
-    see Encoder. scan: compile each pair of blocks of a stage once. All parameters have param_dtype, and all activations
-    dtype, except statistics and softmax, which are float32.
+    in tokens, at most the shorter side of a map. trained_windows: of each stage, the window size in which version 2
+    measures offsets. Maps of any size are padded with zeros, which are attended to, as in the original and
+    transformers. mask_token: learn a token that replaces masked patches (SimMIM). num_classes=0 returns the pooled
+    features. remat: see Encoder. scan: compile each pair of blocks of a stage once. All parameters have param_dtype,
+    and all activations dtype, except statistics and softmax, which are float32.
     """
 
     num_classes: int

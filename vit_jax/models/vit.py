@@ -138,7 +138,7 @@ class ViT(FromVariant, nn.Module):
             )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of patches in an image of (height, width); UserError if they do not tile it."""
+        """Return rows and columns of patches for (height, width) in pixels; UserError if they do not tile the image."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
             image_size, source = self.stem.grid(image_size), "stem's output"

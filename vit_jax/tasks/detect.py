@@ -142,7 +142,7 @@ class Detect(Beside):
     def outputs(
         self, params: Params, images: Images, rng: Rng | None = None
     ) -> tuple[Float[Array, "b q classes"], Float[Array, "b q 4"], Tokens]:
-        """Return each detection token's logits and box (x, y, width, height), and all tokens, in float32."""
+        """Return detection tokens' logits and boxes (x, y, width, height; image shares), and all tokens, in float32."""
         q, train = self.detection_tokens, rng is not None
 
         def encode(model: Any, images: Images) -> Tokens:

@@ -83,7 +83,7 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
 
 
 def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the parameters that towers take besides the backbone: text tower, projection, scale and bias.
+    """Return the parameters of other towers to load besides the backbone: text tower, projection, scale and bias.
 
     Raises UserError if their shapes differ.
     """
