@@ -89,8 +89,8 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Gradien
     def update(updates: Params, state: optax.OptState, params: Params | None = None, *, decays: dict[str, float]):
         if not any(decays.values()):
             raise UserError(
-                "optim.rule lamb adapts only the decayed parameters, and optim.weight_decay=0 leaves none; set it, such as to "
-                "0.02, or use adam."
+                "optim.rule lamb adapts only the decayed parameters, and optim.weight_decay=0 leaves none; set it, "
+                "such as to 0.02, or use adam."
             )
         updates, state = adam.update(updates, state, params)
 
