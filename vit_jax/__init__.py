@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Where the names of the library are; each is imported when it is first used, so that importing vit_jax imports no jax.
+# The module of each public name; names are imported on first use, so that importing vit_jax does not import jax.
 _HOMES = {
     "load": "vit_jax.inference", "Loaded": "vit_jax.inference", "ViT": "vit_jax.models.vit", "Mixer": "vit_jax.models.mixer",
     "fit": "vit_jax.train.fit", "load_config": "vit_jax.config.load", "Task": "vit_jax.tasks.task", "Source": "vit_jax.data.source",

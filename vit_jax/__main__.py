@@ -12,7 +12,7 @@ from vit_jax.config.factory import near
 from vit_jax.types import UserError
 from vit_jax.xla_env import restart_tuned, use_compilation_cache
 
-# What other tools call our commands.
+# Names of our commands in other tools.
 OTHERS = {
     "fit": "train", "main": "train", "finetune": "train", "resume": "train", "eval": "evaluate", "test": "evaluate",
     "validate": "evaluate", "val": "evaluate", "infer": "predict", "inference": "predict", "classify": "predict",

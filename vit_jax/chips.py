@@ -28,8 +28,9 @@ class Chip:
     links: float
 
 
-# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} of November 2026, except that programs can
-# use 15.75 of a v5e's 16 GiB according to its compiler. GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM, H200 SXM.
+# By jax.Device.device_kind. TPUs: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} as of November 2026, except that
+# according to the compiler, programs can use only 15.75 of a v5e's 16 GiB. GPUs: NVIDIA's data sheets for A100 80GB
+# SXM, H100 SXM and H200 SXM.
 CHIPS = {
     "TPU v4": Chip("TPU v4", 275e12, 32 * 2.0**30, 1228e9, 150e9),
     "TPU v5 lite": Chip("TPU v5e", 197e12, 15.75 * 2.0**30, 819e9, 200e9),
@@ -45,7 +46,7 @@ CHIPS = {
 def chip_of(devices: Sequence[Any]) -> Chip | None:
     """Return the peak performance of each of these devices, all of one kind; None if unknown, such as for a CPU.
 
-    If two devices are cores of one chip, each has half of it.
+    Devices that are cores of the same chip share its performance equally.
     """
     kind = devices[0].device_kind
     # NVIDIA's names have suffixes, as in "NVIDIA H100 80GB HBM3"; "TPU v5" must not match "TPU v5 lite".
@@ -72,7 +73,7 @@ def hardware(devices: Sequence[Any]) -> str:
 
 
 def host_memory() -> float:
-    """Return the bytes of memory of this machine; infinity where the system does not say."""
+    """Return the memory of this machine in bytes, or infinity if the system does not report it."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
@@ -80,7 +81,7 @@ def host_memory() -> float:
 
 
 def device_memory(devices: Sequence[Any]) -> float:
-    """Return the bytes of memory of each of this process's devices; infinity where it is not known."""
+    """Return the memory of each of this process's devices in bytes, or infinity if unknown."""
     if devices[0].platform == "cpu":
         return host_memory() / len(devices)
     chip = chip_of(devices)

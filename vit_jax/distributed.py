@@ -1,4 +1,4 @@
-"""Processes that train together: one per host of a TPU pod, per GPU or per node of a cluster."""
+"""Set up processes that train together: one per host of a TPU pod, per GPU or per node of a cluster."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import distributed  # the public functions give neither the key-value store nor a barrier with a limit
+from jax._src import distributed  # the public API has neither the key-value store nor a barrier with a timeout
 from jax.experimental import multihost_utils
 
 from vit_jax.peers import SILENCE, Peers, forward
@@ -26,14 +26,14 @@ OPEN_MPI = "OMPI_COMM_WORLD_SIZE"
 CONNECT_SECONDS = 300
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
-_peers: Peers | None = None  # of a run of several processes
+_peers: Peers | None = None  # set if several processes train together
 
 
 def initialize() -> None:
     """Initialize jax.distributed if this process is one of several; call it before any other use of JAX.
 
     TPU pods, srun and mpirun are detected; other launchers set the variables in OWN. Only the first process writes to stdout
-    and to files. Raises UserError if those variables are incomplete.
+    and to files. Raises UserError if the variables in OWN are incomplete.
     """
     found = {name: os.environ[name] for name in OWN if os.environ.get(name)}
     if found:
@@ -72,7 +72,7 @@ def initialize() -> None:
 
 
 def _meet(host: str) -> None:
-    """Connect the processes, so that the end of one ends all; `host` is the first's."""
+    """Connect to the first process, on `host`, so that all processes exit if one fails or is interrupted."""
     global _peers
     state = distributed.global_state
     assert state.client is not None
@@ -86,7 +86,7 @@ def _meet(host: str) -> None:
 
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
-    """Inside the context, an exception that ends this process ends the others too, with its message."""
+    """Within the context, an exception that ends this process also ends all other processes, with its message."""
     if _peers is None:
         yield
         return
@@ -105,13 +105,13 @@ def leaving() -> Iterator[None]:
 
 
 def wait_for_the_end(error: BaseException) -> None:
-    """Where a collective failed, give the end of another process, which may be its cause, time to end this one."""
+    """Wait after a failed collective, so that if another process failed first, its error ends this process too."""
     if _peers is not None and isinstance(error, jax.errors.JaxRuntimeError):
         time.sleep(SILENCE + 5)
 
 
 def check_equal(values: Mapping[str, Any]) -> None:
-    """Raise UserError, in every process, that names the keys whose values differ between processes; no collective is run."""
+    """Raise UserError in every process, naming the keys whose values differ between processes; runs no collective."""
     if _peers is None:
         return
     client, own = distributed.global_state.client, json.dumps(values, sort_keys=True)
@@ -147,7 +147,7 @@ def wait(barrier: str) -> None:
 
 
 def agree(ready: bool, seconds: int = 30) -> bool:
-    """Return whether every process is ready within this time; one that is not does not wait for the others."""
+    """Return whether every process is ready within `seconds`; a process that is not ready returns at once."""
     if jax.process_count() == 1 or not ready:
         return ready
     try:

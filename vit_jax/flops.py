@@ -15,16 +15,17 @@ OPAQUE = ("custom_call", "ffi_call", "pallas_call", "dot_product_attention_fwd",
 def count(function: Callable[..., Any], *arguments: Any) -> tuple[float, dict[str, int]]:
     """Count the FLOPs of matrix products and convolutions in function(*arguments), and the calls of each opaque primitive.
 
-    Arguments may be shapes. A multiply-add is two operations; elementwise operations, below 1 % of a network, are ignored.
-    The body of a scan is counted once per iteration, the costliest branch of a cond, and the body of a while loop, whose
-    length is unknown, once. For fused attention kernels, count the same network with plain attention.
+    Arguments may be shapes. A multiply-add is two operations; elementwise operations, below 1 % of a network, are
+    ignored. The body of a scan counts once per iteration, a cond counts as its costliest branch, and the body of a
+    while loop, whose length is unknown, counts once. For fused attention kernels, count the same network with plain
+    attention.
     """
     opaque: collections.Counter[str] = collections.Counter()
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, opaque), dict(opaque)
 
 
 def by_scope(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
-    """Count as `count`, by the name scope of each operation: Flax's are the paths of modules, "ViT/encoder/block_0/attn/query"."""
+    """Count FLOPs by name scope; Flax's scopes are module paths, such as "ViT/encoder/block_0/attn/query"."""
     found: dict[str, float] = {}
 
     def add(jaxpr: core.Jaxpr, outer: str, times: int) -> None:

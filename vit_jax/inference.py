@@ -1,4 +1,4 @@
-"""Trained models for use: load a reference, preprocess images, predict."""
+"""Use trained models: load a reference, preprocess images, predict."""
 
 import dataclasses
 import os
@@ -36,7 +36,7 @@ from vit_jax.types import Params, PatchMethod, PosembMethod, UserError
 
 BATCH = 64  # images predicted at once
 
-# What config.json of a workdir must contain about its model.
+# Required keys of a workdir's config.json, with their types.
 CONFIG = {"model": dict, "task": dict, "evals": dict[str, dict], "data": dict}
 DATA = {
     "class_names": list[str],
@@ -49,7 +49,7 @@ DATA = {
 
 
 def _is_one(images: Any) -> bool:
-    """Return whether this is an image on its own."""
+    """Return whether this is a single image."""
     return isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
 
 
@@ -62,11 +62,12 @@ def _several(images: Any) -> Sequence[Any]:
 class Loaded:
     """A model with its weights, its preprocessing and the names of its classes.
 
-    spec: the config of the network, its number of classes included. image_shape: (h, w, c) after preprocessing. names_known:
-    the class names come from its source, and are neither numbers nor assumed to be ImageNet's. posemb, patches: how its
-    position and patch embeddings are resized. config: the config of the training run, empty for published and random weights.
-    task_spec: the config of the task, empty where it is a classifier of published or random weights. tokenizer, text_length:
-    of a model that compares images with texts. notes: what was assumed where the source is silent.
+    spec: the config of the network, including its number of classes. image_shape: (h, w, c) after preprocessing.
+    names_known: whether the class names come from the source, and are neither numbers nor assumed to be ImageNet's.
+    posemb, patches: how position and patch embeddings are resized. config: the config of the training run, empty for
+    published and random weights. task_spec: the config of the task, empty for a classifier with published or random
+    weights. tokenizer, text_length: for models that compare images with texts. notes: assumptions about what the source
+    does not state.
     """
 
     spec: dict[str, Any]
@@ -102,7 +103,7 @@ class Loaded:
 
     @property
     def has_head(self) -> bool:
-        """Whether the network gives an output for each class of images."""
+        """Whether the network has an output for each class."""
         return bool(self.class_names) and bool(getattr(self.model, "num_classes", 1))
 
     @property
@@ -113,18 +114,18 @@ class Loaded:
 
     @property
     def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel that images in [0, 1] are normalised with."""
+        """The mean and standard deviation of each channel, for normalising images in [0, 1]."""
         mean, std = (np.broadcast_to(getattr(self.task, key, 0.5), self.image_shape[2]) for key in ("mean", "std"))
         return tuple(mean.tolist()), tuple(std.tolist())
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """The preprocessing as other libraries express it, None where they cannot."""
+        """The preprocessing in the form of other libraries, or None if they cannot express it."""
         return from_spec(self.preprocess_spec, *self.scale)
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What runs the model on the devices of this machine."""
+        """The predictor, which runs the model on the devices of this machine."""
         return Predictor(self.task, sharding.make_mesh())
 
     @cached_property
@@ -132,12 +133,12 @@ class Loaded:
         return parse(self.preprocess_spec)
 
     def predict(self, batch: dict[str, np.ndarray]) -> Outputs:
-        """Return the outputs of Task.predict for uint8 images [b, h, w, c] under "image", with "loss" for a "label"."""
+        """Return the outputs of Task.predict for uint8 "image" [b, h, w, c], including "loss" if there is a "label"."""
         self.check_images(batch["image"].shape[1:], batch["image"].dtype)
         return self.predictor.outputs(self.weights, batch)
 
     def check_images(self, shape: tuple[int, ...], dtype: Any) -> None:
-        """Raise UserError for images of another shape (h, w, c) or dtype than the model takes."""
+        """Raise UserError if the shape (h, w, c) or dtype of images is not what the model takes."""
         if np.dtype(dtype) != np.uint8:
             raise UserError(f"The model takes uint8 images and normalises them itself; found {dtype}.")
         if shape != self.image_shape:
@@ -147,10 +148,11 @@ class Loaded:
             )
 
     def __call__(self, images: Any) -> Outputs:
-        """Return `logits`, `probs` (for a regression `values`) and `features` of images, one row for each.
+        """Return `logits`, `probs` (`values` for a regression) and `features`, with one row per image.
 
-        images: one or several paths, PIL images or uint8 arrays [h, w] or [h, w, c], or an array [b, h, w, c]. uint8 arrays of
-        the model's image shape count as preprocessed; all others go through `preprocess`. Raises source.UnreadableImage.
+        images: one or several paths, PIL images or uint8 arrays [h, w] or [h, w, c], or an array [b, h, w, c]. uint8
+        arrays of the model's image shape are taken as preprocessed; `preprocess` is applied to all other images. Raises
+        source.UnreadableImage.
         """
         if getattr(images, "ndim", 0) == 4 and images.shape[1:] == self.image_shape:
             return self.predict({"image": np.asarray(images)})
@@ -161,7 +163,7 @@ class Loaded:
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if len(parts) > 1 else parts[0]
 
     def top(self, images: Any, k: int = 5) -> Any:
-        """Return the k most probable classes of an image as [(name, probability), ...], or of several a list of these."""
+        """Return the k most probable classes of an image as [(name, probability), ...], or a list for several."""
         if self.has_untrained_head:
             raise UserError("The model has no head, or an untrained one, so it names no classes; fine-tune it first.")
         outputs = self(images)
@@ -189,7 +191,7 @@ class Loaded:
         return np.stack([self._ready(image) for image in images])
 
     def _ready(self, image: Any) -> np.ndarray:
-        """Return an image as the model takes it."""
+        """Return an image preprocessed for the model."""
         if getattr(image, "shape", None) == self.image_shape:
             self.check_images(self.image_shape, image.dtype)
             return np.asarray(image)
@@ -201,7 +203,7 @@ class Loaded:
             ) from error
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the `text_embedding` [n, d] of texts, in the space of the `image_embedding` that calling the model gives."""
+        """Return the `text_embedding` [n, d] of texts, in the space of the `image_embedding` from __call__."""
         ids = self.tokens(texts)
         rows = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
         filled = [np.pad(row, [(0, min(BATCH, len(ids)) - len(row)), (0, 0)]) for row in rows]  # compiled once
@@ -209,7 +211,7 @@ class Loaded:
         return np.concatenate(found)[: len(ids)]
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the token ids of texts, int32 [n, text_length]; raises UserError for a model without texts."""
+        """Return the token ids of texts, int32 [n, text_length]; raises UserError if the model takes no texts."""
         if self.tokenizer is None:
             raise UserError(
                 "The model has no tokenizer, so it compares no texts; take a run of configs/siglip.py, CLIP or SigLIP."
@@ -220,7 +222,7 @@ class Loaded:
             raise UserError(f"A text cannot be compared: {error}.") from None
 
     def match(self, image_embedding: np.ndarray, text_embedding: np.ndarray) -> np.ndarray:
-        """Return the probability of each text for each image [b, n], by the objective that the model was trained with."""
+        """Return the probability [b, n] of each text for each image, as defined by the training objective."""
         if not isinstance(self.task, Towers):
             raise UserError("The model compares no texts.")
         found = self.task.match(self.weights["params"], jnp.asarray(image_embedding), jnp.asarray(text_embedding))
@@ -229,11 +231,12 @@ class Loaded:
     def features(
         self, images: UInt8[np.ndarray, "b h w c"], layers: Sequence[int] = (-1,), norm: bool = False
     ) -> list[Outputs]:
-        """Return what preprocessed images are after some blocks, counted from 0, or from the last one with negative numbers.
+        """Return the features of preprocessed images after the given blocks.
 
-        For each block `patches` [b, rows, columns, d], and of the tokens before them those that the network has: `class_token`
-        and `distillation_token` [b, d], `registers` [b, r, d]. norm: put them through the last LayerNorm too, unless it is
-        on the pooled vector alone. Raises UserError for blocks that the network has not.
+        Blocks are numbered from 0, or from the last one with negative numbers. Each gives `patches` [b, rows, columns,
+        d] and, if the network has them, `class_token` and `distillation_token` [b, d] and `registers` [b, r, d]. norm:
+        also apply the last LayerNorm, unless the network applies it only to the pooled vector. Raises UserError for
+        blocks that the network does not have.
         """
         self.check_images(images.shape[1:], images.dtype)
         stages = jax.device_get(self._stages(self.task.backbone(self.weights)[1], np.asarray(images), norm))
@@ -245,7 +248,7 @@ class Loaded:
 
     @cached_property
     def _stages(self) -> Callable[..., list[jax.Array]]:
-        """What maps images to the tokens or feature maps after each block."""
+        """The function from images to the tokens or feature maps after each block."""
         model, scale = self.model, (getattr(self.task, "mean", 0.5), getattr(self.task, "std", 0.5))
 
         def stages(variables: Weights, images: jax.Array, norm: bool) -> list[jax.Array]:
@@ -253,11 +256,13 @@ class Loaded:
             return model.apply(variables, normalize(images, *scale), method="features", **options)["stages"]
 
         if not hasattr(model, "features"):
-            raise UserError(f"A {type(model).__name__} has no method `features`, which gives what is after each block.")
+            raise UserError(
+                f"A {type(model).__name__} has no method `features`, which gives the tokens after each block."
+            )
         return jax.jit(stages, static_argnums=2)
 
     def _parts(self, stage: np.ndarray) -> Outputs:
-        """Return the kinds of tokens of a block apart."""
+        """Split the tokens of a block by kind."""
         if stage.ndim == 4:  # a feature map
             return {"patches": stage}
         parts, start = {}, 0
@@ -270,7 +275,7 @@ class Loaded:
         return parts | {"patches": stage[:, start:].reshape(len(stage), rows, columns, -1)}
 
     def decoded(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] with the model's channels; raises UnreadableImage."""
+        """Decode a path, PIL image or uint8 [h, w] or [h, w, c] to the model's channels; raises UnreadableImage."""
         channels = self.image_shape[2]
         if isinstance(image, str | Path):
             data = read_file(os.path.expanduser(image))
@@ -288,11 +293,11 @@ class Loaded:
         return image
 
     def example(self, image: Any) -> source.Example:
-        """Return an image as the model takes it under "image", beside what its preprocessing says of it, such as `image_size`."""
+        """Return the preprocessed image under "image", and what its preprocessing adds, such as `image_size`."""
         return self._transforms({"image": self.decoded(image)}, np.random.default_rng(0))
 
     def preprocess(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
-        """Return a path, PIL image or uint8 array [h, w] or [h, w, c] as the model takes it; raises UnreadableImage."""
+        """Preprocess a path, PIL image or uint8 array [h, w] or [h, w, c] for the model; raises UnreadableImage."""
         result = self._transforms.image(self.decoded(image))
         if result.shape != self.image_shape:
             raise UserError(
@@ -305,11 +310,12 @@ class Loaded:
 def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] | None = None) -> Loaded:
     """Load the model that a reference names.
 
-    A workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm, transformers or DeiT,
-    all of them here or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository such as "ViT-B_16"; or
-    a size such as "S/16" with random weights. A workdir gives the weights that its task evaluates, or their running average where
-    there is one; a suffix such as ":raw" or ":student" selects others. Code from outside vit_jax that a workdir names is imported
-    only with trust=True. changes: fields of a published model that its files do not state, such as {"mlp": "gelu"} for a .npz.
+    A reference is a workdir or `DIR@step`; a file or folder of the original repository (.npz), big_vision (.npz), timm,
+    transformers or DeiT, local or on gs:// and s3://; `hf:OWNER/NAME[@revision]`; a name of the original repository
+    such as "ViT-B_16"; or a size such as "S/16", for random weights. A workdir gives the weights that its task
+    evaluates, or their running average if there is one; a suffix such as ":raw" or ":student" selects other weights.
+    Code from outside vit_jax that a workdir names is imported only with trust=True. changes: fields of a published
+    model that its files do not state, such as {"mlp": "gelu"} for a .npz.
     """
     if not stores.is_remote(reference) and stores.is_too_long(str(reference)):
         raise UserError(f"{factory.quoted(str(reference), 60)} is not a model: no path or name is that long.")
@@ -322,7 +328,7 @@ def load(reference: str | Path, trust: bool = False, changes: Mapping[str, Any] 
 def _loaded(
     reference: str | Path, path: Path, step: int | None, suffix: str, trust: bool, changes: Mapping[str, Any] | None
 ) -> Loaded:
-    """Load the model at a local path, or of a name."""
+    """Load the model of a local path or a name."""
     is_run = path.is_dir() and not is_published(path)
     is_random = not os.path.lexists(path) and str(path).partition("/")[0].rpartition("+")[2] in SIZES
     if changes and (is_run or is_random):
@@ -360,7 +366,7 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
         config["task"], network, class_names=class_names, spec=shapes, fields=fields, steps=steps, trust=trust
     )
     weights = _restore(path, step, suffix, task, shapes)
-    # A run that began from published weights keeps how they are resized.
+    # A run initialized from published weights keeps their resize methods.
     began = data.get("init") if isinstance(data.get("init"), dict) else {}
     posemb: PosembMethod = next(
         (method for method in get_args(PosembMethod) if method == began.get("posemb")), "bilinear"
@@ -381,7 +387,7 @@ def _trained(path: Path, step: int | None, suffix: str, trust: bool) -> Loaded:
 
 
 def _published(source: Pretrained, changes: Mapping[str, Any]) -> Loaded:
-    """Return a model of another library."""
+    """Return a published model."""
     from vit_jax.pretrained import imagenet
 
     images, network = source.preprocessing, {**source.model, **changes}
@@ -448,7 +454,7 @@ def parse_reference(reference: str) -> tuple[str | Path, int | None, str]:
 
 
 def _restore(path: Path, step: int | None, suffix: str, task: Task, spec: Mapping[str, Any]) -> Weights:
-    """Load the weights of a checkpoint that are evaluated under a suffix."""
+    """Load the weights that a checkpoint evaluates under a suffix."""
     steps = saver.steps_in(path / "checkpoints")
     if not steps:
         raise UserError(f"{path} has no checkpoint yet; let its training run to the first one.")

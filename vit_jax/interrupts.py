@@ -1,7 +1,7 @@
-"""Ctrl-C: end a command within seconds wherever it is, without a traceback.
+"""Handle Ctrl-C: end a command within seconds, whatever it is doing, without a traceback.
 
-Python's own KeyboardInterrupt cannot do so. Raised inside JAX it is swallowed, or crashes the process where C++ called Python; and
-while a program compiles, Python does not run at all in the main thread.
+Python's own KeyboardInterrupt cannot do this. Inside JAX it is swallowed, or crashes the process if C++ called Python,
+and while a program compiles, the main thread does not run Python at all.
 """
 
 import _thread
@@ -16,26 +16,26 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-GRACE = 8.0  # seconds to end in after Ctrl-C
+GRACE = 8.0  # seconds in which to exit after Ctrl-C
 RETRY = 0.1
-EXIT_CODE = 130  # of a shell, after Ctrl-C
-# Modules whose functions cannot be interrupted; the import of a C++ extension ends in another exception.
+EXIT_CODE = 130  # as in shells, after Ctrl-C
+# Modules whose functions cannot be interrupted; an interrupted import of a C++ extension raises another exception.
 UNSAFE = ("jax", "jaxlib", "importlib")
 
 
 class Interrupts:
-    """Inside the context, Ctrl-C raises KeyboardInterrupt in the main thread as soon as it neither imports nor runs JAX.
+    """Within the context, Ctrl-C raises KeyboardInterrupt in the main thread once it neither imports nor runs JAX.
 
-    If the process has not ended GRACE seconds later, or at a second Ctrl-C, it ends at once where `ends_process`. In `deferred`
-    nothing is raised.
+    With `ends_process`, the process exits at once if it is still running GRACE seconds later, or at a second Ctrl-C.
+    Within `deferred` nothing is raised.
     """
 
-    current: "Interrupts | None" = None  # of a command
+    current: "Interrupts | None" = None  # of the running command
 
     def __init__(self, ends_process: bool = True):
         self.requested = False
-        self.safe: Callable[[], str] | None = None  # returns what is saved, for the message of an end at once
-        self.saving = False  # meanwhile there is no limit
+        self.safe: Callable[[], str] | None = None  # says what is saved, for the message of an immediate exit
+        self.saving = False  # while True, there is no time limit
         self._ends_process = ends_process
         self._is_deferred = self._raised = False
 
@@ -56,7 +56,7 @@ class Interrupts:
             self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while the process was executed again
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while the process re-executed itself
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,7 +73,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self, yes: bool = True) -> Iterator[None]:
-        """Inside the context, Ctrl-C only sets `requested`, and raises at its end; or, with False inside that, raises again."""
+        """Within the context, Ctrl-C only sets `requested`, and raises at its end; nested `deferred(False)` raises."""
         before, self._is_deferred = self._is_deferred, yes
         try:
             if self.requested and not yes:
@@ -92,19 +92,19 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _swallowed(self, late: "sys.UnraisableHookArgs") -> None:
-        """Try again where KeyboardInterrupt was raised in a callback, such as of the garbage collector."""
+        """Allow another KeyboardInterrupt if one was lost in a callback, such as of the garbage collector."""
         if isinstance(late.exc_value, KeyboardInterrupt):
             self._raised = False
         else:
             self._hook(late)
 
     def _watch(self) -> None:
-        """Follow the signals in the pipe, where they arrive even while the main thread is in C++."""
+        """Watch for signals in the pipe, which receives them even while the main thread is in C++."""
         received = sent = 0
         deadline = None
         while chunk := self._next_signals(None if deadline is None else RETRY):
             received += chunk.count(signal.SIGINT)
-            if signal.getsignal(signal.SIGINT) != self._notice:  # a command that handles it by itself
+            if signal.getsignal(signal.SIGINT) != self._notice:  # a command handles Ctrl-C itself
                 received = sent
             if received == sent:
                 continue
@@ -120,7 +120,7 @@ class Interrupts:
                 _thread.interrupt_main(signal.SIGINT)  # writes to the pipe too
 
     def _next_signals(self, seconds: float | None) -> bytes:
-        """Return the numbers of signals, a zero after this time, or nothing once the pipe is closed."""
+        """Return the numbers of received signals, a zero byte after a timeout, or nothing once the pipe is closed."""
         ready, _, _ = select.select([self._pipe[0]], [], [], seconds)
         return os.read(self._pipe[0], 64) if ready else b"\0"
 
@@ -133,7 +133,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def active() -> Iterator[Interrupts]:
-    """Give the Interrupts of the command that is running, or in a program of the user, one that never ends the process."""
+    """Yield the Interrupts of the running command or, in a user's program, one that never ends the process."""
     if Interrupts.current is not None:
         yield Interrupts.current
         return
@@ -142,7 +142,7 @@ def active() -> Iterator[Interrupts]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with the exit code of a command, which Ctrl-C no longer changes; after an error wait for no thread."""
+    """Exit with a command's exit code, which Ctrl-C can no longer change; after an error, do not wait for threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if code:  # JAX would wait for other processes
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from vit_jax.xla_env import restart_tuned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 when finished or preempted, 1 when diverged, 2 for what the user can fix, 130 after Ctrl-C."""
+    """Return the exit code: 0 when finished or preempted, 1 when diverged, 2 for a UserError, 130 after Ctrl-C."""
     return command.run_cli(train.main, sys.argv[1:] if argv is None else argv)
 
 

@@ -1,7 +1,7 @@
-"""Processes that train together end together: what ends one is told to the others, before a collective can hang.
+"""End all processes of a run together: tell every process why one of them ends, before a collective can hang.
 
-The first process listens; each other one keeps a connection to it. A closed connection is a process that was killed: the system
-closes it at once, and TCP's keepalive notices a lost machine in SILENCE seconds.
+The first process listens, and every other process keeps a connection to it. A closed connection means that a process
+was killed: the system closes it at once, and TCP keepalive detects a lost machine within SILENCE seconds.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 SILENCE = 20
-LEAVE_SECONDS = 5.0  # for the others to read why the first process ends
+LEAVE_SECONDS = 5.0  # for the other processes to read why the first one ends
 
 
 class Peers:
-    """The connections of a process with the others; `index` is its own, and 0 the first's."""
+    """Connections between this process, `index`, and the other processes of a run; the first process has index 0."""
 
     def __init__(self, index: int, count: int):
         self.index, self.count = index, count
@@ -28,7 +28,7 @@ class Peers:
         self._lock = threading.Lock()
 
     def listen(self) -> int:
-        """Accept the connections of the others, in a thread; return the port."""
+        """Accept connections from the other processes in a thread; return the port."""
         server = socket.create_server(("", 0), backlog=self.count)
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
         return server.getsockname()[1]
@@ -55,7 +55,7 @@ class Peers:
         threading.Thread(target=self._read, args=(index, connection), daemon=True).start()
 
     def _read(self, index: int, connection: socket.socket) -> None:
-        """Wait for the message with which a process leaves; none is the end of a process that was killed."""
+        """Wait for the message of a process that leaves; without a message, the process was killed."""
         message: dict[str, Any] = {"process": index, "code": 1, "reason": "was killed, or its machine was lost"}
         with contextlib.suppress(OSError, ValueError):
             line = connection.makefile("rb").readline()
@@ -73,7 +73,7 @@ class Peers:
             return
         print(
             f"error: process {message['process']} of {self.count} {message['reason']}, so this one ends too. Checkpoints are safe; "
-            "to resume, run the same command in all.",
+            "to resume, run the same command in all processes.",
             file=sys.stderr,
             flush=True,
         )
@@ -93,7 +93,7 @@ class Peers:
             time.sleep(1.0 if self._sockets else LEAVE_SECONDS)
 
     def leave(self, code: int, reason: str) -> None:
-        """Tell the others that this process ends, and with a code other than 0, why they have to."""
+        """Tell the other processes that this one ends and, if `code` is not 0, why they have to end too."""
         with self._lock:
             if self._left_with is not None:
                 threading.Event().wait()  # another thread is ending the process
@@ -102,9 +102,10 @@ class Peers:
 
 
 def forward(host: str, port: int) -> int:
-    """Forward a port of this machine to another's; return the port.
+    """Forward a local port to a port of another machine; return the local port.
 
-    XLA ends a process with a C++ stack when its connection with the first process closes; one to here stays open.
+    XLA aborts with a C++ stack trace when its connection to the first process closes; a connection to the local port
+    stays open.
     """
     server = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,4 @@
-"""Text from outside, such as names of files, classes and runs, in the form that each kind of output can show.
+"""Make text from outside, such as names of files, classes and runs, safe to show in each kind of output.
 
 Names may contain anything: line breaks, terminal escapes, bytes that are not UTF-8, markup, formulas.
 """
@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-# A spreadsheet evaluates a cell that begins with one of these, in full width too.
+# A spreadsheet evaluates a cell that begins with one of these, including full-width characters.
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 # Punctuation that Markdown, or Markdown with formulas, interprets; _ only at the ends of words.
 MARKDOWN = re.compile(r"[\\|`*~$\[\]#]|(?<![^\W_])_|_(?![^\W_])")
@@ -49,7 +49,7 @@ def markdown(text: object) -> str:
 
 
 def html_json(values: Any) -> str:
-    """Return JSON for a <script> element, with one-line strings; <, > and & are escaped."""
+    """Return JSON for a <script> element, with single-line strings and <, > and & escaped."""
     text = json.dumps(_each_line(values), separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

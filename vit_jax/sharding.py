@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from vit_jax import trees
 from vit_jax.types import UserError, compile_regex
 
-# The batch is sharded over these axes of the mesh, where it has them.
+# The batch is sharded over these axes, if the mesh has them.
 BATCH_AXES = ("data", "fsdp")
 # Regex of names -> mesh axis or None for each dimension.
 Rules = Sequence[tuple[str, Sequence[str | None]]]
@@ -37,8 +37,8 @@ Tree = TypeVar("Tree")
 def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Mesh:
     """Return a mesh of all devices with named axes, such as data=-1 or data=4, fsdp=2; one size may be -1 for the rest.
 
-    devices: in place of this machine's, such as a TPU slice that is only compiled for. Raises UserError where the sizes do not
-    multiply to their number.
+    devices: used instead of this machine's devices, for example a TPU slice to compile for. Raises UserError if the
+    sizes do not multiply to the number of devices.
     """
     count = jax.device_count() if devices is None else len(devices)
     sizes = {name: size for name, size in axes.items() if size is not None} or {"data": -1}
@@ -55,7 +55,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, /, **axes: int) -> Me
 
 
 def platform() -> str:
-    """Return the platform compiled for: of the current mesh, whose devices need not be here, or of this machine."""
+    """Return the platform to compile for: of the current mesh, whose devices need not be local, or of this machine."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device.platform if device is not None else jax.default_backend()
 
@@ -65,7 +65,7 @@ _FOR_EVERY = contextvars.ContextVar("for every platform", default=False)
 
 @contextlib.contextmanager
 def every_platform() -> Iterator[None]:
-    """Trace for all platforms at once, as an exported program is: no form is chosen that runs on one of them alone."""
+    """Trace for all platforms at once, as for export: do not choose implementations that run on only one of them."""
     token = _FOR_EVERY.set(True)
     try:
         yield
@@ -74,9 +74,9 @@ def every_platform() -> Iterator[None]:
 
 
 def on_cpu(cpu: Callable[..., Tree], other: Callable[..., Tree], *arrays: jax.Array) -> Tree:
-    """Return cpu(*arrays) where the program is compiled for CPUs, other(*arrays) on other platforms.
+    """Return cpu(*arrays) if the program is compiled for CPUs, other(*arrays) on other platforms.
 
-    Under `every_platform` the program has both, and one of them is chosen when it is compiled.
+    Under `every_platform` the program contains both, and one is chosen when it is compiled.
     """
     if _FOR_EVERY.get():
         return jax.lax.platform_dependent(*arrays, cpu=cpu, default=other)
@@ -112,9 +112,9 @@ def batch_sharded(x: jax.Array) -> jax.Array:
 def compiler_options(mesh: Mesh) -> dict[str, int] | None:
     """Return additional compiler options for a mesh.
 
-    On TPUs that shard parameters: gather each of them whole. By default the compiler multiplies the activations with one shard
-    after another, which hides the communication but reads them once per shard: 2.7 times the bytes in six blocks of L/16 on 8
-    chips.
+    On TPUs with sharded parameters: gather each parameter whole. By default the compiler multiplies the activations
+    with one shard after another, which hides the communication but reads the activations once per shard: 2.7 times the
+    bytes in six blocks of L/16 on 8 chips.
     """
     if mesh.devices.flat[0].platform != "tpu" or mesh.shape.get("fsdp", 1) == 1:
         return None
@@ -122,7 +122,7 @@ def compiler_options(mesh: Mesh) -> dict[str, int] | None:
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """Return the sharding with a copy on every device."""
+    """Return the sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -138,7 +138,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError where the batch size is not a multiple of its shards."""
+    """Raise UserError if the batch size is not a multiple of the number of shards."""
     shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % shards:
         nearest = max(shards, round(batch_size / shards) * shards)
@@ -196,12 +196,12 @@ def with_shardings(shapes: Tree, shardings: Any) -> Tree:
 
 
 def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> Tree:
-    """Return the sharding of each leaf: by the first of `rules` whose regex matches its name, or else by default.
+    """Return the sharding of each leaf: from the first of `rules` whose regex matches its name, or the default.
 
-    By default an array is sharded over "tensor" as TENSOR_RULES say, and over "fsdp" (arXiv:1910.02054, stage 3) along its
-    longest remaining dimension that the axis divides. Parameters, optimiser moments, averages and a task's copies share the end
-    of their names, so that one rule covers them all. Raises UserError where a rule does not fit the leaf or the mesh; for moments
-    and state of another shape than their parameter's it is ignored.
+    By default an array is sharded over "tensor" according to TENSOR_RULES, and over "fsdp" (arXiv:1910.02054, stage 3)
+    along the longest remaining dimension that is divisible by the axis. The names of parameters, optimiser moments,
+    averages and a task's copies end alike, so that one rule covers them all. Raises UserError if a rule does not fit
+    the leaf or the mesh; a rule is ignored for moments and state that differ in shape from their parameter.
     """
     given = [(compile_regex(pattern, "config.sharding"), axes) for pattern, axes in rules]
     tensor = [(compile_regex(pattern, ""), axes) for pattern, axes in TENSOR_RULES if mesh.shape.get("tensor", 1) > 1]
@@ -214,7 +214,7 @@ def tree_sharding(tree: Tree, mesh: Mesh | AbstractMesh, rules: Rules = ()) -> T
             if _fits(leaf.shape, axes, mesh):
                 return NamedSharding(mesh, PartitionSpec(*(_with_fsdp(leaf, axes, mesh) if by_meaning else axes)))
             if name.startswith(("opt_state/", "state/")):
-                break  # it is refused at the parameter, where it does not fit
+                break  # the parameter itself raises if the rule does not fit it
             if by_meaning:
                 raise UserError(
                     f"mesh.tensor={mesh.shape['tensor']} cannot divide {name} of shape {leaf.shape}; take a size that divides "

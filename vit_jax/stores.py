@@ -1,6 +1,6 @@
 """Object stores: read and write whole objects at gs://BUCKET/PATH and s3://BUCKET/PATH.
 
-Credentials are those of gcloud and aws. AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST select other servers.
+Credentials come from gcloud and aws. AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST select other servers.
 Error messages never include the text of a server or library, which may contain a key.
 """
 
@@ -46,7 +46,7 @@ class ObjectInfo:
 
 
 def is_too_long(path: str) -> bool:
-    """Return whether the system has no paths of that length."""
+    """Return whether a path is too long for the system."""
     try:
         os.lstat(path)
     except OSError as error:
@@ -74,7 +74,7 @@ def join_url(url: str, *parts: str) -> str:
 
 
 def join(root: str, *parts: str) -> str:
-    """Return a path below a folder, here or on an object store."""
+    """Return a path below a folder, local or on an object store."""
     return join_url(root, *parts) if is_remote(root) else os.path.join(root, *parts)
 
 
@@ -115,7 +115,8 @@ def children(url: str) -> tuple[list[str], list[str]]:
 def read(url: str) -> bytes:
     """Return the bytes of an object or a local file.
 
-    Raises OSError; a local file that is not a regular one, or of over MAX_BYTES, is not opened, as a device may never end.
+    Raises OSError, also for a local file that is not a regular file (a device may never end) or is larger than
+    MAX_BYTES.
     """
     if not is_remote(url):
         try:
@@ -192,7 +193,7 @@ class Copy:
 
 @contextlib.contextmanager
 def replace_path(folder: Path, url: str) -> Iterator[None]:
-    """Replace the path of a local copy in UserErrors by the path of the original."""
+    """Replace the path of a local copy in UserErrors with the original path."""
     try:
         yield
     except UserError as error:
@@ -200,7 +201,7 @@ def replace_path(folder: Path, url: str) -> Iterator[None]:
 
 
 def own_folder(url: str, purpose: str) -> Path:
-    """Create an empty local folder for a path, removing the files of a killed process."""
+    """Create an empty local folder for a path, removing files that a killed process left."""
     folder = _cache_path(url, purpose)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -233,7 +234,7 @@ def _file_system(scheme: str) -> Any:
         ) from None
     import fsspec
 
-    # It logs tracebacks, even of failures that it retries.
+    # The library logs tracebacks, even for failures that it retries.
     logging.getLogger(library).setLevel(logging.CRITICAL)
     if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
         # tensorstore, which writes the arrays of checkpoints, reads another variable.

@@ -38,7 +38,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split(tree: Mapping[str, Any], belongs: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the nested dictionaries of the leaves whose name belongs, and of the rest."""
+    """Split a tree into two nested dictionaries: the leaves whose name satisfies `belongs`, and the rest."""
     flat = flatten(tree)
     return (
         nest({name: leaf for name, leaf in flat.items() if belongs(name)}),
@@ -63,7 +63,7 @@ def global_norm(tree: Any) -> Float[Array, ""]:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Return lines on the names and shapes in which `found` differs from `expected`; leaves have .shape."""
+    """Return lines that describe how names and shapes in `found` differ from `expected`; leaves have .shape."""
     lines = [f"missing: {name} {tuple(expected[name].shape)}" for name in expected if name not in found]
     lines += [f"left over: {name} {tuple(found[name].shape)}" for name in found if name not in expected]
     lines += [

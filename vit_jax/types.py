@@ -1,4 +1,4 @@
-"""Shared names of arrays, trees and numbers, and the one exception that means "the user can fix this"."""
+"""Shared types of arrays, trees and numbers, and the exception for mistakes that the user can fix."""
 
 import dataclasses
 import re
@@ -14,14 +14,14 @@ PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resi
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Bounds of a number, both included, as in Annotated[int, Between(0, 9)]; they are checked where users write it."""
+    """Inclusive bounds of a number, as in Annotated[int, Between(0, 9)]; checked in values that users write."""
 
     least: int | float
     most: int | float
 
 
-# Numbers of which each one costs time, memory or a process. The bounds are far beyond what is useful, and stop a slip of the
-# keyboard before anything is made.
+# Numbers that cost time, memory or processes. The bounds are far beyond useful values, and catch typos before anything
+# is built.
 BatchSize = Annotated[int, Between(1, 2**20)]
 Steps = Annotated[int, Between(1, 2**31 - 1)]
 Units = Annotated[int, Between(1, 2**20)]  # of a layer, or pixels of a side
@@ -34,7 +34,7 @@ Seed = Annotated[int, Between(0, 2**32 - 1)]
 
 
 def __getattr__(name: str) -> Any:
-    """Return the names of arrays, made on first use: they import jax, which data workers do without."""
+    """Return an array type, created on first use: array types import jax, which data workers do not need."""
     if name not in ("Images", "ByteImages", "Pixels", "Tokens", "Labels", "Logits", "Rng", "Mask"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from jaxtyping import Array, Bool, Float, Int, Key, UInt8
@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     globals().update(
         Images=images,
         ByteImages=byte_images,
-        Pixels=byte_images | images,  # in [0, 255]; floats where images are mixed
+        Pixels=byte_images | images,  # in [0, 255]; floats if images are mixed
         Tokens=Float[Array, "b n d"],
         Labels=Int[Array, "b"],
         Logits=Float[Array, "b classes"],

@@ -1,6 +1,6 @@
 """Environment variables that XLA needs to run well on a CPU, and the cache of compiled programs.
 
-Nothing here imports JAX at import time, as the variables have to be set before.
+Importing this module does not import JAX, since the variables must be set first.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CACHE_BYTES = 4 * 2**30
 
 
 def restart_tuned() -> None:
-    """Re-execute this process with the variables that XLA needs on a CPU, on Linux and unless the user set them.
+    """Re-execute this process, on Linux, with the variables that XLA needs on a CPU, unless the user set them.
 
     The process keeps its id, arguments and open files.
     """
@@ -30,7 +30,7 @@ def restart_tuned() -> None:
     if not added or not sys.platform.startswith("linux") or not sys.executable:
         return
     sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until `Interrupts`
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # unblocked by `Interrupts`
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | added | {ADDED: ",".join(added)})
 
 

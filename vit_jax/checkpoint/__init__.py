@@ -1,1 +1,1 @@
-"""What is kept on disk: checkpoints and workdirs."""
+"""Checkpoints and workdirs on disk."""

@@ -1,7 +1,8 @@
-"""Checksums of arrays that do not depend on how they are sharded, so that a run may resume on other devices and still check.
+"""Checksums of arrays that do not depend on their sharding, so that a run can resume on other devices and still check.
 
-The checksum has 32 bits. It is the sum, modulo 2^32, of a hash of every word and its position. For a given position the hash is a
-bijection of the word, so that a change of one word always changes the sum; any other change does with probability 1 - 2^-32.
+The checksum has 32 bits. It is the sum, modulo 2^32, of a hash of every word and its position. For a given position the
+hash is a bijection of the word, so that a change of one word always changes the sum; any other change does with
+probability 1 - 2^-32.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def checksums(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def host_sum(array: Any) -> int:
-    """Return the checksum of an array by NumPy, which compiles nothing."""
+    """Return the checksum of an array, computed with NumPy, which compiles nothing."""
     array = np.asarray(array)
     array = np.ascontiguousarray(array, jax.dtypes.canonicalize_dtype(array.dtype)).reshape(-1)
     words = array.view(f"uint{8 * min(array.dtype.itemsize, 4)}")
@@ -39,7 +40,7 @@ def host_sum(array: Any) -> int:
 def device_sum(array: Array) -> UInt32[Array, ""]:
     """Return the checksum of an array that may be sharded."""
     bits = array.astype(jnp.uint8) if array.dtype == bool else array
-    # Words of 32 bits, or of the size of the elements where that is smaller; larger elements become a last dimension.
+    # Words of 32 bits, or of the size of the elements if that is smaller; larger elements become a last dimension.
     words = jax.lax.bitcast_convert_type(bits, f"uint{8 * min(bits.dtype.itemsize, 4)}").astype(jnp.uint32)
     position = jnp.zeros(words.shape, jnp.uint32)
     for axis, size in enumerate(words.shape):

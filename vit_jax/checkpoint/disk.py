@@ -1,4 +1,4 @@
-"""Errors of the disk below a workdir: full, read-only, removed in mid-run."""
+"""Disk errors in a workdir: full, read-only, removed during a run."""
 
 import contextlib
 import errno
@@ -20,13 +20,13 @@ REMEDIES = {
     errno.ESTALE: "mount the file system again",
     errno.EIO: "check the disk",
 }
-# Where an error names no file, these can only be of a file that is written.
+# If an error names no file, these can only come from writing a file.
 OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
 def explained(workdir: Path) -> Iterator[None]:
-    """Turn an error of the disk below a workdir into a UserError with its reason, what is saved and how to go on."""
+    """Convert a disk error in a workdir into a UserError with its reason, what is saved and how to resume."""
     try:
         yield
     except Exception as error:
@@ -41,7 +41,7 @@ def explained(workdir: Path) -> Iterator[None]:
 
 
 def code_of(error: BaseException | None, workdir: Path) -> int | None:
-    """Return the errno where an error, or one that caused it, is of the disk below a workdir."""
+    """Return the errno if an error, or one that caused it, is a disk error in a workdir; else None."""
     has_vanished = (workdir / "checkpoints").exists() and not (
         workdir / "config.json"
     ).exists()  # orbax creates the first

@@ -1,4 +1,4 @@
-"""The lock of a workdir: one run at a time, also where machines share the folder and the file system has no locks."""
+"""The lock of a workdir: one run at a time, even if machines share the folder and the file system has no locks."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from vit_jax.types import UserError
 
 NAME = "run.lock"
 BEAT_SECONDS = 5.0
-# A run on another machine that has not beaten for so long has ended.
+# A run on another machine that has not touched its lock for this long has ended.
 STALE_SECONDS = 45.0
 _held: set[Any] = set()  # tokens of this process
 
@@ -25,8 +25,8 @@ _held: set[Any] = set()  # tokens of this process
 def locked(workdir: Path) -> Iterator[None]:
     """Lock a workdir, which is created if needed; raise UserError while another run has locked it.
 
-    The lock is a file whose modification time beats. It names the process, so that on the same machine the end of a killed run
-    is noticed at once; of another machine's, once the file no longer beats.
+    The lock is a file that the run touches every BEAT_SECONDS. It names the process, so that the end of a killed run is
+    noticed at once on the same machine, and on other machines once the file is no longer touched.
     """
     path = workdir / NAME
     try:
@@ -50,7 +50,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> dict[str, Any]:
-    """Create the lock and return its content; replaces one whose run has ended."""
+    """Create the lock and return its content, replacing a lock whose run has ended."""
     while True:
         with contextlib.suppress(FileExistsError):
             return _create(path)
@@ -60,7 +60,7 @@ def _acquire(path: Path) -> dict[str, Any]:
                 f"--workdir={path.parent} is in use by another run (process {found.get('pid')} on {found.get('host')}); wait for "
                 "its end, stop it, or give another --workdir."
             )
-        # Two processes may both have found it stale: only the one that renames it continues, and only if it is still that one.
+        # If two processes find it stale, only the one that renames it continues, and only if it has not changed.
         taken = path.with_name(f"{NAME}.{secrets.token_hex(4)}")
         with _exclusive(path.parent), contextlib.suppress(FileNotFoundError):
             if _read(path) == found:
@@ -70,7 +70,7 @@ def _acquire(path: Path) -> dict[str, Any]:
 
 def _create(path: Path) -> dict[str, Any]:
     with open(path, "x", encoding="utf-8") as file:
-        # A copy of the folder has another inode, and no run.
+        # In a copy of the folder the lock has another inode, and no run.
         own = {**_identity(os.getpid()), "inode": os.fstat(file.fileno()).st_ino, "token": secrets.token_hex(8)}
         file.write(json.dumps(own))
         file.flush()
@@ -79,7 +79,7 @@ def _create(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return the content of a lock: empty where it is being written or damaged, None where there is none."""
+    """Return the content of a lock: empty if it is being written or damaged, None if it is missing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
         return found if isinstance(found, dict) else {}
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _is_alive(path: Path, found: Mapping[str, Any]) -> bool:
-    """Return whether the run that holds a lock still runs; waits for its beat where that cannot be asked of the system."""
+    """Return whether the run that holds a lock still runs; waits for its beat if the system cannot tell."""
     with contextlib.suppress(OSError):
         if found and found.get("inode") != path.stat().st_ino:
             return False
@@ -108,9 +108,9 @@ def _is_alive(path: Path, found: Mapping[str, Any]) -> bool:
 
 
 def _identity(pid: int) -> dict[str, Any]:
-    """Return what tells a process from all others: its host, boot, name space of process ids, and when it was started.
+    """Return what identifies a process: its host, boot, namespace of process ids, id and start time.
 
-    started is None where no such process runs.
+    started is None if no such process runs.
     """
     started = boot = pids = None
     with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder against the processes of this machine, where the file system can."""
+    """Lock a folder against the processes of this machine, if the file system supports it."""
     file = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

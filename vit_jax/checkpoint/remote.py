@@ -23,12 +23,12 @@ from vit_jax.types import UserError
 UPLOAD_SECONDS = 15.0  # between uploads
 # The files that a report reads.
 REPORT_FILES = ("config.json", "metrics.jsonl")
-# The files of a run beside its checkpoint that a model needs.
+# The files of a run that a model needs in addition to a checkpoint.
 WHOLE = ("config.json", "tokenizer.json")
 
 
 class Workdir:
-    """The folder of a run: `path` is local, `checkpoints` is where orbax writes, and `url` is what the user specified."""
+    """The folder of a run: the local `path`, `checkpoints` for orbax, and the `url` that the user specified."""
 
     def __init__(self, url: str | Path):
         self.url = os.path.expanduser(url)
@@ -166,10 +166,10 @@ def complete_steps(names: Iterable[str]) -> list[int]:
 
 @contextlib.contextmanager
 def fetched(url: str | Path, step: int | None = None) -> Iterator[Path]:
-    """Return the local path of a model; one on a store is downloaded to a temporary folder.
+    """Yield the local path of a model; a model on a store is downloaded to a temporary folder.
 
-    Of a run, only config.json, its tokenizer and the checkpoint of `step` (default: the last) are downloaded; other checkpoints
-    become empty folders.
+    For a run, only config.json, its tokenizer and the checkpoint of `step` (default: the last) are downloaded; other
+    checkpoints become empty folders.
     """
     if not stores.is_remote(url):
         yield Path(url)

@@ -24,10 +24,10 @@ from vit_jax.types import Steps, UserError
 Flat = dict[str, Any]
 Place = str | os.PathLike[str]
 T = TypeVar("T")
-# The last file of a checkpoint on stores, where nothing can be renamed.
+# The file that is written last in a checkpoint on a store, because stores cannot rename.
 COMPLETE = "commit_success.txt"
 
-# Where orbax puts the arrays of a checkpoint, and the metadata of our own; these have the checksum of every array by name.
+# The folder of the arrays in a checkpoint, its file of metadata, and the key of the checksums, by array name, in these.
 ARRAYS, METADATA, CHECKSUMS = "default", "_CHECKPOINT_METADATA", "checksums"
 
 # Orbax logs its normal work as warnings through absl, and damage as errors before it raises.
@@ -41,8 +41,8 @@ class DamagedError(UserError):
 class Saver:
     """Asynchronous, atomic checkpoints.
 
-    every: steps between checkpoints. keep: how many of the last to keep. best: a metric, such as "test/accuracy", whose best
-    checkpoint is kept too; best_mode says whether "max" or "min" is best.
+    every: steps between checkpoints. keep: how many of the latest to keep. best: a metric, such as "test/accuracy",
+    whose best checkpoint is also kept; best_mode: whether "max" or "min" is best.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Saver:
         self.every, self.keep, self.best, self.best_mode = every, keep, best, best_mode
 
     def open(self, directory: Place) -> None:
-        """Begin to keep checkpoints in `directory`; half-written ones after a kill are removed."""
+        """Start keeping checkpoints in `directory`; checkpoints that a killed run left incomplete are removed."""
         best, worst = self.best, -math.inf if self.best_mode == "max" else math.inf
         preserve: list[Any] = [policies.LatestN(self.keep)]
         if best:
@@ -78,10 +78,10 @@ class Saver:
             self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, flat: Flat, metrics: Mapping[str, float]) -> None:
-        """Begin to write a checkpoint; the arrays may be donated once this returns."""
+        """Start writing a checkpoint; the arrays may be donated once this returns."""
         with _as_user_error(self.directory):
             if not stores.is_remote(self.directory):
-                os.stat(self.directory)  # orbax would create it again in a workdir that was renamed
+                os.stat(self.directory)  # orbax would recreate it in a workdir that was renamed
             if step not in self.manager.all_steps():
                 self.manager.save(
                     step,
@@ -91,7 +91,7 @@ class Saver:
                 )
 
     def latest(self) -> int | None:
-        """Return the step of the last complete checkpoint."""
+        """Wait for checkpoints being written, and return the step of the latest one."""
         with _as_user_error(self.directory):
             self.manager.wait_until_finished()
             return self.manager.latest_step()
@@ -108,7 +108,7 @@ def _absolute(directory: Place) -> os.PathLike[str]:
 
 
 def _as_user_error(directory: Place) -> contextlib.AbstractContextManager[None]:
-    """On a store, turn errors of access into a UserError."""
+    """On a store, convert access errors into a UserError."""
     return stores.readable_errors(str(directory)) if stores.is_remote(directory) else contextlib.nullcontext()
 
 
@@ -131,7 +131,7 @@ def steps_in(directory: Place) -> list[int]:
 
 
 def _custom_metadata(directory: Place, step: int) -> dict[str, Any]:
-    """Return what was saved beside the arrays of a checkpoint; raise DamagedError where it cannot be parsed."""
+    """Return the metadata saved with the arrays of a checkpoint; raise DamagedError if it cannot be parsed."""
     path = epath.Path(directory) / str(step) / METADATA
     try:
         found = json.loads(path.read_text())
@@ -147,7 +147,7 @@ def _custom_metadata(directory: Place, step: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _reading(directory: Place, step: int) -> Iterator[ocp.Checkpointer]:
-    """Open a checkpoint for reading; whatever its damage raises becomes a UserError."""
+    """Open a checkpoint for reading; errors that its damage raises become UserErrors."""
     check_path(directory)
     hook = sys.unraisablehook
     # After the first failed read orbax closes its event loop, and each read still running would print a traceback.
@@ -175,7 +175,7 @@ def _reading(directory: Place, step: int) -> Iterator[ocp.Checkpointer]:
 
 
 def _read(directory: Place, step: int, read: Callable[[ocp.Checkpointer, int], T]) -> T:
-    """Return read(checkpointer, step); where the checkpoint is damaged, raise DamagedError, naming an older one that is not."""
+    """Return read(checkpointer, step); if the checkpoint is damaged, raise DamagedError, naming an older intact one."""
     try:
         with _reading(directory, step) as checkpointer:
             return read(checkpointer, step)
@@ -205,15 +205,15 @@ def shapes_of(directory: Place, step: int) -> Flat:
 def restore(directory: Place, step: int, like: Flat, parts: tuple[str, ...] = ("",)) -> Flat:
     """Return the arrays of a checkpoint with the names in `like`, whose leaves have shape, dtype and sharding.
 
-    Only the names that begin with one of `parts` are read. Raises UserError that lists the names and shapes that differ, and
-    where an array differs from its checksum.
+    Only the names that begin with one of `parts` are read. Raises UserError, listing the names and shapes that differ,
+    or if an array differs from its checksum.
     """
     found = {name: leaf for name, leaf in shapes_of(directory, step).items() if name.startswith(parts)}
     different = trees.differences(found, like)
     if different:
         shown = "\n  ".join(different[:15] + ([f"... and {len(different) - 15} more"] if len(different) > 15 else []))
         raise UserError(f"The checkpoint {directory}/{step} does not fit this model:\n  {shown}")
-    # Read as they were saved, since the checksums are of those.
+    # Read in the saved dtypes, since the checksums are of the saved arrays.
     saved = {
         name: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(found[name].dtype), sharding=leaf.sharding)
         for name, leaf in like.items()
@@ -227,7 +227,7 @@ def _arrays(directory: Place, step: int) -> os.PathLike[str]:
 
 
 def _restore_checked(directory: Place, like: Flat, checkpointer: ocp.Checkpointer, step: int) -> Flat:
-    """Return the arrays of a checkpoint; raise DamagedError where they differ from their checksums."""
+    """Return the arrays of a checkpoint; raise DamagedError if they differ from their checksums."""
     expected = _custom_metadata(directory, step).get(CHECKSUMS)
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(like, restore_args, partial_restore=True)
@@ -246,6 +246,6 @@ def _restore_checked(directory: Place, like: Flat, checkpointer: ocp.Checkpointe
 
 @functools.cache
 def _note_unchecked(directory: str) -> None:
-    """Print, once for a folder, that its checkpoints are from before checksums were kept."""
+    """Print, once for a folder, that its checkpoints have no checksums."""
     if distributed.is_first():
         print(f"note: {directory} has no checksums, so damage to its arrays cannot be noticed", file=sys.stderr)

@@ -21,9 +21,9 @@ from vit_jax.config.upgrade import VERSION, upgrade
 from vit_jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
-# The keys of config.json, besides commit and hardware.
-# The keys of a run's length, which may change where its schedule goes on as it was.
+# The keys of a run's length, which may change if its schedule continues unchanged.
 LENGTH = ("steps", "epochs")
+# The keys of config.json, besides commit and hardware.
 RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
 
@@ -61,12 +61,12 @@ def read(workdir: str | Path) -> dict[str, Any]:
 
 
 def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise UserError where a folder cannot be the workdir of a config: of another config, with other files, unwritable."""
+    """Raise UserError if a folder cannot be the workdir of a config: another config, other files, not writable."""
     path = Path(workdir)
     check_path(path)
     try:
         if path.exists() and not path.is_dir():
-            raise UserError(f"--workdir={workdir} is a file; give a new folder, or that of a run to resume.")
+            raise UserError(f"--workdir={workdir} is a file; give a new folder, or the folder of a run to resume.")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}.") from None
     parent = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
@@ -94,9 +94,9 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise UserError where a run cannot go on to another length from its last checkpoint.
+    """Raise UserError if a run cannot be extended to another length from its latest checkpoint.
 
-    It can where its learning rate there is that of a run of the new length, and its task does not count the steps.
+    It can if its learning rate there is the same in a run of the new length, and its task does not count the steps.
     """
     done = (steps_in(path / "checkpoints") or [0])[-1]
     old, new = (configs.steps_of(one, record["data"]["num_examples"]) for one in (record["config"], config))
@@ -118,10 +118,10 @@ def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, 
 
 
 def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> Path:
-    """Create a checked workdir and its config.json, or records what changed since the run began.
+    """Create a checked workdir and its config.json, or record changes since the run began.
 
-    data: what follows from the data, such as class names, layout, number of examples, and how images are prepared for the trained
-    model. Raises UserError where it differs from when the run began, except for the preprocessing.
+    data: facts about the data, such as class names, layout, number of examples, and how images are prepared for the
+    trained model. Raises UserError if they differ from when the run began, except for the preprocessing and the fields.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     now = {"versions": versions(), "git_commit": git_commit(), "hardware": hardware(jax.devices())}
@@ -155,9 +155,9 @@ def write_model(
     params: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Return a workdir with a model that was not trained here, whose parameters and state by name are the checkpoint of step 0.
+    """Write a workdir with a model that was not trained here; its parameters and state are the checkpoint of step 0.
 
-    It appears only when it is complete. Raises UserError where it cannot be written.
+    The workdir appears only when it is complete. Raises UserError if it cannot be written.
     """
     check_path(path)
     partial = path.with_name(path.name + ".partial")
@@ -191,7 +191,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code, "+changes" appended where files differ from it; None outside a repository."""
+    """Return the commit of the code, with "+changes" if files differ from it; None outside a repository."""
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:

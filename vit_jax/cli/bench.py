@@ -15,11 +15,11 @@ from vit_jax.types import BatchSize, Count, Steps, Units, UserError
 # Steps in a round.
 STEPS = {"step": 20, "loop": 60, "data": 20, "inference": 20}
 PROFILED = 5  # steps in a trace
-# What each measures.
+# What each kind measures.
 KINDS = {
     "step": "the bare train step on random bytes on the device, without data",
     "loop": "the step with its data against the bare step",
-    "data": "the batches alone",
+    "data": "the batches, without training",
     "inference": "predictions with random weights, from bytes on the host to probabilities there",
 }
 
@@ -32,7 +32,7 @@ vit bench inference --config=configs/vit_s16_i1k.py --batch_size=1,8,64
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print medians over the rounds, in which everything that is compared is timed in turns."""
+    """Print medians over the rounds, in which all sides of a comparison are timed in turns."""
     overrides, rest = split_overrides(argv)
     what = next((word for word in rest[:1] if word in STEPS), "")
     flags = make_parser(what).parse(rest)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_parser(what: str) -> Parser:
-    """Return the flags of one measurement, or the shared ones while it is unknown."""
+    """Return the flags of one measurement, or the shared flags if it is unknown."""
     kinds = "\n".join(f"{kind}: {text}" for kind, text in KINDS.items())
     parser = Parser(
         prog=f"vit bench {what}".strip(),
@@ -88,7 +88,7 @@ def make_parser(what: str) -> Parser:
         )
     default = f"; default {STEPS[what]}" if what else ""
     parser.add_argument("--steps", type=number_flag(Steps), help=f"steps of each in a round{default}")
-    parser.add_argument("--rounds", type=number_flag(Count), default=5, help="how often all are timed; default 5")
+    parser.add_argument("--rounds", type=number_flag(Count), default=5, help="number of rounds; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if what == "data":
         parser.add_argument(
@@ -96,12 +96,14 @@ def make_parser(what: str) -> Parser:
             type=numbers_flag(Count),
             default="1,2",
             metavar="N,...",
-            help="of threads, and of workers; default 1,2",
+            help="numbers of threads, and of workers; default 1,2",
         )
     if what in ("step", "inference"):
         parser.add_argument("--peer", metavar="PEER", help="timm, timm:compile or MODULE:FUNCTION, see perf/peer.py")
-        parser.add_argument("--peer_dtype", choices=("float32", "bfloat16"), help="of the peer; default the model's")
-        parser.add_argument("--num_classes", type=number_flag(Units), help="classes, for a data set that is not here")
+        parser.add_argument(
+            "--peer_dtype", choices=("float32", "bfloat16"), help="the peer's dtype; default the model's"
+        )
+        parser.add_argument("--num_classes", type=number_flag(Units), help="classes, if the data set is not here")
         parser.add_argument(
             "--profile",
             type=path_flag,
@@ -186,7 +188,7 @@ def bench_inference(config: dict[str, Any], flags: argparse.Namespace) -> dict[s
 
 
 def profile(folder: str | None, side: Callable[[int], float]) -> None:
-    """Write a trace of some steps into a folder, where one is named."""
+    """Write a trace of some steps into a folder, if one is named."""
     if folder is None:
         return
     import jax

@@ -1,4 +1,4 @@
-"""Shared by all commands: parse flags, and turn a UserError into one message and exit code 2."""
+"""Shared by all commands: parse flags, and convert a UserError into one message and exit code 2."""
 
 import argparse
 import io
@@ -17,13 +17,13 @@ from vit_jax.interrupts import EXIT_CODE, Interrupts
 from vit_jax.printable import lines
 from vit_jax.types import UserError
 
-LONGEST = 4000  # letters of a message, which may quote what a user gave
+LONGEST = 4000  # characters of a message, which may quote input
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UserErrors, with near matches of unknown flags.
 
-    examples: command lines, one a line, which --help shows at its end.
+    examples: command lines, one per line, which --help shows at its end.
     """
 
     def __init__(self, *, examples: str = "", **options: Any):
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def path_flag(text: str) -> str:
-    """Return the path that a flag gives, here or on an object store, with ~ expanded; for argparse."""
+    """Return the path that a flag gives, local or on an object store, with ~ expanded; for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; expected a path, such as . for this folder")
     path = os.path.expanduser(text)
@@ -58,7 +58,7 @@ def path_flag(text: str) -> str:
 
 
 def number_flag(hint: Any) -> Callable[[str], Any]:
-    """Return what reads a number of a hint, such as Count, from the text of a flag; for argparse."""
+    """Return a function that reads a number of a type, such as Count, from the text of a flag; for argparse."""
     kind = float if fits(0.5, hint) else int
 
     def read(text: str) -> Any:
@@ -74,7 +74,7 @@ def number_flag(hint: Any) -> Callable[[str], Any]:
 
 
 def numbers_flag(hint: Any) -> Callable[[str], list[Any]]:
-    """Return what reads several numbers of a hint, such as 1,8, from the text of a flag; for argparse."""
+    """Return a function that reads several numbers of a type, such as 1,8, from the text of a flag; for argparse."""
     read = number_flag(hint)
     return lambda text: [read(word) for word in text.split(",")]
 
@@ -122,7 +122,7 @@ def split_overrides(argv: Sequence[str], prefix: str = "--config.") -> tuple[lis
 
 
 def output_folder(flag: str, text: str) -> Path:
-    """Return the folder of a flag such as "--out", made where it is missing; raises UserError where it cannot be written."""
+    """Return the folder of a flag such as "--out", created if it is missing; raises UserError if it is not writable."""
     if "://" in text:
         raise UserError(f"{flag}={text} is on an object store; expected a folder on this machine.")
     path = Path(text)
@@ -138,7 +138,7 @@ def output_folder(flag: str, text: str) -> Path:
 
 
 def hint_flag(argv: Sequence[str]) -> None:
-    """Raise UserError where a flag of training is another library's, with what it is called here."""
+    """Raise UserError if a training flag is another library's, with its name here."""
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
         flag, _, value = word.partition("=")
         hint = other_libraries.key_hint(flag, value or ("" if after.startswith("-") else after))

@@ -16,7 +16,7 @@ from vit_jax.types import UserError
 
 FORMATS = ("npz", "timm", "hf", "open_clip", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
-TOLERANCE = 1e-3  # in standard deviations of the logits; rounding alone stays well below
+TOLERANCE = 1e-3  # in standard deviations of the logits; rounding errors stay well below
 
 EXAMPLES = """
 vit convert --model=workdirs/photos --out=photos_timm --to=timm
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
     parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
     parser.add_argument(
-        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; others: a folder"
+        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; else a folder"
     )
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     parser.add_argument(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[str]) -> None:
-    """Write README.md beside a model, with the facts and results of the run that trained it."""
+    """Write README.md next to a model, with the facts and results of the run that trained it."""
     from vit_jax import inference
     from vit_jax.checkpoint import saver, workdir
     from vit_jax.pretrained.card import make_card
@@ -96,12 +96,12 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if hasattr(loaded.task, "text"):
         return write_towers(loaded, out, to)
     if to == "open_clip":
-        raise UserError("--to=open_clip is for a pair of towers; found one for images alone.")
+        raise UserError("--to=open_clip is for a pair of towers; found one for images only.")
     params, (height, width, _) = loaded.arrays, loaded.image_shape
     mean, std = loaded.scale
     if to == "workdir":
         own = trees.flatten(loaded.weights["params"])
-        # Of a task with more than the backbone, such as a decoder, the backbone alone is written, unless it is used in prediction.
+        # For a task with more than a backbone, such as a decoder, write only the backbone, unless the rest predicts.
         if predicts_parts(loaded):
             params = {name: np.asarray(leaf) for name, leaf in own.items()}
         task = loaded.task_spec if own.keys() == params.keys() else None
@@ -167,7 +167,7 @@ def write_towers(loaded: Any, out: Path, to: str) -> list[str]:
         return []
     writers = {"hf": huggingface_towers.write, "npz": big_vision_towers.write, "open_clip": open_clip.write}
     if to not in writers:
-        raise UserError(f"--to={to} is for images alone; a pair of towers goes to {', '.join(writers)} or workdir.")
+        raise UserError(f"--to={to} is for images only; a pair of towers goes to {', '.join(writers)} or workdir.")
     images = from_spec(loaded.preprocess_spec, task["mean"], task["std"])
     notes = []
     if images is None:
@@ -185,7 +185,7 @@ def predicts_parts(loaded: Any) -> bool:
 
 
 def fields_of(loaded: Any) -> dict[str, Any]:
-    """Return what a record says of the examples of a task that predicts parts of images."""
+    """Return the layout and the fields of the examples of a task that predicts parts of images."""
     kinds = getattr(loaded.task, "fields", None)
     if not predicts_parts(loaded) or not kinds:
         return {}
@@ -194,7 +194,7 @@ def fields_of(loaded: Any) -> dict[str, Any]:
 
 
 def outputs_of(loaded: Any, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return outputs of images, those of several names side by side."""
+    """Return outputs of images; outputs of several names are concatenated."""
     found = loaded.predictor(loaded.weights, {"image": images}, names)[1]
     return np.concatenate([np.asarray(found[name]) for name in names], axis=-1)
 
@@ -202,7 +202,7 @@ def outputs_of(loaded: Any, images: np.ndarray, names: Sequence[str]) -> np.ndar
 def check(loaded: Any, out: Path, to: str) -> bool:
     """Compare the written model with the original on random images, here and in the target library; print the result.
 
-    An untrained head gives the same logits whatever the network, so then the features before it are compared.
+    An untrained head gives the same logits for every network, so then the features before it are compared.
     """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
     names = compared(loaded, to)

@@ -113,9 +113,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--evaluator.KEY", metavar="VALUE", help="an argument of the evaluator, such as k of knn")
     parser.add_argument("--train", metavar="SOURCE", help="training images of fewshot, knn and probe; default: --data")
-    parser.add_argument("--train_split", default="train", help="their split; default: train")
+    parser.add_argument("--train_split", default="train", help="split of the training images; default: train")
     parser.add_argument(
-        "--batch_size", type=number_flag(BatchSize), help="default: that of the training run's evaluation, or 256"
+        "--batch_size", type=number_flag(BatchSize), help="default: as in the training run's evaluation, or 256"
     )
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
     parser.add_argument(
@@ -130,7 +130,7 @@ def make_parser() -> Parser:
 
 
 def report_folders(report: str | None, targets: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the folder of each evaluator's report; raises UserError where none of them measures a classifier."""
+    """Return the folder of each evaluator's report; raises UserError if none of them measures a classifier."""
     from vit_jax.evals.classification import Classification
 
     if report is None:
@@ -142,14 +142,14 @@ def report_folders(report: str | None, targets: Mapping[str, Any]) -> dict[str, 
 
 
 def default_of(loaded: Any, flags: Any, images: Images) -> str:
-    """Return the evaluator of the model's task, or of data with several labels."""
+    """Return the default evaluator for the model's task, or for data with several labels."""
     from vit_jax.data.source import Labels
 
     if flags.data.startswith("pairs:"):
         return "retrieval"
     if loaded.task.measured_by != "classification":
         return loaded.task.measured_by
-    # Only in these may an image have several labels.
+    # Only in these sources may an image have several labels.
     several = flags.data.startswith(("table:", "tfds:")) and any(
         isinstance(field, Labels) for field in images(flags.data, flags.split).fields.values()
     )
@@ -174,7 +174,7 @@ def target_of(name: str) -> Any:
 
 
 def check_keys(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> None:
-    """Raise UserError for an argument that none of the evaluators has, or that the command gives."""
+    """Raise UserError for an argument that none of the evaluators has, or that the command sets."""
     known = {key for target in targets.values() for key in configs.parameters(target)} - set(GIVEN)
     for key, _ in given:
         if key in GIVEN:
@@ -231,7 +231,7 @@ def make_evaluator(
 
 
 def tokenize_spec(loaded: Any, captions: int | None = None) -> str:
-    """Return the transform that makes token ids for a model; raises UserError where it compares no texts."""
+    """Return the transform that makes token ids for a model; raises UserError if it compares no texts."""
     loaded.tokens(["a word"])
     file = Path(tempfile.mkdtemp(prefix="vit_jax")) / "tokenizer.json"
     atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
@@ -240,7 +240,7 @@ def tokenize_spec(loaded: Any, captions: int | None = None) -> str:
 
 
 def captions_of(source: Any) -> int:
-    """Return the number of captions of an image, as its first one has; raises UserError for data without captions."""
+    """Return the number of captions of the first image; raises UserError for data without captions."""
     from vit_jax.data.source import Text
 
     if not isinstance(source.fields.get("text"), Text):

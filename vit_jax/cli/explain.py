@@ -76,15 +76,15 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--method.KEY", metavar="VALUE", help="an argument of the methods, such as point=0.5,0.5")
     parser.add_argument(
-        "--class", dest="wanted", metavar="NAME", help="the class to explain; default: each image's most probable one"
+        "--class", dest="wanted", metavar="NAME", help="the class to explain; default: each image's most probable class"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="images of neighbours, such as folder:PATH; default: those of training"
+        "--data", metavar="SOURCE", help="images of neighbours, such as folder:PATH; default: the training images"
     )
     parser.add_argument(
         "--faithfulness", action="store_true", help="score the maps: deletion, insertion, and shuffled weights"
     )
-    parser.add_argument("--max_images", type=number_flag(Count), default=32, help="of all that are given; default 32")
+    parser.add_argument("--max_images", type=number_flag(Count), default=32, help="images to explain; default 32")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     return parser
 
@@ -109,7 +109,7 @@ def target_of(name: str, trust: bool) -> Any:
 
 
 def arguments_of(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the given arguments that each method takes; raises UserError for one that none of them has."""
+    """Return the given arguments that each method takes; raises UserError for an argument that no method has."""
     from vit_jax.config.load import value_of
 
     known = {key for target in targets.values() for key in configs.parameters(target)} - {"data"}
@@ -129,14 +129,14 @@ def arguments_of(given: Sequence[tuple[str, str]], targets: Mapping[str, Any]) -
 
 
 def make(target: Any, arguments: Mapping[str, Any], data: str | None, network: Any) -> Any:
-    """Return a method for a network, with its data where it reads some."""
+    """Return a method for a network, with its data if it reads any."""
     if "data" not in configs.parameters(target):
         return configs.call("--method", target, arguments)
     return configs.call("--method", target, arguments, data=open_data(data, network))
 
 
 def open_data(data: str | None, network: Any) -> Any:
-    """Return the images that a reference names, or else those that the network was trained on; None where it says nothing."""
+    """Return the images that a reference names, or the network's training images; None if these are unknown."""
     from vit_jax.data.open import open_source
 
     trained_on = network.loaded.config.get("data", {}).get("source")

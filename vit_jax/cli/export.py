@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output", default="", metavar="NAMES", help="such as logits, features, probs, attention; default: logits"
     )
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the computation")
     parser.add_argument("--any_size", action="store_true", help="stablehlo: resize images of any size inside")
     parser.add_argument("--int8", action="store_true", help="onnx: write int8 matrices too, with their agreement")
-    parser.add_argument("--max_images", type=number_flag(BatchSize), default=64, help="of all given; default 64")
+    parser.add_argument("--max_images", type=number_flag(BatchSize), default=64, help="images to use; default 64")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
     paths = list(itertools.islice(find_images(flags.images), flags.max_images))
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read(loaded, paths: Sequence[str]):
-    """Return the images that can be read as the model takes them; raises UserError where there are none."""
+    """Return the readable images, preprocessed for the model; raises UserError if there are none."""
     import numpy as np
 
     from vit_jax.data.source import UnreadableImage

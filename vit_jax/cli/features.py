@@ -1,4 +1,4 @@
-"""Write the features of images as .npy, for data.source.features: vit features --model=REF --data=pairs:PATH --out=FILE."""
+"""Write features of images as .npy, for data.source.features: vit features --model=REF --data=pairs:PATH --out=FILE."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ vit features --model=hf:timm/vit_base_patch16_224.augreg_in21k --data=pairs:capt
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write one row of float32 for each image, in the order of the data, as a locked tower gives it (configs/lit.py)."""
+    """Write one row of float32 for each image, in the order of the data, for a locked tower (configs/lit.py)."""
     parser = Parser(prog="vit features", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
     parser.add_argument("--data", required=True, metavar="SOURCE", help="images, such as pairs:PATH")

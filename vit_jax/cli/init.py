@@ -1,4 +1,4 @@
-"""Begin a project with a network, objective, data and measurement of its own: vit init DIR."""
+"""Start a project with its own network, objective, data and evaluator: vit init DIR."""
 
 import os
 from collections.abc import Sequence

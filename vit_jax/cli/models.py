@@ -14,7 +14,7 @@ vit models augreg --json
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the facts of every model whose name, data or place contains TEXT, a line each."""
+    """Print the facts of every model whose name, data or place contains TEXT, one per line."""
     parser = Parser(prog="vit models", description=__doc__, examples=EXAMPLES)
     parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="such as B_16 or sam; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object per model")

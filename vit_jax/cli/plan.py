@@ -16,7 +16,7 @@ from vit_jax.config.factory import near
 from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
-TICK_SECONDS = 5.0  # between two signs of life while a step is compiled
+TICK_SECONDS = 5.0  # between progress messages while a step is compiled
 EXAMPLES = """
 vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
 vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
@@ -37,12 +37,10 @@ def main(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="AXES",
-        help="in place of the config's mesh: data=-1 or fsdp=8,tensor=4",
+        help="instead of the config's mesh: data=-1 or fsdp=8,tensor=4",
     )
-    parser.add_argument(
-        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
-    )
-    parser.add_argument("--fit", action="store_true", help="where it does not fit, try changes until it does")
+    parser.add_argument("--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here")
+    parser.add_argument("--fit", action="store_true", help="if it does not fit, try changes until it does")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each plan")
     flags = parser.parse(rest)
 
@@ -57,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     names = flags.topology.split(",") if flags.topology else [None]
     slices = {name: local_devices() if name is None else plans.devices_of(name) for name in names}
     meshes = [axes_of(text, config["mesh"]) for text in flags.mesh] or [config["mesh"]]
-    for name, mesh in itertools.product(names, meshes):  # so that a mistake in the last does not wait for the others
+    for name, mesh in itertools.product(names, meshes):  # so that a mistake in the last one shows at once
         sharding.check_batch(config["batch_size"], sharding.make_mesh(slices[name], **mesh))
     rows: list[tuple[str, Any, dict[str, Any]]] = []
 
@@ -91,7 +89,7 @@ def compile_plan(plans: Any, config: dict[str, Any], spec: Any, devices: Sequenc
 
 @contextlib.contextmanager
 def ticking() -> Iterator[None]:
-    """Print the seconds so far every few seconds."""
+    """Print the elapsed seconds every few seconds."""
     begin, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
@@ -115,7 +113,7 @@ def local_devices() -> list[Any]:
 
 
 def axes_of(text: str, known: Iterable[str]) -> dict[str, int]:
-    """Return the mesh of a flag such as "data=2,fsdp=4", whose axes are among the known ones."""
+    """Return the mesh of a flag such as "data=2,fsdp=4"; raises UserError for an axis that is not in `known`."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and equals and size.removeprefix("-").isdecimal() for axis, equals, size in pairs):
         raise UserError(f"--mesh={text}: expected axes with sizes, such as data=-1 or data=2,fsdp=4.")
@@ -135,7 +133,7 @@ def flags_of(changes: dict[str, Any]) -> str:
 
 
 def as_dict(name: str, one: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a plan for machines to read."""
+    """Return a plan as a dictionary for JSON."""
     derived = {"fits": one.fits, "seconds": one.times, "images_per_second": one.images_per_second}
     return {"topology": name, "changes": changes, **dataclasses.asdict(one), **derived}
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show_written(written: Iterator[tuple[str, dict[str, Any]]], as_json: bool) -> int:
-    """Print what is predicted for the pixels or boxes of each image, and where it is; return the exit code."""
+    """Print the pixel or box predictions of each image, and where they are stored; return the exit code."""
     failed = False
     for path, result in written:
         if "unreadable" in result:
@@ -61,7 +61,7 @@ def show_written(written: Iterator[tuple[str, dict[str, Any]]], as_json: bool) -
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """Return what was predicted for an image in one line."""
+    """Return the predictions for an image in one line."""
     if "boxes" in result:
         found = ", ".join(f"{box['label']} {box['score']:.0%}" for box in result["boxes"][:5])
         return f"{len(result['boxes'])} boxes{': ' * bool(found)}{found}; {result['picture']}"
@@ -93,7 +93,7 @@ def predict_images(loaded: Any, flags: Any, paths: Sequence[str], texts: Sequenc
                 print(f"unreadable: {line(path)}: {line(error)}", file=sys.stderr)
         if not images:
             continue
-        # Filled up to one shape, so that the model is compiled once.
+        # Padded to one shape, so that the model is compiled once.
         batch = np.zeros((min(flags.batch_size, len(paths)), *loaded.image_shape), np.uint8)
         batch[: len(images)] = images
         outputs = loaded(batch)
@@ -125,7 +125,7 @@ def make_parser() -> Parser:
         "--texts",
         nargs="+",
         metavar="TEXT",
-        help="compare with these, by a model of images and texts; files may follow",
+        help="texts to compare with, by a model of images and texts; files may follow",
     )
     parser.add_argument(
         "--model", required=True, metavar="REF", help="any model reference, such as a workdir, DIR@STEP, hf:..."
@@ -140,16 +140,16 @@ def make_parser() -> Parser:
         "--out",
         type=path_flag,
         metavar="DIR",
-        help="of predictions for pixels or boxes: a folder; default: predictions",
+        help="a folder for predictions of pixels or boxes; default: predictions",
     )
     parser.add_argument(
         "--annotations",
         type=path_flag,
         metavar="FILE",
-        help="of a detector: a file of COCO's format, whose ids boxes.json has",
+        help="for a detector: a file in COCO's format; boxes.json uses its ids",
     )
     parser.add_argument(
-        "--least_score", type=number_flag(Fraction), default=0.5, help="of the boxes to draw and print; default 0.5"
+        "--least_score", type=number_flag(Fraction), default=0.5, help="least score of boxes to show; default 0.5"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each image")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
@@ -157,9 +157,9 @@ def make_parser() -> Parser:
 
 
 def texts_and_places(texts: list[str], places: list[str]) -> tuple[list[str], list[str]]:
-    """Return the texts and the image files and folders, which follow the texts where there are no others.
+    """Return the texts, and the image files and folders, which may follow the texts if there are no others.
 
-    Raises UserError where one kind is missing.
+    Raises UserError if either is missing.
     """
     count = len(texts)
     while texts and len(places) == count - len(texts) and is_place(texts[-1]):
@@ -170,13 +170,13 @@ def texts_and_places(texts: list[str], places: list[str]) -> tuple[list[str], li
 
 
 def is_place(text: str) -> bool:
-    """Return whether a text is a path that exists, here or on an object store."""
+    """Return whether a text is a path that exists, or a path on an object store."""
     remote = text.startswith(("gs://", "s3://"))
     return remote or (bool(text) and not stores.is_too_long(text) and os.path.lexists(os.path.expanduser(text)))
 
 
 def find_images(places: Sequence[str]) -> Iterator[str]:
-    """Return the image files given, and those in the folders given, in order; raises UserError where one does not exist."""
+    """Yield the given image files, and the image files in the given folders; raises UserError if one does not exist."""
     from vit_jax.data import files
 
     for place in places:

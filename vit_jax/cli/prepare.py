@@ -136,7 +136,7 @@ def check(flags: Any, kind: str, place: str) -> None:
 
 
 def check_outside(target: Path, source: str) -> None:
-    """Raise UserError for a folder inside the one that is read, whose classes it would join."""
+    """Raise UserError if the output is inside the folder that is read, where it would become a class."""
     folder = os.path.realpath(os.path.expanduser(source))
     if Path(os.path.realpath(target)).is_relative_to(folder):
         raise UserError(
@@ -145,7 +145,7 @@ def check_outside(target: Path, source: str) -> None:
 
 
 class WriteProgress:
-    """Prints the number of images done, their rate and the time left, every few seconds."""
+    """Print the number of images done, their rate and the time left, every few seconds."""
 
     def __init__(self, size: int):
         self._size, self._started = size, time.monotonic()

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         "--out", type=path_flag, default="preview", metavar="DIR", help="a folder for the sheet; default: preview"
     )
     parser.add_argument("--scan", type=number_flag(Steps), default=10_000, help="images to read; default 10000")
-    parser.add_argument("--images", type=number_flag(Count), default=64, help="in the sheet; default 64")
+    parser.add_argument("--images", type=number_flag(Count), default=64, help="images in the sheet; default 64")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse(rest)
     if (flags.config is None) == (flags.bands is None):
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     out = output_folder("--out", flags.out)
     found = preview.statistics(source, flags.scan)
     if not flags.json:
-        print(preview.as_text(found), flush=True)  # also where no batch can be made
+        print(preview.as_text(found), flush=True)  # even if no batch can be made
     fed = preview.feed(config, source, -(-flags.images // config["batch_size"]), flags.images)
     facts = preview.as_dict(found, fed)
     (out / "preview.json").write_text(json.dumps(facts, indent=1) + "\n")

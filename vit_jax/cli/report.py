@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         "--paper",
         type=path_flag,
         metavar="FOLDER",
-        help="a study with paper.json, whose published numbers are shown beside ours",
+        help="a study with paper.json, to show its published numbers next to ours",
     )
     add("--metric", help="metric to compare by; default: the paper's, or test/accuracy")
     add(

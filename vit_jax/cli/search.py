@@ -12,7 +12,7 @@ from vit_jax.printable import line
 from vit_jax.types import Fraction, Units, UserError
 
 KINDS = {
-    "build": "index a folder of images, or add to an index what is new",
+    "build": "index a folder of images, or add new images to an index",
     "query": "find the images most similar to a picture, a part of it, or a text",
     "duplicates": "find near-duplicates within an index, or between two",
 }
@@ -100,14 +100,14 @@ def query(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--text", action="append", default=[], metavar="TEXT", help="search by a text, in an index of image_embedding"
     )
-    parser.add_argument("--model", metavar="REF", help="the model of the index, where it has moved")
+    parser.add_argument("--model", metavar="REF", help="the model of the index, if it has moved")
     parser.add_argument(
         "--box", type=box_flag, metavar="L,T,R,B", help="search by this part, as shares of width and height"
     )
     parser.add_argument("--k", type=number_flag(Units), default=10, help="how many images; default 10")
     parser.add_argument("--folder", metavar="PATH", help="only images below this folder of the index")
     parser.add_argument("--label", metavar="NAME", help="only images with this label, the folder that they are in")
-    parser.add_argument("--exact", action="store_true", help="compare with every vector, also where there is a graph")
+    parser.add_argument("--exact", action="store_true", help="compare with every vector, even if there is a graph")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     parser.add_argument("--html", type=path_flag, metavar="FILE", help="write a contact sheet, one self-contained page")
     flags = parser.parse(argv)
@@ -207,7 +207,7 @@ def box_flag(text: str) -> tuple[float, ...]:
 
 
 def write_page(path: str | None, text: str) -> None:
-    """Write a page where a flag names a file."""
+    """Write a page if a flag names a file."""
     if path is None or not text:
         return
     try:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--index", type=path_flag, metavar="DIR", help="an index of vit search: show similar pictures too"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: this machine alone")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: only this machine")
     parser.add_argument(
         "--port",
         type=number_flag(Annotated[int, Between(0, 65535)]),
@@ -36,17 +36,19 @@ def main(argv: Sequence[str]) -> int:
         help="default 8000; 0 takes a free one",
     )
     parser.add_argument(
-        "--token", help="what clients must send, beyond this machine; default: a new one, which is printed"
+        "--token", help="token that clients beyond this machine must send; default: a new one, which is printed"
     )
     parser.add_argument(
         "--allow_host", action="append", default=[], metavar="NAME", help="a name under which clients reach the server"
     )
-    parser.add_argument("--queue", type=number_flag(Count), default=64, help="photographs at work at once; default 64")
+    parser.add_argument(
+        "--queue", type=number_flag(Count), default=64, help="photographs processed at once; default 64"
+    )
     parser.add_argument(
         "--max_megabytes",
         type=number_flag(Annotated[int, Between(1, 1024)]),
         default=20,
-        help="of a photograph; default 20",
+        help="size limit of a photograph; default 20",
     )
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
     flags = parser.parse(argv)
@@ -82,7 +84,7 @@ def serve(flags: argparse.Namespace, listening: socket.socket) -> int:
         flags.queue, flags.max_megabytes * 2**20, hosts=("localhost", flags.host, *flags.allow_host), token=token
     )
     engine = Engine(flags.model, loaded, None if index is None else index.about.feature)
-    # The name alone, as a path of this machine is nobody else's business.
+    # Only the name, to keep paths of this machine private.
     made = app.make_app(engine, limits, None if index is None else Searcher(index), Path(flags.model).name)
     host, port = listening.getsockname()[:2]
     shown = flags.host if ":" not in host else f"[{flags.host}]"
@@ -93,14 +95,14 @@ def serve(flags: argparse.Namespace, listening: socket.socket) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound before anything is compiled; raises UserError where that cannot be."""
+    """Return a listening socket, bound before anything is compiled; raises UserError if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         made.listen(1024)
-    except (OSError, TypeError, ValueError) as error:  # the last two for what no host is named
+    except (OSError, TypeError, ValueError) as error:  # the last two for invalid host names
         made.close()
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
         remedy = "another program uses it; give another --port, or 0 for a free one" if taken else str(error)

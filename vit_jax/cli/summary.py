@@ -51,16 +51,14 @@ def make_parser() -> Parser:
     """Return the flags of the command."""
     parser = Parser(prog="vit summary", description=__doc__, examples=EXAMPLES, allow_abbrev=False)
     parser.add_argument(
-        "--model", metavar="REF", help="any model reference, such as a workdir, hf:..., or a size as S/16"
+        "--model", metavar="REF", help="any model reference, such as a workdir, hf:..., or a size such as S/16"
     )
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="a file with get_config()")
     parser.add_argument("--config.KEY", metavar="VALUE", help="another value for a key of the config")
-    parser.add_argument(
-        "--num_classes", type=number_flag(Units), help="number of classes, for a data set that is not here"
-    )
+    parser.add_argument("--num_classes", type=number_flag(Units), help="number of classes, if the data set is not here")
     parser.add_argument("--depth", type=number_flag(Count), default=2, help="levels of modules; default 2, the blocks")
     parser.add_argument(
-        "--batch_size", type=number_flag(BatchSize), help="of the forward pass; default 1, or that of the config"
+        "--batch_size", type=number_flag(BatchSize), help="batch size of the forward pass; default 1, or the config's"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
@@ -68,7 +66,7 @@ def make_parser() -> Parser:
 
 
 def of_model(flags: Any) -> tuple[Any, ...]:
-    """Return the encoder of a model, its weights, what it takes, and a function that compiles it to find the memory."""
+    """Return a model's encoder, weights, image shape, batch size, other parameters, and a function for the memory."""
     import jax
 
     from vit_jax import inference
@@ -93,7 +91,7 @@ def of_model(flags: Any) -> tuple[Any, ...]:
 
 
 def of_config(flags: Any, overrides: Sequence[tuple[str, str]]) -> tuple[Any, ...]:
-    """Return the encoder of a config, the shapes of its weights, what it takes, and a function that compiles a train step."""
+    """Return the same as `of_model` for a config, with shapes of the weights and the memory of a train step."""
     import jax
 
     from vit_jax.config.load import load
@@ -106,7 +104,7 @@ def of_config(flags: Any, overrides: Sequence[tuple[str, str]]) -> tuple[Any, ..
         print(f"note: {note}", file=sys.stderr)
     parts = build_parts(config, spec)
     if "image" not in spec.layout:
-        raise UserError(f"The examples have {', '.join(spec.layout)}, and no image whose network could be shown.")
+        raise UserError(f"The examples have {', '.join(spec.layout)}, but no image, so there is no network to show.")
     weights = jax.eval_shape(lambda s: s.evaluated(parts.task), parts.shapes)[""]
     module, variables = parts.task.backbone(weights)
     trained = sum(leaf.size for leaf in jax.tree.leaves((parts.shapes.params, parts.shapes.frozen)))

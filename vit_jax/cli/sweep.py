@@ -111,7 +111,7 @@ def make_parser() -> Parser:
     add(
         "--search",
         choices=("asha",),
-        help="stop runs early whose metric falls behind; for random settings, use sample(...) in the file",
+        help="stop runs with a poor metric early; for random settings, use sample(...) in the file",
     )
     add("--config.KEY", metavar="VALUE", help="override a key of every run's config")
     add("--executor", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")

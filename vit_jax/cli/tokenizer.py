@@ -14,11 +14,11 @@ vit tokenizer --from=bpe_simple_vocab_16e6.txt.gz --out=clip.json --try="a photo
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a tokenizer that was trained on captions, or one of a published model, as one file for tokenize(FILE, length)."""
+    """Write a tokenizer, trained on captions or taken from a model, as one file for tokenize(FILE, length)."""
     parser = Parser(prog="vit tokenizer", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--out", required=True, type=path_flag, metavar="FILE", help="the file to write, a new one")
+    parser.add_argument("--out", required=True, type=path_flag, metavar="FILE", help="a new file")
     parser.add_argument("--data", metavar="SOURCE", help="images with captions to train on, such as pairs:PATH")
-    parser.add_argument("--split", default="train", help="of --data; default: train")
+    parser.add_argument("--split", default="train", help="split of --data; default: train")
     parser.add_argument("--size", type=number_flag(Units), default=2000, help="ids of the vocabulary; default 2000")
     parser.add_argument(
         "--from",
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--try", dest="text", metavar="TEXT", help="print the ids of a text")
     flags = parser.parse(argv)
     if (flags.data is None) == (flags.place is None):
-        raise UserError("Give one of --data, to train a tokenizer, and --from, to take that of a model.")
+        raise UserError("Give one of --data, to train a tokenizer, and --from, to take a model's tokenizer.")
     out = Path(flags.out)
     if out.exists():
         raise UserError(f"--out={out} already exists; give a new path, or move it away.")

@@ -1,1 +1,1 @@
-"""Configs: their keys, reading them, and building what they name."""
+"""Configs: their keys, and code that reads them and builds the parts that they name."""

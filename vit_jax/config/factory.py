@@ -1,7 +1,7 @@
 """Build the parts that a config names.
 
 A seam is a key of the config that chooses a part: `dict(type="vit.ViT", **arguments)`. SEAMS maps each seam to the package of
-its types; KIND in that package is the class that they must be or return.
+its types; KIND in that package is the class that the types must subclass or return.
 """
 
 import difflib
@@ -41,7 +41,7 @@ SEAMS = {
     "evals.*.train": "vit_jax.data.sources",
 }
 
-# Keys beside the arguments of a part, by its package.
+# Keys in addition to the arguments of a part, by its package.
 BESIDE = {"vit_jax.evals": ("every",)}
 
 
@@ -59,7 +59,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def seam_of(path: str) -> str | None:
-    """Return the package of the types at a config path, or None where the path is not a seam."""
+    """Return the package of the types at a config path, or None if the path is not a seam."""
     parts = path.split(".")
     for pattern, package in SEAMS.items():
         keys = pattern.split(".")
@@ -75,7 +75,7 @@ def _makes(target: Any, kind: Any) -> bool:
 
 
 def _modules_in(package: str) -> list[str]:
-    """Return the modules of a seam's package, without those that are another seam's, such as the heads of models."""
+    """Return the modules of a seam's package, without modules that belong to another seam, such as models.heads."""
     infos = pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", []))
     return [info.name for info in infos if f"{package}.{info.name}" not in SEAMS.values()]
 
@@ -97,7 +97,7 @@ def types_in(package: str) -> dict[str, Any]:
 
 
 def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Callable[..., Any]:
-    """Return what `type` names: "module.Name" in the seam's package, or "absolute.module:Name" where `trust` allows it."""
+    """Resolve a type name: "module.Name" in the seam's package, or "absolute.module:Name" if `trust` allows it."""
     kind = importlib.import_module(package).KIND
     if not isinstance(type_name, str):
         raise ConfigError(f"{path}.type is {type_name!r}; expected a name such as {next(iter(types_in(package)))!r}.")
@@ -121,7 +121,7 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
-            "a file beside the config or in this folder."
+            "a file next to the config or in this folder."
         ) from None
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))
@@ -141,7 +141,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the type hints of those parameters; Any where a parameter has none."""
+    """Return the type hints of the parameters that a config may set; Any for a parameter without a hint."""
     hints = hints_of(target)
     return {name: hints.get(name, Any) for name in parameters(target)}
 
@@ -149,7 +149,7 @@ def parameter_hints(target: Callable[..., Any]) -> dict[str, Any]:
 def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], /, **extra: Any) -> Any:
     """Return target(**arguments, **extra) after checking names and types of the arguments; None means the default.
 
-    Raises ConfigError that names the config path.
+    Raises ConfigError, naming the config path.
     """
     allowed = parameters(target)
     given = check_arguments(path, target, arguments, extra)
@@ -169,9 +169,9 @@ def call(path: str, target: Callable[..., Any], arguments: Mapping[str, Any], /,
 def check_arguments(
     path: str, target: Callable[..., Any], arguments: Mapping[str, Any], extra: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the given arguments, cast to the types that the target takes; `extra` names arguments from elsewhere.
+    """Return the arguments that are not None, cast to the target's types; `extra` names arguments from elsewhere.
 
-    Raises ConfigError that names the config path.
+    Raises ConfigError, naming the config path.
     """
     allowed, hints = parameters(target), parameter_hints(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
@@ -187,9 +187,9 @@ def check_arguments(
 
 
 def check_part(path: str, spec: Any) -> None:
-    """Raise ConfigError where the type or arguments at a config path, or of the parts inside, are wrong by themselves.
+    """Raise ConfigError if the type or arguments at a config path, or of nested parts, are wrong.
 
-    Nothing is built; missing arguments may come from elsewhere.
+    Builds nothing, and ignores missing arguments, which may come from elsewhere.
     """
     if not isinstance(spec, Mapping):
         return
@@ -204,7 +204,7 @@ def check_part(path: str, spec: Any) -> None:
 
 
 def quoted(value: Any, most: int = 200) -> str:
-    """Return a value as messages show it, cut off where it is long."""
+    """Return a value as messages show it, truncated if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python does not print ints of thousands of digits
@@ -213,7 +213,7 @@ def quoted(value: Any, most: int = 200) -> str:
 
 
 def build(spec: Any, path: str, /, *, trust: bool = True, **extra: Any) -> Any:
-    """Build the part that the spec at a config path names, from its arguments and `extra`; parts inside it are built first."""
+    """Build the part that the spec at a config path names from its arguments and `extra`, nested parts first."""
     package = seam_of(path)
     assert package is not None, path
     if not isinstance(spec, Mapping | ml_collections.ConfigDict) or "type" not in spec:
@@ -250,10 +250,10 @@ def build_task(
     extra: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Any:
-    """Return the task of a config with its model, which has one output for each class where the task asks for class_names.
+    """Build the task of a config with its model, which has one output per class if the task takes class_names.
 
-    given: what the task gets where its signature asks for it and it is not None, such as spec, fields and steps. extra: what it
-    gets in any case.
+    given: arguments passed if they are not None and the task's signature has them, such as spec, fields and steps.
+    extra: arguments that are always passed.
     """
     takes = parameters(resolve(task.get("type"), "vit_jax.tasks", "task", trust))
     names = class_names if "class_names" in takes else ()
@@ -276,14 +276,14 @@ def to_plain(value: Any) -> Any:
     """Return a config as plain dictionaries with its references resolved."""
     try:
         return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
-    except TypeError as error:  # it sorts its keys
+    except TypeError as error:  # ConfigDict sorts its keys
         raise ConfigError(f"config has a key that is not a string ({error}).") from None
 
 
 def check_plain(config: Any, path: str = "config") -> None:
-    """Raise ConfigError where JSON cannot hold a config: for keys other than strings and values other than plain data.
+    """Raise ConfigError if JSON cannot hold a config: for keys other than strings and values other than plain data.
 
-    Numbers are finite and as large as the devices can compute with.
+    Numbers must be finite and in the range of float32.
     """
     if isinstance(config, dict):
         for key, value in config.items():
@@ -317,7 +317,7 @@ def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
-    """Return the steps of a run: those of its config, or its epochs in steps for this number of training examples."""
+    """Return the steps of a run: `steps` of its config, or its `epochs` in steps for this many training examples."""
     steps = config.get("steps") or max(1, round(config["epochs"] * num_examples / config["batch_size"]))
     if not fits(steps, Steps):
         raise ConfigError(
@@ -327,9 +327,9 @@ def steps_of(config: Mapping[str, Any], num_examples: int) -> int:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the shortest distinct ends of dotted keys: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}.
+    """Return the shortest unique suffixes of dotted keys: {"optim.lr": "lr", "a.x": "a.x", "b.x": "b.x"}.
 
-    A key that is the end of another, such as seed of data.seed, is kept whole.
+    A key that is a suffix of another, such as seed of data.seed, is kept whole.
     """
     tails = {key: [key.split(".", count)[-1] for count in range(key.count("."), -1, -1)] for key in keys}
     known = Counter(tail for several in tails.values() for tail in several)

@@ -1,4 +1,4 @@
-"""Check values against type hints, for what users write in configs and specs."""
+"""Check values that users write in configs and specs against type hints."""
 
 import inspect
 import types
@@ -7,19 +7,19 @@ from typing import Any
 
 from vit_jax.types import Between
 
-# Of numbers without bounds of their own: what int32 and float32 hold, with which the devices compute.
+# For numbers without bounds of their own: the ranges of int32 and float32, the types that devices compute with.
 BOUNDS = {int: Between(1 - 2**31, 2**31 - 1), float: Between(-3.4e38, 3.4e38)}
 
 
 def hints_of(target: Any) -> dict[str, Any]:
-    """Return the type hints of what a function or class is called with, bounds included."""
+    """Return the type hints of the arguments of a function or class, including bounds."""
     return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value fits a type hint; an int is a float too, a list a tuple; other hints fit all.
+    """Return whether a value fits a type hint; an int also fits float, a list fits tuple; unknown hints fit all values.
 
-    Numbers are finite, and inside the bounds of their hint or else BOUNDS.
+    Numbers must be finite, and within the bounds of their hint or else BOUNDS.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -57,7 +57,7 @@ def _bounds(hint: Any) -> list[Between]:
 
 
 def cast(value: Any, hint: Any) -> Any:
-    """Return a value that fits a hint as exactly that type: an int as a float, a list as a tuple or the other way round."""
+    """Convert a value that fits a hint to exactly that type: an int to a float, a list to a tuple or vice versa."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return cast(value, next(arg for arg in args if fits(value, arg)))
@@ -75,7 +75,7 @@ def cast(value: Any, hint: Any) -> Any:
 
 
 def hint_name(hint: Any) -> str:
-    """Return a type hint as a user reads it."""
+    """Return a readable name of a type hint."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

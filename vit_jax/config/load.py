@@ -32,21 +32,21 @@ from vit_jax.config.hints import fits, hint_name
 from vit_jax.config.schema import KEYS
 from vit_jax.types import UserError
 
-# The folder of vit_jax and of its recipes, configs/, in a checkout and where it is installed.
+# The folder that contains vit_jax and its recipes, configs/, in a checkout and in an installation.
 ROOT = Path(__file__).parents[2]
 
 
 def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
     """Load the config of "FILE.py" or "FILE.py:ARG" and apply overrides (key, text) in order.
 
-    Raises UserError where the file is missing or raises, and ConfigError where a key or a value is wrong.
+    Raises UserError if the file is missing or raises, and ConfigError if a key or a value is wrong.
     """
     config = run(argument, "get_config", ml_collections.ConfigDict, "--config", "configs/digits.py")
     for key, text in overrides:
         _override(config, key, text)
     given = {key for key, _ in overrides}
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        if key in given and other not in given:  # the one that is given replaces the config's other
+        if key in given and other not in given:  # the given one replaces the other one of the config
             del config[other]
             config[other] = None
     for key in dict.fromkeys(key for key, _ in overrides if key.endswith(".type")):
@@ -55,16 +55,17 @@ def load(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collect
 
 
 def run(argument: str, function: str, kind: type, what: str, example: str) -> Any:
-    """Call a function of "FILE.py", or of "FILE.py:ARG" with that argument, and return its result, which must be of a kind.
+    """Call a function in "FILE.py", or with ARG in "FILE.py:ARG", and return its result, an instance of `kind`.
 
-    what: the name of the argument in messages. example: a valid file. Raises UserError where there is no such file, or it raises.
+    what: the name of the argument in messages. example: a valid file. Raises UserError if the file is missing or
+    raises.
     """
     name, arg = _split(argument)
     path = _find(name, function, what, example)
     root = str(path.parent.parent)
     if root not in sys.path:  # a config imports its neighbours as configs.NAME
         sys.path.insert(0, root)
-    if str(path.parent) not in sys.path:  # and names parts in a file beside it as NAME:Part
+    if str(path.parent) not in sys.path:  # and names parts in a file next to it as NAME:Part
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"{function}_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -104,7 +105,7 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
     for place in (path, ROOT / path):  # the recipes of vit_jax are found from any folder
         if os.path.isfile(place) and (
             place is path or path.parts[0] == "configs"
-        ):  # False too for a name that no file can have
+        ):  # also False for a name that no file can have
             return place.resolve()
     if len(path.parts) == 1 and os.path.isfile(ROOT / "configs" / path):
         raise UserError(f"{what}: no file {quoted(name)}; did you mean configs/{name}?")
@@ -123,7 +124,7 @@ def _find(name: str, function: str, what: str, example: str) -> Path:
 
 
 def _arguments_of(config: Any, path: str) -> dict[str, Any]:
-    """Return the type hints of the parameters that the seam at a config path takes; empty where it is not a seam."""
+    """Return the type hints of the parameters that the seam at a config path takes; empty if it is not a seam."""
     package = seam_of(path)
     if package is None:
         return {}
@@ -166,14 +167,14 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     value = value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")
     node.unlock()
-    # A new reference, since ml_collections refuses a value of another type than the current one.
+    # Use a new reference, since ml_collections rejects a value that differs in type from the current one.
     if last in node:
         del node[last]
     node[last] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
 
 
 def _make_way(model: ml_collections.ConfigDict, variant: str) -> None:
-    """Delete the fields of a model that a variant stands for, since those that are given would win."""
+    """Delete the fields of a model that a variant sets, since explicit fields take precedence."""
     fill = importlib.import_module("vit_jax.models").fill
     model.unlock()
     for field in fill({"type": model.type, "variant": variant}).keys() & set(model) - {"type"}:
@@ -181,14 +182,14 @@ def _make_way(model: ml_collections.ConfigDict, variant: str) -> None:
 
 
 def _hint_foreign(key: str, text: str) -> None:
-    """Raise ConfigError where an unknown key is another library's, with what it is called here."""
+    """Raise ConfigError if an unknown key is another library's, with its name here."""
     hint = other_libraries.key_hint(key, text) or other_libraries.key_hint(key.rpartition(".")[2], text)
     if hint and not hint.startswith(f"--config.{key}="):
         raise ConfigError(f"--config.{key}: unknown key; expected {hint}")
 
 
 def value_of(flag: str, text: str, hint: Any) -> Any:
-    """Return the value of a flag's text for a type hint: a Python literal where that fits, or the text itself."""
+    """Parse a flag's text for a type hint: a Python literal if that fits, or the text itself."""
     try:
         literal = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -210,7 +211,7 @@ def value_of(flag: str, text: str, hint: Any) -> Any:
 
 
 def _check_retyped(config: ml_collections.ConfigDict, path: str) -> None:
-    """Raise ConfigError where a part whose type was changed has arguments that the new type does not take."""
+    """Raise ConfigError if a part whose type was changed has arguments that the new type does not take."""
     package = seam_of(path)
     if package is None:
         return

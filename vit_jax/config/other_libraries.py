@@ -1,4 +1,4 @@
-"""Words of timm, torchvision, transformers, Lightning and big_vision, and what they are called here: for hints in messages."""
+"""Translate words of timm, torchvision, transformers, Lightning and big_vision into ours, for hints in messages."""
 
 import re
 
@@ -41,7 +41,7 @@ VALUES = {
     "data.preprocess": "'inception_crop(64)|flip'", "ema_decay": "0.999", "log.wandb": "PROJECT",
     "optim.schedule.warmup_steps": "0.1", "freeze": "'^(?!head)'", "teacher": "REF",
 }  # fmt: skip
-# Their flags for what is not a key here.
+# Their flags without a key here.
 FLAGS = {
     "output_dir": "--workdir=DIR", "output": "--workdir=DIR", "log_dir": "--workdir=DIR", "save_dir": "--workdir=DIR",
     "out": "--workdir=DIR", "work_dir": "--workdir=DIR", "default_root_dir": "--workdir=DIR",
@@ -57,7 +57,7 @@ FLAGS = {
     "gpus": "the variable CUDA_VISIBLE_DEVICES", "eval": "vit evaluate --model=DIR --data=SOURCE",
     "evaluate": "vit evaluate --model=DIR --data=SOURCE", "validate": "vit evaluate --model=DIR --data=SOURCE",
 }  # fmt: skip
-# Their transform -> ours; None is what a model does itself.
+# Their transform -> ours; None for what a task or model does itself.
 TRANSFORMS: dict[str, str | None] = {
     "randomresizedcrop": "random_resized_crop({})", "randomresizedcropandinterpolation": "random_resized_crop({})",
     "rrc": "random_resized_crop({})", "randomhorizontalflip": "flip", "horizontalflip": "flip", "hflip": "flip",
@@ -86,7 +86,7 @@ _LETTERS = {
 
 
 def plain(word: str) -> str:
-    """Return a flag or key without dashes before it, with underscores for dashes."""
+    """Return a flag or key in lower case, without leading dashes and with underscores for other dashes."""
     return word.lstrip("-").replace("-", "_").lower()
 
 
@@ -130,7 +130,7 @@ def variant_of(name: str) -> str | None:
 
 
 def model_hint(name: str) -> str:
-    """Return what another library's model name is here, as the end of a message; empty for an unknown one."""
+    """Return our equivalent of another library's model name as the end of a message; empty for an unknown name."""
     variant, timm = variant_of(name), _TIMM.fullmatch(name)
     random = f"model.variant={variant} for random weights" if variant else ""
     tag = timm[2] or ".TAG" if timm else ""

@@ -1,4 +1,4 @@
-"""Every top-level key of a training config, once: its kind, default and reason, and whether a run may resume with another value."""
+"""Top-level keys of a training config: kind, default, reason, and whether a run may resume with another value."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -73,16 +73,17 @@ KEYS: dict[str, Key] = {
         {
             "source": {"type": "fake.Fake"},
             "preprocess": "",
-            # How images are prepared for the trained model in use; by default as by the first evaluator.
+            # How images are preprocessed for the trained model; by default as for the first evaluator.
             "eval_preprocess": placeholder(str),
             # Threads that read and prepare examples, and how many batches they may be ahead.
             "threads": 2,
             "prefetch": 4,
-            # The examples stay on the devices as uint8, and are cropped and flipped in the step: for small images that fit.
+            # Keep the examples on the devices as uint8, and crop and flip them in the step: for small images that fit.
             "resident": False,
-            # Processes in place of the threads, on hosts with many cores, where threads wait for Python's lock.
+            # Processes instead of threads, for hosts with many cores, because threads wait for Python's lock.
             "workers": 0,
-            # How often each image follows itself, augmented anew (repeated augmentation, arXiv:1901.09335).
+            # How many times in a row each image appears, augmented differently (repeated augmentation,
+            # arXiv:1901.09335).
             "repeats": 1,
             # Decoded images are kept in memory up to this many MiB.
             "cache_mb": 2048,
@@ -97,15 +98,15 @@ KEYS: dict[str, Key] = {
             "rule": {"type": "adam", "b1": 0.9, "b2": 0.999},
             "schedule": {"type": "cosine", "warmup_steps": 0.0},
             "lr": 1e-3,
-            # Multiplied by the learning rate; on the parameters whose name the regex finds.
+            # Multiplied by the learning rate; for the parameters whose name matches the regex.
             "weight_decay": 0.0,
             "decay": "kernel$",
-            # (regex, {"lr": factor, "weight_decay": factor}), ...: the first regex that finds a name counts.
+            # (regex, {"lr": factor, "weight_decay": factor}), ...: the first regex that matches a name applies.
             "multipliers": placeholder(list),
             "clip_norm": 1.0,
-            # The learning rate of each block is this factor smaller than of the next (arXiv:2111.06377); none by default.
+            # The learning rate of each block is this factor times the next block's (arXiv:2111.06377); none by default.
             "layer_decay": placeholder(float),
-            # Where the weight decay ends, by a half cosine over the run; constant by default.
+            # The final weight decay, reached along a half cosine over the run; constant by default.
             "weight_decay_end": placeholder(float),
         },
         "The optimiser.",
@@ -157,7 +158,7 @@ KEYS: dict[str, Key] = {
         may_change=True,
     ),
 }
-# Keys inside others that cannot change the numbers either.
+# Nested keys that cannot change the numbers either.
 MAY_CHANGE = (
     *(name for name, key in KEYS.items() if key.may_change),
     *("model.attention", "model.remat", "data.threads", "data.workers", "data.prefetch", "data.cache_mb"),
@@ -182,7 +183,7 @@ def _fresh(default: Any) -> Any:
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain config with every key, unset ones None; raises ConfigError for a key, kind or value that is wrong."""
+    """Return a plain config with every key, None if unset; raises ConfigError for a wrong key, kind or value."""
     check_plain(config)
     for name, value in config.items():
         if name not in KEYS:
@@ -215,7 +216,7 @@ def may_change(path: str) -> bool:
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the paths at which two plain configs differ: those that change the numbers of a run, and those that cannot."""
+    """Return the paths at which two plain configs differ: paths that change a run's numbers, and paths that cannot."""
     before, after = ({k: v for k, v in flatten_config(c).items() if v is not None} for c in (old, new))
     paths = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     return [key for key in paths if not may_change(key)], [key for key in paths if may_change(key)]

@@ -1,14 +1,14 @@
-"""Turns records of earlier versions into today's when they are read; nothing else knows that there were others."""
+"""Upgrade records of earlier versions when they are read; no other code knows about earlier versions."""
 
 import unicodedata
 from typing import Any
 
-# Raised by one whenever config.json changes in a way that is handled here.
+# Increased by one whenever config.json changes in a way that is handled here.
 VERSION = 2
 
 
 def upgrade(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json as this version writes it.
+    """Return a config.json in the format of this version.
 
     Version 1 had one image and one label in an example, and no version number. Class names were once spelled as on the disk,
     which on macOS is not composed Unicode.

@@ -1,4 +1,4 @@
-"""Ways to take the gradient; one is chosen by `grad`."""
+"""Ways to compute the gradient; chosen by `grad`."""
 
 from vit_jax.grads.gradient import Gradient as KIND
 

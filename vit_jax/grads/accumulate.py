@@ -12,13 +12,13 @@ from vit_jax.types import BatchSize, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Accumulate(Gradient):
-    """The mean over `microbatches` equal parts, one after the other; without dropout it equals the whole batch's."""
+    """Average over `microbatches` equal parts, one by one; without dropout it equals the whole batch's gradient."""
 
     microbatches: BatchSize
     splits_batch = True
 
     def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
-        """Raise UserError where the batch cannot be split evenly."""
+        """See Gradient; raises UserError if the batch cannot be split evenly."""
         size = len(jax.tree.leaves(batch)[0])
         if self.microbatches < 1 or size % self.microbatches:
             raise UserError(f"grad.microbatches={self.microbatches} does not divide the batch of {size} examples.")

@@ -13,16 +13,17 @@ from vit_jax.types import BatchSize, Params, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Cached(Gradient):
-    """The gradient of the whole batch's loss, whose examples are encoded in `microbatches` equal parts, one after the other.
+    """Compute the gradient of the whole batch's loss, encoding examples in `microbatches` equal parts, one by one.
 
-    Only the encoded examples of all parts are kept; the backward pass encodes each part again, with the dropout and drop path of
-    the forward pass. For tasks that encode each example by itself before they compare them, such as siglip.Siglip.
+    Only the encoded examples of all parts are kept; the backward pass encodes each part again, with the dropout and
+    drop path of the forward pass. For tasks that encode each example independently and then compare them, such as
+    siglip.Siglip.
     """
 
     microbatches: BatchSize
 
     def __call__(self, loss, params, batch, rng, average, lr_share) -> StepGradient:
-        """Raise UserError where the batch cannot be split evenly, or the task compares no encoded examples."""
+        """See Gradient; raises UserError if the batch cannot be split, or the task compares no encoded examples."""
         size = len(jax.tree.leaves(batch)[0])
         if size % self.microbatches:
             raise UserError(f"grad.microbatches={self.microbatches} does not divide the batch of {size} examples.")

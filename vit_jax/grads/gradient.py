@@ -1,4 +1,4 @@
-"""How the step takes the gradient of the loss."""
+"""The interface for computing the gradient of the loss."""
 
 import abc
 import dataclasses
@@ -13,7 +13,8 @@ from vit_jax.types import Params, Rng
 Batch = dict[str, Any]  # arrays, or trees of them, by name
 # The mean loss over a batch, and (metrics, stats) that are means over the batch.
 Value = tuple[Float[Array, ""], tuple[Mapping[str, Array], Mapping[str, Any]]]
-# The mean of a tree over the devices that each hold a part of the batch; the identity where one program sees all of it.
+# The mean of a tree over the devices that each hold a part of the batch; the identity if one program sees the whole
+# batch.
 Average = Callable[[Any], Any]
 
 
@@ -21,8 +22,8 @@ Average = Callable[[Any], Any]
 class Loss:
     """The loss as a function of (params, batch, rng).
 
-    Of a task that compares examples after each was encoded by itself, also its two parts: encode(params, batch, rng), a tree of
-    arrays [b, ...], and of_encoded(params, encoded, batch).
+    For contrastive tasks, also contains the encoder and the loss on encoded examples: encode(params, batch, rng), which
+    returns a tree of arrays [b, ...], and of_encoded(params, encoded, batch).
     """
 
     whole: Callable[[Params, Batch, Rng], Value]
@@ -35,7 +36,7 @@ class Loss:
 
 
 class StepGradient(NamedTuple):
-    """The gradient of a batch with the loss among its metrics, and the stats for the task's update."""
+    """The gradient of a batch, metrics including the loss, and the stats for the task's update."""
 
     metrics: Mapping[str, Array]
     stats: Mapping[str, Any]
@@ -43,10 +44,10 @@ class StepGradient(NamedTuple):
 
 
 class Gradient(abc.ABC):
-    """A way to take the gradient; metrics, stats and gradient are averaged by `average`.
+    """A way to compute the gradient; metrics, stats and gradient are averaged by `average`.
 
-    lr_share: the learning rate of the step as a share of its peak. splits_batch: the loss is taken of parts of the batch, for
-    which the task must be decomposable.
+    lr_share: the learning rate of the step as a share of its peak. splits_batch: the loss is computed for parts of the
+    batch, so that the task must be decomposable.
     """
 
     splits_batch: bool = False

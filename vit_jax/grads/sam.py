@@ -1,4 +1,4 @@
-"""Gradients taken a step uphill, which lead to flat minima: SAM (arXiv:2010.01412) and GSAM (arXiv:2203.08065)."""
+"""Gradients computed a step uphill, which lead to flat minima: SAM (arXiv:2010.01412) and GSAM (arXiv:2203.08065)."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ EPS = 1e-12
 def uphill(params: Params, grads: Params, rho: float | Float[Array, ""], adaptive: bool) -> Params:
     """Return the parameters after a step of length rho along the gradient (arXiv:2010.01412, equation 2).
 
-    With `adaptive`, the step of each number is proportional to its size.
+    With `adaptive`, the step of each parameter is proportional to its magnitude.
     """
     scale = rho / (trees.global_norm(grads) + EPS)
 
@@ -28,7 +28,7 @@ def uphill(params: Params, grads: Params, rho: float | Float[Array, ""], adaptiv
 
 
 def dot(a: Params, b: Params) -> Float[Array, ""]:
-    """Return the scalar product of two trees as long vectors."""
+    """Return the dot product of two trees as flat vectors."""
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros(()))
 
 
@@ -36,8 +36,8 @@ def dot(a: Params, b: Params) -> Float[Array, ""]:
 class Sam(Gradient):
     """Sharpness-aware minimisation: the gradient at the parameters moved by rho along the gradient; two passes per step.
 
-    The step uphill follows the gradient of the whole batch on any number of devices. `inner` takes both gradients. Loss, metrics
-    and stats are from before the step uphill; `loss_uphill` is from after it.
+    The step uphill follows the gradient of the whole batch on any number of devices. `inner` computes both gradients.
+    Loss, metrics and stats are from before the step uphill; `loss_uphill` is from after it.
     """
 
     rho: float = 0.05
@@ -62,10 +62,10 @@ class Sam(Gradient):
 
 @dataclasses.dataclass(frozen=True)
 class Gsam(Gradient):
-    """Surrogate-gap minimisation: SAM's gradient less alpha times the part of the plain one that is orthogonal to it.
+    """Surrogate-gap minimisation: SAM's gradient minus alpha times the plain gradient's component orthogonal to it.
 
-    That lowers the loss uphill and its gap to the plain loss at once (arXiv:2203.08065, algorithm 1). rho goes from rho_max at
-    the peak of the learning rate to rho_min at 0; `adaptive` makes steps in proportion to the parameters. inner: see Sam.
+    This lowers both the loss uphill and its gap to the plain loss (arXiv:2203.08065, algorithm 1). rho goes from
+    rho_max at the peak of the learning rate to rho_min at 0. adaptive: see `uphill`. inner: see Sam.
     """
 
     rho_max: float = 0.6

@@ -29,10 +29,10 @@ MOST_TOKENS = 1024
 
 
 def choose(form: Form, tokens: int, whole: bool) -> Form:
-    """Return the form that "auto" means here; whole: the weights are neither dropped, masked nor inspected.
+    """Return the form to use, resolving "auto"; whole: the weights are neither dropped, masked nor inspected.
 
-    On TPUs it is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused form was faster.
-    On GPUs "cudnn" has not been measured yet. A program for every platform has the plain form.
+    On TPUs "auto" is the kernel, with which a ViT-B/16 step compiled for v5e moves 0.6 of the bytes. On CPUs no fused
+    form was faster. On GPUs "cudnn" has not been measured yet. A program for every platform uses the plain form.
     """
     if for_every_platform():
         return "plain"
@@ -46,7 +46,7 @@ def weights_of(
 ) -> Weights:
     """Return the softmax of scaled products plus `bias`, in the queries' dtype.
 
-    Keys where `mask` [b, n] is False have the weight 0.
+    Keys have the weight 0 if `mask` [b, n] is False.
     """
     queries, keys = queries.swapaxes(1, 2), keys.swapaxes(1, 2)
     scores = jnp.einsum("bkqh,bknh->bkqn", queries / jnp.sqrt(queries.shape[-1]).astype(queries.dtype), keys)
@@ -64,7 +64,7 @@ def weighted_values(weights: Weights, values: Heads) -> Queries:
 
 
 def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
-    """Two products with the softmax between them."""
+    """Compute two products with the softmax between them."""
     if queries.dtype.itemsize != 2:
         return _plainly(queries, keys, values)
     return on_cpu(_in_float32, _plainly, queries, keys, values)
@@ -84,10 +84,11 @@ def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:
 
 
 def pallas(queries: Heads, keys: Heads, values: Heads) -> Heads:
-    """Return a kernel for TPUs: the weights of one head of one image at a time, which stay in vector memory.
+    """Run a kernel for TPUs, which computes the weights of one head of one image at a time, in vector memory.
 
-    The backward pass recomputes them from queries and keys, as FlashAttention does (arXiv:2205.14135); an image has few
-    tokens, so nothing is tiled. On other platforms it is interpreted, which is slow. Each device computes its images and heads.
+    The backward pass recomputes them from queries and keys, like FlashAttention (arXiv:2205.14135); an image has few
+    tokens, so nothing is tiled. On other platforms the kernel is interpreted, which is slow. Each device computes its
+    images and heads.
     """
     b, n, k, h = queries.shape
     mesh = jax.sharding.get_abstract_mesh()
@@ -134,7 +135,7 @@ def _backward_kernel(q, k, v, gradient, to_q, to_k, to_v, *, heads: int):
 
 
 def _call(kernel, outputs: int, *arrays: Flat) -> tuple[Flat, ...]:
-    """Return a result of a kernel that runs on one image at a time."""
+    """Run a kernel on one image at a time."""
     b, n, d = arrays[0].shape
     image = pl.BlockSpec((1, n, d), lambda i: (i, 0, 0))
     made = pl.pallas_call(

@@ -21,12 +21,13 @@ QkvBias = bool | Literal["qv"]
 class Attention(nn.Module):
     """Multi-head dot-product attention of `queries` over `tokens`; self-attention when both are the same.
 
-    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: one on the weighted values of all
-    heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False leaves out the biases of
-    queries, keys and values, "qv" that of the keys; out_bias=False that of the last projection. rope: rotates queries and keys.
-    Where the geometry has offsets, each head learns a bias for each of them (`relative_bias`). form: see attend.choose; only the
-    plain form has dropout, masks and biases. Sows the weights [b, heads, queries, tokens] into the collection "attention" when
-    that is mutable, after adding what the collection "perturbations" has for them, whose gradient is thus that of the weights.
+    qk_norm: a LayerNorm on each head's queries and keys (arXiv:2302.05442, section 2.1). norm: a LayerNorm on the
+    weighted values of all heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False
+    omits the biases of queries, keys and values, "qv" the bias of the keys; out_bias=False omits the bias of the last
+    projection. rope: rotates queries and keys. If the geometry has offsets, each head learns a bias for each offset
+    (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and biases. If the collection
+    "attention" is mutable, sows the weights [b, heads, queries, tokens] into it, after adding the collection
+    "perturbations", whose gradient is thus the gradient of the weights.
     """
 
     num_heads: int
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "b q d"]:
-        """Attend to the tokens where `mask` [b, n] is True; the softmax is in float32 whatever the dtype."""
+        """Attend to the tokens for which `mask` [b, n] is True; the softmax is in float32 for every dtype."""
         width = tokens.shape[-1]
         if width % self.num_heads:
             raise UserError(f"A width of {width} cannot be split into num_heads={self.num_heads} attention heads.")
@@ -107,14 +108,14 @@ class Attention(nn.Module):
     def _rotated(
         self, queries: Float[Array, "b q k h"], keys: Float[Array, "b n k h"], geometry: Geometry | None
     ) -> tuple[Float[Array, "b q k h"], Float[Array, "b n k h"]]:
-        """Return queries and keys turned by the angles of their positions, where there are rotary ones."""
+        """Rotate queries and keys by the angles of their positions, if there is a rotary embedding."""
         if self.rope is None or geometry is None or geometry.coords is None:
             return queries, keys
         angles = self.rope.copy(parent=self, name="rope")(geometry.coords, *queries.shape[2:])
         return rotate(queries, angles, self.rope.pairs), rotate(keys, angles, self.rope.pairs)
 
     def _bias(self, geometry: Geometry | None) -> Float[Array, "... k n n"] | None:
-        """Return what is added to the scores: of a table of this layer, or of one that all layers share."""
+        """Return the bias for the scores, from a table of this layer or one that all layers share."""
         if geometry is None or geometry.offsets is None:
             return None if geometry is None else geometry.bias
         shape = (geometry.distances, self.num_heads)

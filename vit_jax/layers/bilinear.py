@@ -1,4 +1,4 @@
-"""Bilinear maps between sizes as matrix products, which sizes that differ from image to image enter as numbers."""
+"""Bilinear resizing as matrix products, so that sizes may differ from image to image without recompiling."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ Resized = Float[Array, "b h2 w2 c"]
 
 
 def weights(old: Any, new: Any, rows: int, columns: int) -> Float[Array, "rows columns"]:
-    """Return the weights of `old` pixels for `new` ones, two numbers, on axes that may be longer than both.
+    """Return the weights of `old` pixels for `new` pixels, two numbers, on axes that may be longer than both.
 
-    Pixel centres are at halves, and beyond the first and the last centre a side is constant, as in torch's interpolate with
-    align_corners=False and without antialiasing.
+    Pixel centres are at halves, and values are constant beyond the first and the last centre, as in torch's interpolate
+    with align_corners=False and without antialiasing.
     """
     at = jnp.clip((jnp.arange(rows) + 0.5) * (old / new) - 0.5, 0.0, old - 1.0)
     return jax.nn.relu(1.0 - jnp.abs(at[:, None] - jnp.arange(columns)[None]))
@@ -41,7 +41,7 @@ def bilinear_of_parts(x: Map, old: Array, new: Array, canvas: tuple[int, int]) -
 
 
 def adaptive_mean(x: Map, size: int) -> Resized:
-    """Return the means of size x size bins that cover the map, as torch's AdaptiveAvgPool2d."""
+    """Return the means of size x size bins that cover the map, like torch's AdaptiveAvgPool2d."""
 
     def bins(length: int) -> Float[np.ndarray, "i h"]:
         at, i = np.arange(length)[None], np.arange(size)[:, None]

@@ -17,7 +17,7 @@ from vit_jax.types import Mask, Tokens, UserError
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (arXiv:2103.17239, equation 4), which begins as `initial`."""
+    """A learned factor per channel of a residual branch (arXiv:2103.17239, equation 4), initialized to `initial`."""
 
     initial: float
     dtype: Dtype = jnp.float32
@@ -32,10 +32,11 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """x + Attention(LN(x)), then x + Mlp(LN(x)); each branch through LayerScale where `layer_scale` is given.
+    """x + Attention(LN(x)), then x + Mlp(LN(x)); with LayerScale on each branch if `layer_scale` is given.
 
-    post_norm: x + LN(Attention(x)), then x + LN(Mlp(x)), as the largest EVA models (arXiv:2303.15389, section 2.2). attn_norm,
-    mlp_norm: the `norm` of Attention and of Mlp. Sows its output into the collection "intermediates" as "out" when that is mutable.
+    post_norm: x + LN(Attention(x)), then x + LN(Mlp(x)), as in the largest EVA models (arXiv:2303.15389, section 2.2).
+    attn_norm, mlp_norm: the `norm` of Attention and of Mlp. Sows its output as "out" into the collection
+    "intermediates" if it is mutable.
     """
 
     mlp_dim: int
@@ -62,7 +63,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Tokens, mask: Mask = None, geometry: Geometry | None = None, *, deterministic: bool = True
     ) -> Tokens:
-        """Map tokens [b, n, d] to [b, n, d]; none attends to those where `mask` [b, n] is False."""
+        """Map tokens [b, n, d] to [b, n, d]; no token attends to tokens for which `mask` [b, n] is False."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def residual(branch: Tokens, name: str) -> Tokens:
@@ -89,9 +90,9 @@ class Block(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """An MLP across the tokens, shared by all channels, then one across the channels, shared by all tokens.
+    """An MLP across the tokens, shared by all channels, then an MLP across the channels, shared by all tokens.
 
-    Sows its output into the collection "intermediates" as "out" when that is mutable.
+    Sows its output as "out" into the collection "intermediates" if it is mutable.
     """
 
     tokens_mlp_dim: int

@@ -1,4 +1,4 @@
-"""Boxes as arrays: two ways to write them, and how much two of them overlap."""
+"""Boxes as arrays: conversion between two formats, and the overlap of boxes."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,7 +26,8 @@ def _area(sides: Float[Array, "... 2"]) -> Float[Array, "..."]:
 def generalized_iou(a: Boxes, b: Boxes) -> Float[Array, "..."]:
     """Return the generalized intersection over union of boxes with corners, -1 to 1 (arXiv:1902.09630, algorithm 1).
 
-    Leading dimensions are those of `a` and `b` broadcast; ones of length 1 must be written out. Empty boxes overlap nothing.
+    Leading dimensions of `a` and `b` are broadcast; dimensions of length 1 must be explicit. Empty boxes overlap
+    nothing.
     """
     area_a, area_b = (_area(x[..., 2:] - x[..., :2]) for x in (a, b))
     inner = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])

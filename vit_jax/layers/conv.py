@@ -57,7 +57,7 @@ class StdConv(nn.Module):
 class Bottleneck(nn.Module):
     """x + GN(conv1x1(conv3x3(conv1x1(x)))) with a GroupNorm and a ReLU after each convolution, the last after the sum.
 
-    The output has 4 * features channels; where the shape differs from x, the shortcut is a 1x1 convolution.
+    The output has 4 * features channels; if its shape differs from x, the shortcut is a 1x1 convolution.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""A decoder of texts that reads the tokens of images (CapPa, arXiv:2306.07915, section 3)."""
+"""A text decoder that attends to the tokens of images (CapPa, arXiv:2306.07915, section 3)."""
 
 from typing import Any
 
@@ -42,9 +42,9 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicts each token of a caption, from those before it, or from the image alone where `parallel` says so.
+    """Predict each token of a caption from the image and the preceding tokens or, if `parallel`, from the image only.
 
-    vocab_size: the ids; the mask is one more. Widths and norms are those of the blocks.
+    vocab_size: the number of ids, without the mask.
     """
 
     vocab_size: int
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "b n v"]:
-        """Map the ids of a caption and the encoded patches [b, m, e] to logits [b, n, vocab_size] of the same caption."""
+        """Map the ids of a caption and the encoded patches [b, m, e] to logits [b, n, vocab_size] of its tokens."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         before = jnp.pad(text, ((0, 0), (1, 0)))[:, :-1]
         seen = jnp.where(parallel[:, None], self.vocab_size, before)

@@ -10,20 +10,20 @@ from jaxtyping import Array, Float
 from vit_jax.types import Tokens
 
 DropPathRule = Literal["linear", "constant"]
-# An array where the blocks are the body of a loop.
+# An array if the blocks are the body of a loop.
 Rate = float | Float[Array, ""]
 
 
 def drop_path_rates(rate: float, depth: int, rule: DropPathRule) -> list[float]:
-    """Return the rate of each block: linear from 0 to `rate` (arXiv:1603.09382), or `rate` in all (arXiv:2204.07118)."""
+    """Return the rate of each block: linear from 0 to `rate` (arXiv:1603.09382), or just `rate` (arXiv:2204.07118)."""
     return [rate if rule == "constant" else rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 class DropPath(nn.Module):
     """Drop a residual branch for whole examples with probability `rate` (stochastic depth, arXiv:1603.09382).
 
-    Kept branches are scaled by 1 / (1 - rate), so that the expectation is unchanged, as in timm; with scale_by_keep=False they
-    stay as they are, as in big_vision's Mixer.
+    Kept branches are scaled by 1 / (1 - rate), so that the expectation is unchanged, as in timm; with
+    scale_by_keep=False they are not scaled, as in big_vision's Mixer.
     """
 
     rate: Rate = 0.0

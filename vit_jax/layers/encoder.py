@@ -17,7 +17,7 @@ from vit_jax.types import Mask, Params, Tokens
 
 Remat = Literal["none", "dots", "inner", "full"]
 
-# What the backward pass keeps in memory; it recomputes the rest of a block.
+# The values that the backward pass keeps in memory; it recomputes the rest of a block.
 POLICIES: dict[str, Callable[..., bool]] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "inner": jax.checkpoint_policies.save_only_these_names("qkv", "hidden"),
@@ -26,15 +26,15 @@ POLICIES: dict[str, Callable[..., bool]] = {
 
 
 class Encoder(nn.Module):
-    """`depth` blocks, each made by block(drop_path=..., name=...), and a final LayerNorm where `norm` is set.
+    """`depth` blocks, each made by block(drop_path=..., name=...), and a final LayerNorm if `norm` is set.
 
-    drop_path, drop_path_rule: see drop_path_rates. remat: what the backward pass recomputes of a block: "none", all but the
-    outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer ("inner"), or all ("full", a
-    third more FLOPs; arXiv:1604.06174).
-    scan: compile the blocks once, as the body of a loop, so that compile time does not grow with the depth, at the cost of a copy
-    of their parameters and gradients in every step. Parameters, gradients and results are the same, except what dropout and
-    drop_path draw. shared_bias_heads: the heads of a table of relative biases that all blocks share; None where each has its own
-    or none.
+    drop_path, drop_path_rule: see drop_path_rates. remat: the part of a block that the backward pass recomputes:
+    "none", all but the outputs of its linear layers ("dots"), all but queries, keys, values and the MLP's hidden layer
+    ("inner"), or all ("full", a third more FLOPs; arXiv:1604.06174). scan: compile the blocks once, as the body of a
+    loop, so that compile time does not grow with the depth, at the cost of a copy of their parameters and gradients in
+    every step. Parameters, gradients and results are the same, except for the random draws of dropout and drop_path.
+    shared_bias_heads: the heads of a table of relative biases that all blocks share; None if each block has its own
+    table or none.
     """
 
     block: Callable[..., nn.Module]
@@ -61,11 +61,11 @@ class Encoder(nn.Module):
         stages: bool = False,
         norm_stages: bool = False,
     ) -> Any:
-        """Map tokens [b, n, d] to [b, n, d]; with `stages` return also the list of tokens after each block.
+        """Map tokens [b, n, d] to [b, n, d]; with `stages` also return the list of tokens after each block.
 
-        mask: bool [b, n], False for tokens that no other token attends to. geometry: positions that the attention reads.
-        between: what is added to the tokens after each block but the last. norm_stages: put the tokens after each block through
-        the final LayerNorm too.
+        mask: bool [b, n], False for tokens that no token attends to. geometry: positions that the attention reads.
+        between: vectors added to the tokens after each block but the last. norm_stages: also apply the final LayerNorm
+        to the tokens after each block.
         """
         if geometry is not None and geometry.offsets is not None and self.shared_bias_heads:
             shape = (geometry.distances, self.shared_bias_heads)
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         layers = [self.variables["params"][name] for name in names]
         kept = [name for name in ("intermediates", "attention") if self.is_mutable_collection(name)]
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-        # Where every rate is 0 there is nothing to draw.
+        # If every rate is 0, there is nothing to draw.
         inputs = (
             jax.tree.map(lambda *leaves: jnp.stack([self._narrowed(leaf) for leaf in leaves]), *layers),
             jnp.asarray(rates) if any(rates) else None,
@@ -137,5 +137,5 @@ class Encoder(nn.Module):
         return x, after
 
     def _narrowed(self, leaf: jax.Array) -> jax.Array:
-        """Return a kernel in the dtype that it is multiplied in, whose copy is smaller; scales of norms stay as they are."""
+        """Return a kernel in the dtype of its product, since the copy is smaller; scales of norms are not converted."""
         return leaf.astype(self.dtype) if leaf.ndim > 1 else leaf

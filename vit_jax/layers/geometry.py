@@ -1,4 +1,4 @@
-"""Where tokens are on the grid of patches, for positions that attention reads: rotary ones and relative biases."""
+"""Positions of tokens on the grid of patches, for attention with rotary embeddings or relative biases."""
 
 import flax.struct
 import jax
@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 
 @flax.struct.dataclass
 class Geometry:
-    """Positions of the tokens of a sequence: of one for all images, or with a leading dimension of images.
+    """Positions of the tokens of a sequence, shared by all images or with a leading dimension of images.
 
-    coords: (row, column) [..., n, 2] in the units of the rotary part, 0 for tokens before the patches, which stay unrotated.
-    offsets: for each query and key the row [..., n, n] of a table of relative biases, which has `distances` rows.
-    bias: what such a table, shared by all blocks, adds to the scores [..., heads, n, n].
+    coords: (row, column) [..., n, 2] in the units of the rotary embedding, 0 for tokens before the patches, which are
+    not rotated. offsets: the row [..., n, n], for each query and key, in a table of relative biases with `distances`
+    rows. bias: the values [..., heads, n, n] that a table shared by all blocks adds to the scores.
     """
 
     coords: Float[Array, "... n 2"] | None = None
@@ -22,18 +22,18 @@ class Geometry:
 
 
 def rows_and_columns(grid: tuple[int, int], kept: Int[Array, "... n"] | None) -> Int[Array, "... n 2"]:
-    """Return the row and column of each patch, of all of them or of those whose indices are `kept`."""
+    """Return the row and column of each patch, or only of the patches with the indices `kept`."""
     patches = jnp.arange(grid[0] * grid[1]) if kept is None else kept
     return jnp.stack([patches // grid[1], patches % grid[1]], axis=-1)
 
 
 def num_distances(grid: tuple[int, int]) -> int:
-    """Return the number of offsets between two patches, and three for those with a token before the patches."""
+    """Return the number of offsets between two patches, plus three for pairs with a token before the patches."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def relative_offsets(at: Int[Array, "... n 2"], grid: tuple[int, int], prefix: int) -> Int[Array, "... m m"]:
-    """Return the row of the table for each query and key, `prefix` tokens before the patches at `at` included.
+    """Return the row of the table for each query and key, including `prefix` tokens before the patches at `at`.
 
     Offsets between patches (of the query from the key) are numbered row by row from the most negative one. The last three rows
     are for queries before the patches, keys before the patches, and both (arXiv:2106.08254, as in the authors' code).
@@ -49,7 +49,7 @@ def relative_offsets(at: Int[Array, "... n 2"], grid: tuple[int, int], prefix: i
 
 
 def causal(num_heads: int, length: int) -> Geometry:
-    """Return the geometry in which a token attends to itself and to those before it."""
+    """Return the geometry in which a token attends to itself and to the tokens before it."""
     later = jnp.triu(jnp.ones((length, length), bool), 1)
     bias = jnp.where(later, jnp.finfo(jnp.float32).min, 0.0)
     return Geometry(bias=jnp.broadcast_to(bias, (num_heads, length, length)))
@@ -61,7 +61,7 @@ def with_rank(x: Array, rank: int) -> Array:
 
 
 def relative_bias(table: Float[Array, "distances k"], offsets: Int[Array, "... n n"]) -> Float[Array, "... k n n"]:
-    """Return what the table adds to the scores of each head."""
+    """Return the biases that the table adds to the scores of each head."""
     return jnp.moveaxis(jnp.take(table, offsets, axis=0), -1, -3)
 
 

@@ -1,4 +1,4 @@
-"""Initial weights, as the codes begin that the recipes follow."""
+"""Weight initializers of the reference implementations."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -9,7 +9,7 @@ WeightInit = Literal["xavier", "lecun", "trunc_normal", "mae"]
 
 
 class Initial(NamedTuple):
-    """How the kernels of linear layers, the biases of MLPs, the class token and the kernel [h, w, c, d] of the patches begin."""
+    """Initializers for linear kernels, MLP biases, the class token and the kernel [h, w, c, d] of the patches."""
 
     kernel: Callable[..., Any]
     bias: Callable[..., Any]
@@ -18,12 +18,13 @@ class Initial(NamedTuple):
 
 
 _LECUN = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
-# What torch's convolutions begin with: uniform in +-1 / sqrt(h w c).
+# The initialization of torch's convolutions: uniform in +-1 / sqrt(h w c).
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2))
 _XAVIER = nn.initializers.xavier_uniform()
 _XAVIER_PATCHES = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
-# "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer of both. "trunc_normal": DeiT and DeiT-III, whose normal is cut
-# at 100 deviations. "mae": facebookresearch/mae, for which the patches are a linear layer.
+# "xavier": the original ViT and big_vision. "lecun": the MLP-Mixer in both. "trunc_normal": DeiT and DeiT-III, whose
+# normal distribution is cut at 100 deviations. "mae": facebookresearch/mae, in which the patch embedding is a linear
+# layer.
 INITIAL: dict[str, Initial] = {
     "xavier": Initial(_XAVIER, nn.initializers.normal(1e-6), nn.initializers.zeros, _LECUN),
     "lecun": Initial(nn.initializers.lecun_normal(), nn.initializers.zeros, nn.initializers.zeros, _LECUN),

@@ -28,8 +28,8 @@ GELUS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Mlp(nn.Module):
     """down(GELU(up(x))), or the gated down(silu(gate(x)) * up(x)) of kind "swiglu" (arXiv:2002.05202, equation 6).
 
-    Dropout acts on the hidden layer, and with `norm` a LayerNorm after it (arXiv:2210.06423, section 3); every token is treated
-    alike.
+    Dropout is applied to the hidden layer, and with `norm` a LayerNorm after it (arXiv:2210.06423, section 3). Tokens
+    are independent.
     """
 
     hidden: int

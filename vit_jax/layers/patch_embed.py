@@ -19,9 +19,9 @@ def patch_grid(
     padding: str,
     source: str = "image",
 ) -> tuple[int, int]:
-    """Return numbers of rows and columns of patches of an image of (height, width) pixels, or of another `source`.
+    """Return the numbers of rows and columns of patches in an image of (height, width) pixels, or in another `source`.
 
-    Raises UserError where "valid" patches do not tile the image; "same" pads it with zeros to ceil(size / stride).
+    Raises UserError if "valid" patches do not tile the image; "same" pads it with zeros to ceil(size / stride).
     """
     if padding == "same":
         return tuple(-(-size // step) for size, step in zip(image_size, stride, strict=True))  # type: ignore[return-value]
@@ -36,7 +36,7 @@ def patch_grid(
 
 
 class PatchEmbed(nn.Module):
-    """Linear projection of every patch: a strided convolution; patches overlap where stride < patch_size."""
+    """Linear projection of every patch: a strided convolution; patches overlap if stride < patch_size."""
 
     width: int
     patch_size: tuple[int, int]
@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images | Float[Array, "b n o"]) -> Float[Array, "b rows cols d"] | Float[Array, "b n d"]:
-        """Return rows run from top to bottom, columns from left to right; or the patches [b, n, d] of pixels [b, n, o]."""
+        """Embed images, rows from top to bottom and columns from left to right, or the pixels [b, n, o] of patches."""
         if images.ndim == 3:
             return self._of_patches(images)
         patch_grid((images.shape[1], images.shape[2]), self.patch_size, self.stride, self.padding, self.source)
@@ -88,9 +88,9 @@ class PatchEmbed(nn.Module):
 def product(
     images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int]
 ) -> Float[Array, "b rows cols d"]:
-    """Return the convolution as one matrix product, which XLA runs faster with so few input channels.
+    """Compute the convolution as one matrix product, which XLA runs faster with few input channels.
 
-    A patch consists of whole blocks of the size of the stride; of one where patches do not overlap.
+    A patch consists of whole blocks of the size of the stride, or of one block if patches do not overlap.
     """
     sh, sw = stride
     m, n = kernel.shape[0] // sh, kernel.shape[1] // sw

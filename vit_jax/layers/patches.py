@@ -1,4 +1,4 @@
-"""Images of any shape as sequences of patches (NaViT, arXiv:2307.06304), and positions that are interpolated for each."""
+"""Images of any shape as sequences of patches (NaViT, arXiv:2307.06304), and positions interpolated for each image."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from vit_jax.types import UserError
 
 @flax.struct.dataclass
 class Patches:
-    """The patches of images of different shapes, in the place of an array of images.
+    """The patches of images of different shapes, used instead of an array of images.
 
-    pixels: of each patch, row by row, channels last; coords: its row and column; valid: False where there is none.
+    pixels: of each patch, row by row, channels last; coords: its row and column; valid: False for padding.
     """
 
     pixels: Float[Array, "b n o"] | UInt8[Array, "b n o"]
@@ -23,7 +23,7 @@ class Patches:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Refuse to be taken for images of one shape."""
+        """Raise UserError, since patches are not images of one shape."""
         raise UserError(
             "This objective or transform takes whole images [h, w, c] and found patches; leave patchify out of data.preprocess."
         )
@@ -39,8 +39,8 @@ def interpolated(
 ) -> Float[Array, "b n d"]:
     """Return the table's vectors at positions on grids of other sizes.
 
-    Bilinear between the centres of cells, and widened where the grid is smaller (antialiased), as
-    torch.nn.functional.interpolate and SigLIP 2 do (arXiv:2502.14786, section 2.4.2).
+    Interpolates bilinearly between the centres of cells, with antialiasing if the grid is smaller, like
+    torch.nn.functional.interpolate and SigLIP 2 (arXiv:2502.14786, section 2.4.2).
     """
     rows, cols = (_weights(size, coords[:, :, i], grids[:, i]) for i, size in enumerate(table.shape[:2]))
     between = jnp.einsum("bnj,ijd->bnid", cols, table.astype(jnp.float32))

@@ -13,7 +13,7 @@ from vit_jax.types import Mask, Tokens
 
 
 def masked_mean(tokens: Tokens, mask: Mask = None) -> Float[Array, "b d"]:
-    """Return the mean of the tokens, of those where `mask` [b, n] is True."""
+    """Return the mean of the tokens for which `mask` [b, n] is True."""
     if mask is None:
         return tokens.mean(axis=1)
     kept = jnp.where(mask[:, :, None], tokens, jnp.zeros((), tokens.dtype).reshape(1, 1, 1))
@@ -32,7 +32,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens, mask: Mask = None) -> Float[Array, "b d"]:
-        """Map tokens [b, n, d] to [b, d]; tokens where `mask` [b, n] is False take no part."""
+        """Map tokens [b, n, d] to [b, d]; tokens for which `mask` [b, n] is False are ignored."""
         b, _, width = tokens.shape
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)

@@ -27,8 +27,8 @@ def sincos2d(rows: int, cols: int, width: int, temperature: float = 10_000.0) ->
 class AddPositions(nn.Module):
     """Add a position embedding to the tokens of a grid after `prefix` tokens, such as the class token.
 
-    "learn" has one vector for each token, the prefix included, normal with the standard deviation `std`, or 1 / sqrt(d) for
-    "width"; "sincos2d" is zero on the prefix; "none" adds nothing.
+    "learn" has one vector for each token, including the prefix, initialized to normal with the standard deviation
+    `std`, or 1 / sqrt(d) for "width"; "sincos2d" is zero on the prefix; "none" adds nothing.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class AddPositions(nn.Module):
     def __call__(
         self, tokens: Tokens, coords: Int[Array, "c m 2"] | None = None, grids: Int[Array, "c 2"] | None = None
     ) -> Tokens:
-        """Map tokens [b, prefix + patches, d]; with coords, on grids of (rows, columns), positions are interpolated for each."""
+        """Map tokens [b, prefix + patches, d]; with coords, interpolate positions for grids of (rows, columns)."""
         width = tokens.shape[2]
         n = self.prefix + self.grid[0] * self.grid[1]
         if self.kind == "learn":

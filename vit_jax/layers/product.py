@@ -1,4 +1,4 @@
-"""Matrix products of linear layers, in a form that suits the processor."""
+"""Matrix products of linear layers, in a form that is fast on the processor."""
 
 import functools
 import math
@@ -18,9 +18,9 @@ BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, *arguments: Any, **options: Any) -> Array:
     """Compute jax.lax.dot_general, with a faster form for 16-bit numbers on CPUs.
 
-    That form is for products of the last dimensions of x with the first of the kernel. XLA:CPU is slow at products with 16-bit
-    results: there the product is accumulated and returned in float32 and rounded afterwards, which is also more accurate.
-    Processors without units for bfloat16 multiply in float32.
+    The faster form is for products of the last dimensions of x with the first dimensions of the kernel. XLA:CPU is slow
+    at products with 16-bit results, so the product is accumulated and returned in float32 and then rounded, which is
+    also more accurate. Processors without units for bfloat16 multiply in float32.
     """
     (of_x, of_kernel), batch = dimension_numbers
     shared, last = len(of_x), tuple(range(x.ndim - len(of_x), x.ndim))
@@ -48,7 +48,7 @@ def _has_units() -> bool:
 
 
 def _in_float32(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    """Return the product in float32 of matrices in 16 bits."""
+    """Return the product of 16-bit matrices in float32."""
     if not _has_units():
         left, right = left.astype(jnp.float32), right.astype(jnp.float32)
     return jnp.dot(left, right, preferred_element_type=jnp.float32)

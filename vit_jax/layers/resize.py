@@ -1,4 +1,4 @@
-"""Resizing of samples along an axis as a matrix, and of the values of a grid."""
+"""Resize samples along an axis with a matrix, and the values of a grid."""
 
 from typing import Literal
 
@@ -11,13 +11,13 @@ from vit_jax.types import PosembMethod
 def resize_matrix(old: int, new: int, method: PosembMethod | Literal["half_pixel"]) -> Float[np.ndarray, "{new} {old}"]:
     """Return the matrix that resamples `old` samples to `new` ones, in float64; each row sums to 1.
 
-    "bilinear" aligns the first and last samples, as scipy.ndimage.zoom(order=1, mode="nearest") does; the
-    default mode of zoom returns 0 for the last sample where its position is rounded up, as from 24 to 42. "half_pixel" is
-    bilinear between the centres of pixels and not antialiased, as tf.image.resize. "bicubic" is the antialiased kernel with
-    a = -0.5 of Pillow and PyTorch, widened by old / new where that shrinks; "bicubic_no_antialias" PyTorch's other one, with
-    a = -0.75. "dinov2" is the latter for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
-    (interpolate_pos_encoding in the authors' vision_transformer.py), but not of models with registers, whose rule is "bicubic".
-    Beyond the ends the last three repeat the first and last samples.
+    "bilinear" aligns the first and last samples, like scipy.ndimage.zoom(order=1, mode="nearest"); the default mode of
+    zoom returns 0 for the last sample if its position is rounded up, as from 24 to 42. "half_pixel" is bilinear between
+    the centres of pixels and not antialiased, like tf.image.resize. "bicubic" is the antialiased kernel of Pillow and
+    PyTorch with a = -0.5, widened by old / new if that shrinks; "bicubic_no_antialias" is PyTorch's other kernel, with
+    a = -0.75. "dinov2" is "bicubic_no_antialias" for a new grid that is 0.1 samples larger: the rule of DINO and DINOv2
+    (interpolate_pos_encoding in the authors' vision_transformer.py), except for models with registers, which use
+    "bicubic". "bicubic" ignores samples beyond the ends; the last two repeat the first and last samples there.
     """
     at = np.arange(old).reshape(1, -1)
     if method == "bilinear":
@@ -40,7 +40,7 @@ def resize_matrix(old: int, new: int, method: PosembMethod | Literal["half_pixel
 def resize_grid(
     values: Float[np.ndarray, "i j d"], size: tuple[int, int], method: PosembMethod
 ) -> Float[np.ndarray, "r c d"]:
-    """Return the values of a grid on one of another size (rows, columns), in float64."""
+    """Resize the values of a grid to another size (rows, columns), in float64."""
     rows, columns = (resize_matrix(old, new, method) for old, new in zip(values.shape[:2], size, strict=True))
     return np.einsum("ri,cj,ijd->rcd", rows, columns, values.astype(np.float64), optimize=True)
 

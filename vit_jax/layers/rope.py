@@ -1,6 +1,6 @@
 """Rotary position embeddings: pairs of channels of queries and keys are rotated by angles that grow with the position.
 
-A product of a query and a key then depends on the offset between them alone (arXiv:2104.09864). One is chosen by `model.rope`.
+A product of a query and a key then depends only on the offset between them (arXiv:2104.09864). Chosen by `model.rope`.
 """
 
 import abc
@@ -20,22 +20,22 @@ Grid = tuple[int, int] | Int[Array, "b 1 2"]
 
 
 class Rope(nn.Module):
-    """What is rotated by which angles. Coordinates are those of whole grids; in training they may be augmented."""
+    """The pairs of channels to rotate, and their angles. Coordinates are of whole grids; training may augment them."""
 
     pairs: Pairs
 
     @abc.abstractmethod
     def coords(self, at: Int[Array, "... 2"], grid: Grid, key: jax.Array | None) -> Float[Array, "... 2"]:
-        """Return the coordinates of (row, column) positions on a grid, or on those of different images [b, 1, 2].
+        """Return the coordinates of (row, column) positions on a grid, or on the grids [b, 1, 2] of different images.
 
-        key: draw an augmentation, None leaves it out.
+        key: draws an augmentation; None for no augmentation.
         """
 
     @abc.abstractmethod
     def __call__(
         self, coords: Float[Array, "... n 2"], num_heads: int, head_width: int
     ) -> Float[Array, "... n k half"]:
-        """Return the angle of each pair of channels, for every head or for one that stands for all."""
+        """Return the angle of each pair of channels, for every head or once for all heads."""
 
 
 KIND = Rope
@@ -50,10 +50,10 @@ def _frequencies(base: float, head_width: int) -> Float[np.ndarray, " quarter"]:
 class Axial(Rope):
     """Half of the pairs are rotated by the row and half by the column, at geometric frequencies base^(-4i / head width).
 
-    coordinates: "centred" from -1 to 1 whatever the grid, times 2 pi (DINOv3, arXiv:2508.10104), or "index", the number of the
-    row or column, rescaled to a grid of `reference` rows and columns where that is given (EVA-02, arXiv:2303.11331). pairs:
-    channels i and i + half of the head ("halves", DINOv3), or 2i and 2i + 1 ("neighbours", EVA-02). shift, jitter, rescale:
-    see geometry.augmented.
+    coordinates: "centred" from -1 to 1 for every grid, times 2 pi (DINOv3, arXiv:2508.10104), or "index", the number of
+    the row or column, rescaled to a grid of `reference` rows and columns if that is given (EVA-02, arXiv:2303.11331).
+    pairs: channels i and i + half of the head ("halves", DINOv3), or 2i and 2i + 1 ("neighbours", EVA-02). shift,
+    jitter, rescale: see geometry.augmented.
     """
 
     base: float = 100.0
@@ -106,8 +106,8 @@ class Axial(Rope):
 class Mixed(Rope):
     """Every pair of channels is rotated by a learned mixture of row and column (RoPE-Mixed, arXiv:2403.13298, equation 10).
 
-    The frequencies `frequencies` [2 (of columns, of rows), heads, head width / 2] begin as axial ones, turned by a random angle
-    in each head.
+    The parameter `frequencies` [2 (of columns, of rows), heads, head width / 2] is initialized to axial frequencies,
+    rotated by a random angle in each head.
     """
 
     base: float = 10.0

@@ -1,4 +1,4 @@
-"""Attention in windows, and the merging of patches: the blocks of the Swin Transformer (arXiv:2103.14030, arXiv:2111.09883)."""
+"""Window attention and patch merging: the blocks of the Swin Transformer (arXiv:2103.14030, arXiv:2111.09883)."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ KERNEL = INITIAL["trunc_normal"].kernel
 
 @functools.cache
 def relative_places(window: int, side: tuple[int, int]) -> np.ndarray:
-    """Return the row of a table of (2 window - 1)^2 offsets for each pair of places of a window of `side`, int [n, n]."""
+    """Return the row in a table of (2 window - 1)^2 offsets for pairs of places in a window of `side`, int [n, n]."""
     rows, columns = np.mgrid[: side[0], : side[1]].reshape(2, -1)
     down, right = rows[:, None] - rows[None] + window - 1, columns[:, None] - columns[None] + window - 1
     return down * (2 * window - 1) + right
@@ -34,7 +34,7 @@ def relative_places(window: int, side: tuple[int, int]) -> np.ndarray:
 
 @functools.cache
 def shift_bias(size: tuple[int, int], side: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
-    """Return what is added to the scores of each window of a rolled map, [windows, n, n]: -100 between what was not adjacent."""
+    """Return the bias [windows, n, n] for the scores in windows of a rolled map: -100 between non-adjacent regions."""
     regions = np.zeros(size, np.int32)
     for axis, (length, window, by) in enumerate(zip(size, side, shift, strict=True)):
         at = np.arange(length)
@@ -47,8 +47,9 @@ def shift_bias(size: tuple[int, int], side: tuple[int, int], shift: tuple[int, i
 class WindowAttention(nn.Module):
     """Attention among the tokens of a window, with a learned bias for each offset.
 
-    Version 2 has cosines in place of products, times a learned factor of at most 100, and its biases come from an MLP on the
-    logarithms of the offsets in units of trained_window (by default of the window), so that windows can change (sections 3.2, 3.3).
+    Version 2 uses cosines instead of products, times a learned factor of at most 100, and its biases come from an MLP
+    on the logarithms of the offsets in units of trained_window (by default the window), so that windows can change
+    (sections 3.2, 3.3).
     """
 
     num_heads: int
@@ -64,7 +65,7 @@ class WindowAttention(nn.Module):
     def __call__(
         self, x: Tokens, side: tuple[int, int], bias: Float[Array, "w n n"] | None, *, deterministic: bool = True
     ) -> Tokens:
-        """Map tokens [b * windows, n, d] of windows of `side`; bias: of each window of an image, for shifted ones."""
+        """Map tokens [b * windows, n, d] of windows of `side`; bias: for each window of an image, if shifted."""
         width = x.shape[-1]
         head = (self.num_heads, width // self.num_heads)
         options: dict[str, Any] = {
@@ -129,7 +130,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, *, deterministic: bool = True) -> Map:
-        """Map [b, h, w, c] to the same; windows that do not tile it see zeros beyond its right and lower edges."""
+        """Map [b, h, w, c] to the same shape; zeros pad maps that windows do not tile, at right and bottom."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         b, height, width, channels = x.shape
         norm1, norm2 = (nn.LayerNorm(self.norm_eps, **dtypes, name=name) for name in ("norm1", "norm2"))
@@ -176,7 +177,7 @@ class SwinBlock(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four neighbours become one token of twice the width; zeros stand beyond odd edges."""
+    """Merge four neighbours into one token of twice the width; odd edges are padded with zeros."""
 
     version: Version = 1
     norm_eps: float = 1e-5

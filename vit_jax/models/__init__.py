@@ -1,4 +1,4 @@
-"""Networks; one is chosen by `model`, whose `variant` stands for fields of the size table."""
+"""Networks; chosen by `model`, whose `variant` sets the fields of a row of the size table."""
 
 from flax.linen import Module as KIND
 

@@ -1,4 +1,4 @@
-"""Heads that map the feature maps of a backbone to outputs for each pixel. One is chosen by `task.head`."""
+"""Heads that map the feature maps of a backbone to outputs for each pixel; chosen by `task.head`."""
 
 import math
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ Maps = Sequence[Any]  # [b, h, w, d] of each chosen layer, the finest first; of 
 
 
 class _Head(nn.Module):
-    """What heads share: a number of outputs, and dtypes, which follow the backbone's."""
+    """Base class for heads, with their batch norm."""
 
     def _norm(self, train: bool, name: str) -> nn.Module:
         return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 class Linear(_Head):
-    """A linear layer on the tokens of all chosen layers side by side, after a batch norm (DINOv2, arXiv:2304.07193, section 7.4).
+    """A linear layer on the concatenated maps, after a batch norm (DINOv2, arXiv:2304.07193, section 7.4).
 
-    norm: the batch norm. dropout: of whole channels' features before the layer.
+    norm: whether to use the batch norm. dropout: drops whole channels before the linear layer.
     """
 
     num_classes: Classes = 0
@@ -38,7 +38,7 @@ class Linear(_Head):
 
     @nn.compact
     def __call__(self, maps: Maps, *, train: bool = False) -> Map:
-        """Map feature maps to [b, h, w, num_classes] of the first one's size."""
+        """Map feature maps to [b, h, w, num_classes] in the size of the first map."""
         x = jnp.concatenate([bilinear(x, maps[0].shape[1:3]) for x in maps], axis=-1)
         if self.norm:
             x = self._norm(train, "norm")(x)
@@ -49,9 +49,10 @@ class Linear(_Head):
 
 
 class MaskTransformer(_Head):
-    """Segmenter's decoder (arXiv:2105.05633, section 3.2): blocks on patches and class embeddings, whose products are the masks.
+    """Segmenter's decoder (arXiv:2105.05633, section 3.2): masks are products of encoded patches and class embeddings.
 
-    It reads the last of the chosen layers. width: None for the backbone's; num_heads: None for one for each 64 units.
+    It reads the last of the chosen layers. width: None for the backbone's width. num_heads: None for one head per 64
+    units.
     """
 
     num_classes: Classes = 0
@@ -66,7 +67,7 @@ class MaskTransformer(_Head):
 
     @nn.compact
     def __call__(self, maps: Maps, *, train: bool = False) -> Map:
-        """Map feature maps to [b, h, w, num_classes] of the last one's size."""
+        """Map feature maps to [b, h, w, num_classes] in the size of the last map."""
         x = maps[-1]
         b, h, w, _ = x.shape
         width = self.width or x.shape[-1]
@@ -107,10 +108,11 @@ class _ConvNorm(_Head):
 
 
 class UperNet(_Head):
-    """UPerNet (arXiv:1807.10221): pooled context on the coarsest map, a feature pyramid down to the finest, all of it fused.
+    """UPerNet (arXiv:1807.10221): pooled context on the coarsest map, a feature pyramid to the finest map, and fusion.
 
-    norms: a LayerNorm on each map before, as on the stages of a Swin. Maps of one size, those of a plain ViT, are first resized
-    to 4, 2, 1 and 1/2 times their size, or as many of these as there are maps. pooled: the sides of the pooled maps.
+    norms: first apply a LayerNorm to each map, as on the stages of a Swin. Maps of equal size, as from a plain ViT, are
+    first resized to 4, 2, 1 and 1/2 times their size, or as many of these as there are maps. pooled: the sides of the
+    pooled maps.
     """
 
     num_classes: Classes = 0
@@ -120,7 +122,7 @@ class UperNet(_Head):
 
     @nn.compact
     def __call__(self, maps: Maps, *, train: bool = False) -> Map:
-        """Map feature maps to [b, h, w, num_classes] of the finest one's size."""
+        """Map feature maps to [b, h, w, num_classes] in the size of the finest map."""
         if self.norms:
             maps = [nn.LayerNorm(1e-5, name=f"norm_{i}")(x) for i, x in enumerate(maps)]
         if len(maps) > 1 and len({x.shape[1:3] for x in maps}) == 1:

@@ -17,7 +17,7 @@ from vit_jax.types import Images, Logits, Tokens, Units, UserError
 
 
 class FlexiEmbed(PatchEmbed):
-    """A patch embedding whose kernel is kept for patches of `base` pixels, and resized to those of patch_size.
+    """A patch embedding whose kernel is stored for patches of `base` pixels, and resized to patch_size.
 
     A patch that is enlarged to `base` by a bilinear resize keeps its embedding: the pseudo-inverse resize of section 3.4.
     """
@@ -45,11 +45,12 @@ class FlexiEmbed(PatchEmbed):
 
 
 class FlexiViT(ViT):
-    """A ViT whose training steps each draw a patch size from `patch_sizes`, for all images of the batch (section 3.3).
+    """A ViT that draws a patch size from `patch_sizes` in each training step, for the whole batch (section 3.3).
 
-    patch_size is that in use, and may be changed after training. The kernel of the patches is kept for `base_patch` pixels, the
-    learned positions for a grid of `posemb_grid` (7 x 7 in the paper); both are resized. Every size is compiled into the step, so
-    that none compiles later. Objectives that call the network's stages, such as mae.Mae, train at patch_size alone.
+    patch_size is used at inference, and may be changed after training. The patch kernel is stored for `base_patch`
+    pixels, the learned positions for a grid of `posemb_grid` (7 x 7 in the paper); both are resized. Every size is
+    compiled into the step, so that none compiles later. Objectives that call the network's stages, such as mae.Mae,
+    train only at patch_size.
     """
 
     patch_sizes: tuple[Units, ...] = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48)

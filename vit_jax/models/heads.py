@@ -1,4 +1,4 @@
-"""Heads: what maps the pooled features to logits. One is chosen by `model.head`."""
+"""Heads, which map the pooled features to logits; chosen by `model.head`."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ KIND = nn.Module
 
 
 def linear(std: float = 0.0, bias: float = 0.0) -> nn.Module:
-    """Return a linear layer whose kernel begins normal with this standard deviation, or with zeros, and a constant bias.
+    """Return a linear layer with its kernel initialized to a normal distribution or zeros, and its bias to a constant.
 
-    DeiT begins with std=0.02; its trunc_normal cuts at 2, which is 100 deviations.
+    DeiT uses std=0.02; its trunc_normal cuts at 2, which is 100 deviations.
     """
     if std < 0:
         raise UserError(f"model.head.std={std}; expected a number of at least 0.")
@@ -23,7 +23,7 @@ def linear(std: float = 0.0, bias: float = 0.0) -> nn.Module:
 
 
 class BatchNormLinear(nn.Module):
-    """A linear layer of features that have mean 0 and variance 1 in the batch, or by running averages of both in use."""
+    """A linear layer on features normalised by mean and variance of the batch or, at inference, running averages."""
 
     features: int
     std: float
@@ -34,7 +34,7 @@ class BatchNormLinear(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b d"]) -> Logits:
-        """Map features to logits; it is training where the statistics can be written."""
+        """Map features to logits; in training mode if "batch_stats" is mutable."""
         trains = self.is_mutable_collection("batch_stats")
         norm = nn.BatchNorm(
             not trains, momentum=self.momentum, epsilon=self.eps, use_bias=False, use_scale=False, name="norm"
@@ -47,7 +47,7 @@ class BatchNormLinear(nn.Module):
 
 
 def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-6) -> nn.Module:
-    """Return a linear layer after a batch norm without scale and bias, as MAE probes (arXiv:2111.06377, appendix A.1)."""
+    """Return a linear layer after a batch norm without scale and bias; MAE's probe (arXiv:2111.06377, appendix A.1)."""
     if std <= 0 or not 0 <= momentum < 1 or eps <= 0:
         raise UserError(
             f"model.head has std={std}, momentum={momentum}, eps={eps}; expected numbers above 0, and a momentum in [0, 1)."
@@ -56,7 +56,7 @@ def batch_norm_linear(std: float = 0.01, momentum: float = 0.9, eps: float = 1e-
 
 
 def fitted(head: nn.Module, num_classes: int, dtype: DtypeName, param_dtype: DtypeName) -> Any:
-    """Return a head for this many classes, in these dtypes, where it has fields for them."""
+    """Return a head for this many classes, in these dtypes, if it has fields for them."""
     given: dict[str, Any] = {
         "features": num_classes,
         "num_classes": num_classes,

@@ -22,10 +22,10 @@ from vit_jax.types import Classes, Count, DtypeName, Images, Logits, Tokens, Uni
 class Mixer(FromVariant, nn.Module):
     """MLP-Mixer: patches, blocks of MLPs across tokens and across channels, global average, linear head.
 
-    The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features in place of logits. Every
-    parameter is param_dtype; every activation dtype, except statistics, which are float32.
-    remat, scan: see Encoder; scale_by_keep: see DropPath. head: a part of models/heads.py; by default a linear layer of zeros
-    with the bias head_bias. Weights begin as lecun_normal, with biases of zero.
+    The MLPs across tokens fix the number of patches. num_classes=0 returns the pooled features instead of logits. All
+    parameters have param_dtype, and all activations dtype, except statistics, which are float32. remat, scan: see
+    Encoder; scale_by_keep: see DropPath. head: a module of models/heads.py; by default a linear layer initialized to
+    zeros with the bias head_bias. Weights are initialized with lecun_normal, and biases with zeros.
     """
 
     num_classes: Classes
@@ -58,19 +58,19 @@ class Mixer(FromVariant, nn.Module):
             raise UserError(f"model.drop_path={self.drop_path}; expected a rate in [0, 1).")
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
+        """Return rows and columns of patches for (height, width) in pixels; UserError if they do not tile the image."""
         patch = pair(self.patch_size)
         return patch_grid(image_size, patch, patch, "valid")
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and the last for all that follows."""
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, depth + 1 after the last."""
         block = BLOCK.search(name)
         return 1 + int(block[1]) if block else 0 if name.startswith("embed/") else self.depth + 1
 
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
         """Map normalised images [b, h, w, c] to logits [b, num_classes].
 
-        With the collection "intermediates" mutable, sows `tokens` [b, n, d] (embedded), each block's `out`, `encoded`
+        If the collection "intermediates" is mutable, sows `tokens` [b, n, d] (embedded), each block's `out`, `encoded`
         [b, n, d], `pooled` and `features` [b, d] (the same). With train=True drop_path draws from the rng "dropout".
         """
         x = self.encode(self.embed(images), train=train)
@@ -100,7 +100,7 @@ class Mixer(FromVariant, nn.Module):
 
     @nn.compact
     def encode(self, tokens: Tokens, *, train: bool = False, stages: bool = False, norm_stages: bool = False) -> Any:
-        """Map tokens [b, n, d] to encoded ones; with `stages` return also those after each block."""
+        """Map tokens [b, n, d] to encoded tokens; with `stages` also return the tokens after each block."""
         sizes = (self.tokens_mlp_dim, self.channels_mlp_dim)
         block = partial(
             MixerBlock, *sizes, mlp=self.mlp, norm_eps=self.norm_eps, scale_by_keep=self.scale_by_keep, **self._dtypes

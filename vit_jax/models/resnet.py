@@ -16,7 +16,7 @@ from vit_jax.types import Count, DtypeName, Images, Units, UserError
 class ResNet(nn.Module):
     """A root that halves the image twice, then stages of bottleneck units, each stage but the first halving it once more.
 
-    stages: the number of units of each stage; () is the root alone. weight_norm="std" divides a kernel by its
+    stages: the number of units of each stage; () is only the root. weight_norm="std" divides a kernel by its
     std + weight_eps, "var" by sqrt(variance + weight_eps). As the `stem` of a ViT it takes the ViT's dtypes.
     """
 

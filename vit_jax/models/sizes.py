@@ -110,10 +110,10 @@ def parse_hybrid(variant: str) -> dict[str, Any]:
 
 
 class FromVariant:
-    """Builds a network from a size name, which is none of its fields."""
+    """Build a network from a size name, which is not one of its fields."""
 
     def __new__(cls, *_: Any, **fields: Any):
-        """Refuse a size name among the fields, with the remedy."""
+        """Raise UserError if a size name is among the fields."""
         if "variant" in fields:
             raise UserError(
                 f"{cls.__name__} has no field variant; write {cls.__name__}.from_variant({fields['variant']!r}, num_classes=10)."
@@ -123,7 +123,7 @@ class FromVariant:
     @classmethod
     def from_variant(cls, variant: str, num_classes: int, **fields: Any) -> Any:
         """Return the network of a size name such as "B/16" or "R50+B/16"; other fields may be given as in a config."""
-        from vit_jax.config import factory  # which a network itself does without
+        from vit_jax.config import factory  # which the networks themselves do not need
 
         spec = {"type": f"{cls.__module__}:{cls.__qualname__}", "variant": variant, **fields}
         return factory.build(spec, "model", num_classes=num_classes)

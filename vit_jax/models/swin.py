@@ -1,4 +1,4 @@
-"""The Swin Transformer: attention in shifted windows, on ever coarser maps (arXiv:2103.14030; version 2, arXiv:2111.09883)."""
+"""Swin Transformer: attention in shifted windows on coarser and coarser maps (arXiv:2103.14030, arXiv:2111.09883)."""
 
 import functools
 import re
@@ -23,11 +23,12 @@ from vit_jax.types import DtypeName, Images, Logits, UserError
 class Swin(nn.Module):
     """Swin Transformer: patches, stages of blocks in plain and shifted windows with merges between them, global average, head.
 
-    depths, num_heads: of each stage, which has twice the width of the one before. window: the side of the windows in tokens; a map
-    no larger than it is one window. trained_windows: of each stage, the window whose offsets version 2's biases are in units of.
-    Maps of any size are padded with zeros, which take part, as in the original and transformers. mask_token: a token that stands
-    for masked patches (SimMIM). num_classes=0 returns the pooled features. remat: see Encoder. scan: compile each pair of blocks
-    of a stage once. Every parameter is param_dtype; every activation dtype, except statistics and softmax, which are float32.
+    depths, num_heads: of each stage, which has twice the width of the previous stage. window: the side of the windows
+    in tokens, at most the shorter side of a map. trained_windows: of each stage, the window size in which version 2
+    measures offsets. Maps of any size are padded with zeros, which are attended to, as in the original and
+    transformers. mask_token: learn a token that replaces masked patches (SimMIM). num_classes=0 returns the pooled
+    features. remat: see Encoder. scan: compile each pair of blocks of a stage once. All parameters have param_dtype,
+    and all activations dtype, except statistics and softmax, which are float32.
     """
 
     num_classes: int
@@ -90,7 +91,7 @@ class Swin(nn.Module):
         return rows, columns
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 for the embedding, 1 + i for block i and the merge after it, then the last."""
+        """Return the layer of a parameter: 0 for the embedding, 1 + i for block i and its merge, else depth + 1."""
         found = re.search(r"(?:^|/)stage_(\d+)/(?:block_(\d+)|merge)/", name)
         if found is None:
             return 0 if re.match(r"(embed|embed_norm|mask_token)(/|$)", name) else self.depth + 1
@@ -98,16 +99,16 @@ class Swin(nn.Module):
         return sum(self.depths[:stage]) + (self.depths[stage] if found[2] is None else int(found[2]) + 1)
 
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Map normalised images [b, h, w, c] to logits [b, num_classes]; sows as ViT does."""
+        """Map normalised images [b, h, w, c] to logits [b, num_classes]; sows `encoded`, `pooled` and `features`."""
         return self.apply_head(self.features(images, train=train)["pooled"])
 
     @nn.compact
     def features(
         self, images: Images, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
     ) -> dict[str, Any]:
-        """Return `tokens` [b, n, d] of the last map, whose size is `grid`, `pooled`, and the tokens of all `stages` with `grids`.
+        """Return `tokens` [b, n, d] of the last map, its `grid`, `pooled`, and tokens of all `stages` with `grids`.
 
-        masked: cells of the last map, whose patches the mask token stands for.
+        masked: cells of the last map; the mask token replaces their patches.
         """
         x = self._embed(images, masked)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
@@ -172,7 +173,7 @@ class Swin(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks in plain and shifted windows in turn, then a merge; returns the maps before and after it."""
+    """Alternate blocks in plain and shifted windows, then a merge; returns the maps before and after the merge."""
 
     block: Callable[..., nn.Module]
     depth: int
@@ -183,7 +184,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool = False) -> tuple[Map, Coarser]:
-        """Map [b, h, w, c] to the same, and to half of it."""
+        """Map [b, h, w, c] to the same size and, if there is a merge, to half of it."""
         pairs = self.depth // 2 if self.scan and not self.is_initializing() and self.depth > 2 else 0
         x = self._scanned(batch_sharded(x), pairs, train) if pairs else batch_sharded(x)
 

@@ -18,8 +18,9 @@ from vit_jax.types import Count, DtypeName, Tokens, Units, UserError
 class TextTransformer(nn.Module):
     """Token and position embeddings, the encoder of the image side, pooling, and a linear map to `out_dim` numbers.
 
-    causal: each token attends only to itself and those before it. pool: "last" reads the last token, "eos" the first one whose
-    id is `eos`, "map" by attention pooling. out_dim=None returns the pooled vector. The other fields are those of vit.ViT.
+    causal: each token attends only to itself and the tokens before it. pool: "last" reads the last token, "eos" the
+    first token with the id `eos`, and "map" uses attention pooling. out_dim=None returns the pooled vector. For all
+    other fields see vit.ViT.
     """
 
     vocab_size: Units

@@ -35,32 +35,33 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
-# What tokens are made of, before the first block.
+# The parameters before the first block.
 EMBEDDING = re.compile(r"^(stem|embed|mask_token|cls|dist|registers|posemb|pre_norm)(/|$)")
 
 
 class ViT(FromVariant, nn.Module):
     """Vision Transformer: patches, prefix tokens, position embeddings, encoder, pooling, head.
 
-    stem: a network whose feature map is cut into patches (with resnet.ResNet a hybrid); it takes this model's dtypes. pool:
-    "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The tokens are the
-    class token (where class_token says so, or for None where pool="tok"), the distillation token of a `distilled` model
-    (arXiv:2012.12877; it has a head of its own, and the logits are the mean of both), `registers` tokens that are never read
-    (arXiv:2309.16588), and the patches; with mask_token a learned token can stand for masked patches. posemb: "learn",
-    "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too; posemb_std: see
-    AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for each image, so
-    that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the patches, a part of
-    layers/rope.py, beside `posemb`. relative_bias: a learned bias on the scores of each head for each offset between two tokens
-    (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a LayerNorm before the first block (CLIP,
-    arXiv:2103.00020). norm_after_pool: the last LayerNorm is on the pooled vector. qk_norm, qkv_bias: see Attention; mlp: see
-    Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its initial value; drop_path, drop_path_rule: see
-    drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of the patches that a training step leaves out of each
-    image (arXiv:2212.00794); attention: see layers/attend.py; remat, scan: see Encoder. rep_size adds a tanh layer of that
-    width before the head. head: a part of models/heads.py; by default a linear layer of zeros with the bias head_bias.
-    weight_init: see layers/initial.py. num_classes=0 returns the pooled features in place of logits. Every parameter is
-    param_dtype; every activation dtype, except statistics and softmax, which are float32.
+    stem: a network whose feature map is cut into patches (with resnet.ResNet, a hybrid); it takes this model's dtypes.
+    pool: "tok" class token, "gap" global average, "map" attention pooling; the last two see only the patches. The
+    tokens are the class token (if class_token is True, or None with pool="tok"), the distillation token of a
+    `distilled` model (arXiv:2012.12877; it has its own head, and the logits are the mean of both), `registers` tokens
+    that are never read (arXiv:2309.16588), and the patches; with mask_token a learned token can replace masked patches.
+    posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too;
+    posemb_std: see AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for
+    each image, so that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the
+    patches, a module of layers/rope.py, in addition to `posemb`. relative_bias: a learned bias on the scores of each
+    head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a
+    LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: apply the last LayerNorm to the pooled
+    vector. qk_norm, qkv_bias: see Attention; mlp: see Mlp; attn_norm, mlp_norm, post_norm: see Block; layer_scale: its
+    initial value; drop_path, drop_path_rule: see drop_path_rates; scale_by_keep: see DropPath; patch_drop: the share of
+    the patches that a training step drops from each image (arXiv:2212.00794); attention: see layers/attend.py; remat,
+    scan: see Encoder. rep_size adds a tanh layer of that width before the head. head: a module of models/heads.py; by
+    default a linear layer initialized to zeros with the bias head_bias. weight_init: see layers/initial.py.
+    num_classes=0 returns the pooled features instead of logits. All parameters have param_dtype, and all activations
+    dtype, except statistics and softmax, which are float32.
 
-    The stages are methods that a task may enter between: embed, encode, pool_tokens, apply_head.
+    Tasks may call its stages separately: embed, encode, pool_tokens, apply_head.
     """
 
     num_classes: Classes
@@ -137,24 +138,25 @@ class ViT(FromVariant, nn.Module):
             )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return rows and columns of the patches of an image of (height, width) pixels; UserError where they do not tile it."""
+        """Return rows and columns of patches for (height, width) in pixels; UserError if they do not tile the image."""
         patch, source = pair(self.patch_size), "image"
         if self.stem is not None:
             image_size, source = self.stem.grid(image_size), "stem's output"
         return patch_grid(image_size, patch, pair(self.stride or patch), self.padding, source)
 
     def layer_of(self, name: str) -> int:
-        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, and the last for all that follows."""
+        """Return the layer of a parameter: 0 before the first block, 1 + i for block i, depth + 1 after the last."""
         block = BLOCK.search(name)
         return 1 + int(block[1]) if block else 0 if EMBEDDING.search(name) else self.depth + 1
 
     def __call__(self, images: Images | Patches, *, train: bool = False) -> Logits:
         """Map normalised images [b, h, w, c], or Patches of images of any shape, to logits [b, num_classes].
 
-        With the collection "intermediates" mutable, sows `tokens` [b, n, d] (what the first block sees), each block's `out`,
-        `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (what the head sees); if distilled, these two
-        are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are sown too. With "attention" mutable,
-        each block's `weights` [b, heads, n, n]. With train=True dropout draws from the rng "dropout".
+        If the collection "intermediates" is mutable, sows `tokens` [b, n, d] (the input of the first block), each
+        block's `out`, `encoded` [b, n, d], `pooled` [b, d] and `features` [b, rep_size or d] (the input of the head);
+        if distilled, the last two are means of both tokens, and `logits_cls` and `logits_dist` [b, num_classes] are
+        sown too. If "attention" is mutable, sows each block's `weights` [b, heads, n, n]. With train=True dropout draws
+        from the rng "dropout".
         """
         if isinstance(images, Patches):
             return self._of_patches(images, train)
@@ -164,7 +166,7 @@ class ViT(FromVariant, nn.Module):
         return self.apply_head(self.pool_tokens(self.encode(tokens, grid=grid, kept=kept, train=train)))
 
     def _of_patches(self, patches: Patches, train: bool) -> Logits:
-        """Return the logits of images of different shapes; what is no patch takes no part."""
+        """Return the logits of images of different shapes; padding is masked."""
         if self.patch_drop or self.relative_bias != "none":
             raise UserError(
                 "Images of any shape go without model.patch_drop and model.relative_bias; leave them unset."
@@ -183,7 +185,7 @@ class ViT(FromVariant, nn.Module):
     ) -> dict[str, Any]:
         """Return `tokens` [b, n, d] with `prefix` tokens before the patches of `grid`, `pooled` [b, d], and `stages`.
 
-        stages: the tokens after each block, before the last norm, or after it too with norm_stages. masked: see embed.
+        stages: the tokens after each block, with norm_stages also put through the last norm. masked: see embed.
         """
         grid = self.grid((images.shape[1], images.shape[2]))
         tokens = self.embed(images, masked=masked, train=train)
@@ -212,9 +214,9 @@ class ViT(FromVariant, nn.Module):
     def embed(
         self, images: Images | Patches, *, masked: Bool[Array, "b patches"] | None = None, train: bool = False
     ) -> Tokens:
-        """Map images to the tokens that the first block sees: prefix and patches with their positions.
+        """Map images to the input tokens of the first block: prefix and patches with their positions.
 
-        masked: patches that the mask token stands for, in a model that has one; they keep their positions.
+        masked: patches that the mask token replaces, in a model that has one; they keep their positions.
         """
         patches, grid = self._patches(images)
         if self.mask_token:
@@ -251,12 +253,12 @@ class ViT(FromVariant, nn.Module):
         stages: bool = False,
         norm_stages: bool = False,
     ) -> Any:
-        """Map tokens [b, n, d] to encoded ones, any subset of those of `embed`; with `stages` also those after each block.
+        """Encode tokens [b, n, d], all or a subset of `embed`'s; with `stages` also return the tokens after each block.
 
-        mask: bool [b, n], False for tokens that no other token attends to. grid: rows and columns of all patches of the images,
-        which rotary positions and relative biases need, or the Patches of images of different shapes; kept: the indices on it
-        of the patches that the tokens have, for each image or for all, None where they have all. between, norm_stages: see
-        Encoder.
+        mask: bool [b, n], False for tokens that no token attends to. grid: rows and columns of all patches of the
+        images, which rotary positions and relative biases need, or the Patches of images of different shapes. kept: the
+        indices on the grid of the patches in `tokens`, for each image or for all images; None for all patches. between,
+        norm_stages: see Encoder.
         """
         encoder = Encoder(
             self._block(),
@@ -280,7 +282,7 @@ class ViT(FromVariant, nn.Module):
 
     @nn.compact
     def pool_tokens(self, tokens: Tokens, mask: Mask = None) -> Float[Array, "b ..."]:
-        """Map encoded tokens to one vector [b, d], or [b, 2, d] if distilled; masked tokens take no part."""
+        """Map encoded tokens to one vector [b, d], or [b, 2, d] if distilled; masked tokens are ignored."""
         patches = tokens[:, self.num_prefix :]
         of_patches = None if mask is None else mask[:, self.num_prefix :]
         if self.pool == "tok":
@@ -298,7 +300,7 @@ class ViT(FromVariant, nn.Module):
 
     @nn.compact
     def apply_head(self, pooled: Float[Array, "b ..."]) -> Logits:
-        """Map what `pool_tokens` returns to logits [b, num_classes], or to the features without classes."""
+        """Map the output of `pool_tokens` to logits [b, num_classes], or to the features if there are no classes."""
         features = pooled.mean(axis=1) if self.distilled else pooled
         if self.rep_size:
             features = nn.tanh(nn.Dense(self.rep_size, **self._dtypes, name="rep")(features))
@@ -321,7 +323,7 @@ class ViT(FromVariant, nn.Module):
         return self.pool == "tok" if self.class_token is None else self.class_token
 
     def _at(self, images: Images | Patches, grid: tuple[int, int]) -> tuple[Array, ...]:
-        """Return row and column of each patch and the sizes of their grids, where positions are interpolated."""
+        """Return row and column of each patch and the sizes of their grids, if positions are interpolated; else ()."""
         if isinstance(images, Patches):
             return images.coords, images.grids
         if self.posemb_grid in (None, grid):
@@ -372,13 +374,13 @@ class ViT(FromVariant, nn.Module):
         kept: Int[Array, "... patches"] | None,
         train: bool,
     ) -> Geometry | None:
-        """Return where the tokens are on the grid, for what the attention reads of it; None where it reads nothing."""
+        """Return the positions of the tokens on the grid that attention reads; None if it reads no positions."""
         if self.rope is None and self.relative_bias == "none":
             return None
         if grid is None:
             raise UserError(
                 "A model with rope or relative_bias reads where its tokens are; call encode(tokens, grid=model.grid(size)), "
-                "and with kept=indices where only some of the patches are left."
+                "and with kept=indices if only some of the patches are left."
             )
         if isinstance(grid, Patches):
             assert self.rope is not None
@@ -389,7 +391,7 @@ class ViT(FromVariant, nn.Module):
         if at.shape[-2] + self.num_prefix != tokens.shape[1]:
             raise UserError(
                 f"encode got {tokens.shape[1]} tokens; expected {self.num_prefix} and {at.shape[-2]} patches of a grid of "
-                f"{grid[0]} x {grid[1]}. Give kept=indices where only some of the patches are left."
+                f"{grid[0]} x {grid[1]}. Give kept=indices if only some of the patches are left."
             )
         coords = offsets = None
         if self.rope is not None:
@@ -400,7 +402,7 @@ class ViT(FromVariant, nn.Module):
         return Geometry(coords, offsets, distances=num_distances(grid))
 
     def _drop_patches(self, tokens: Tokens) -> tuple[Float[Array, "b m d"], Int[Array, "b patches"]]:
-        """Return the tokens with a random choice of the patches, in order, and the indices of those."""
+        """Return the tokens with a random subset of the patches, in order, and the indices of these patches."""
         prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
         b, n, _ = patches.shape
         draws = jax.random.uniform(self.make_rng("dropout"), (b, n))
@@ -423,7 +425,7 @@ class ViT(FromVariant, nn.Module):
             attn_norm=self.attn_norm,
             mlp_norm=self.mlp_norm,
             post_norm=self.post_norm,
-            # Its parameters are those of each block.
+            # Each block has its own parameters.
             rope=None if self.rope is None else self.rope.clone(parent=None),
             scale_by_keep=self.scale_by_keep,
             weight_init=self.weight_init,

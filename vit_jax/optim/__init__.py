@@ -20,7 +20,7 @@ from vit_jax.optim.per_parameter import (
 from vit_jax.optim.schedules import Schedule
 from vit_jax.types import Params, UserError, compile_regex
 
-DECAYED = "kernel$"  # the parameters whose weights decay
+DECAYED = "kernel$"  # the parameters that decay
 
 
 def make_optimizer(
@@ -39,13 +39,13 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Return the optimiser, and the learning rate as a function of the step.
 
-    `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose name
-    the regex `decay` finds. `multipliers` are (regex, {"lr": factor, "weight_decay": factor}), of which the first regex that
-    finds a parameter's name counts: "lr" multiplies what the rule makes of the gradient, "weight_decay" the decay, as
-    big_vision's lr_mults and wd_mults. `clip_norm` bounds the global norm of the gradient. `layer_decay` makes the learning
-    rate, and so the decay, smaller by this factor from each layer to the one before it; `layers` returns the layer of each
-    parameter by name (see layer_decay.py). With `weight_decay_end` the decay goes there by a half cosine over the `steps` of the
-    run, as DINO's does (arXiv:2104.14294, section 3.2).
+    `weight_decay` is decoupled and multiplied by the learning rate (arXiv:1711.05101); it shrinks the parameters whose
+    name matches the regex `decay`. `multipliers` are (regex, {"lr": factor, "weight_decay": factor}); the first regex
+    that matches a parameter's name applies: "lr" multiplies the update of the rule, "weight_decay" the decay, like
+    big_vision's lr_mults and wd_mults. `clip_norm` bounds the global norm of the gradient. `layer_decay` multiplies the
+    learning rate, and so the decay, by this factor from each layer to the layer before it; `layers` returns the layer
+    of each parameter by name (see layer_decay.py). With `weight_decay_end` the decay changes to it along a half cosine
+    over the `steps` of the run, as in DINO (arXiv:2104.14294, section 3.2).
     """
     if lr < 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
         raise UserError(

@@ -12,7 +12,7 @@ def scale_by_layer(decay: float, layers: Callable[[], Mapping[str, int]]) -> opt
     """Multiply the update of each parameter by decay^(last layer - its layer).
 
     layers: returns the layer of every parameter by name, 0 for the embedding; parameters of the last layer, such as a head,
-    have the factor 1. Raises UserError for a decay outside (0, 1], and in the first state for a network without layers.
+    have the factor 1. Raises UserError for a decay outside (0, 1], and in `init` for a network without layers.
     """
     if not 0 < decay <= 1:
         raise UserError(f"optim.layer_decay={decay}; expected a number above 0 and at most 1, such as 0.75.")

@@ -9,7 +9,7 @@ import optax
 from vit_jax import trees
 from vit_jax.types import Params, UserError, compile_regex
 
-# (regex, {"lr": factor, "weight_decay": factor}): the first regex that finds a parameter's name counts.
+# (regex, {"lr": factor, "weight_decay": factor}): the first regex that matches a parameter's name applies.
 Multipliers = list[tuple[str, dict[str, float]]]
 
 
@@ -26,9 +26,9 @@ def check_multipliers(multipliers: Multipliers) -> None:
 
 
 def factors_of(params: Params, multipliers: Multipliers) -> dict[str, dict[str, float]]:
-    """Return the factors of each parameter by name, from the first regex that matches it; none where no regex does.
+    """Return the factors of each parameter by name, from the first regex that matches it; empty if no regex does.
 
-    Raises UserError for a regex that matches no parameter beyond those of earlier regexes.
+    Raises UserError for a regex that matches no parameter, or only parameters that an earlier regex matches.
     """
     factors: dict[str, dict[str, float]] = {name: {} for name in trees.flatten(params)}
     left = list(factors)
@@ -45,9 +45,9 @@ def factors_of(params: Params, multipliers: Multipliers) -> dict[str, dict[str, 
 
 
 def weight_decays(params: Params, weight_decay: float, decay: str, multipliers: Multipliers) -> dict[str, float]:
-    """Return the weight decay of each parameter by name, 0 where the regex `decay` does not match.
+    """Return the weight decay of each parameter by name, 0 if the regex `decay` does not match.
 
-    Raises UserError where `decay` matches no parameter, or none whose decay is multiplied.
+    Raises UserError if `decay` matches no parameter, or no parameter of a multiplier of the weight decay.
     """
     factors = factors_of(params, multipliers)
     decayed = {name for name in factors if compile_regex(decay, "optim.decay").search(name)}
@@ -68,7 +68,7 @@ def weight_decays(params: Params, weight_decay: float, decay: str, multipliers: 
 def each_by(
     numbers: Callable[[Params], dict[str, float]], change: Callable[[jax.Array, jax.Array, float], jax.Array]
 ) -> optax.GradientTransformation:
-    """Replace each update by change(update, parameter, number), with the numbers by parameter name.
+    """Replace each update with change(update, parameter, number), with the numbers by parameter name.
 
     `init` computes the numbers too, so that a mistake in them shows early.
     """
@@ -107,7 +107,7 @@ def decay_towards(
 class DecaysItself(optax.GradientTransformationExtraArgs):
     """A rule that applies the weight decay itself: its update takes decays={name: share of the parameter to add}.
 
-    It scales the updates of decayed parameters by their norms, so that these must not begin at zero.
+    It scales the updates of decayed parameters by their norms, so these parameters must not be initialized to zero.
     """
 
     def with_decays(self, decays: Callable[[Params], dict[str, float]]) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Update rules: from the gradient to the update before weight decay and learning rate. `optim.rule` chooses one."""
+"""Update rules: from the gradient to the update before weight decay and learning rate; chosen by `optim.rule`."""
 
 import math
 
@@ -38,7 +38,7 @@ def adam(
 def sgd(
     momentum: float = 0.9, nesterov: bool = False, momentum_dtype: DtypeName = "bfloat16"
 ) -> optax.GradientTransformation:
-    """SGD with momentum kept in bfloat16, as the original ViT fine-tunes (arXiv:2010.11929, appendix B.1.1)."""
+    """SGD with momentum kept in bfloat16, as for fine-tuning the original ViT (arXiv:2010.11929, appendix B.1.1)."""
     check_rates(momentum=momentum)
     return optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=jnp.dtype(momentum_dtype))
 
@@ -49,12 +49,12 @@ def adafactor(
     min_dim_size_to_factor: int = 32,
     momentum_dtype: DtypeName = "bfloat16",
 ) -> optax.GradientTransformation:
-    """Adafactor as scaling-ViT modifies it (arXiv:2106.04560, section 3.5): like Adam, with a quarter of its state.
+    """Adafactor as modified for scaling ViTs (arXiv:2106.04560, section 3.5): like Adam, with a quarter of its state.
 
-    The mean square of the gradient is factored into rows and columns (arXiv:1804.04235, algorithm 4) where two dimensions
-    have at least `min_dim_size_to_factor`; its decay rate in step t is 1 - t^-0.8, at most `beta2_cap`. The momentum has no
-    bias correction. As in its authors' configs there are no relative step sizes and no clipping of each parameter's update;
-    t counts from 1 also in a run that begins from another model.
+    The mean square of the gradient is factored into rows and columns (arXiv:1804.04235, algorithm 4) if two dimensions
+    are at least `min_dim_size_to_factor`; its decay rate in step t is 1 - t^-0.8, at most `beta2_cap`. The momentum has
+    no bias correction. As in the authors' configs there are no relative step sizes and no clipping of each parameter's
+    update. t counts from 1 also in a run that is initialized from another model.
     """
     check_rates(momentum=momentum, beta2_cap=beta2_cap)
     if min_dim_size_to_factor < 1:
@@ -70,7 +70,7 @@ def adafactor(
 
 
 def lion(b1: float = 0.9, b2: float = 0.99, mu_dtype: DtypeName = "float32") -> optax.GradientTransformation:
-    """Lion (arXiv:2302.06675, algorithm 2); with a learning rate 3 to 10 times smaller than Adam, and a decay as much larger."""
+    """Lion (arXiv:2302.06675, algorithm 2); use a 3 to 10 times smaller lr than for Adam, and as much more decay."""
     check_rates(b1=b1, b2=b2)
     return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=jnp.dtype(mu_dtype))
 
@@ -78,9 +78,9 @@ def lion(b1: float = 0.9, b2: float = 0.99, mu_dtype: DtypeName = "float32") -> 
 def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
     """LAMB (arXiv:1904.00962, algorithm 2) as in DeiT-III (arXiv:2204.07118): Adam with a trust ratio.
 
-    The update of a decayed parameter, decay included, is scaled to the norm of the parameter; the others use plain Adam. The
-    original codes also clip the gradient to a global norm of 1 (`optim.clip_norm`), and have query, key and value in one
-    parameter, which are three here. Raises UserError where nothing is decayed.
+    The update of a decayed parameter, including the decay, is scaled to the norm of the parameter; all other parameters
+    use plain Adam. The original implementations also clip the gradient to a global norm of 1 (`optim.clip_norm`), and
+    join query, key and value in one parameter, which are three here. Raises UserError if nothing is decayed.
     """
     check_rates(b1=b1, b2=b2)
     _check_eps(eps)
@@ -89,8 +89,8 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Gradien
     def update(updates: Params, state: optax.OptState, params: Params | None = None, *, decays: dict[str, float]):
         if not any(decays.values()):
             raise UserError(
-                "optim.rule lamb adapts the decayed parameters alone, and optim.weight_decay=0 leaves none; set it, such as to "
-                "0.02, or use adam."
+                "optim.rule lamb adapts only the decayed parameters, and optim.weight_decay=0 leaves none; set it, "
+                "such as to 0.02, or use adam."
             )
         updates, state = adam.update(updates, state, params)
 
@@ -105,10 +105,10 @@ def lamb(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.Gradien
 
 
 def lars(momentum: float = 0.9, trust_coefficient: float = 0.001) -> optax.GradientTransformation:
-    """LARS (arXiv:1708.03888, algorithm 1), with which MoCo v3 and MAE (arXiv:2111.06377, table 10) probe linearly.
+    """LARS (arXiv:1708.03888, algorithm 1), used for linear probing by MoCo v3 and MAE (arXiv:2111.06377, table 10).
 
-    The gradient of a parameter of two or more dimensions, decay included, is scaled to trust_coefficient times the norm of the
-    parameter, where neither norm is zero; then it enters the momentum.
+    The gradient of a parameter with two or more dimensions, including the decay, is scaled to trust_coefficient times
+    the norm of the parameter, if neither norm is zero, before it enters the momentum.
     """
     check_rates(momentum=momentum)
     trace = optax.trace(decay=momentum)
@@ -128,10 +128,10 @@ def lars(momentum: float = 0.9, trust_coefficient: float = 0.001) -> optax.Gradi
 def muon(
     momentum: float = 0.95, rms: float = 0.2, matrices: str = "(attn|mlp)/.*kernel$", b1: float = 0.9, b2: float = 0.99
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the parameters whose name matches the regex `matrices`, Adam for the others.
+    """Muon (Jordan et al. 2024) for parameters whose name matches the regex `matrices`, Adam for all other parameters.
 
-    Muon's updates are scaled to a root mean square of about `rms`, as Adam's have, so that both share one learning rate and
-    weight decay (arXiv:2502.16982, section 2.2). The heads of an attention projection count as one matrix.
+    Muon's updates are scaled to a root mean square of about `rms`, like Adam's, so that both share one learning rate
+    and weight decay (arXiv:2502.16982, section 2.2). The heads of an attention projection count as one matrix.
     """
     check_rates(momentum=momentum, b1=b1, b2=b2)
     found = compile_regex(matrices, "optim.rule.matrices")
@@ -139,9 +139,7 @@ def muon(
     def dimensions(name: str, leaf: jax.Array) -> contrib.MuonDimensionNumbers:
         if leaf.ndim < 2:
             raise UserError(f"optim.rule.matrices={matrices!r} finds {name} of shape {leaf.shape}, which is no matrix.")
-        rows = (
-            leaf.ndim - 1 if name.endswith("out/kernel") else 1
-        )  # the axes of the inputs, before those of the outputs
+        rows = leaf.ndim - 1 if name.endswith("out/kernel") else 1  # the input axes, which precede the output axes
         return contrib.MuonDimensionNumbers(tuple(range(rows)), tuple(range(rows, leaf.ndim)))
 
     def scale(name: str, update: jax.Array) -> jax.Array:

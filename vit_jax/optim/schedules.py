@@ -1,6 +1,6 @@
-"""Learning-rate schedules: functions of the step, as a share of the peak. `optim.schedule` chooses one.
+"""Learning-rate schedules: functions of the step, as a share of the peak; chosen by `optim.schedule`.
 
-Each begins with a linear warm-up over `warmup_steps`. Lengths are a number of steps or, below 1, a share of all of them.
+Each begins with a linear warm-up over `warmup_steps`. Lengths are a number of steps or, below 1, a share of all steps.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ KIND = Schedule
 
 
 def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
-    """Return the steps of a length given as their number or, below 1, as a share of all steps; it must fit in after the warm-up."""
+    """Return a length in steps, given as a number or, below 1, a share of all steps; it must fit after the warm-up."""
     length = round(given * steps) if 0 < given < 1 else given
     if not 0 <= length <= steps - warmup:
         raise UserError(
@@ -31,9 +31,9 @@ def _length(key: str, given: int | float, steps: int, warmup: int = 0) -> int:
 def _warmed_up(
     decay: Schedule, warmup_steps: int, steps: int, start: float = 0.0, count_warmup: bool = False
 ) -> Schedule:
-    """Linear from `start` to 1 over `warmup_steps`, then `decay`, a function of the progress in [0, 1].
+    """Warm up linearly from `start` to 1 over `warmup_steps`, then follow `decay`, a function of progress in [0, 1].
 
-    The progress counts the steps after the warm-up, or all of them.
+    The progress counts the steps after the warm-up, or all steps with count_warmup.
     """
     begin = 0 if count_warmup else warmup_steps
 
@@ -61,9 +61,9 @@ def cosine(
 ) -> Schedule:
     """Half a cosine from 1 to `end` (arXiv:1608.03983), after a warm-up from `start`.
 
-    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) `end`. DeiT (arXiv:2012.12877), in timm's code,
-    uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so that the warm-up ends a
-    little above it. There the rate changes once per epoch, here every step.
+    The original ViT and big_vision use the defaults, MAE (arXiv:2111.06377) uses `end`. DeiT (arXiv:2012.12877), in
+    timm's code, uses end=min_lr / lr, start=warmup_lr / lr and count_warmup=True: its cosine counts from step 0, so
+    that the warm-up ends slightly above it. In timm the rate changes once per epoch, here at every step.
     """
     _check_shares(end=end, start=start)
     warmup = _length("warmup_steps", warmup_steps, steps)
@@ -88,7 +88,7 @@ def multistep(
     factor: float = 0.1,
     start: float = 0.0,
 ) -> Schedule:
-    """1 after a warm-up from `start`, times `factor` from each of the milestones on, as SimMIM's (arXiv:2111.09886)."""
+    """1 after a warm-up from `start`, multiplied by `factor` at each milestone, as in SimMIM (arXiv:2111.09886)."""
     _check_shares(factor=factor, start=start)
     warmup = _length("warmup_steps", warmup_steps, steps)
     at = [_length("milestones", milestone, steps) for milestone in milestones]
@@ -106,7 +106,7 @@ def rsqrt(
 ) -> Schedule:
     """Reciprocal square root of the steps since the warm-up, then linear to 0 over the last `cooldown_steps`.
 
-    As scaling-ViT trains without a fixed end (arXiv:2106.04560, section 3.5), and big_vision.
+    Used by scaling-ViT to train without a fixed end (arXiv:2106.04560, section 3.5), and by big_vision.
     """
     warmup = _length("warmup_steps", warmup_steps, steps)
     cooldown = _length("cooldown_steps", cooldown_steps, steps, warmup)
@@ -132,7 +132,7 @@ def wsd(
 ) -> Schedule:
     """Warm-up, stable, decay (arXiv:2404.06395): 1 until the last `decay_steps`, over which it falls to `end`.
 
-    shape "sqrt" falls as 1 - sqrt(progress), the best of arXiv:2405.18392, where a fifth of the run is long enough.
+    shape "sqrt" falls as 1 - sqrt(progress), the best in arXiv:2405.18392, which finds a fifth of the run long enough.
     """
     _check_shares(end=end)
     warmup = _length("warmup_steps", warmup_steps, steps)

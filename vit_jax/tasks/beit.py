@@ -1,4 +1,4 @@
-"""Masked image modelling with a vocabulary: infer the visual tokens of masked patches (BEiT, arXiv:2106.08254, equation 2)."""
+"""Masked image modelling: predict visual tokens of masked patches (BEiT, arXiv:2106.08254, equation 2)."""
 
 import dataclasses
 from typing import Any
@@ -18,10 +18,10 @@ from vit_jax.types import Params, Rng, Units, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Beit(Pretraining):
-    """The cross-entropy of the codes of masked patches, which the config's `teacher`, a tokenizer of task vqkd.VqKd, gives.
+    """Predict the codes of masked patches; they come from the config's `teacher`, a tokenizer trained with vqkd.VqKd.
 
-    mask_ratio of the patches are masked in blocks of at least smallest_block; the network sees its mask token there. The paper
-    masks 75 of 14 x 14 patches in blocks of at least 16.
+    The loss is the cross-entropy. mask_ratio of the patches are masked in blocks of at least smallest_block; the
+    network sees its mask token in their place. The paper masks 75 of 14 x 14 patches in blocks of at least 16.
     """
 
     teacher: Teacher | None = None
@@ -53,7 +53,7 @@ class Beit(Pretraining):
         return {"backbone": self.init_backbone(rng, spec["image"].shape), "decoder": made["params"]}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; draws the masks, and asks the tokenizer for the codes."""
+        """See Task; draws the masks and computes the codes with the tokenizer."""
         if self.teacher is None:
             raise UserError("task.Beit has no tokenizer; name a run of task vqkd.VqKd with --config.teacher=DIR.")
         images = batch["image"]
@@ -69,7 +69,7 @@ class Beit(Pretraining):
         return {"image": images, "masked": masked, "codes": codes}
 
     def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
-        """See Task; the metric is how often the code of a masked patch is inferred."""
+        """See Task; the metric is how often the code of a masked patch is predicted."""
         tokens = self.tokens(params["backbone"], batch["image"], rng, masked=batch["masked"])
         logits: Any = nn.Dense(self.codes).apply({"params": params["decoder"]}, tokens)
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -17,11 +17,11 @@ from vit_jax.types import Count, Fraction, Params, Rng, Units, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Caption(Pretraining):
-    """The mean cross-entropy of a caption's tokens, given the encoded patches and the tokens before each (section 3).
+    """Predict each token of a caption from the encoded patches and the preceding tokens (section 3).
 
-    For the share `parallel` of the examples every token is masked, so that all are predicted from the image alone (section 3.2;
-    0 is Cap). The decoder has half the depth of the paper's encoder, and no biases. Tokens after the first padding, of id
-    `pad`, do not count. After training the decoder is left out; the encoder's features are what is used.
+    The loss is the mean cross-entropy. For a share `parallel` of the examples all tokens are masked and predicted from
+    the image only (section 3.2; 0 is Cap). The decoder has half the depth of the paper's encoder, and no biases. Tokens
+    after the first padding token, of id `pad`, do not count. After training only the encoder is used.
     """
 
     mean: task.Scale = 0.5
@@ -50,7 +50,7 @@ class Caption(Pretraining):
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder of captions."""
+        """The caption decoder."""
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_mlp_dim, self.decoder_heads)
         assert self.vocab_size is not None
         return Decoder(self.vocab_size, *sizes, self.decoder_dropout)
@@ -65,7 +65,7 @@ class Caption(Pretraining):
         return params | {"decoder": self.decoder.init(task.stream(rng, "decoder"), *inputs)["params"]}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; draws which captions are predicted all at once."""
+        """See Task; draws the captions whose tokens are all predicted at once."""
         drawn = jax.random.bernoulli(task.stream(rng, "parallel"), self.parallel, (len(batch["text"]),))
         return {"image": batch["image"], "text": batch["text"], "parallel": drawn}
 
@@ -87,7 +87,7 @@ def caption_losses(
     pad: int,
     rng: Rng,
 ) -> Float[Array, "b"]:
-    """Return the mean cross-entropy of each caption's tokens, up to its first padding, in training."""
+    """Return the mean cross-entropy of each caption's tokens, up to its first padding token, in training mode."""
     logits: Any = decoder.apply({"params": params}, text, patches, parallel, train=True, rngs={"dropout": rng})
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     losses = -jnp.take_along_axis(log_probs, text[:, :, None], axis=2)[:, :, 0]

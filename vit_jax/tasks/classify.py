@@ -1,4 +1,4 @@
-"""Supervised classification, with one label for each image or several."""
+"""Supervised classification, with one or several labels per image."""
 
 import dataclasses
 
@@ -18,9 +18,9 @@ from vit_jax.types import Params, Rng, UserError
 class Classify(Supervised):
     """Softmax or sigmoid cross-entropy on soft targets.
 
-    label_smoothing, mix and target_threshold are for training only: the loss that `predict` reports is the plain one. Targets
-    above target_threshold become 1, the others 0, after mixing (arXiv:2110.00476, section 2.1). With several labels for an
-    image (0 or 1 for each class) the loss is "sigmoid_xent", a sum over the classes, or "bce", their mean.
+    label_smoothing, mix and target_threshold apply only in training: `predict` reports the plain loss. After mixing,
+    targets above target_threshold become 1 and all other targets 0 (arXiv:2110.00476, section 2.1). With several labels
+    per image (0 or 1 for each class) the loss is "sigmoid_xent", the sum over the classes, or "bce", their mean.
     """
 
     fields: Fields | None = None

@@ -1,4 +1,4 @@
-"""Softmax over the images and over the texts of a batch (CLIP, arXiv:2103.00020)."""
+"""Contrastive loss with softmaxes over the images and the texts of a batch (CLIP, arXiv:2103.00020)."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ from vit_jax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class Clip(Towers):
-    """The mean cross-entropy of finding an image's text among those of the batch, and a text's image (figure 3).
+    """Find each image's text among the texts of the batch, and each text's image among the images (figure 3).
 
-    The products are scaled by exp(log_scale), at most `most_scale` (section 2.5), which begins as `scale`. A text equal to an
-    image's own takes no part in that image's softmax.
+    The loss is the mean of both cross-entropies. Products are scaled by exp(log_scale), which starts at `scale` and is
+    at most `most_scale` (section 2.5). Other texts that equal an image's own text are left out of its softmax.
     """
 
     scale: float = 1 / 0.07
@@ -40,7 +40,7 @@ class Clip(Towers):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def at_most(x: Float[Array, ""], bound: float) -> Float[Array, ""]:
-    """Return the smaller of both; above the bound, only a gradient passes that lowers x, so that it does not stay there."""
+    """Return min(x, bound); above the bound, pass only gradients that lower x, so that it does not stay there."""
     return jnp.minimum(x, bound)
 
 
@@ -58,7 +58,7 @@ at_most.defvjp(_at_most_forward, _at_most_backward)
 def softmax_loss(
     image: Float[Array, "b d"], text: Float[Array, "b d"], scale: Float[Array, ""], left_out: Array | None = None
 ) -> Float[Array, ""]:
-    """Return the mean of both cross-entropies; pairs of `left_out` [b, b] count as no negatives."""
+    """Return the mean of both cross-entropies; pairs in `left_out` [b, b] do not count as negatives."""
     logits = scale * image @ text.T
     if left_out is not None:
         logits = jnp.where(left_out, -jnp.inf, logits)

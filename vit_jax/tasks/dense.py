@@ -1,4 +1,4 @@
-"""What objectives share that predict something for each pixel: a head on feature maps, and predictions in sliding windows."""
+"""Base class for objectives with predictions for each pixel: a head on feature maps, and sliding windows."""
 
 import abc
 import dataclasses
@@ -27,23 +27,23 @@ Variables = Mapping[str, Any]
 
 
 def starts(size: int, window: int, stride: int) -> list[int]:
-    """Return where windows begin on a side: every `stride` pixels, and the last at the end of the side."""
+    """Return the offsets of windows along a side: every `stride` pixels, and the last window at the end of the side."""
     count = max(size - window + stride - 1, 0) // stride + 1
     return [max(0, min(i * stride, size - window)) for i in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dense(WithCollections, Headless):
-    """Train a head on the feature maps of a backbone; the loss is a mean over examples of means over their labelled pixels.
+    """Train a head on the feature maps of a backbone; the loss is a mean over examples, each over its labelled pixels.
 
-    head: a part of models/dense_heads.py, by default Linear. layers: the blocks or stages whose maps it reads, counted from 0, or
-    from the last one with negative numbers; of a ViT they pass the last LayerNorm. window: the size of the images that the
-    network sees in use, by default that of the training images; other images are predicted in windows every `stride` pixels, by
-    default 2/3 of the window, whose outputs are averaged where they overlap. scales: the sizes of the image whose predictions,
-    each with its mirror image's, the outputs of "..._multi" average.
+    head: a module of models/dense_heads.py, Linear by default. layers: the blocks or stages whose maps the head reads,
+    from 0, or from the last one with negative numbers; a ViT applies its last LayerNorm to them. window: the size of
+    the images that the network sees at inference, by default the size of the training images; other images are
+    predicted in windows every `stride` pixels, by default 2/3 of the window, and overlapping outputs are averaged.
+    scales: "..._multi" outputs are averages over the image and its mirror image at these scales.
 
-    Where an example has `own_size` (see transforms/dense.py), predictions are resized from the image to it. Batch statistics of
-    the head are the task's state.
+    If an example has `own_size` (see transforms/dense.py), its predictions are resized to it. Batch statistics of the
+    head are the task's state.
     """
 
     fields: Fields | None = None
@@ -77,7 +77,7 @@ class Dense(WithCollections, Headless):
 
     @functools.cached_property
     def key(self) -> str:
-        """The key of the labels of pixels in an example; raises UserError where there are none."""
+        """The key of the pixel labels in an example; raises UserError unless there is exactly one."""
         found = [key for key, field in (self.fields or {}).items() if isinstance(field, self.kind)]
         if len(found) != 1:
             raise UserError(
@@ -143,7 +143,7 @@ class Dense(WithCollections, Headless):
         return [stages[i][:, prefix:].reshape(shape) for i, shape in zip(self.layers, shapes, strict=True)], found
 
     def coarse(self, weights: Weights, images: Images, rng: Rng | None = None) -> tuple[Outputs, Any, dict[str, Any]]:
-        """Return the outputs of the head at its own size in float32, its updated collections, and the backbone's features."""
+        """Return the head's outputs at its own size in float32, its updated collections, and the backbone features."""
         assert self.head is not None
         maps, found = self.maps(self.backbone(weights)[1], images, rng)
         variables = {"params": weights["params"]["head"], **{name: weights[name] for name in self.collections}}
@@ -164,14 +164,14 @@ class Dense(WithCollections, Headless):
 
     @abc.abstractmethod
     def losses(self, outputs: Map, labels: Array) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
-        """Return the loss of each example, from the head's outputs at the size of its labels, and metrics."""
+        """Return the loss of each example and metrics, from the head's outputs at the size of the labels."""
 
     @abc.abstractmethod
     def predicted(self, outputs: Map) -> Map:
-        """Return what overlapping predictions are averaged as, such as probabilities, from outputs of the head."""
+        """Convert outputs of the head to predictions that are averaged over scales, such as probabilities."""
 
     def pixel_outputs(self, weights: Weights, batch: Batch) -> Map:
-        """Return the head's outputs for each pixel of the images, or of their own sizes."""
+        """Return the head's outputs for each pixel of the images, at their `own_size` if the batch has it."""
         images = self.normalize(batch["image"])
         return self._at_own_size(self._in_windows(weights, images), batch)
 
@@ -194,7 +194,7 @@ class Dense(WithCollections, Headless):
         return self._windows_of(weights, [images])[0]
 
     def _windows_of(self, weights: Weights, several: Sequence[Array]) -> list[Array]:
-        """Return the outputs for images of several sizes, from one loop over the windows of all of them."""
+        """Return the outputs for images of several sizes, with one loop over all their windows."""
         height, width = self.network_size
         padded = [
             jnp.pad(x, ((0, 0), (0, max(0, height - x.shape[1])), (0, max(0, width - x.shape[2])), (0, 0)))
@@ -224,7 +224,7 @@ class Dense(WithCollections, Headless):
         return results
 
     def _at_own_size(self, outputs: Map, batch: Batch) -> Outputs:
-        """Return outputs for the pixels of images, for those of each image's own size where the batch has these sizes."""
+        """Resize outputs to each image's `own_size` if the batch has it."""
         whole = jnp.tile(jnp.array([outputs.shape[1:3]], jnp.int32), (len(outputs), 1))
         part = batch.get("image_size", whole)
         if "own_size" not in batch:
@@ -233,7 +233,7 @@ class Dense(WithCollections, Headless):
         return bilinear_of_parts(outputs, part, batch["own_size"], (canvas[1], canvas[2]))
 
     def whole_features(self, weights: Weights, batch: Batch) -> dict[str, Array]:
-        """Return `features` [b, d] and `tokens` [b, patches, d] of images of the network's size."""
+        """Return `features` [b, d] and `tokens` [b, patches, d] of images of the network's size; else {}."""
         if batch["image"].shape[1:3] != self.network_size:
             return {}
         found = self.maps(self.backbone(weights)[1], self.normalize(batch["image"]))[1]

@@ -16,11 +16,11 @@ from vit_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Depth(Dense):
-    """Learn a number for each pixel; pixels without a number, which are NaN, take no part.
+    """Predict a number for each pixel; pixels without a number, which are NaN, are ignored.
 
-    log: the head's output is the logarithm of the number, which is above 0; pixels with other numbers take no part. loss_name: of
-    an example's pixels the mean "absolute_error" or "squared_error", or with log=True "silog", the mean squared difference d of
-    the logarithms minus half of the square of mean d (arXiv:1406.2283, equation 4).
+    log: the head's output is the logarithm of the number; pixels with numbers not above 0 are ignored. loss_name: the
+    mean "absolute_error" or "squared_error" over an example's pixels or, with log=True, "silog": mean(d^2) - mean(d)^2
+    / 2, with d the difference of the logarithms (arXiv:1406.2283, equation 4).
     """
 
     log: bool = True

@@ -17,9 +17,7 @@ from vit_jax.tasks.headless import Headless
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState, Weights
 from vit_jax.types import Count, Images, Params, Rng, Tokens, UserError
 
-Targets = dict[
-    str, Array
-]  # of one example: `boxes` [m, 4] as (x, y, width, height) in shares of the image, `labels` [m]
+Targets = dict[str, Array]  # terms of the loss, by name
 
 
 class Perceptron(nn.Module):
@@ -37,14 +35,15 @@ class Perceptron(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Detect(Headless):
-    """Learn boxes and their classes from detection tokens after the patches, matched one to one to the true boxes.
+    """Predict boxes and their classes with detection tokens after the patches, matched one to one to the true boxes.
 
-    tokens: how many, the most boxes that an image can have. between: learned positions are added after each block but the last
-    too, as in YOLOS of width S and above. The match of least cost, class_cost times the negative probability plus box_cost times
-    the L1 distance minus giou_cost times the generalized IoU, is found in the step, for each image alone (DETR, equations 1 and
-    2). The loss is the cross-entropy of the classes, where tokens without a box count no_object, and box_weight and giou_weight
-    times the distances of matched boxes, divided by the numbers of the whole batch as there; `prepare` counts these, so that the
-    loss of each example is its share of them and the batch can be split.
+    detection_tokens: their number, the most boxes that an image can have. between: also add learned positions after
+    each block but the last, as in YOLOS of width S and above. Each step finds the match of lowest cost for each image:
+    class_cost times the negative probability, plus box_cost times the L1 distance, minus giou_cost times the
+    generalized IoU (DETR, equations 1 and 2). The loss is the cross-entropy of the classes, with weight no_object for
+    tokens without a box, plus box_weight and giou_weight times the distances of matched boxes, divided by the counts of
+    the whole batch as in DETR; `prepare` computes these counts, so that the loss is a mean over examples and the batch
+    can be split.
     """
 
     fields: Fields | None = None
@@ -79,7 +78,7 @@ class Detect(Headless):
 
     @functools.cached_property
     def keys(self) -> tuple[str, str]:
-        """The keys of the boxes and of their classes in an example; raises UserError where there are none."""
+        """The keys of the boxes and of their classes in an example; raises UserError unless there is one of each."""
 
         def one(kind: type[Field]) -> str:
             found = [key for key, field in (self.fields or {}).items() if isinstance(field, kind)]
@@ -94,12 +93,12 @@ class Detect(Headless):
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The classes of boxes."""
+        """The names of the boxes' classes."""
         return self.fields[self.keys[1]].class_names if self.fields else ()  # type: ignore[attr-defined]
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """What maps detection tokens to classes and to boxes, by the names of their parameters."""
+        """The heads that map detection tokens to classes and to boxes, by the names of their parameters."""
         return {"class_head": Perceptron(len(self.class_names) + 1), "box_head": Perceptron(4)}
 
     def init(self, rng: Rng, spec: Spec) -> Params:
@@ -117,7 +116,7 @@ class Detect(Headless):
         return params
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; boxes become shares of the image, and each example gets its share of the numbers of the batch."""
+        """See Task; converts boxes to shares of the image, and adds weights that divide by the counts of the batch."""
         boxes, labels = batch[self.keys[0]], batch[self.keys[1]]
         count, b = (labels >= 0).sum(axis=1), len(labels)
         weight = count + self.no_object * (self.detection_tokens - count)
@@ -143,7 +142,7 @@ class Detect(Headless):
     def outputs(
         self, params: Params, images: Images, rng: Rng | None = None
     ) -> tuple[Float[Array, "b q classes"], Float[Array, "b q 4"], Tokens]:
-        """Return logits and boxes (x, y, width, height) in shares of the image of each token, and all tokens, in float32."""
+        """Return detection tokens' logits and boxes (x, y, width, height; image shares), and all tokens, in float32."""
         q, train = self.detection_tokens, rng is not None
 
         def encode(model: Any, images: Images) -> Tokens:
@@ -166,9 +165,9 @@ class Detect(Headless):
         true_boxes: Float[Array, "m 4"],
         labels: Int[Array, " m"],
     ) -> Int[Array, " m"]:
-        """Return the token of each true box of an image, each of another box, so that the sum of costs is least.
+        """Return a different token for each true box of an image, such that the sum of costs is lowest.
 
-        Rows that are no boxes cost nothing anywhere, so that they take tokens that are left over.
+        Rows that are not boxes cost nothing, so they take the tokens that are left over.
         """
         q, m = len(boxes), len(labels)
         found = jnp.tile(boxes[None], (m, 1, 1))
@@ -192,14 +191,14 @@ class Detect(Headless):
         real, nothing = labels >= 0, logits.shape[-1] - 1
 
         def classes(tokens: Array, labels: Array) -> Array:
-            at = jnp.where(labels >= 0, tokens, self.detection_tokens)  # beyond the last is dropped
+            at = jnp.where(labels >= 0, tokens, self.detection_tokens)  # indices beyond the last are dropped
             return jnp.full(self.detection_tokens, nothing).at[at].set(labels, mode="drop")
 
         targets = jax.vmap(classes)(matched, labels)
         xent = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
         found = jnp.take_along_axis(boxes, matched[..., None], axis=1)
         distance = jnp.abs(found - true_boxes).sum(axis=-1)
-        # Rows that are no boxes become one that has an inside, whose gradient is finite.
+        # Rows that are not boxes get a box with an area, which has a finite gradient.
         safe = jnp.where(real[..., None], true_boxes, 0.5)
         giou = generalized_iou(to_corners(found), to_corners(safe))
         return {
@@ -211,8 +210,9 @@ class Detect(Headless):
     def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
         """Return `boxes` [b, q, 4] as (left, top, right, bottom) in shares of the image, with `box_scores` and `box_labels`.
 
-        A score is the largest probability of a class, as in DETR. Shares are of the image without what `pad` adds. `box_logits`
-        [b, q, classes + 1] and `box_outputs` are of the network; `features` [b, d] is the class token or the mean of all.
+        A score is the highest probability of a class, as in DETR. Shares refer to the image without the padding of
+        `pad`. `box_logits` [b, q, classes + 1] and `box_outputs` are the network's outputs; `features` [b, d] is the
+        class token or, without one, the mean of all tokens.
         """
         images = self.normalize(batch["image"])
         logits, boxes, tokens = self.outputs(weights["params"], images)

@@ -27,7 +27,7 @@ class Head(nn.Module):
     def __call__(
         self, features: Float[Array, "... d"], last_layer_learns: Array | float = 1.0
     ) -> Float[Array, "... k"]:
-        """Map features to scores of `outputs` prototypes; the last layer gets no gradient where it does not learn yet."""
+        """Map features to scores of `outputs` prototypes; the last layer has no gradient if last_layer_learns=0."""
         init = nn.initializers.normal(0.02)
         x = features
         for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
@@ -50,11 +50,12 @@ class EncodedViews(NamedTuple):
 class Dino(Pretraining):
     """Cross-entropy between the centred, sharpened teacher and the student, over pairs of different views (algorithm 1).
 
-    Batches have `views` [b, 2, h, w, c], which both see, and may have `crops` [b, n, h2, w2, c], which only the student sees:
-    the transform views(...) makes them. The teacher's momentum goes from `momentum` to 1 by a half cosine, its temperature
-    from the first to the second of `teacher_temperature` over a share of the run, `warmup`; the last layer does not learn in
-    the first `freeze_last` of the run. gram: see Gram. The teacher is evaluated, and the student as NAME_student. The metric
-    `teacher_entropy` is near log(outputs) or 0 where the features collapse.
+    Batches contain `views` [b, 2, h, w, c], which both networks see, and may contain `crops` [b, n, h2, w2, c], which
+    only the student sees; the transform views(...) makes them. The teacher's momentum goes from `momentum` to 1 along a
+    half cosine, and its temperature from the first to the second `teacher_temperature` over the first share `warmup` of
+    the run. The last layer is frozen for the first share `freeze_last` of the run. gram: see Gram. The teacher is
+    evaluated, and the student as NAME_student. The metric `teacher_entropy` is near log(outputs) or 0 if the features
+    collapse.
     """
 
     steps: int = 1
@@ -137,7 +138,7 @@ class Dino(Pretraining):
     def encode(
         self, params: Params, views: UInt8[Array, "b v h w c"], rng: Rng | None = None, masked: Array | None = None
     ) -> EncodedViews:
-        """Return the features of each view, of the student with `rng`; masked: bool [b, v, patches]."""
+        """Return the features of each view; pass `rng` for the student. masked: bool [b, v, patches]."""
         images, b = self.normalize(rearrange(views, "b v h w c -> (b v) h w c")), len(views)
         weights = {"params": params["backbone"]}
         if not hasattr(self.model, "features"):
@@ -167,7 +168,7 @@ class Dino(Pretraining):
         batch: Batch,
         rng: Rng,
     ) -> Float[Array, ""]:
-        """Return the mean cross-entropy of the student over all pairs of a teacher's view and another view or crop."""
+        """Return the mean cross-entropy over all pairs of a teacher's view and another view or crop of the student."""
         student = [seen.features]
         if "crops" in batch:
             student.append(self.encode(params, batch["crops"], task.stream(rng, "crops")).features)
@@ -177,7 +178,7 @@ class Dino(Pretraining):
         return jnp.mean(pairs, axis=(1, 2), where=different).mean()
 
     def regularizers(self, state: TaskState, seen: EncodedViews, batch: Batch) -> dict[str, Array]:
-        """Return further terms of the loss by name: that of the part `gram`."""
+        """Return additional terms of the loss by name: the term of `gram`, if it is set."""
         if self.gram is None:
             return {}
         return {"gram": self.gram(seen.tokens, self.encode({"backbone": state["gram"]}, batch["views"]).tokens)}

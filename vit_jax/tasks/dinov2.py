@@ -1,4 +1,4 @@
-"""DINOv2's objective: iBOT with balanced assignments and features that keep their distance (arXiv:2304.07193, section 4)."""
+"""DINOv2's objective: iBOT with balanced assignments and the KoLeo loss (arXiv:2304.07193, section 4)."""
 
 import dataclasses
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from vit_jax.types import Units, UserError
 def sinkhorn_knopp(
     scores: Float[Array, "n k"], temperature: Array | float, counts: Bool[Array, " n"], iterations: int = 3
 ) -> Float[Array, "n k"]:
-    """Return assignments of the rows that count to k prototypes, in equal shares (arXiv:2006.09882, equation 3)."""
+    """Assign the rows marked in `counts` to k prototypes, in equal shares (arXiv:2006.09882, equation 3)."""
     weights = jnp.exp((scores - jax.lax.stop_gradient(scores.max())) / temperature) * counts[:, None]
     weights = weights / jnp.maximum(weights.sum(), 1e-30)
     for _ in range(iterations):
@@ -37,10 +37,10 @@ def koleo(features: Float[Array, "b d"]) -> Float[Array, ""]:
 
 @dataclasses.dataclass(frozen=True)
 class DinoV2(Ibot):
-    """The loss of Ibot with heads of their own, and koleo_weight times the KoLeo loss of the large views' class features.
+    """The loss of Ibot with separate heads, plus koleo_weight times the KoLeo loss of the large views' class features.
 
     assignment: "sinkhorn", three iterations of Sinkhorn-Knopp over the whole batch, or "centering" as in Dino. The losses
-    compare the examples of a batch, so it cannot be accumulated.
+    compare the examples of a batch, so gradients cannot be accumulated.
     """
 
     outputs: Units = 65536
@@ -75,7 +75,7 @@ class DinoV2(Ibot):
         return super().centers(scores, state, whole) if self.assignment == "centering" else {}
 
     def regularizers(self, state: TaskState, seen: EncodedViews, batch: Batch) -> dict[str, Array]:
-        """See Dino; with the KoLeo loss of each large view."""
+        """See Dino; adds the KoLeo loss of each large view."""
         terms = super().regularizers(state, seen, batch)
         if not self.koleo_weight:
             return terms

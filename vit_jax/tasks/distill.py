@@ -16,12 +16,13 @@ from vit_jax.types import Params, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Classify):
-    """Learn labels and a teacher: (1 - weight) * loss of Classify + weight * distillation loss; the config's `teacher` is a model.
+    """Learn from labels and the config's `teacher`: (1 - weight) * loss of Classify + weight * distillation loss.
 
-    kind: "soft", the divergence of both softmaxes at `temperature` (arXiv:1503.02531), or "hard", the cross-entropy with the
-    teacher's top class (arXiv:2012.12877, equation 3). With weight=1 the student matches only the teacher's function; both
-    always see the same crop and the same mixup, and with many epochs that is arXiv:2106.05237. A `distilled` ViT learns the
-    labels with the head on its class token and the teacher with the head on its distillation token.
+    kind: "soft", the KL divergence of both softmaxes at `temperature` (arXiv:1503.02531), or "hard", the cross-entropy
+    with the teacher's top class (arXiv:2012.12877, equation 3). Student and teacher always see the same crop and the
+    same mixup. With weight=1 the student only matches the teacher's function, which with many epochs is
+    arXiv:2106.05237. A `distilled` ViT learns the labels with the head on its class token and the teacher with the head
+    on its distillation token.
     """
 
     teacher: Teacher | None = None
@@ -43,7 +44,7 @@ class Distill(Classify):
         return {} if self.teacher is None else self.teacher.weights
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; with the teacher's logits."""
+        """See Task; adds the teacher's logits."""
         if self.teacher is None:
             raise UserError("task.Distill has no teacher; name a model with --config.teacher=REF.")
         batch = super().prepare(batch, rng, constants)

@@ -10,8 +10,8 @@ from vit_jax.types import Params, UserError
 class Gram:
     """weight * the mean squared difference of the Gram matrices of patch features of unit length (equation 2).
 
-    The matrices are those of each view's patches. The Gram teacher is the first weights of the run, and from the teacher of step
-    `start` on its copy of every `every` steps. DINOv3 has weight=2 and every=10,000.
+    Each view has its own matrix. The Gram teacher has the initial weights of the run until step `start`; from then on
+    it is replaced by a copy of the teacher every `every` steps. DINOv3 uses weight=2 and every=10,000.
     """
 
     def __init__(self, weight: float = 2.0, start: int = 0, every: int = 10_000):

@@ -1,4 +1,4 @@
-"""What objectives share that train a backbone without a head beside parts of their own."""
+"""Base class for objectives that train a headless backbone and modules of their own."""
 
 import dataclasses
 from typing import Any
@@ -13,9 +13,9 @@ from vit_jax.types import Params, Pixels, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Headless(Task):
-    """An objective whose parameters are {"backbone": ...} and those that it adds.
+    """An objective with the parameters {"backbone": ...} and parameters of its own.
 
-    `predict` gives the `features` [b, d] of whole images and, of a network in stages, `tokens` [b, patches, d].
+    `predict` returns the `features` [b, d] of whole images and, for a network in stages, `tokens` [b, patches, d].
     """
 
     model: nn.Module
@@ -26,7 +26,7 @@ class Headless(Task):
         task.check_scale(self.mean, self.std)
 
     def init_backbone(self, rng: Rng, shape: tuple[int, ...]) -> Params:
-        """Return the initial parameters of the backbone; raises UserError where it has other variables too."""
+        """Return the initial parameters of the backbone; raises UserError if it has other variables too."""
         variables = task.init_variables(self.model, rng, shape)
         if others := set(variables) - {"params", *task.SOWN}:
             raise UserError(
@@ -35,13 +35,13 @@ class Headless(Task):
         return variables["params"]
 
     def normalize(self, images: Any) -> Any:
-        """Return images as the network takes them."""
+        """Normalise images for the network."""
         return task.normalize(images, self.mean, self.std)
 
     def tokens(
         self, backbone: Params, images: Pixels, rng: Rng | None = None, **options: Any
     ) -> Float[Array, "b patches d"]:
-        """Return the encoded tokens of the patches; with `rng` as in training, with `masked` for masked images."""
+        """Return the encoded tokens of the patches; in training mode with `rng`, of masked images with `masked`."""
         found = task.features(self.model, {"params": backbone}, self.normalize(images), rng, **options)
         return found["tokens"][:, found["prefix"] :]
 

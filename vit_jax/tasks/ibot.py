@@ -16,7 +16,7 @@ from vit_jax.types import Params, Rng, Units, UserError
 
 
 class PatchScores(NamedTuple):
-    """The teacher's and the student's scores [b, v, m, k] of up to m masked patches of each view, and which of them count."""
+    """Scores [b, v, m, k] of teacher and student for up to m masked patches per view, and which of these are masked."""
 
     teacher: Array
     student: Array
@@ -25,11 +25,11 @@ class PatchScores(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ibot(Dino):
-    """The loss of Dino, and patch_weight times the cross-entropy of masked patches (equations 2 and 3).
+    """The loss of Dino, plus patch_weight times the cross-entropy of masked patches (equations 2 and 3).
 
-    The student sees each large view with blocks of its patches replaced by the mask token, with probability `mask_prob`, a
-    share drawn from `mask_ratio` of them; the teacher sees it whole. Both losses share a head, or patches have their own with
-    `patch_outputs`. The model has a class token and mask_token=True.
+    With probability `mask_prob`, the student sees a large view with blocks of its patches replaced by the mask token, a
+    share drawn from `mask_ratio`; the teacher sees the whole view. Both losses share a head, unless `patch_outputs`
+    gives patches their own. The model has a class token and mask_token=True.
     """
 
     outputs: Units = 8192
@@ -119,7 +119,7 @@ class Ibot(Dino):
     def patch_scores(
         self, params: Params, state: TaskState, seen: EncodedViews, whole: EncodedViews, masked: Array
     ) -> PatchScores:
-        """Return the scores of the masked patches, which are gathered, as heads are wide."""
+        """Return the scores of the masked patches, which are gathered first because heads are wide."""
         most = self._most(masked.shape[2])
         chosen: Int[Array, "b v m"] = jnp.argsort(~masked, axis=2)[:, :, :most]
         counts = jnp.take_along_axis(masked, chosen, axis=2)
@@ -135,7 +135,7 @@ class Ibot(Dino):
         return jax.lax.stop_gradient(jax.nn.softmax((patches.teacher - center) / state["temperature"]))
 
     def patch_loss(self, patches: PatchScores, targets: Float[Array, "b v m k"]) -> Float[Array, ""]:
-        """Return the mean over the views of the mean over their masked patches, 0 for a view without any."""
+        """Return the mean loss over each view's masked patches, 0 for a view without any, averaged over the views."""
         log_probs = jax.nn.log_softmax(patches.student / self.student_temperature)
         losses = jnp.where(patches.counts, -(targets * log_probs).sum(axis=-1), 0.0)
         return (losses.sum(axis=2) / jnp.maximum(patches.counts.sum(axis=2), 1)).mean(axis=1).mean()

@@ -37,7 +37,7 @@ class FeaturePredictor(nn.Module):
         targets_at: Int[Array, "b t"],
         valid: Bool[Array, "b both"],
     ) -> Float[Array, "b t o"]:
-        """Predict features at the patches `targets_at`; valid: which of the m + t tokens count."""
+        """Predict features at the patches `targets_at`; valid: which of the n + t tokens count."""
         positions = jnp.asarray(sincos2d(*self.grid, self.width))
         init = nn.initializers.truncated_normal(0.02)
         x = nn.Dense(self.width, kernel_init=init, name="embed")(context) + positions[context_at]
@@ -49,11 +49,12 @@ class FeaturePredictor(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Ijepa(Pretraining):
-    """The smooth absolute error of predicted features, normalised in each patch, of `blocks` target blocks (section 3).
+    """Predict the features of `blocks` target blocks, normalised in each patch, with the smooth L1 loss (section 3).
 
-    The targets are rectangles of one size a batch, drawn from `target_scale` and `target_aspect`; the context is a square of
-    `context_scale` without their patches. A running average of the encoder, whose momentum goes from `momentum` to 1 in a
-    straight line, gives the targets; it is evaluated, and the encoder as NAME_student. The model has no class token.
+    The target blocks of a batch are rectangles of one size, drawn from `target_scale` and `target_aspect`; the context
+    is a square of `context_scale` without their patches. The target features come from a running average of the
+    encoder, whose momentum goes linearly from `momentum` to 1; it is evaluated, and the encoder as NAME_student. The
+    model has no class token.
     """
 
     steps: int = 1
@@ -165,7 +166,7 @@ def _blocks(
     scale: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Bool[Array, "b k n"]:
-    """Return rectangles of one size, each at a place of its own, as masks; they are smaller than the image."""
+    """Return rectangles of one size, each at a random place, as masks; they are smaller than the image."""
     rows, columns = grid
     of_area, of_aspect = jax.random.split(sizes)
     area = jnp.floor(jax.random.uniform(of_area, minval=scale[0], maxval=scale[1]) * rows * columns)
@@ -181,13 +182,13 @@ def _blocks(
 
 
 def _most(grid: tuple[int, int], scale: float, aspect: tuple[float, float]) -> int:
-    """Return a bound of the patches of a rectangle, whose sides are rounded."""
+    """Return an upper bound on the number of patches in a rectangle with rounded sides."""
     area = scale * grid[0] * grid[1]
     sides = max(math.sqrt(a) + 1 / math.sqrt(a) for a in aspect)
     return min(math.floor(area + 0.5 * math.sqrt(area) * sides + 0.25), grid[0] * grid[1])
 
 
 def _gathered(masks: Bool[Array, "b n"], most: int) -> tuple[Int[Array, "b m"], Bool[Array, "b m"]]:
-    """Return the places of the True ones first, `most` of them, and which of these are True."""
+    """Return `most` indices of each mask, True ones first, and which of these are True."""
     at = jnp.argsort(~masks, axis=1)[:, :most]
     return at, jnp.take_along_axis(masks, at, axis=1)

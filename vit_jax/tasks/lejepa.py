@@ -1,4 +1,4 @@
-"""Views predict their mean, and their embeddings are a standard normal distribution: no teacher (LeJEPA, arXiv:2511.08544)."""
+"""Views predict their mean, and embeddings are normally distributed, without a teacher (LeJEPA, arXiv:2511.08544)."""
 
 import dataclasses
 from typing import Any
@@ -14,12 +14,13 @@ from vit_jax.tasks.pretraining import Pretraining
 from vit_jax.tasks.task import Aux, Batch, Spec, TaskState
 from vit_jax.types import Params, Rng, Units, UserError
 
-# The integral of the Epps-Pulley statistic is a trapezoid rule on [0, 3], doubled, as its integrand is even (section 4.2).
+# The Epps-Pulley statistic is integrated by the trapezoid rule on [0, 3], doubled, as its integrand is even (section
+# 4.2).
 KNOTS = jnp.linspace(0.0, 3.0, 17)
 
 
 class Projector(nn.Module):
-    """Two hidden layers with batch statistics of their own, which use needs no more."""
+    """Two hidden layers that normalise by statistics of the batch; used only in training."""
 
     hidden: int
     outputs: int
@@ -38,7 +39,7 @@ class Projector(nn.Module):
 
 
 def sigreg(embeddings: Float[Array, "b v k"], directions: Float[Array, "k m"]) -> Float[Array, ""]:
-    """Return the Epps-Pulley statistic of each view's embeddings along directions of unit length, on average.
+    """Return the mean Epps-Pulley statistic of each view's embeddings along directions of unit length.
 
     b * integral of |mean(exp(i t x)) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt, 0 for a standard normal x (equation 8).
     """
@@ -52,11 +53,11 @@ def sigreg(embeddings: Float[Array, "b v k"], directions: Float[Array, "k m"]) -
 
 @dataclasses.dataclass(frozen=True)
 class Lejepa(Pretraining):
-    """(1 - weight) * the squared distance of all views from the mean of the large ones, and weight * SIGReg.
+    """(1 - weight) * the squared distance of all views from the mean of the large views, plus weight * SIGReg.
 
-    Batches have `views` [b, v, h, w, c] and may have `crops`. `directions` random ones are drawn in each step. SIGReg and the
-    projector compare the examples of a batch, so it cannot be accumulated. weight is the one knob; the authors take 0.02 to
-    0.05, and 1,024 directions for large models.
+    Batches contain `views` [b, v, h, w, c] and may contain `crops`. Each step draws `directions` random directions.
+    SIGReg and the projector compare the examples of a batch, so gradients cannot be accumulated. weight is the one
+    hyperparameter; the authors use 0.02 to 0.05, and 1,024 directions for large models.
     """
 
     weight: float = 0.02

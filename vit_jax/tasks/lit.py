@@ -1,4 +1,4 @@
-"""Texts tuned to a locked image tower (LiT, arXiv:2111.07991)."""
+"""Tune a text tower to a locked image tower (LiT, arXiv:2111.07991)."""
 
 import dataclasses
 
@@ -12,10 +12,11 @@ from vit_jax.types import Params, Rng
 
 @dataclasses.dataclass(frozen=True)
 class Lit(Clip):
-    """The loss of Clip, where the image tower is as in use: without dropout and without a gradient (section 3, "Lu").
+    """The loss of Clip with a frozen image tower in inference mode: no dropout and no gradient (section 3, "Lu").
 
-    Begin the tower by `init` and keep it with freeze="^backbone/". With `drop('image')` in data.preprocess and the `features` of
-    the tower in the examples (`vit features`), it does not run in training; image_shape then states the images in use.
+    Initialize the tower with `init` and keep it with freeze="^backbone/". With `drop('image')` in data.preprocess and
+    the tower's `features` in the examples (`vit features`), it does not run in training; image_shape then gives the
+    shape of the images at inference.
     """
 
     def embed_images(self, params: Params, batch: Batch, rng: Rng | None = None) -> Float[Array, "b d"]:

@@ -1,4 +1,4 @@
-"""Losses of single examples in float32: from logits and soft targets, from a teacher's logits, and of numbers."""
+"""Losses of each example in float32: for soft targets, for a teacher's logits, and for numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ Targets = Float[Array, "b classes"]
 def class_targets(
     labels: Int[Array, "b"] | Float[Array, "b classes"], num_classes: int, smoothing: float = 0.0
 ) -> Float[Array, "b num_classes"]:
-    """Return soft targets of class indices, or of several labels each (0 or 1 for every class).
+    """Return soft targets for class indices, or for several labels per example (0 or 1 for each class).
 
     With label smoothing a target t becomes (1 - smoothing) t + smoothing / classes (arXiv:1512.00567, section 7); with
     independent classes, + smoothing / 2.

@@ -48,11 +48,11 @@ class PixelDecoder(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Mae(Pretraining):
-    """Learn by the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
+    """Minimise the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
 
-    The network is a column such as vit.ViT, whose `embed` and `encode` are entered between: it sees (1 - mask_ratio) of the
-    patches. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width 512; its
-    GELU is exact or approximate as the network's.
+    The patches of a network such as vit.ViT are dropped between its `embed` and `encode`, which sees (1 - mask_ratio)
+    of them. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width
+    512; the decoder's GELU is exact or approximate like the network's.
     """
 
     mean: Scale = 0.5
@@ -78,7 +78,7 @@ class Mae(Pretraining):
         return {"backbone": self.init_backbone(rng, spec["image"].shape), "decoder": decoder["params"]}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; draws the random order of the patches, of which the first are visible."""
+        """See Task; draws a random order of the patches; the first ones are visible."""
         return {"image": batch["image"], "order": self._order(stream(rng, "mask"), batch["image"])}
 
     def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
@@ -107,7 +107,7 @@ class Mae(Pretraining):
         return predicted.astype(jnp.float32), restore >= kept
 
     def targets(self, images: Images) -> Float[Array, "b patches o"]:
-        """Return the pixels of each patch, row by row, normalised within the patch where norm_pixels says so."""
+        """Return the pixels of each patch, row by row, normalised within the patch if norm_pixels is set."""
         patches = patch_pixels(images, self.model.grid(images.shape[1:3]))
         if not self.norm_pixels:
             return patches

@@ -1,4 +1,4 @@
-"""Masks over the patches of images, drawn where the loss is computed: True for patches that the network has to infer."""
+"""Masks over the patches of images, drawn in the training step; True for patches that the network has to predict."""
 
 import math
 
@@ -46,9 +46,9 @@ def block_masks(
 ) -> Masks:
     """Mask about targets[i] patches of image i by rectangles (arXiv:2106.08254, algorithm 1).
 
-    A rectangle of `smallest` to as many patches as are still to mask, with a log-uniform aspect ratio, counts where it is
-    smaller than the image, adds a masked patch and does not exceed the target. After ten that do not count, as in the
-    authors' code, the mask stays as it is.
+    Each attempt draws a rectangle of `smallest` to as many patches as remain to be masked, with a log-uniform aspect
+    ratio. It counts if it is smaller than the image, masks another patch and does not exceed the target. After ten
+    attempts in a row that do not count, as in the authors' code, the mask is final.
     """
     rows, columns = grid
     row, column = jnp.arange(rows)[:, None], jnp.arange(columns)[None]

@@ -1,4 +1,4 @@
-"""Mix images of a batch with each other, and their targets in the same shares. `task.mix` chooses one.
+"""Mix images of a batch with each other, and their targets in the same shares; chosen by `task.mix`.
 
 Mixing sees the global batch, so it is the same on any number of devices.
 """
@@ -40,8 +40,8 @@ class Mix(abc.ABC):
 
 
 def mixed(own: Array, weights: Array, partner: Partner) -> Float[Array, "..."]:
-    """Return weights * own + (1 - weights) * partner, the previous example ("roll") or the mirrored one ("flip")."""
-    # Moved between devices before the conversion: images as bytes.
+    """Return weights * own + (1 - weights) * partner; see Mixup for `partner`."""
+    # Move images between devices as bytes, before the conversion.
     other = jnp.roll(own, 1, axis=0) if partner == "roll" else jnp.flip(own, axis=0)
     weights = weights.reshape(weights.shape + (1,) * (own.ndim - weights.ndim))
     weights = jnp.broadcast_to(weights, own.shape)
@@ -49,21 +49,21 @@ def mixed(own: Array, weights: Array, partner: Partner) -> Float[Array, "..."]:
 
 
 def per_example(drawn: Array, mode: Mode, size: int) -> Array:
-    """Draw of `num_draws` spread over a batch: one for all, one for both of a pair at mirrored places, or one for each."""
+    """Spread `num_draws` draws over a batch: one for all, one per pair at mirrored places, or one per example."""
     if mode == "pair":
         return jnp.concatenate([drawn, drawn[::-1]])
     return jnp.broadcast_to(drawn, (size,))
 
 
 def num_draws(mode: Mode, size: int) -> int:
-    """Return the number of draws for a batch of `size`; raises UserError where it cannot be paired."""
+    """Return the number of draws for a batch of `size`; raises UserError if it cannot be paired."""
     if mode == "pair" and size % 2:
         raise UserError(f"task.mix.mode='pair' needs an even batch; found {size} images.")
     return {"batch": 1, "pair": size // 2, "element": size}[mode]
 
 
 def boxes(shares: Shares, centers: Float[Array, "2 b"], size: tuple[int, int]) -> Weights:
-    """Return 1 outside and 0 inside a box for each image, of 1 - share of its area around a centre, clipped at the border.
+    """Return 1 outside and 0 inside a box in each image: 1 - share of its area around a centre, clipped at the border.
 
     centers are (row, column) as shares of the height and width; arXiv:1905.04899, equation 2.
     """
@@ -94,7 +94,8 @@ class Mixup(Mix):
     """Weighted means of two images (arXiv:1710.09412), with a share from Beta(alpha, alpha).
 
     mode: one share for the "batch", for each "pair" or for each "element". partner: the previous image ("roll") or the
-    mirrored one of the batch ("flip"). own_most: the image's own share is at least a half, as in big_vision.
+    image at the mirrored place in the batch ("flip"). own_most: the image's own share is at least a half, as in
+    big_vision.
     """
 
     alpha: float = 0.2
@@ -115,9 +116,9 @@ class Mixup(Mix):
 
 @dataclasses.dataclass(frozen=True)
 class CutMix(Mix):
-    """A pasted box of another image (arXiv:1905.04899), whose share of the area is 1 - a draw from Beta(alpha, alpha).
+    """Paste a box of another image (arXiv:1905.04899), with an area of 1 - a draw from Beta(alpha, alpha).
 
-    The targets follow the visible share, since the border may clip the box. mode, partner: see Mixup.
+    Targets use the visible share, since the border may clip the box. mode, partner: see Mixup.
     """
 
     alpha: float = 1.0
@@ -138,9 +139,10 @@ class CutMix(Mix):
 
 @dataclasses.dataclass(frozen=True)
 class MixupOrCutMix(Mix):
-    """Mixup or cutmix, chosen at random, as DeiT trains (arXiv:2012.12877, section 6).
+    """Mixup or cutmix, chosen at random, as in DeiT (arXiv:2012.12877, section 6).
 
-    With probability `prob` images are mixed, and then with `cutmix_prob` by cutmix. mode, partner: see Mixup.
+    Images are mixed with probability `prob`, and then by cutmix with probability `cutmix_prob`. mode, partner: see
+    Mixup.
     """
 
     mixup_alpha: float = 0.8

@@ -1,4 +1,4 @@
-"""Predictions of a task on batches of any number of rows."""
+"""Predict with a task on batches of any number of rows."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class Predictor:
-    """Runs task.predict on batches of any number of rows, compiled once for each shape and set of outputs."""
+    """Run task.predict on batches of any number of rows, compiled once for each shape and set of outputs."""
 
     def __init__(self, task: Task, mesh: Mesh):
         self._task, self._mesh = task, mesh

@@ -1,4 +1,4 @@
-"""What objectives without labels share."""
+"""Base class and functions for objectives without labels."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Pretraining(Headless):
             )
 
     def need_mask_token(self) -> None:
-        """Raise UserError for a network without a token that stands for masked patches."""
+        """Raise UserError for a network without a mask token."""
         if not getattr(self.model, "mask_token", False):
             raise UserError(f"task.{type(self).__name__} replaces masked patches; give model.mask_token=True.")
 
@@ -33,7 +33,7 @@ def patch_pixels(images: Images, grid: tuple[int, int]) -> Float[Array, "b patch
 
 
 def need_tiles(name: str, model: Any, image_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the grid of a network's patches; raises UserError where they do not tile the image."""
+    """Return the grid of a network's patches; raises UserError if they do not tile the image."""
     rows, columns = model.grid(image_shape[:2])
     strides = getattr(model, "stride", None)
     if image_shape[0] % rows or image_shape[1] % columns or strides not in (None, getattr(model, "patch_size", None)):
@@ -44,13 +44,13 @@ def need_tiles(name: str, model: Any, image_shape: tuple[int, ...]) -> tuple[int
 
 
 def half_cosine(first: float, last: float, progress: Any) -> Array:
-    """Return a number that goes from first to last by a half cosine, over a progress from 0 to 1."""
+    """Interpolate from first to last along a half cosine, for a progress from 0 to 1."""
     share = 0.5 * (1.0 - jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
     return jnp.asarray(first + (last - first) * share, jnp.float32)
 
 
 def ramp(first: float, last: float, step: Any, length: float | int) -> Array:
-    """Return a number that goes from first to last in a straight line over the first `length` steps."""
+    """Interpolate linearly from first to last over the first `length` steps."""
     return jnp.asarray(first + (last - first) * jnp.clip(step / max(1.0, length), 0.0, 1.0), jnp.float32)
 
 

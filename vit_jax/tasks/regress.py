@@ -1,4 +1,4 @@
-"""Regression: numbers from images."""
+"""Regression: predict numbers from images."""
 
 import dataclasses
 
@@ -14,9 +14,9 @@ from vit_jax.types import Params, Rng, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Regress(Supervised):
-    """Learn the numbers of each image, after (number - target_mean) / target_std.
+    """Predict the numbers of each image, normalised as (number - target_mean) / target_std.
 
-    Predictions, and the loss that `predict` reports, are in the numbers' own units. mix is for training only.
+    Predictions, and the loss that `predict` reports, are in the numbers' own units. mix applies only in training.
     """
 
     loss_name: str = "squared_error"
@@ -58,7 +58,7 @@ class Regress(Supervised):
 
     def _scale(self, targets: Array) -> tuple[Array, Array]:
         if targets.ndim != 2:
-            raise UserError("Regression needs numbers for each image, such as those of data.source type='table.Table'.")
+            raise UserError("Regression needs numbers for each image, such as from data.source type='table.Table'.")
         for name, scale in (("target_mean", self.target_mean), ("target_std", self.target_std)):
             if isinstance(scale, tuple | list) and len(scale) != targets.shape[1]:
                 raise UserError(

@@ -19,7 +19,7 @@ LossName = Literal["xent", "dice", "xent_dice"]
 def pixel_xent(
     logits: Map, labels: Integer[Array, "b h w"], class_weights: tuple[float, ...] | None = None
 ) -> Float[Array, "b h w"]:
-    """Return the cross-entropy of each pixel, times the weight of its class; 0 where the label is 255."""
+    """Return the cross-entropy of each pixel, times the weight of its class; 0 for pixels with the label 255."""
     known = labels != IGNORED
     classes = jnp.where(known, labels, 0).astype(jnp.int32)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], axis=-1)[..., 0]
@@ -30,26 +30,27 @@ def pixel_xent(
 def dice(logits: Map, labels: Integer[Array, "b h w"], smooth: float = 1e-5) -> Float[Array, "b"]:
     """Return 1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth), averaged over all classes (arXiv:1606.04797, section 3).
 
-    p are the softmax probabilities and g the true classes of an example's labelled pixels. Without the squares of that paper.
+    p are the softmax probabilities and g the true classes of an example's labelled pixels. The paper squares them in
+    its denominator.
     """
     known = (labels != IGNORED)[..., None]
     p = jnp.where(known, jax.nn.softmax(logits), 0.0)
-    g = jax.nn.one_hot(labels, logits.shape[-1])  # all zeros where the label is 255
+    g = jax.nn.one_hot(labels, logits.shape[-1])  # all zeros for the label 255
     both, sizes = (p * g).sum(axis=(1, 2)), p.sum(axis=(1, 2)) + g.sum(axis=(1, 2))
     return (1.0 - (2.0 * both + smooth) / (sizes + smooth)).mean(axis=-1)
 
 
 def mean_of_known(x: Float[Array, "b h w"], known: Bool[Array, "b h w"]) -> Float[Array, "b"]:
-    """Return the mean of each example over the pixels that are known, 0 where there are none."""
+    """Return the mean of each example over its known pixels, 0 if there are none."""
     return jnp.where(known, x, 0.0).sum(axis=(1, 2)) / jnp.maximum(known.sum(axis=(1, 2)), 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment(Dense):
-    """Learn the class of each pixel.
+    """Predict the class of each pixel.
 
-    loss_name: "xent", "dice", or "xent_dice", their sum. class_weights: a weight of each class in "xent", such as those that
-    `vit preview` prints; the sum over an example's pixels is divided by the sum of their weights (as torch's does).
+    loss_name: "xent", "dice", or "xent_dice", their sum. class_weights: the weight of each class in "xent"; `vit
+    preview` prints suitable ones. The sum over an example's pixels is divided by the sum of their weights, as in torch.
     """
 
     loss_name: LossName = "xent"
@@ -71,7 +72,7 @@ class Segment(Dense):
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The classes of pixels."""
+        """The names of the pixels' classes."""
         return self.fields[self.key].class_names if self.fields else ()  # type: ignore[attr-defined]
 
     @property
@@ -80,7 +81,7 @@ class Segment(Dense):
         return len(self.class_names)
 
     def losses(self, outputs: Map, labels: Array) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
-        """See Dense; the metric is the share of the labelled pixels whose class is right."""
+        """See Dense; the metric is the share of labelled pixels with the right class."""
         known = labels != IGNORED
         metrics = {"pixel_accuracy": mean_of_known((outputs.argmax(axis=-1) == labels).astype(jnp.float32), known)}
         losses = jnp.zeros(len(labels))

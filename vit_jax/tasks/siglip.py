@@ -17,11 +17,12 @@ from vit_jax.types import Params, Rng, Units
 
 @dataclasses.dataclass(frozen=True)
 class Siglip(Towers):
-    """Each pair of an image and a text is a binary classification: its own text or not (equation 1).
+    """Classify each pair of an image and a text: the image's own text or not (equation 1).
 
-    The products are scaled by exp(log_scale) and shifted by a learned bias; they begin as `scale` and `bias`. Images whose own
-    caption equals a text are not its negatives. Products are computed for `chunk` texts at a time, and on several devices the
-    texts are passed around (section 3.3), so that the matrix of the batch never exists; the loss is that of the global batch.
+    Products are scaled by exp(log_scale) and shifted by a learned bias, which start at `scale` and `bias`. A text is
+    not a negative for images whose own caption equals it. Products are computed for `chunk` texts at a time, and
+    several devices pass their texts around (section 3.3), so that the whole matrix never exists; the loss covers the
+    global batch.
     """
 
     scale: float = 10.0
@@ -46,7 +47,7 @@ class Siglip(Towers):
         return loss, Aux({"scale": scale, "bias": bias, "similarity": positive})
 
     def match(self, params: Params, image: Float[Array, "b d"], text: Float[Array, "c d"]) -> Float[Array, "b c"]:
-        """Return the probability of each text for each image, of each text on its own."""
+        """Return the probability of each text for each image, independent of the other texts."""
         return jax.nn.sigmoid(jnp.exp(params["log_scale"]) * image @ text.T + params["bias"])
 
 
@@ -85,9 +86,9 @@ def sigmoid_loss(
 
 
 def _summed(image, ids, others, other_ids, scale, bias, chunk: int, own: bool) -> Float[Array, ""]:
-    """Return the sum over the pairs of images and `others`, of which the i-th is the i-th image's where `own` says so.
+    """Return the sum over all pairs of images and `others`; with `own`, the i-th text belongs to the i-th image.
 
-    The products of a part of the texts are computed again in the backward pass.
+    The products of each chunk of texts are recomputed in the backward pass.
     """
     size = next(size for size in range(min(chunk, len(others)), 0, -1) if len(others) % size == 0)
 

@@ -20,13 +20,14 @@ from vit_jax.types import Count, Fraction, Images, Params, Rng, Units, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Siglip2(Siglip):
-    """Adds to the sigmoid loss that of a caption decoder (section 2.2), and in the share `late` of the steps two terms more.
+    """Add a captioning loss to the sigmoid loss and, for the last `late` fraction of the steps, two more terms.
 
-    These are self-distillation, in which the student's pooled `crops` match what a teacher makes of the whole image, and masked
-    prediction, in which each masked patch matches the teacher's (section 2.3; as SILC, arXiv:2310.13355, and TIPS,
-    arXiv:2410.16512). The teacher is the running average of the image tower, from the student as it is when they begin. Batches
-    have `views` [b, 1, h, w, c] and `crops` [b, n, h2, w2, c], as views(1, n, ...) makes them, and `text`. The network has
-    mask_token=True, and posemb_grid where crops are smaller.
+    The captioning loss is described in section 2.2. The late terms are self-distillation, in which the student's pooled
+    `crops` match the teacher's output for the whole image, and masked prediction, in which masked patches match the
+    teacher's patches (section 2.3; as in SILC, arXiv:2310.13355, and TIPS, arXiv:2410.16512). The teacher is a running
+    average of the image tower, and starts as a copy of it when these terms begin. Batches contain `views` [b, 1, h, w,
+    c] and `crops` [b, n, h2, w2, c], as views(1, n, ...) makes them, and `text`. The network has mask_token=True, and
+    posemb_grid if crops are smaller.
     """
 
     steps: int = 1
@@ -61,13 +62,13 @@ class Siglip2(Siglip):
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder of captions."""
+        """The caption decoder."""
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_mlp_dim, self.decoder_heads)
         return Decoder(self.text.vocab_size, *sizes)  # type: ignore[union-attr]
 
     @property
     def head(self) -> Head:
-        """The projection head of self-distillation, and of masked prediction with weights of its own."""
+        """The projection head of self-distillation and, with separate weights, of masked prediction."""
         return Head(self.hidden, self.bottleneck, self.outputs)
 
     def init(self, rng: Rng, spec: Spec) -> Params:
@@ -93,7 +94,7 @@ class Siglip2(Siglip):
         return {"teacher": self._taught(params), "is_late": jnp.zeros(()), **zeros}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; draws the masked patches, and the captions that are predicted all at once."""
+        """See Task; draws the masked patches, and the captions whose tokens are all predicted at once."""
         images = batch["views"][:, 0]
         rows, columns = self.model.grid(images.shape[1:3])  # type: ignore[attr-defined]
         draws = jax.random.uniform(task.stream(rng, "mask"), (len(images), rows * columns))
@@ -175,5 +176,5 @@ class Siglip2(Siglip):
         return {name: params[name] for name in ("backbone", *HEADS)}
 
 
-# What each head reads of the features.
+# The features that each head reads.
 HEADS = {"head": "pooled", "patch_head": "patches"}

@@ -1,4 +1,4 @@
-"""Masked image modelling in its simplest form: raw pixels of masked patches by a linear layer (SimMIM, arXiv:2111.09886)."""
+"""Masked image modelling: predict raw pixels of masked patches with a linear layer (SimMIM, arXiv:2111.09886)."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from vit_jax.types import Count, Params, Rng, UserError
 class Simmim(Pretraining):
     """The mean absolute error of the pixels of masked patches, which the network sees as its mask token (section 3).
 
-    mask_ratio of the cells of unit x unit patches are masked. The paper masks 60 % in cells of 32 px, two of a ViT's patches
-    of 16 px, and normalises images with ImageNet's mean and deviation.
+    mask_ratio of the cells of unit x unit patches are masked. The paper masks 60 % in cells of 32 px, that is, of 2 x 2
+    patches for a ViT with patches of 16 px, and normalises images with ImageNet's mean and standard deviation.
     """
 
     mask_ratio: float = 0.6
@@ -39,7 +39,7 @@ class Simmim(Pretraining):
         rows, columns = need_tiles("Simmim", self.model, shape)
         random_masks(rng, 1, (rows, columns), self.mask_ratio, self.unit)
         backbone = self.init_backbone(rng, shape)
-        # The initial values of torch's layers.
+        # The initialization of torch's layers.
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         decoder = nn.Dense(shape[0] // rows * (shape[1] // columns) * shape[2], kernel_init=init)
         images = jax.ShapeDtypeStruct((1, *shape), "uint8")

@@ -1,4 +1,4 @@
-"""What supervised objectives share: a network with one output for each class or number, and normalised images."""
+"""Base class for supervised objectives: a network with one output for each class or number, and normalised images."""
 
 import dataclasses
 from typing import Any
@@ -59,12 +59,12 @@ class Supervised(WithCollections):
     def train_outputs(
         self, params: Params, state: TaskState, images: Pixels | Patches, rng: Rng
     ) -> tuple[Array, Any, Any]:
-        """Return the outputs [b, classes] in training, what the network sows, and its updated collections."""
+        """Return the outputs [b, classes] in training mode, the network's sown values, and its updated collections."""
         out, sown, updated = apply(self.model, {"params": params, **state}, normalize(images, self.mean, self.std), rng)
         return self._checked(out), sown, updated
 
     def outputs(self, weights: Weights, images: Pixels | Patches) -> tuple[Array, dict[str, Array]]:
-        """Return the outputs [b, classes] in use and, where the network sows them, `features` and the patches' `tokens`."""
+        """Return the outputs [b, classes] at inference and, if the network sows them, `features` and patch `tokens`."""
         out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
         return self._checked(out), sown_outputs(self.model, sown)
 

@@ -1,4 +1,4 @@
-"""What a network is trained to do: one contract for every objective."""
+"""Tasks: the interface of all training objectives."""
 
 import abc
 import contextlib
@@ -27,16 +27,16 @@ from vit_jax.types import Images, Params, Rng, UserError
 Batch = dict[str, Any]
 # Shapes of the arrays of one example, after the transforms.
 Spec = Mapping[str, jax.ShapeDtypeStruct]
-# What predict and backbone take: {"params": ..., other collections}, as Flax's variables.
+# The weights for predict and backbone: {"params": ..., other collections}, like Flax's variables.
 Weights = Mapping[str, Any]
 TaskState = Mapping[str, Any]
 Scale = float | tuple[float, ...] | list[float]
-# The collections that a module fills for its caller; every other one but the parameters is part of the task's state.
+# The collections that a module fills for its caller; all other collections except the parameters are the task's state.
 SOWN = ("intermediates", "attention")
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its value: metrics to log, and arrays for `update`; both are means over the examples."""
+    """Auxiliary outputs of a loss: metrics to log, and arrays for `update`; both are means over the examples."""
 
     metrics: Mapping[str, Array]
     stats: Mapping[str, Any] = {}
@@ -45,14 +45,14 @@ class Aux(NamedTuple):
 class Task(abc.ABC):
     """An objective: initial parameters and state, the loss of a batch, and predictions.
 
-    A task is built from its config with `model`, and with `fields` (what each key of an example is), `class_names`, `spec` and
-    `steps` where its signature asks for them. A task that asks for class_names has a model with one output for each of them;
+    A task is built from its config with `model` and, if its signature has them, `fields` (the kind of each key of an
+    example), `class_names`, `spec` and `steps`. A task that takes class_names has a model with one output per class;
     other tasks have a model without a head (num_classes=0).
 
     decomposable: the loss is a mean over examples and reads nothing else of the batch, so that parts of a batch can be
-    averaged. Accumulation and pmap refuse a task that is not decomposable. any_shape: `image` of a batch may be Patches.
-    measured_by: the evaluator of `vit evaluate` where none is named. large: outputs of `predict` that are computed only where
-    they are asked for by name.
+    averaged. Accumulation and pmap raise for a task that is not decomposable. any_shape: `image` of a batch may be
+    Patches. measured_by: the default evaluator of `vit evaluate`. large: outputs of `predict` that are computed only if
+    they are requested by name.
     """
 
     model: nn.Module
@@ -72,11 +72,11 @@ class Task(abc.ABC):
         return init_variables(self.model, rng, spec["image"].shape)["params"]
 
     def init_state(self, params: Params) -> TaskState:
-        """Return the task's own state for the parameters that training begins with."""
+        """Return the task's own state for the initial parameters."""
         return {}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """Return what `loss` reads, for a whole batch: mixed images, soft targets. Examples stay the leading dimension."""
+        """Prepare a whole batch for `loss`, for example mix images; examples stay the leading dimension."""
         return batch
 
     @abc.abstractmethod
@@ -84,7 +84,7 @@ class Task(abc.ABC):
         """Return the training loss of a prepared batch, or of a part of it; `state` is read, never written."""
 
     def update(self, params: Params, state: TaskState, stats: Mapping[str, Any], step: Array) -> TaskState:
-        """Return the state after an optimiser step: new parameters, the stats of the loss, and the steps done before."""
+        """Return the state after a step, from the new parameters, the loss's stats and the count of earlier steps."""
         return state
 
     def evaluated(self, params: Params, state: TaskState) -> dict[str, Weights]:
@@ -93,7 +93,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
-        """Return arrays [b, ...] such as logits, probs and features of raw examples, as in use: without dropout."""
+        """Return arrays [b, ...] such as logits, probs and features of raw examples, in inference mode (no dropout)."""
 
     def backbone(self, weights: Weights) -> tuple[nn.Module, Weights]:
         """Return the image encoder and its variables, a subtree of the weights."""
@@ -110,11 +110,11 @@ class WithCollections(Task):
 
     @abc.abstractmethod
     def first_variables(self) -> Weights:
-        """Return the initial variables of the module, its collections among them."""
+        """Return the initial variables of the module, including its collections."""
 
     @property
     def decomposable(self) -> bool:  # type: ignore[override]
-        """See Task; batch statistics are of the whole batch."""
+        """See Task; False with collections, since batch statistics are computed over the whole batch."""
         return not self.collections
 
     def init_state(self, params: Params) -> TaskState:
@@ -132,7 +132,7 @@ class WithCollections(Task):
 
 
 def with_images(batch: Mapping[str, Any]) -> Batch:
-    """Return a batch as tasks see it: `patches`, `coords` and `valid` of images of any shape are one `image`."""
+    """Return a batch as tasks see it, with `patches`, `coords` and `valid` of images of any shape as one `image`."""
     if "patches" not in batch:
         return dict(batch)
     rest = {key: x for key, x in batch.items() if key not in ("patches", "coords", "valid")}
@@ -140,7 +140,7 @@ def with_images(batch: Mapping[str, Any]) -> Batch:
 
 
 def with_image_shape(spec: Spec, channels: int = 3) -> Spec:
-    """Return the shapes of an example as tasks see them: of patches, those of a square image."""
+    """Return the shapes of an example as tasks see them, with patches as a square image."""
     if "patches" not in spec:
         return spec
     budget, pixels = spec["patches"].shape
@@ -151,12 +151,12 @@ def with_image_shape(spec: Spec, channels: int = 3) -> Spec:
 
 @contextlib.contextmanager
 def reading(task: Task, batch: Mapping[str, Any]) -> Iterator[None]:
-    """Raise UserError where a task reads a key that the batch lacks."""
+    """Raise UserError if a task reads a key that is missing in the batch."""
     try:
         yield
     except KeyError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        own = not re.search(r"\b(batch|spec)\b", line)  # of another dict, in code that keeps its traceback
+        own = not re.search(r"\b(batch|spec)\b", line)  # an error from another dict keeps its traceback
         if own or not isinstance(error.args[0], str) or error.args[0] in batch:
             raise
         raise UserError(
@@ -180,13 +180,13 @@ def normalize(images: Any, mean: Scale, std: Scale) -> Any:
 
 
 def check_scale(mean: Scale, std: Scale, what: str = "") -> None:
-    """Raise UserError where a standard deviation is not above 0; `what` is a prefix of its name."""
+    """Raise UserError if a standard deviation is not above 0; `what` is a prefix of its name."""
     if min(std if isinstance(std, tuple | list) else (std,), default=0) <= 0:
-        raise UserError(f"task.{what}std is {std}, beside {what}mean={mean}; expected numbers above 0.")
+        raise UserError(f"task.{what}std is {std}, with {what}mean={mean}; expected numbers above 0.")
 
 
 def stream(rng: Rng, name: str) -> Rng:
-    """Return the key of a random stream: "dropout" has the step's own, every other stream one derived from its name."""
+    """Return the key of a random stream: the step's own key for "dropout", else a key derived from the name."""
     return rng if name == "dropout" else jax.random.fold_in(rng, zlib.crc32(name.encode()))
 
 
@@ -206,9 +206,10 @@ def collections_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[str
 def apply(
     module: nn.Module, weights: Weights, images: Images | Patches, rng: Rng | None = None
 ) -> tuple[Array, Mapping[str, Array], Weights]:
-    """Apply a network; return its output and what it sows, both in float32, and its updated collections.
+    """Apply a network; return its output and sown values, both in float32, and its updated collections.
 
-    With `rng` it runs as in training. A module that takes no `train`, sows nothing or has no mutable collections works too.
+    With `rng` it runs in training mode. Modules that take no `train`, sow nothing or have no mutable collections work
+    too.
     """
     own = [name for name in weights if name != "params"]
     mutable = ["intermediates"] if rng is None else ["intermediates", *own]
@@ -223,7 +224,7 @@ def apply(
 
 
 def sown_outputs(module: nn.Module, sown: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `features` [b, d] and the encoded `tokens` [b, patches, d] of the patches, where a network sows them."""
+    """Return `features` [b, d] and the encoded `tokens` [b, patches, d] of the patches, if a network sows them."""
     found = {"features": sown["features"]} if "features" in sown else {}
     return found | ({"tokens": sown["encoded"][:, getattr(module, "num_prefix", 0) :]} if "encoded" in sown else {})
 
@@ -231,7 +232,7 @@ def sown_outputs(module: nn.Module, sown: Mapping[str, Array]) -> dict[str, Arra
 def features(
     module: nn.Module, weights: Weights, images: Images, rng: Rng | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Return the features of a network's stages (see ViT.features) in float32; with `rng` as in training."""
+    """Return the features of a network's stages (see ViT.features) in float32; in training mode with `rng`."""
     run = functools.partial(
         module.apply, weights, images, train=rng is not None, method=lambda m, *a, **k: m.features(*a, **k), **options
     )
@@ -247,7 +248,7 @@ def takes_train(call: Callable[..., Any]) -> bool:
 
 
 def _with_streams(run: Callable[[dict[str, Rng]], Any], rng: Rng, first: str = "dropout") -> Any:
-    """Call run(rngs) with a key for each random stream that it turns out to need."""
+    """Call run(rngs), adding a key for each random stream that it turns out to need."""
     rngs = {first: rng}
     while True:
         try:
@@ -261,9 +262,9 @@ def _with_streams(run: Callable[[dict[str, Rng]], Any], rng: Rng, first: str = "
 
 @dataclasses.dataclass(frozen=True)
 class BackboneNames:
-    """Where the parameters of a task's backbone are among all its parameters.
+    """Names of the backbone's parameters among all parameters of a task.
 
-    full: the name among all parameters by the name in the backbone.
+    full: maps the name in the backbone to the name among all parameters.
     """
 
     module: nn.Module

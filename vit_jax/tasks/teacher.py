@@ -12,7 +12,7 @@ from vit_jax.types import Pixels, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained model; it sees the same images as the student, resized where it takes another size."""
+    """A trained model; it sees the same images as the student, resized if it takes another size."""
 
     task: Task
     weights: Weights

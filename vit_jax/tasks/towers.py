@@ -1,4 +1,4 @@
-"""What objectives on images and texts share: two towers that map both into one space."""
+"""Base class for objectives on images and texts: two towers that map both into one space."""
 
 import dataclasses
 from typing import Any
@@ -18,14 +18,14 @@ from vit_jax.types import Params, Rng, Units, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Towers(Pretraining):
-    """An image tower, `model`, and a text tower, whose vectors of unit length are compared by scaled products.
+    """Compare unit vectors of an image tower, `model`, and a text tower by scaled products.
 
-    Parameters: {"backbone", "text", "log_scale"}, a "projection" of the image tower's vectors to `projection` numbers where
-    that is given, and what an objective adds. Without it both towers must give vectors of one width. Batches have `text` [b, n]
-    and `image` [b, h, w, c], or the `features` [b, d] of a frozen tower for images of `image_shape`; evaluation may have several
-    texts [b, k, n].
-    `predict` gives `image_embedding` [b, d] and `text_embedding` [b, d] or [b, k, d], of what is there, and the `features` [b, d]
-    and `tokens` of the image tower.
+    Parameters: {"backbone", "text", "log_scale"}, a "projection" of the image tower's vectors to `projection` numbers
+    if it is set, and the objective's own. Without a projection both towers must give vectors of the same width. Batches
+    contain `text` [b, n] and `image` [b, h, w, c], or the `features` [b, d] of a frozen tower for images of
+    `image_shape`; for evaluation there may be several texts [b, k, n]. `predict` returns `image_embedding` [b, d] and
+    `text_embedding` [b, d] or [b, k, d] for the inputs in the batch, and `features` [b, d] and `tokens` of the image
+    tower.
     """
 
     model: nn.Module
@@ -61,7 +61,7 @@ class Towers(Pretraining):
             )
 
     def init(self, rng: Rng, spec: Spec) -> Params:
-        """See Task; raises UserError where the towers' vectors have different widths."""
+        """See Task; raises UserError if the towers' vectors have different widths."""
         text = jnp.zeros((1, spec["text"].shape[-1]), jnp.int32)
         texts = self._text.init(task.stream(rng, "text"), text)
         params = {"text": texts["params"], "log_scale": jnp.asarray(self.first_log_scale, jnp.float32)}
@@ -94,7 +94,7 @@ class Towers(Pretraining):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config of this task, its text tower included."""
+        """The config of this task, including its text tower."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         kept = {
             key: value for key, value in own.items() if key not in ("model", "text", "fields") and value is not None
@@ -106,11 +106,11 @@ class Towers(Pretraining):
 
     @property
     def first_log_scale(self) -> float:
-        """The logarithm of the first scale of the products."""
+        """The logarithm of the initial scale of the products."""
         raise NotImplementedError
 
     def encode(self, params: Params, batch: Batch, rng: Rng) -> dict[str, Array]:
-        """Return `image` and `text` [b, d] of unit length, in training; each row depends on one example alone."""
+        """Return `image` and `text` [b, d] of unit length, in training mode; each row depends on one example only."""
         return {
             "image": self.embed_images(params, batch, task.stream(rng, "dropout")),
             "text": self.embed_texts(params, batch["text"], task.stream(rng, "text")),
@@ -125,7 +125,7 @@ class Towers(Pretraining):
         raise NotImplementedError
 
     def embed_images(self, params: Params, batch: Batch, rng: Rng | None = None) -> Float[Array, "b d"]:
-        """Return unit vectors of the images, or of the features of a frozen tower; with `rng` as in training."""
+        """Return unit vectors of the images, or of the features of a frozen tower; in training mode with `rng`."""
         if "features" in batch:
             return self.projected(params, batch["features"])
         return self.projected(
@@ -140,7 +140,7 @@ class Towers(Pretraining):
         return unit(features)
 
     def embed_texts(self, params: Params, text: Int[Array, "b n"], rng: Rng | None = None) -> Float[Array, "b d"]:
-        """Return unit vectors of the texts; with `rng` as in training."""
+        """Return unit vectors of the texts; in training mode with `rng`."""
         rngs = {} if rng is None else {"dropout": rng}
         found: Any = self._text.apply({"params": params["text"]}, text, train=rng is not None, rngs=rngs)
         return unit(found)
@@ -161,7 +161,7 @@ class Towers(Pretraining):
         return found
 
     def match(self, params: Params, image: Float[Array, "b d"], text: Float[Array, "c d"]) -> Float[Array, "b c"]:
-        """Return the probability of each text for each image; of all texts together 1, where an objective says no other."""
+        """Return the probability of each text for each image; unless overridden, a softmax over all texts."""
         return jax.nn.softmax(jnp.exp(params["log_scale"]) * image @ text.T)
 
     @property
@@ -196,7 +196,7 @@ def same_text(text: Int[Array, "b n"], other: Int[Array, "c n"]) -> Bool[Array, 
 
 
 def retrieved(similarity: Float[Array, "b b"]) -> Float[Array, ""]:
-    """Return the share of images whose own text is the nearest of the batch."""
+    """Return the share of images whose own text is the nearest in the batch."""
     return jnp.mean(similarity.argmax(axis=1) == jnp.arange(len(similarity)))
 
 

@@ -21,7 +21,7 @@ Codes = Int[Array, "b patches"]
 
 
 class Rebuild(nn.Module):
-    """A transformer from the chosen codes to the teacher's features of the patches."""
+    """A transformer that maps the chosen codes to the teacher's features of the patches."""
 
     width: int
     depth: int
@@ -38,12 +38,14 @@ class Rebuild(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VqKd(Pretraining):
-    """1 - cosine of the rebuilt and the teacher's tokens, and the distance of the projected tokens from their codes (equation 1).
+    """Rebuild a teacher's tokens from discrete codes of the patches (equation 1).
 
-    The config's `teacher` gives `tokens` of as many patches. Each patch takes the nearest of `codes` vectors of unit length
-    by cosine; these are running averages with decay `code_decay` of what they are chosen for, and a code that is never chosen
-    stays. The gradient passes the choice unchanged. `predict` gives `codes` [b, patches] too, which task beit.Beit infers.
-    The metric `codes_used` is the share of the codes that are chosen in a batch.
+    The loss is 1 - cosine of the rebuilt and the teacher's tokens, plus `commitment` times the squared distance of
+    projected tokens from their codes. The config's `teacher` gives `tokens` for the same number of patches. Each patch
+    is assigned the nearest by cosine of `codes` unit vectors, which are running averages, with decay `code_decay`, of
+    the tokens assigned to them; unused codes do not change. The gradient passes the assignment unchanged. `predict`
+    also returns `codes` [b, patches], which beit.Beit predicts. The metric `codes_used` is the share of the codes that
+    are used in a batch.
     """
 
     teacher: Teacher | None = None
@@ -74,7 +76,7 @@ class VqKd(Pretraining):
     def init(self, rng: Rng, spec: Spec) -> Params:
         """See Task."""
         rows, columns = self.model.grid(spec["image"].shape[:2])
-        # The codebook begins as random directions, which are part of the parameters' draws but not trained.
+        # The codebook is initialized with random directions, which are drawn with the parameters but not trained.
         codebook = jax.random.normal(task.stream(rng, "codebook"), (self.codes, self.code_width))
         decoder = self._decoder.init(task.stream(rng, "decoder"), jnp.zeros((1, rows * columns, self.code_width)))
         project = nn.Dense(self.code_width).init(task.stream(rng, "project"), jnp.zeros((1, self.model.width)))
@@ -90,7 +92,7 @@ class VqKd(Pretraining):
         return {"codebook": params["codebook"]}
 
     def prepare(self, batch: Batch, rng: Rng, constants: Params) -> Batch:
-        """See Task; with the teacher's tokens."""
+        """See Task; adds the teacher's tokens."""
         if self.teacher is None:
             raise UserError(
                 "task.VqKd has no teacher; name a model whose features it rebuilds with --config.teacher=REF."
@@ -105,7 +107,7 @@ class VqKd(Pretraining):
         return {"image": batch["image"], "teacher": features}
 
     def loss(self, params: Params, state: TaskState, batch: Batch, rng: Rng) -> tuple[Float[Array, ""], Aux]:
-        """See Task; stats: how often each code is chosen, and the sum of what it is chosen for, an image."""
+        """See Task; stats: how often each code is chosen and the sum of the tokens that choose it, per image."""
         projected = self._project(params, batch["image"], rng)
         chosen = nearest(projected, state["codebook"])
         codes = state["codebook"][chosen]
@@ -130,7 +132,7 @@ class VqKd(Pretraining):
         return {"": {"params": {**params, "codebook": state["codebook"]}}}
 
     def predict(self, weights: Weights, batch: Batch) -> dict[str, Array]:
-        """See Pretraining; with the `codes` of the patches."""
+        """See Pretraining; adds the `codes` of the patches."""
         params = weights["params"]
         codes = nearest(self._project(params, batch["image"]), params["codebook"])
         return super().predict(weights, batch) | {"codes": codes}
@@ -146,7 +148,7 @@ class VqKd(Pretraining):
 
 
 def nearest(tokens: Float[Array, "b patches d"], codebook: Float[Array, "k d"]) -> Codes:
-    """Return the code of largest cosine for each token."""
+    """Return the code with the largest cosine for each token."""
     return jnp.argmax(jax.lax.stop_gradient(tokens) @ codebook.T, axis=2)
 
 

@@ -1,4 +1,4 @@
-"""The first parameters of a run that begins from another model."""
+"""Initialize the parameters of a run from another model."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from vit_jax.types import UserError
 
 
 def grid_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the rows and columns that the positions of a network are for; None for a network without `grid`."""
+    """Return the rows and columns of a network's position embeddings; None for a network without `grid`."""
     if (fixed := getattr(module, "posemb_grid", None)) is not None:
         return tuple(fixed)
     grid = getattr(module, "grid", None)
@@ -37,9 +37,9 @@ def stated(module: nn.Module) -> dict[str, Any]:
 
 
 def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed: int) -> Merged:
-    """Return the first parameters of a run: the backbone from another model, what is outside it begins anew.
+    """Return the initial parameters of a run: the backbone of another model; other parameters are re-initialized.
 
-    Raises UserError that lists what does not match.
+    Towers also take what `beside_backbone` returns. Raises UserError that lists the mismatches.
     """
     asked = call("init", check_init, init)
 
@@ -74,18 +74,18 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
     taken = beside_backbone(source, task, like)
     params |= {name: taken[name] if name in taken else compiled()[name] for name in others}
     report += [
-        Entry(name, "loaded", "of the other towers")
+        Entry(name, "loaded", "from the other towers")
         if name in taken
-        else Entry(name, "reset", "outside the backbone, begins anew")
+        else Entry(name, "reset", "outside the backbone, re-initialized")
         for name in others
     ]
     return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
 
 
 def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return what towers take of other towers besides the image tower: text tower, projection, scale and bias.
+    """Return the parameters of other towers to load besides the backbone: text tower, projection, scale and bias.
 
-    Raises UserError where their text towers have different shapes.
+    Raises UserError if their shapes differ.
     """
     if not (isinstance(task, Towers) and isinstance(source.task, Towers)):
         return {}
@@ -94,7 +94,7 @@ def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict
     different = [f"{k}: {x.shape} there, {like[k].shape} here" for k, x in taken.items() if x.shape != like[k].shape]
     if different:
         raise UserError(
-            "The text tower of init.ref is another than task.text: "
+            "The text tower of init.ref differs from task.text: "
             + "".join(first([f"\n  {line}" for line in different]))
             + "\nTake the same sizes and the tokenizer of that model."
         )
@@ -102,7 +102,7 @@ def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict
 
 
 def write_merge_report(merged: Merged, ref: str, path: Path) -> None:
-    """Print what became of the model's parameters, and write it in full into the workdir as init.txt."""
+    """Print how the model's parameters were loaded, and write the full report to init.txt in the workdir."""
     workdirs.write_text(path / "init.txt", printable.lines(report_text(merged.report)))
     notes = (f"note: {note}" for note in merged.notes)
     shown = (f"begins from {ref}:", *report_lines(merged.report), *notes)

@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its config, checked before anything is compiled or written."""
+"""Build the parts of a run from its config, and check them before anything is compiled or written."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ from vit_jax.types import Params, Steps, UserError, compile_regex
 
 
 def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData | None = None) -> Parts:
-    """Build what training computes, from a filled-in config and what its data look like; nothing is compiled.
+    """Build the computation of training from a completed config and the layout of its data; nothing is compiled.
 
     train_data: the training data, which may keep arrays on the devices.
     """
@@ -108,7 +108,7 @@ def build_parts(config: Mapping[str, Any], data: DataSpec, train_data: TrainData
 
 
 def check_task(task: Task, gradient: Gradient, data: DataSpec) -> None:
-    """Raise UserError where a task cannot take the patches of the data, or the parts of a batch that the gradient takes."""
+    """Raise UserError if a task cannot take the patches of the data, or batches split as the gradient splits them."""
     if "patches" in data.layout and not task.any_shape:
         raise UserError(
             f"{type(task).__name__} takes whole images, and data.preprocess makes patches; leave patchify out of it, or take a "
@@ -133,18 +133,18 @@ class Run:
 
     path: Path
     config: dict[str, Any]
-    record: dict[str, Any]  # what follows from the data
-    merged: Merged | None  # the model that the run begins from
+    record: dict[str, Any]  # facts about the data
+    merged: Merged | None  # the model that the run is initialized from
     mesh: jax.sharding.Mesh
     parts: Parts
     data: TrainData
-    evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between two evaluations; None is at the end
+    evaluators: dict[str, tuple[Evaluator, int | None]]  # with the steps between evaluations; None is only at the end
     train_step: Step
     shardings: State
     saver: Saver
     recorder: Recorder
     tokenizer: Tokenizer | None  # of the captions
-    seconds_at_peak: float | None  # of a step, if the devices did nothing but its operations
+    seconds_at_peak: float | None  # of a step, if the devices only ran its operations, at their peak
 
     @property
     def initial_params(self) -> Params | None:
@@ -152,12 +152,12 @@ class Run:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Create the workdir, or record what changed since the run began, and lock it; the first process does so for all."""
+        """Create the workdir, or record config changes since the run began, and lock it; only in the first process."""
         distributed.wait("every process has checked the workdir")
         with contextlib.ExitStack() as stack:
             if distributed.is_first():
                 stack.enter_context(locked(self.path))
-                workdirs.check(self.path, self.config)  # another run may have begun since
+                workdirs.check(self.path, self.config)  # another run may have started in the meantime
                 workdirs.open_run(self.path, self.config, self.record)
                 if self.tokenizer is not None:
                     workdirs.write_text(self.path / TOKENIZER, self.tokenizer.packed())
@@ -231,7 +231,7 @@ def build(config: dict[str, Any], path: Path) -> Run:
 
 
 def check_memory(shapes: State, shardings: State) -> None:
-    """Raise UserError where a device cannot keep its part of the state."""
+    """Raise UserError if a device's part of the state does not fit into its memory."""
     needed, there = sharding.bytes_on_device(shapes, shardings), device_memory(jax.local_devices())
     if needed > there:
         raise UserError(
@@ -241,7 +241,7 @@ def check_memory(shapes: State, shardings: State) -> None:
 
 
 def check_first(parts: Parts, initial: Params | None) -> None:
-    """Raise UserError where a parameter begins at zero and its updates are scaled by its norm: it would stay near zero."""
+    """Raise UserError if a parameter whose updates are scaled by its norm starts at zero: it would stay near zero."""
     if not parts.norm_scaled:
         return
 
@@ -259,7 +259,7 @@ def check_first(parts: Parts, initial: Params | None) -> None:
 
 
 def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | None = None) -> TrainData:
-    """Build the training batches of a filled-in config, of which this process reads these rows, or all."""
+    """Build the training data of a completed config; this process reads only `rows` of each batch, or all rows."""
     options = {key: value for key, value in config["data"].items() if key not in ("resident", "eval_preprocess")}
     for key, kind in (("resident", bool), ("eval_preprocess", str)):
         if not fits(config["data"].get(key), kind | None):
@@ -275,9 +275,9 @@ def build_data(config: Mapping[str, Any], source: Source, rows: Sequence[int] | 
 
 
 def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher:
-    """Load the model to learn from, for a task of these classes or of none.
+    """Load the teacher for a task with these classes, or without classes.
 
-    Raises UserError where its head is untrained or has other classes.
+    Raises UserError if its head is untrained or has other classes.
     """
     loaded: Loaded = inference.load(reference)
     if class_names is None:
@@ -295,7 +295,7 @@ def load_teacher(reference: str, class_names: tuple[str, ...] | None) -> Teacher
 
 
 def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int | None]:
-    """Build the evaluator of an entry of `evals`, and return the steps between two runs of it."""
+    """Build the evaluator of an entry of `evals`; return it with the steps between two evaluations."""
     every = entry.get("every")
     if not fits(every, Steps | None):
         raise ConfigError(f"evals.{name}.every is {quoted(every)}; expected {hint_name(Steps)}.")
@@ -303,7 +303,7 @@ def build_evaluator(name: str, entry: Mapping[str, Any]) -> tuple[Evaluator, int
 
 
 def check_evaluator(name: str, evaluator: Evaluator, task: Task, weights: Any, train: DataSpec) -> None:
-    """Raise UserError where an evaluator measures other classes than the task's, or what the task does not give."""
+    """Raise UserError if an evaluator's classes differ from the task's, or the task does not give what it measures."""
     found = evaluator.class_names
     if found != task.class_names and task.class_names and not evaluator.own_classes:
         only = [sorted(set(a) - set(b)) for a, b in ((task.class_names, found), (found, task.class_names))]
@@ -335,9 +335,10 @@ def usage(
     train: DataSpec,
     source: Source,
 ) -> dict[str, Any]:
-    """Return how the trained model is used: `preprocess` and the `image_shape` that it gives.
+    """Return how images are prepared for the trained model: `preprocess` and the `image_shape` that it gives.
 
-    They are data.eval_preprocess, or the first evaluator's; else a resize to the size of the training images.
+    This is data.eval_preprocess, or the first evaluator's preprocessing, or a resize to the size of the training
+    images.
     """
     measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
     if eval_preprocess is not None:
@@ -369,7 +370,7 @@ def image_shape_of(source: Source, preprocess: str) -> tuple[int, ...]:
 
 
 def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
-    """Raise ConfigError where no evaluator measures the metric whose best checkpoint is to be kept."""
+    """Raise ConfigError if no evaluator measures the metric that selects the best checkpoint."""
     name = (best or "").partition("/")[0]
     if best is not None and not any(name == known or name.startswith(f"{known}_") for known in evaluators):
         names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
@@ -377,7 +378,7 @@ def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
 
 
 def check_repeats(task: Task, repeats: int) -> None:
-    """Raise ConfigError where images would be mixed with copies of themselves."""
+    """Raise ConfigError if images would be mixed with copies of themselves."""
     mix = getattr(task, "mix", None)
     if repeats > 1 and mix is not None and mix.partner == "roll":
         raise ConfigError(
@@ -387,7 +388,7 @@ def check_repeats(task: Task, repeats: int) -> None:
 
 
 def check_holdouts(train: Mapping[str, Any], evals: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError where an evaluation splits the folder of the training differently than the training does."""
+    """Raise ConfigError if an evaluation splits the training folder differently from training."""
     for name, entry in evals.items():
         test = entry.get("source", {})
         if any(source.get("type") != "folder.Folder" for source in (train, test)) or test.get("path") != train.get(

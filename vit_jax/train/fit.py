@@ -1,4 +1,4 @@
-"""The training loop: carries a run from its last checkpoint to its last step."""
+"""The training loop: continues a run from its latest checkpoint to its last step."""
 
 import contextlib
 import sys
@@ -25,10 +25,11 @@ from vit_jax.train.state import State, title
 
 
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Train what the config says in `workdir`, from its last checkpoint where it has one; return the last metrics.
+    """Train the model described by `config`, resuming from the latest checkpoint in `workdir` if there is one.
 
-    Raises UserError before any compile where config, data or workdir are wrong, and NonFiniteLossError where training
-    diverges. On SIGTERM it saves and returns. Ctrl-C, and any other exception outside the step, saves the last state first.
+    Returns the last metrics. Raises UserError, before compiling, if config, data or workdir are wrong, and
+    NonFiniteLossError if training diverges. On SIGTERM, saves and returns. Ctrl-C, and any other exception outside the
+    step, saves the last state first.
     """
     config = factory.to_plain(config)
     distributed.check_equal(factory.flatten_config(config) | {"--workdir": str(workdir)})
@@ -39,7 +40,7 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
 
 
 def diverged_words(error: Exception, saver: savers.Saver, place: remote.Workdir) -> str:
-    """Return what a run that diverged says: where it stopped, what is safe and what may help."""
+    """Return the message of a run that diverged: where it stopped, what is saved and what may help."""
     good = saver.latest()
     kept = f"the last good checkpoint is step {good}, in {place.shown(saver.directory)}"
     return (
@@ -51,7 +52,7 @@ def diverged_words(error: Exception, saver: savers.Saver, place: remote.Workdir)
 def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, Any]:
     """Run the loop: step, log, evaluate, save, stop."""
     saver, recorder, steps = run.saver, run.recorder, run.parts.steps
-    place.push()  # fails now where the place cannot be written
+    place.push()  # fails now if the place cannot be written
     saver.open(place.checkpoints)
     state = restore_or_init(run)
     start = done = int(state.step)
@@ -93,7 +94,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
                     results, measured = evaluate(run, state, predict, due)
                     recorder.evaluated(done, results)
                     if save:
-                        saver.latest()  # so that a mirror has it before another replaces it
+                        saver.latest()  # so that a mirror has it before the next one replaces it
                         place.push()
                         saver.save(done, trees.flatten(state), results)
             if stop and not last:
@@ -121,14 +122,14 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
 
 
 def close(run: Run) -> None:
-    """Wait until everything is written; where an error ends the run, it is what is shown, not those that follow from it."""
+    """Wait until everything is written; if an error ends the run, suppress the errors that follow from it."""
     for end in (run.recorder.close, run.saver.close):
         with contextlib.suppress(*[Exception] * (sys.exc_info()[0] is not None)):
             end()
 
 
 def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:
-    """Save the state of a run that an exception ends, if it is whole and finite; return where the run can resume from."""
+    """Save the state of a run that an exception ends, if it is complete and finite; return where the run can resume."""
     saved = run.saver.latest()
     if state is not None and saved != done and distributed.agree(run.recorder.is_finite()):
         with contextlib.suppress(Exception):  # a writer may be what failed
@@ -137,13 +138,13 @@ def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -
             run.saver.save(done, trees.flatten(state), {})
             saved = run.saver.latest()
             place.push()
-        except Exception as error:  # the one that began it is what is shown
+        except Exception as error:  # the error that ended the run is the one shown
             print(f"could not save step {done}: {error}", flush=True)
     return saved_words(saved, run, place)
 
 
 def saved_words(step: int | None, run: Run, place: remote.Workdir) -> str:
-    """Return where a run that ends can resume from."""
+    """Return a message on where a run can resume from."""
     if step is None:
         return "nothing was saved"
     return f"step {step} is saved in {place.shown(run.saver.directory)}; run the same command to resume"
@@ -152,7 +153,7 @@ def saved_words(step: int | None, run: Run, place: remote.Workdir) -> str:
 def evaluate(
     run: Run, state: State, predict: Predict, names: list[str]
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Arrays]]]:
-    """Return the results of these evaluators on each kind of weights, as NAME/KEY, and what was measured by NAME."""
+    """Return the results of evaluators on each kind of weights, as NAME/KEY, and their measurements, by NAME."""
     results: dict[str, float] = {}
     measured: dict[str, Mapping[str, Arrays]] = {}
     weights = state.evaluated(run.parts.task) if names else {}
@@ -164,7 +165,7 @@ def evaluate(
 
 
 def restore_or_init(run: Run) -> State:
-    """Return the state of the last checkpoint, or the first state."""
+    """Return the state of the latest checkpoint, or the initial state."""
     step = run.saver.latest()
     if step is None:
         return jax.jit(run.parts.init, out_shardings=run.shardings)(run.initial_params)

@@ -1,4 +1,4 @@
-"""What a run records: lines on the terminal, metrics.jsonl, and the writers of writers.py."""
+"""Record the metrics of a run: on the terminal, in metrics.jsonl, and with the writers of writers.py."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def _is_number(value: Any) -> bool:
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl in the order of their steps; damaged lines are left out.
 
-    Of several rows of a step, later values replace earlier ones.
+    If a step has several rows, later values replace earlier ones.
     """
     rows: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(FileNotFoundError):
@@ -58,7 +58,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def seconds_of(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the seconds that a run had taken at its last row; None for runs from before they were recorded."""
+    """Return the seconds that a run had taken at its last row; None for old runs, which did not record them."""
     seconds: Any = rows[-1].get("seconds") if rows else None
     return float(seconds) if fits(seconds, float) and 0 <= seconds < math.inf else None
 
@@ -78,7 +78,7 @@ def summary(values: Mapping[str, float]) -> str:
 
 
 class Recorder:
-    """Writes the metrics of every `every`th step, which are means over the steps since the last ones, and of every evaluation.
+    """Write metrics every `every` steps, as means over the steps since the last write, and after every evaluation.
 
     Step metrics stay on the device until the next step is running, so that the device never waits for the host.
     """
@@ -93,10 +93,10 @@ class Recorder:
     def open(
         self, workdir: Path, step: int, *, steps: int, batch_size: int, num_examples: int, seconds_at_peak: float | None = None,
     ) -> None:  # fmt: skip
-        """Begin to record the run in `workdir` after `step`; rows of later steps are cut off, since they come again.
+        """Start recording the run in `workdir` after `step`; rows of later steps are removed, as these run again.
 
-        Of several processes only the first writes, and has a display. seconds_at_peak: the seconds of a step if the devices did
-        nothing but its operations at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311,
+        Only the first process writes and has a display. seconds_at_peak: the seconds of a step if the devices only ran
+        its operations, at their peak; its share of the measured time is the model FLOPs utilisation (arXiv:2204.02311,
         appendix B).
         """
         self._seconds_at_peak = seconds_at_peak
@@ -109,7 +109,7 @@ class Recorder:
             kept = [row for row in read_rows(self.path) if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
             self._spent = seconds_of(kept) or 0.0
-            if self.wandb is not None:  # first, as it may refuse, and nothing is open yet
+            if self.wandb is not None:  # first, since it may raise, and nothing is open yet
                 self._writers.append(WandB(workdir, self.wandb))
             if self.tensorboard:
                 self._writers.append(TensorBoard(workdir, step))
@@ -119,7 +119,7 @@ class Recorder:
         self.restart_clock(step)
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield the batches, with the time spent waiting for them counted."""
+        """Yield the batches, and count the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             begin = time.perf_counter()
@@ -131,7 +131,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out time that is not training, such as evaluation."""
+        """Exclude time that is not training, such as evaluation, from the measured speed."""
         begin = time.perf_counter()
         self.show("evaluating")
         yield
@@ -139,21 +139,21 @@ class Recorder:
         self._paused += time.perf_counter() - begin
 
     def show(self, phase: str) -> None:
-        """Show what the run is doing beside training; nothing where the phase is empty."""
+        """Show what the run is doing other than training; nothing if the phase is empty."""
         self._display.phase(phase)
 
     def restart_clock(self, step: int) -> None:
-        """Begin to measure speed now, at `step`."""
+        """Start measuring speed now, at `step`."""
         self._clocked, self._waited, self._paused, self._since = step, 0.0, 0.0, time.perf_counter()
 
     def took(self, step: int, metrics: dict[str, jax.Array], unreadable: Sized) -> None:
-        """Take the metrics of a step that has just been dispatched, and write those up to the step before if they are due."""
+        """Take the metrics of a step that was just dispatched; write the metrics up to the previous step if due."""
         if self._pending and self._pending[-1][0] % self.every == 0:
             self.flush_steps(unreadable)
             self.flush()
         self._pending.append((step, metrics))
         if len(self._pending) > 2:
-            # The host may be two steps ahead of the device, not more: batches would pile up there.
+            # The host may be at most two steps ahead of the device, where batches would otherwise pile up.
             ready, values = self._pending[-3]
             jax.block_until_ready(values)
             self._show_step(ready, values)
@@ -164,7 +164,7 @@ class Recorder:
         return all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in found)
 
     def flush_steps(self, unreadable: Sized = ()) -> None:
-        """Wait for every step dispatched, and write their mean metrics if due, with the count of unreadable images if any.
+        """Wait for all dispatched steps, and write their mean metrics if due, with the count of unreadable images.
 
         Raises NonFiniteLossError for the first step whose loss, or whose new parameters, are not finite.
         """
@@ -197,7 +197,7 @@ class Recorder:
             print(f"step {step:>{len(str(self.steps))}}/{self.steps}  {title}: {summary(values)}", flush=True)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add named values to the row of a step, and the seconds of the run so far without those between two attempts."""
+        """Add named values to the row of a step, and the seconds that the run took, without time between attempts."""
         if not values or not distributed.is_first():
             return
         if self._row.get("step") != step:
@@ -218,14 +218,14 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, and close the writers."""
-        with contextlib.ExitStack() as stack:  # the writers too where one fails
+        with contextlib.ExitStack() as stack:  # closes all writers even if one fails
             for writer in self._writers:
                 stack.callback(writer.close)
             stack.callback(self._display.close)
             self.flush()
 
     def _show_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Show a finished step; after the first ones print how long all will take, where that is long."""
+        """Show a finished step; after the first steps, print how long the rest will take, if that is long."""
         done = step - self._clocked
         elapsed = time.perf_counter() - self._since - self._paused
         rate = done * self.batch_size / elapsed if done >= FIRST and elapsed > 0 else None

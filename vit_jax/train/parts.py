@@ -1,4 +1,4 @@
-"""What training computes: one step, whose parts fit, plan and bench share."""
+"""The computation of training: one step, which fit, plan and bench share."""
 
 import dataclasses
 import functools
@@ -15,17 +15,17 @@ from vit_jax.train.state import State
 from vit_jax.train.step import PureStep, Step, compile_step, make_step
 from vit_jax.types import Params
 
-# Fields that save memory or compile time by other operations than those of the network itself.
+# Fields that change a network's operations to save memory or compile time, with their plain values.
 PLAIN = {"remat": "none", "scan": False, "attention": "plain"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What training computes, for batches of one layout: the very step of fit, plan and bench.
+    """The computation of training for batches of one layout: the same step for fit, plan and bench.
 
-    init(params): the initial state; None means random parameters. make_step(axis=...): the pure step. constants: of the task and
-    of data on the devices. batch: shapes of a global batch. norm_scaled: the parameters whose updates the optimiser scales by
-    their norms.
+    init(params): the initial state; None means random parameters. make_step(axis=...): the pure step. constants: arrays
+    of the task and of data on the devices. batch: shapes of a global batch. norm_scaled: the parameters whose updates
+    the optimiser scales by their norms.
     """
 
     task: Task
@@ -58,9 +58,9 @@ class Parts:
         )  # fmt: skip
 
     def model_flops(self) -> tuple[float, dict[str, int]]:
-        """Return the FLOPs of a step, and how often it calls something uncounted.
+        """Return the FLOPs of a step, and how often it calls each uncounted primitive.
 
-        They are those of the plain network: what is recomputed to save memory does not count.
+        They are counted for the plain network, without recomputation to save memory.
         """
         task = self.task
         if dataclasses.is_dataclass(task):

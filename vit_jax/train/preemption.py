@@ -1,4 +1,4 @@
-"""Preemption and Ctrl-C: SIGTERM, which cloud machines send before they are taken away, and SIGINT."""
+"""Handle preemption and Ctrl-C: SIGTERM, which cloud machines get before they are shut down, and SIGINT."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Preemption:
-    """Inside the context, SIGTERM sets `requested` instead of ending the process; `ctrl_c` is the same for Ctrl-C."""
+    """Within the context, SIGTERM sets `requested` instead of ending the process; `ctrl_c` is the same for Ctrl-C."""
 
     requested = False
 
@@ -45,7 +45,7 @@ class Preemption:
         return due
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield the batches; while one process waits for one, Ctrl-C raises KeyboardInterrupt."""
+        """Yield the batches; in a run of one process, Ctrl-C raises KeyboardInterrupt while it waits for a batch."""
         iterator = iter(batches)
         while True:
             try:
@@ -56,7 +56,7 @@ class Preemption:
             yield batch
 
     def checked(self, function: Callable[..., T]) -> Callable[..., T]:
-        """Return the function raising KeyboardInterrupt after Ctrl-C instead, where no other process waits for this one."""
+        """Return the function, but raising KeyboardInterrupt after Ctrl-C if this is the only process."""
 
         def call(*args: Any) -> T:
             if self.ctrl_c.requested and jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, lines elsewhere."""
+"""Show the progress of a run: a bar on a terminal, lines elsewhere."""
 
 import math
 import sys
@@ -10,25 +10,25 @@ import jax
 
 from vit_jax import distributed
 
-LONG = 120.0  # seconds of training from which an estimate is printed after the first steps
+LONG = 120.0  # for at least this many seconds of training, an estimate is printed after the first steps
 SHOWN = ("loss", "accuracy")  # metrics of a step in the bar
 FIRST = 5  # steps after which there is an estimate
 
 
 class Display:
-    """Shows nothing, as of several processes all but the first do."""
+    """Show nothing, in all processes but the first."""
 
     def __init__(self, steps: int, batch_size: int, num_examples: int):
         self._steps, self._batch_size, self._per_epoch = steps, batch_size, num_examples / batch_size
 
     def phase(self, name: str) -> None:
-        """Show what is being done besides training, such as compiling; "" is training itself."""
+        """Show an activity other than training, such as compiling; "" is training itself."""
 
     def stepped(self, step: int, metrics: Mapping[str, jax.Array], rate: float | None) -> None:
-        """Show a step that the devices have finished, and the images per second where there were steps enough."""
+        """Show a step that the devices have finished, and the images per second after enough steps."""
 
     def estimated(self, left: int, rate: float) -> None:
-        """Print how long the steps that are left will take, where that is long."""
+        """Print how long the remaining steps will take, if that is long."""
 
     def logged(self, step: int, means: Mapping[str, float]) -> None:
         """Show the means that were written after a step."""
@@ -74,7 +74,7 @@ class Lines(Display):
 
 
 class Bar(Lines):
-    """A bar with step, epoch, means since the last log, speed, time left and memory; what is printed appears above it."""
+    """A bar with step, epoch, means since the last log, speed, time left and memory; printed lines appear above it."""
 
     def __init__(self, steps: int, batch_size: int, num_examples: int):
         from rich.console import Console
@@ -95,7 +95,7 @@ class Bar(Lines):
         """See Display."""
         self._phase = name
         self._draw()
-        self._progress.refresh()  # what comes may take longer than any refresh by time
+        self._progress.refresh()  # the next operation may take longer than the refresh interval
 
     def stepped(self, step: int, metrics: Mapping[str, jax.Array], rate: float | None) -> None:
         """See Display."""
@@ -131,14 +131,14 @@ class Bar(Lines):
 
 
 def memory() -> str:
-    """Return the memory in use: of the fullest device, or where devices do not say, as on a CPU, of this process."""
+    """Return the memory in use: of the fullest device or, if devices do not report it, as on a CPU, of this process."""
     stats: list[Any] = [device.memory_stats() for device in jax.local_devices()]
     used = max((one.get("bytes_in_use", 0) for one in stats if one), default=0) or resident_bytes()
     return f"{used / 1e9:.1f} GB" if used else ""
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process, or 0 where the system does not say."""
+    """Return the memory of this process, or 0 if the system does not report it."""
     try:
         with open("/proc/self/status", encoding="utf-8") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))

@@ -1,4 +1,4 @@
-"""What a run says at its beginning and end, and the pictures that it leaves in report/."""
+"""Print messages at the beginning and end of a run, and draw its pictures in report/."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ MANY_EPOCHS = 1000
 
 
 def announce(run: Run, state: State, place: remote.Workdir) -> None:
-    """Print what is about to run."""
+    """Print a summary of the run that is about to start."""
     spec, done, steps = run.data.spec, int(state.step), run.parts.steps
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.frozen))
     part = f", {trained:,} of them trained" if frozen else ""
@@ -76,10 +76,10 @@ def no_better_than_guessing(rows: Arrays, class_names: Sequence[str]) -> str:
 
 
 def write_report(run: Run, measured: Mapping[str, Mapping[str, Arrays]]) -> None:
-    """Write curves.png, and what the first evaluator of classes confuses; see viz.classes."""
+    """Write curves.png, and the confusions measured by the first evaluator of classes; see viz.classes."""
     if not distributed.is_first():
         return
-    from vit_jax.viz.classes import Predictions, write_classes  # with matplotlib, which a run needs at its end alone
+    from vit_jax.viz.classes import Predictions, write_classes  # imports matplotlib, needed only at the end
     from vit_jax.viz.curves import draw_curves
 
     folder = run.path / "report"

@@ -1,4 +1,4 @@
-"""Fills in what a config leaves to its data and to the model that it begins from."""
+"""Fill in the parts of a config that follow from its data and from the model in `init`."""
 
 import contextlib
 import re
@@ -29,14 +29,14 @@ def check_init(
     allow: str | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Return the `init` of a config: a model reference, and how its parameters are put into the model of this run."""
+    """Return the `init` of a config: a model reference, and how to load its parameters into the model of this run."""
     return {"ref": ref, "head": head, "posemb": posemb, "patches": patches, "allow": allow, "trust": trust}
 
 
 def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded | None, dict[str, Any] | None]:
-    """Return the model that a new run begins from, and what its config takes from it; both None without `init`.
+    """Return the model that a new run is initialized from, and what its config takes from it; both None without `init`.
 
-    A run that resumes from a checkpoint takes the same as when it began, and does not read that model again.
+    A run that resumes from a checkpoint uses the values recorded when it began, and does not read that model again.
     """
     if init is None:
         return None, None
@@ -54,12 +54,12 @@ def load_init(init: Mapping[str, Any] | None, path: Path | None) -> tuple[Loaded
 
 
 def fill_in(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
-    """Return the config with everything that follows from its data and the model it begins from: see the parts."""
+    """Return the config with everything that follows from its data and the model in `init`; see the functions below."""
     return fill_texts(fill_sizes(fill_from_model(fill_by_size(config, len(source)), facts, source), facts), source)
 
 
 def fill_from_model(config: Mapping[str, Any], facts: Mapping[str, Any] | None, source: Source) -> dict[str, Any]:
-    """Return the config with the model and normalisation of the model it begins from.
+    """Return the config with the network and normalisation of the model in `init`, if they are unset.
 
     For images with another number of channels the normalisation is the mean over the model's channels.
     """
@@ -109,7 +109,7 @@ def fill_sizes(config: Mapping[str, Any], facts: Mapping[str, Any] | None) -> di
 
 
 def fill_texts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Return the config with a task and a text tower that fit the tokenizer: vocabulary, length and end token, where unset."""
+    """Return the config with task and text tower fitted to the tokenizer: vocabulary, length, end token, if unset."""
     spec = config["data"].get("preprocess")
     tokenize = parse(spec, source.fields).tokenize if isinstance(spec, str) and "tokenize" in spec else None
     if tokenize is None:
@@ -128,7 +128,7 @@ def fill_texts(config: Mapping[str, Any], source: Source) -> dict[str, Any]:
 
 
 def fill_by_size(config: Mapping[str, Any], num_images: int) -> dict[str, Any]:
-    """Return the config with the keys that have no value taken from the row of `by_size` for this many training images."""
+    """Return the config with unset keys taken from the row of `by_size` for this many training images."""
     rows = config["by_size"] or []
     for index, row in enumerate(rows):
         if not fits(row.get("below"), int | None):

@@ -17,11 +17,11 @@ from vit_jax.types import Params, UserError
 class State:
     """Everything that a step reads and writes.
 
-    params: the trained parameters. frozen: the others, which stay as they began; the two together are all parameters. ema: the
-    running average of `params`, or None. state: the task's own state.
+    params: the trained parameters. frozen: all other parameters, which keep their initial values. ema: the running
+    average of `params`, or None. state: the task's own state.
     """
 
-    step: Any  # int32 []; a shape or a sharding where the tree is one of those
+    step: Any  # int32 []; or a shape or a sharding in a tree of these
     params: Any
     opt_state: Any
     ema: Any
@@ -34,7 +34,7 @@ class State:
         return trees.join(self.params, self.frozen)
 
     def evaluated(self, task: Task) -> dict[str, Weights]:
-        """Return the weights that are evaluated by suffix: the running average where there is one, then "raw" weights too."""
+        """Return the weights to evaluate by suffix: with a running average, that average and the "raw" weights."""
         if self.ema is None:
             return task.evaluated(self.all_params, self.state)
         raw = task.evaluated(self.all_params, self.state)
@@ -59,7 +59,8 @@ def initial_state(
 ) -> State:
     """Return the state before the first step, for examples of these shapes; pure, so it can be compiled or shape-checked.
 
-    Without `params` they are random. Parameters whose name matches `freeze` are frozen; raises UserError where none or all do.
+    Without `params` they are random. Parameters whose name matches `freeze` are frozen; raises UserError if none or all
+    do.
     """
     params = task.init(jax.random.key(seed), spec) if params is None else params
     state = task.init_state(params)

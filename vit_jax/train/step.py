@@ -35,7 +35,7 @@ def step_keys(seed: int, step: Any) -> tuple[Rng, Rng]:
 
 
 def prepared(task: Task, fetch: Fetch | None, constants: Params, batch: Batch, rng: Rng) -> Batch:
-    """Return what the loss reads of a whole batch, fetched from data on the devices where `fetch` says so."""
+    """Prepare a whole batch for the loss, fetched from data on the devices if `fetch` is given."""
     if fetch is not None:
         batch = fetch(constants["data"], batch, jax.random.fold_in(rng, AUGMENTATION))
     size = len(next(iter(batch.values())))
@@ -52,7 +52,7 @@ def prepared(task: Task, fetch: Fetch | None, constants: Params, batch: Batch, r
 
 
 def checked_loss(task: Task, found: Any) -> Any:
-    """Return what a task's loss returned, traced; raises UserError where the step cannot take it."""
+    """Return the traced output of a task's loss; raises UserError if it is malformed."""
     name = type(task).__name__
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], tuple) and len(found[1]) == 2):
         raise UserError(f"{name}.loss returns {type(found).__name__}; expected (loss, Aux(metrics, stats)).")
@@ -66,7 +66,7 @@ def checked_loss(task: Task, found: Any) -> Any:
 
 
 def checked_state(task: Task, new: Any, old: Any) -> Any:
-    """Return the updated state of a task, traced; raises UserError where it is not like the state before."""
+    """Return the traced, updated state of a task; raises UserError if it does not match the old state."""
     after, before = trees.flatten(new), trees.flatten(old)
     lines = trees.differences(after, before)
     lines += [
@@ -80,7 +80,7 @@ def checked_state(task: Task, new: Any, old: Any) -> Any:
 
 
 def loss_of(task: Task, state: State) -> Loss:
-    """Return the loss of a task as a function of the trained parameters; that of towers alone has two parts."""
+    """Return the loss of a task as a function of the trained parameters; only two towers have it in two parts."""
 
     def whole(params: Params, batch: Batch, rng: Rng) -> Any:
         with reading(task, batch):
@@ -113,9 +113,9 @@ def make_step(
 ) -> PureStep:
     """Return the step as a pure function of ({"task": constants, "data": arrays}, state, batch).
 
-    With `axis` it sees one shard of a batch that is prepared already, and averages over that mapped axis. Its randomness is a
-    function of (seed, step), and of the shard where there is one. peak: the highest learning rate. Metrics: loss and those
-    of the task, lr, and the norms of gradient (before clipping), update and new parameters.
+    With `axis` it takes one shard of a prepared batch, and averages over that mapped axis. Its randomness is a function
+    of (seed, step) and, with `axis`, of the shard. peak: the highest learning rate. Metrics: loss, the task's metrics,
+    lr, and the norms of gradient (before clipping), update and new parameters.
     """
 
     def step(constants: Params, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -140,7 +140,7 @@ def make_step(
         }
         ema = state.ema
         if ema is not None and ema_decay is not None:
-            # Short averages first, as the initial weights are random.
+            # Average over fewer steps at first, since the initial weights are random.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)
         new = state.replace(  # type: ignore[attr-defined]
@@ -183,15 +183,15 @@ def compile_step(
 ) -> Step:
     """Return the step that `make(axis=...)` makes, for states and global batches of these shapes on a mesh.
 
-    It is traced completely, so that a mistake in any part shows now, and compiled when it is first called. Under "pmap" every
-    device holds the whole state, so that state and checkpoints are the same as under "jit", and batches are prepared whole
-    before they are sharded, so that mixtures are the same too.
+    The step is traced completely, so that a mistake in any part shows now, and compiled when it is first called. With
+    "pmap" every device holds the whole state, so that state and checkpoints are the same as with "jit", and whole
+    batches are prepared before they are sharded, so that mixing is the same too.
     """
     of_constants = sharding.tree_sharding(constants, mesh, rules)
     if parallel == "jit":
         on_devices, states = jax.device_put(constants, of_constants), sharding.tree_sharding(shapes, mesh, rules)
         jitted = jit_step(make(), constants, mesh, states, rules)
-        # With the shardings of the arrays, so that the first call finds the trace.
+        # With the shardings of the arrays, so that the first call reuses the trace.
         jitted.trace(
             on_devices,
             sharding.with_shardings(shapes, states),
@@ -236,7 +236,7 @@ def trace_mapped(
     batch: Mapping[str, jax.ShapeDtypeStruct],
     shards: int,
 ) -> None:
-    """Trace what pmap compiles, for shapes: the batch prepared whole, and the step of one of its `shards`."""
+    """Trace what pmap compiles, for shapes: preparing the whole batch, and the step for one of its `shards`."""
     whole = jax.eval_shape(prepare, constants, batch, jax.random.key(0))
     parts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((shards, x.shape[0] // shards, *x.shape[1:]), x.dtype), whole)
     jax.eval_shape(jax.vmap(make(axis=AXIS), (None, None, 0), axis_name=AXIS), {}, state, parts)

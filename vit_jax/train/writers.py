@@ -18,7 +18,7 @@ FLUSH_SECONDS = 10
 
 
 class Writer(Protocol):
-    """Takes named values of steps, in the order of the steps."""
+    """Write named values of steps, in the order of the steps."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -26,19 +26,20 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Events in a workdir; events after `step` are discarded.
+    """Write TensorBoard events in a workdir; events after `step` are discarded.
 
-    Written in the main thread: SummaryWriter's thread ends at the first error of the disk, and its queue then blocks for ever.
+    They are written in the main thread: SummaryWriter's thread ends at the first disk error, and its queue then blocks
+    forever.
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter  # it imports torch where that is installed
+        from tensorboardX.event_file_writer import EventsWriter  # imports torch if it is installed
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
         self._file = EventsWriter(str(workdir / "events"))
-        start = SessionLog(status=SessionLog.START)  # discards what is from here on
+        start = SessionLog(status=SessionLog.START)  # discards events from here on
         self._file.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
         self._flushed = time.monotonic()
 
@@ -56,9 +57,9 @@ class TensorBoard:
 
 
 def check_wandb() -> None:
-    """Raise UserError where Weights & Biases is not installed."""
+    """Raise UserError if Weights & Biases is not installed."""
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder wandb/, which it leaves where it was used, is not the package
+    if spec is None or spec.origin is None:  # a folder wandb/, which it leaves behind, is not the package
         raise UserError(
             'log.wandb needs Weights & Biases, which is not installed: pip install "vit_jax[wandb]", or leave log.wandb unset.'
         )
@@ -86,7 +87,7 @@ class WandB:
                 f"log.wandb={project}: Weights & Biases cannot start ({error}); log in with `wandb login`, or set "
                 "WANDB_MODE=offline to send the run later with `wandb sync`."
             ) from None
-        # Steps sent before a kill are repeated, and would be refused with a warning each.
+        # Steps sent before a kill run again, and would each be rejected with a warning.
         self._first = self._run.starting_step
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,1 +1,1 @@
-"""Parameters of one model put into another."""
+"""Load the parameters of one model into another."""

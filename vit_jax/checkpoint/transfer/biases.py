@@ -12,7 +12,7 @@ BEFORE = num_distances((1, 1)) - 1  # rows for tokens before the patches
 
 
 def resized(name: str, table: np.ndarray, rows: int, old: Grid | None, new: Grid | None) -> np.ndarray | None:
-    """Return the table of a parameter with another number of rows; None where it is none, or where the grids are unknown."""
+    """Resize the table of a parameter to another number of rows; None if it is no table, or the grids are unknown."""
     if (
         name.endswith("/relative_bias")
         and old
@@ -30,8 +30,8 @@ def resize_relative_bias(
 ) -> Float[np.ndarray, "more_distances k"]:
     """Resize the biases of a grid of patches to another grid, as BEiT does (arXiv:2106.08254; its run_class_finetuning.py).
 
-    The old offsets are placed at distances that grow geometrically up to those of the new grid, so that near ones keep
-    their biases; between them is a bicubic spline. The rows for tokens before the patches stay.
+    The old offsets are placed at distances that grow geometrically up to the size of the new grid, so that near offsets
+    keep their biases, and are interpolated with a bicubic spline. The rows for tokens before the patches do not change.
     """
     from scipy.interpolate import RectBivariateSpline  # takes half a second, which every command would pay
 
@@ -44,7 +44,7 @@ def resize_relative_bias(
 
 
 def _geometric(old: int, new: int) -> np.ndarray:
-    """Return where `old` offsets are: at 0, 1, 1 + q, 1 + q + q^2, ... to both sides, with q in [1.01, 1.5] for `new` offsets."""
+    """Return positions of `old` offsets: 0, 1, 1 + q, 1 + q + q^2, ... to both sides; q in [1.01, 1.5] fits `new`."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2
@@ -54,6 +54,6 @@ def _geometric(old: int, new: int) -> np.ndarray:
 
 
 def resize_offset_bias(table: Float[np.ndarray, "distances k"], side: int) -> Float[np.ndarray, "more_distances k"]:
-    """Resize the biases of a Swin's square windows to side^2 offsets: bicubic without antialiasing, as in its load_pretrained."""
+    """Resize the biases of Swin's square windows to side^2 offsets, bicubic without antialiasing like Swin's code."""
     old = math.isqrt(len(table))
     return resize_posemb(table[None], (old, old), (side, side), 0, "bicubic_no_antialias")[0]

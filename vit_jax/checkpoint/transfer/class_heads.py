@@ -1,4 +1,4 @@
-"""Decide what happens to a pretrained head in a model with other classes."""
+"""Decide how to use a pretrained head in a model with other classes."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ Names = tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class HeadPlan:
-    """Whether the head is kept, begins anew, or takes the columns `old` of the source as its columns `new`; and why."""
+    """Whether the head is kept, re-initialized, or takes the source's columns `old` as its columns `new`; and why."""
 
     mode: Literal["keep", "reset", "map"]
     why: str
@@ -29,9 +29,9 @@ def in_head(name: str) -> bool:
 
 
 def plan_head(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], old: Names, new: Names) -> HeadPlan:
-    """Decide what to do with the head of `source` in the model of `like`; old, new: their class names where known.
+    """Decide what to do with the head of `source` in the model of `like`; old, new: their class names, if known.
 
-    Raises UserError where the source's head cannot be used as `mode` says.
+    Raises UserError if the source's head cannot be used as `mode` requires.
     """
     if mode == "reset":
         return HeadPlan("reset", "init.head='reset'")
@@ -55,7 +55,7 @@ def plan_head(mode: Mode, source: Mapping[str, Any], like: Mapping[str, Any], ol
 
 
 def _obstacle(source: Mapping[str, Any], like: Mapping[str, Any]) -> str:
-    """Return why the pretrained head cannot be used whatever the classes; empty where it can."""
+    """Return why the pretrained head cannot be used for any classes; empty if it can."""
     if "head/kernel" not in source:
         return "the pretrained model has none"
     if "head/kernel" not in like:
@@ -68,7 +68,7 @@ def _obstacle(source: Mapping[str, Any], like: Mapping[str, Any]) -> str:
 
 
 def _choose(sizes: list[int], old: Names, new: Names) -> tuple[Literal["keep", "reset", "map"], str]:
-    """Return what auto does, and why."""
+    """Return the mode that "auto" selects, and why."""
     counts = f"{sizes[0]} classes in the pretrained model, {sizes[1]} here"
     if old is None or new is None:
         if sizes[0] == sizes[1]:
@@ -83,8 +83,8 @@ def _choose(sizes: list[int], old: Names, new: Names) -> tuple[Literal["keep", "
 
 
 def _check_same(sizes: list[int], old: Names, new: Names) -> None:
-    """Raise UserError where the classes of both sides are known to differ."""
-    remedy = "Use init.head='reset', or 'map' where both sides name their classes."
+    """Raise UserError if the classes of both sides are known to differ."""
+    remedy = "Use init.head='reset', or 'map' if both sides name their classes."
     if sizes[0] != sizes[1]:
         raise UserError(
             f"init.head='keep' with {sizes[0]} classes in the pretrained model and {sizes[1]} here. {remedy}"
@@ -121,7 +121,7 @@ def _map(old: Names, new: Names, why: str) -> HeadPlan:
 
 
 def mapped(plan: HeadPlan, pretrained: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-    """Return a kernel or bias of the head with the columns that the plan takes from the pretrained one of the same width."""
+    """Return a kernel or bias of the head with the columns that the plan takes from the pretrained one."""
     columns = fresh.copy()
     columns[..., list(plan.new)] = pretrained[..., list(plan.old)]
     return columns

@@ -1,4 +1,4 @@
-"""Put pretrained parameters into another model: load what fits, resize what can be resized, treat the head as asked."""
+"""Load pretrained parameters into another model: load or resize what fits, and treat the head as requested."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from vit_jax.types import PatchMethod, PosembMethod, UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]
 Shape = tuple[int, ...]
-Value = np.ndarray | Callable[[], np.ndarray]  # a function where an initial value is needed
+Value = np.ndarray | Callable[[], np.ndarray]  # a function if an initial value is needed
 
 # Fields that may differ without changing what the parameters mean.
 FREE = {
@@ -43,15 +43,16 @@ FREE = {
     ),
 }
 
-# Outputs for whole images do not depend on it, so it may be missing or left over.
+# Outputs for unmasked images do not depend on it, so it may be missing or left over.
 MASK_TOKEN = "mask_token"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What became of one parameter.
+    """The outcome for one parameter.
 
-    "reset" and "missing" begin anew, a "missing" one because the source lacks it; "left over" is only in the source.
+    "reset" and "missing" parameters are re-initialized, "missing" ones because the source lacks them; "left over"
+    parameters are only in the source.
     """
 
     name: str
@@ -61,9 +62,9 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """All parameters of a model and what became of each of both sides.
+    """All parameters of a model, and a report on each parameter of both sides.
 
-    notes: a sentence on each field in which the models differ, though the parameters may fit.
+    notes: a sentence on each field in which the models differ, although the parameters fit.
     """
 
     params: dict[str, np.ndarray]
@@ -87,12 +88,13 @@ def merge(
     patches: PatchMethod = "bilinear",
     allow: str = "",
 ) -> Merged:
-    """Put the parameters `source` into a model whose parameters are like `like`: by name, with shape and dtype.
+    """Load the parameters `source` into a model with parameters like `like`: by name, with shape and dtype.
 
-    Both sides have a config, names of classes and a grid of patches (rows, columns); the last two are None where unknown.
-    fresh: returns the initial value of a parameter that begins anew. head: "keep" needs the same classes, "map" copies classes
-    of the same name, "reset" begins anew, "auto" keeps or maps where the classes are the same. posemb, patches: how
-    position and patch embeddings are resized. allow: a regex of names that may be missing, left over or of another shape.
+    Both sides have a config, names of classes and a grid of patches (rows, columns); the last two are None if unknown.
+    fresh: returns the initial value of a parameter that is re-initialized. head: "keep" needs the same classes, "map"
+    copies classes of the same name, "reset" re-initializes the head, "auto" keeps or maps it if the classes are the
+    same. posemb, patches: how position and patch embeddings are resized. allow: a regex of names that may be missing,
+    left over or of another shape.
 
     Raises UserError that lists what does not fit.
     """
@@ -144,11 +146,11 @@ def _fitted(
     old: Grid | None,
     new: Grid | None,
 ) -> tuple[np.ndarray | None, Entry]:
-    """Return the pretrained value of a parameter in the shape of the model, or None where there is none."""
+    """Return the pretrained value of a parameter in the shape of the model, or None if there is none."""
     if name == positions.TABLE and moved.table is not None:
         return moved.table, Entry(name, "resized" if moved.detail else "loaded", moved.detail)
     if name not in source:
-        return None, Entry(name, "missing", "begins anew")
+        return None, Entry(name, "missing", "re-initialized")
     found = source[name]
     if found.shape == shape and name != positions.TABLE:
         if name in moved.added:
@@ -174,7 +176,7 @@ def _head(
     plan: class_heads.HeadPlan,
     fresh: Callable[[str], np.ndarray],
 ) -> tuple[Value | None, Entry]:
-    """Return the value of a parameter of the head group as planned; `value` is the pretrained one where its shape fits."""
+    """Return the planned value of a parameter of the head group; `value` is the pretrained one if its shape fits."""
     is_rep = entry.name.startswith("rep/")
     if plan.mode == "reset":
         if is_rep and value is not None:
@@ -192,7 +194,7 @@ def _head(
 def _check_token_mixing(
     source: Mapping[str, np.ndarray], like: Mapping[str, Any], old: Grid | None, new: Grid | None
 ) -> None:
-    """Raise UserError where a Mixer would see another grid of patches."""
+    """Raise UserError if a Mixer would see another grid of patches."""
     mixing = "encoder/block_0/tokens/up/kernel"
     if mixing not in source or mixing not in like:
         return
@@ -242,7 +244,7 @@ def _explanation(
         + "\n  ".join(lines[:15] + more)
         + (f"\nThe models differ in {fields}." if fields else "")
         + "\nUse the pretrained model's fields (a model without a type takes them all), or give init.allow a regex of the "
-        "parameters that may begin anew or be left out."
+        "parameters that may be re-initialized or left out."
     )
 
 

@@ -12,9 +12,9 @@ Grid = tuple[int, int]
 def resize_posemb(
     table: Float[np.ndarray, "1 n d"], old_grid: Grid, new_grid: Grid, prefix: int, method: PosembMethod
 ) -> Float[np.ndarray, "1 m d"]:
-    """Resize position embeddings to another grid of (rows, columns); the slots of the first `prefix` tokens stay.
+    """Resize position embeddings to another grid of (rows, columns); the first `prefix` tokens' slots do not change.
 
-    Raises UserError where the table does not have prefix + rows * columns slots. Source: arXiv:2010.11929, section 3.2.
+    Raises UserError if the table does not have prefix + rows * columns slots. Source: arXiv:2010.11929, section 3.2.
     """
     if table.shape[1] != prefix + old_grid[0] * old_grid[1]:
         raise UserError(
@@ -29,8 +29,8 @@ def resize_patch_embed(
 ) -> Float[np.ndarray, "qh qw c d"]:
     """Resize a patch embedding to patches of another (height, width): the pseudo-inverse resize of FlexiViT.
 
-    A patch that is enlarged by `method` keeps its embedding (arXiv:2212.08013, section 3.4): FlexiViT's own is "bilinear" as
-    tf.image.resize, timm's the antialiased "bicubic".
+    A patch that is enlarged by `method` keeps its embedding (arXiv:2212.08013, section 3.4): FlexiViT uses "bilinear"
+    like tf.image.resize, timm the antialiased "bicubic".
     """
     # Resizing an image is the Kronecker product of resizing its axes, and so is the pseudo-inverse.
     rows, cols = (
@@ -43,8 +43,8 @@ def resize_patch_embed(
 def adapt_channels(kernel: Float[np.ndarray, "h w c d"], channels: int) -> Float[np.ndarray, "h w e d"]:
     """Adapt the first kernel of a network for RGB or grey images to another number of channels.
 
-    To one channel it is summed, so that grey images give the same result as in RGB; to more it is repeated and scaled by
-    old / new, as timm does. Raises UserError for a kernel of neither 1 nor 3 channels.
+    For one channel it is summed, so that grey images give the same result as in RGB; for more it is repeated and scaled
+    by old / new, as in timm. Raises UserError for a kernel with neither 1 nor 3 channels.
     """
     old = kernel.shape[2]
     if old == channels:

@@ -17,9 +17,9 @@ Slot = tuple[str, int]  # the parameter of a prefix token, and the token's index
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """The table of the new model, None where it cannot be made, and what slots missing in it add to their tokens.
+    """The table of the new model, None if it cannot be made, and values that slots missing in it add to their tokens.
 
-    detail: how the table differs from the pretrained one; empty where it is the same.
+    detail: how the table differs from the pretrained one; empty if it is the same.
     """
 
     table: np.ndarray | None
@@ -38,8 +38,8 @@ def move(
 ) -> Positions:
     """Return the position embeddings of `source`, for a grid of `old` patches, in the model of `like` and `new`.
 
-    On the same grid the network stays the same: a slot that the new table lacks is added to its token, and one that the
-    source lacks is zero. fixed: the source uses sincos2d, with which a learned table then begins.
+    On the same grid the network's function does not change: a slot missing in the new table is added to its token, and
+    a slot missing in the source is zero. fixed: the source uses sincos2d, to which a learned table is then initialized.
     """
     details = []
     if fixed and TABLE in like and TABLE not in source and old is not None:
@@ -71,7 +71,7 @@ def move(
 
 
 def _slots(leaves: Mapping[str, Any], grid: Grid | None) -> list[Slot] | None:
-    """Return the prefix tokens that have slots in the table, in order; None where the grid does not determine them."""
+    """Return the prefix tokens that have slots in the table, in order; None if the grid does not determine them."""
     if TABLE not in leaves:
         return []
     tokens = [(name, i) for name in TOKENS if name in leaves for i in range(leaves[name].shape[1])]
