@@ -49,7 +49,7 @@ KEYS: dict[str, Key] = {
     "image_size": Key(
         Units | None,
         None,
-        "What SIZE stands for in the preprocess specs, in pixels; SIZE*7//6 works too. By default that of the model in `init`.",
+        "The value of SIZE in the preprocess specs, in pixels; SIZE*7//6 works too. By default the size of the model in `init`.",
     ),
     "model": Key(
         dict,
@@ -120,7 +120,7 @@ KEYS: dict[str, Key] = {
     "init": Key(
         dict | None,
         None,
-        '{"ref": MODEL, "head": "auto", "posemb": "auto", "patches": "auto", "allow": REGEX} begins from the '
+        '{"ref": MODEL, "head": "auto", "posemb": "auto", "patches": "auto", "allow": REGEX} initializes from the '
         "weights of another run or of a published "
         "model. `head` is keep, reset (and without the representation layer) or map (by the classes' names); auto keeps it where "
         "the classes are the same. `posemb` is bilinear, bicubic or bicubic_no_antialias, `patches` bilinear or "
@@ -132,7 +132,7 @@ KEYS: dict[str, Key] = {
         None,
         "The model that a task such as distill.Distill or beit.Beit learns from: any reference, as in `init`.",
     ),
-    "freeze": Key(str | None, None, "Parameters whose name the regex finds stay as they begin."),
+    "freeze": Key(str | None, None, "Parameters whose name the regex finds keep their initial values."),
     "by_size": Key(
         list[dict] | None,
         None,

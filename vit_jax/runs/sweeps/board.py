@@ -179,9 +179,9 @@ class Board:
         return [run.name, Text(state, STYLES[run.state]), f"{p.step}/{p.steps or '?'}", format_metric(p.loss), *metric]
 
 
-def format_metric(value: float | None, name: str = "") -> str:
+def format_metric(value: float | None, name: str | None = None) -> str:
     """Return an accuracy in percent, another number with four decimals, a small one with four digits, and "" for None."""
-    if value is not None and is_rate(name):
+    if value is not None and name and is_rate(name):
         return f"{100 * value:.2f} %"
     return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 and value else f"{value:.4f}"
 
