@@ -12,8 +12,7 @@ Published, on ImageNet-1k's validation images at 224 px after 1,600 epochs, for 
 the repository's weights reach 83.66, 85.95, 86.93 %), linear probe 68.0, 75.8, 76.6 % (the repository's code 67.8, 76.0,
 77.2 %). L takes 42 hours on 64 V100 for 800 epochs; fine-tuning B takes 7 hours on 32.
 
-Query, key and value are initialized separately; the repository draws one matrix for the three. Fixed positions have
-big_vision's frequencies; the lowest is slightly lower. None of this was run here.
+Query, key and value are initialized separately; the repository draws one matrix for the three. None of this was run here.
 """
 
 import ml_collections
@@ -44,13 +43,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.model = {
         "type": "vit.ViT",
         "variant": given["variant"],
-        "posemb": "sincos2d",
+        "posemb": "sincos2d_mae",
         "mlp": "gelu",
         "weight_init": "mae",
     }
     config.task = {
         "type": "mae.Mae", "mask_ratio": 0.75, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16,
-        "norm_pixels": True, "mean": deit.MEAN, "std": deit.STD,
+        "decoder_posemb": "sincos2d_mae", "norm_pixels": True, "mean": deit.MEAN, "std": deit.STD,
     }  # fmt: skip
     config.optim.rule.b2 = 0.95
     config.optim.weight_decay = 0.05

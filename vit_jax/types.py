@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 Params = Mapping[str, Any]
 DtypeName = Literal["float32", "bfloat16", "float16", "float64"]
+# Kinds of fixed position embeddings; see layers/posemb.py.
+Sincos = Literal["sincos2d", "sincos2d_mae"]
 # How position embeddings are resized.
 PosembMethod = Literal["bilinear", "bicubic", "bicubic_no_antialias", "dinov2"]
 PatchMethod = Literal["bilinear", "bicubic"]  # the resize of images that a resized patch embedding undoes

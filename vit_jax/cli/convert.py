@@ -90,7 +90,7 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     """Write a loaded model in a format; return notes on what the format cannot express."""
     from vit_jax import trees
     from vit_jax.checkpoint import workdir
-    from vit_jax.pretrained import google, huggingface, swin, timm, upernet, yolos
+    from vit_jax.pretrained import google, huggingface, mae, swin, timm, upernet, yolos
     from vit_jax.pretrained.pretrained import from_spec
 
     if hasattr(loaded.task, "text"):
@@ -124,14 +124,15 @@ def write(loaded: Any, out: Path, to: str) -> list[str]:
     if preprocessing is None:
         preprocessing = from_spec(f"resize(({height}, {width}))", mean, std)
         notes = [f"The format cannot express the preprocessing {loaded.preprocess_spec!r}; written as a resize."]
-    if predicts_parts(loaded) and to == "hf":
+    with_decoder = type(loaded.task).__name__ == "Mae" and loaded.spec["type"] == "vit.ViT" and loaded.model.class_token
+    if to == "hf" and (predicts_parts(loaded) or with_decoder):
         whole = {name: np.asarray(leaf, np.float32) for name, leaf in trees.flatten(loaded.weights["params"]).items()}
         whole |= {
             name: np.asarray(leaf)
             for name, leaf in trees.flatten(loaded.weights).items()
             if not name.startswith("params/")
         }
-        module = {"Segment": upernet, "Detect": yolos}.get(type(loaded.task).__name__)
+        module = {"Segment": upernet, "Detect": yolos, "Mae": mae}.get(type(loaded.task).__name__)
         if module is None:
             raise UserError(f"transformers has no network for {type(loaded.task).__name__}; use --to=workdir.")
         return notes + module.write(out, loaded.spec, loaded.task_spec, whole, preprocessing, loaded.class_names)

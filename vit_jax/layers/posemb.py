@@ -1,6 +1,6 @@
 """Position embeddings of a patch grid."""
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +9,20 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from vit_jax.layers.patches import interpolated
-from vit_jax.types import Tokens, UserError
+from vit_jax.types import Sincos, Tokens, UserError
 
 
-def sincos2d(rows: int, cols: int, width: int, temperature: float = 10_000.0) -> Float[np.ndarray, "n d"]:
+def sincos2d(
+    rows: int, cols: int, width: int, temperature: float = 10_000.0, kind: Sincos = "sincos2d"
+) -> Float[np.ndarray, "n d"]:
     """Fixed 2-D sine-cosine embeddings (arXiv:2205.01580), [rows * cols, width] in row-major order.
 
-    The four quarters of the width are sin(x w), cos(x w), sin(y w), cos(y w) over geometric frequencies w.
+    The four quarters of the width are sin(x w), cos(x w), sin(y w), cos(y w) over geometric frequencies w, from 1 to
+    1 / temperature; in MAE (arXiv:2111.06377, "sincos2d_mae") the last one is one ratio above that.
     """
     if width % 4:
-        raise UserError(f"posemb='sincos2d' needs a width divisible by 4; found {width}.")
-    frequencies = temperature ** -np.linspace(0.0, 1.0, width // 4)
+        raise UserError(f"posemb={kind!r} needs a width divisible by 4; found {width}.")
+    frequencies = temperature ** -np.linspace(0.0, 1.0, width // 4, endpoint=kind == "sincos2d")
     y, x = np.mgrid[:rows, :cols].reshape(2, -1, 1) * frequencies.reshape(1, 1, -1)
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
 
@@ -28,7 +31,7 @@ class AddPositions(nn.Module):
     """Add a position embedding to the tokens of a grid after `prefix` tokens, such as the class token.
 
     "learn" has one vector for each token, including the prefix, initialized to normal with the standard deviation
-    `std`, or 1 / sqrt(d) for "width"; "sincos2d" is zero on the prefix; "none" adds nothing.
+    `std`, or 1 / sqrt(d) for "width"; "sincos2d" and "sincos2d_mae" are zero on the prefix; "none" adds nothing.
     """
 
     kind: str
@@ -53,8 +56,9 @@ class AddPositions(nn.Module):
                     "For images of several sizes give model.posemb_grid=(rows, columns), or model.posemb='sincos2d'."
                 )
             table: Array = self.param("table", nn.initializers.normal(std), (1, n, width), self.param_dtype)
-        elif self.kind == "sincos2d":
-            table = jnp.pad(jnp.asarray(sincos2d(*self.grid, width)), ((self.prefix, 0), (0, 0)))[None]
+        elif self.kind in get_args(Sincos):
+            fixed = sincos2d(*self.grid, width, kind=cast(Sincos, self.kind))
+            table = jnp.pad(jnp.asarray(fixed), ((self.prefix, 0), (0, 0)))[None]
         else:
             return tokens
         if coords is not None and grids is not None:

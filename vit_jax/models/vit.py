@@ -47,9 +47,10 @@ class ViT(FromVariant, nn.Module):
     tokens are the class token (if class_token is True, or None with pool="tok"), the distillation token of a
     `distilled` model (arXiv:2012.12877; it has its own head, and the logits are the mean of both), `registers` tokens
     that are never read (arXiv:2309.16588), and the patches; with mask_token a learned token can replace masked patches.
-    posemb: "learn", "sincos2d" or "none"; with posemb_prefix the tokens before the patches have learned positions too;
-    posemb_std: see AddPositions; posemb_grid: the rows and columns of the learned positions, which are interpolated for
-    each image, so that images may have any shape, also as Patches (arXiv:2307.06304). rope: rotary positions of the
+    posemb: "learn", "sincos2d", "sincos2d_mae" (see layers/posemb.py) or "none"; with posemb_prefix the tokens before
+    the patches have learned positions too; posemb_std: see AddPositions; posemb_grid: the rows and columns of the
+    learned positions, which are interpolated for each image, so that images may have any shape, also as Patches
+    (arXiv:2307.06304). rope: rotary positions of the
     patches, a module of layers/rope.py, in addition to `posemb`. relative_bias: a learned bias on the scores of each
     head for each offset between two tokens (arXiv:2106.08254), in each of the "blocks" or "shared" by all. pre_norm: a
     LayerNorm before the first block (CLIP, arXiv:2103.00020). norm_after_pool: apply the last LayerNorm to the pooled
@@ -79,7 +80,7 @@ class ViT(FromVariant, nn.Module):
     distilled: bool = False
     registers: int = 0
     mask_token: bool = False
-    posemb: Literal["learn", "sincos2d", "none"] = "learn"
+    posemb: Literal["learn", "sincos2d", "sincos2d_mae", "none"] = "learn"
     posemb_prefix: bool = True
     posemb_std: float | Literal["width"] = 0.02
     posemb_grid: tuple[int, int] | None = None

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from vit_jax.pretrained import specs, wrappers
 from vit_jax.pretrained.links import Link, same, shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new
-from vit_jax.types import UserError
+from vit_jax.types import Sincos, UserError
 
 FORMAT = "a Google .npz"
 # Set in the code of these models, not in their files: flax's nn.gelu and epsilons, and models_resnet.py.
@@ -388,8 +388,8 @@ def check(model: Mapping[str, Any]) -> None:
         refuse("stride", "patches that do not overlap", workdir)
     if model["padding"] != "valid":
         refuse("padding", "'valid'", workdir)
-    if model["posemb"] not in ("learn", "sincos2d", "none"):
-        refuse("posemb", "'learn', 'sincos2d' or 'none'", workdir)
+    if model["posemb"] not in ("learn", "none", *get_args(Sincos)):
+        refuse("posemb", "'learn', 'sincos2d', 'sincos2d_mae' or 'none'", workdir)
 
 
 def _notes(
@@ -408,7 +408,7 @@ def _notes(
     ]
     if model.get("pool") == "map":
         notes.append("Attention pooling is written in big_vision's layout, which the original repository cannot read.")
-    if model.get("posemb") in ("sincos2d", "none"):
+    if model.get("posemb") != "learn":
         notes.append(f"Its position embeddings, posemb={model['posemb']!r}, are written as a table.")
     if preprocessing:
         notes.append(

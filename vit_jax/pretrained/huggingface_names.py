@@ -126,7 +126,7 @@ def links(model: Mapping[str, Any], kind: str, prefix: str) -> list[Link]:
         pattern = "(n b) d -> n b 1 d" if kind.startswith("dinov2") else ""
         table.append(Link(f"{embed}.mask_token", ("mask_token",), pattern))
     for i in range(model["depth"]):
-        table += _block_links(network, prefix + network.block.format(i=i), f"encoder/block_{i}", model)
+        table += block_links(network, prefix + network.block.format(i=i), f"encoder/block_{i}", model)
     if model["relative_bias"] == "shared":
         table.append(same(f"{prefix}encoder.{_BIAS}", "encoder/relative_bias"))
     if model["norm_after_pool"]:
@@ -142,7 +142,8 @@ def links(model: Mapping[str, Any], kind: str, prefix: str) -> list[Link]:
     return table
 
 
-def _block_links(network: Network, theirs: str, ours: str, model: Mapping[str, Any]) -> list[Link]:
+def block_links(network: Network, theirs: str, ours: str, model: Mapping[str, Any]) -> list[Link]:
+    """Return the name table of one block."""
     heads, table = model["num_heads"], []
     for i, name in enumerate(network.norms, 1):
         table += norm(f"{theirs}.{name}", f"{ours}/norm{i}")

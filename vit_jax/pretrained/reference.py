@@ -73,6 +73,7 @@ def read(reference: str) -> Pretrained:
         google,
         huggingface,
         huggingface_towers,
+        mae,
         open_clip,
         swin,
         timm,
@@ -83,7 +84,7 @@ def read(reference: str) -> Pretrained:
 
     place = locate(reference)
     arrays, config, notes = read_arrays(place)
-    libraries = (big_vision_towers, open_clip, huggingface_towers, upernet, yolos, google, swin, timm, huggingface)
+    libraries = (big_vision_towers, open_clip, huggingface_towers, upernet, yolos, mae, google, swin, timm, huggingface)
     for library in libraries:
         if library.matches(arrays, config):
             found = library.read(arrays, config, reference)

@@ -137,9 +137,10 @@ def with_posemb_table(
     if model["posemb"] == "learn":
         return dict(model), dict(params)
     height, width = pixels_per_patch(model)
-    table = sincos2d(size[0] // height, size[1] // width, model["width"])
-    if model["posemb"] == "none":
-        table = np.zeros_like(table)
+    grid = size[0] // height, size[1] // width
+    table = np.zeros((math.prod(grid), model["width"]), np.float32)
+    if model["posemb"] != "none":
+        table = sincos2d(*grid, model["width"], kind=model["posemb"])
     slots = prefix_tokens(model) if model["posemb_prefix"] else 0
     table = np.pad(table, ((slots, 0), (0, 0)))[None]
     return dict(model) | {"posemb": "learn"}, params | {"posemb/table": table}

@@ -35,7 +35,7 @@ from vit_jax.types import UserError
 CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 
 # Networks of transformers that are more than a backbone; their readers know all names.
-WHOLE = ("upernet", "yolos")
+WHOLE = ("upernet", "yolos", "vit_mae")
 
 
 def read_arrays(path: Path) -> tuple[FlatParams, dict[str, Any], list[str]]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vit_jax.pretrained import originals, specs, timm_config, timm_eva
 from vit_jax.pretrained.links import (
@@ -21,7 +21,7 @@ from vit_jax.pretrained.links import (
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, write_folder
 from vit_jax.pretrained.timm_config import TimmArgs
-from vit_jax.types import PosembMethod, UserError
+from vit_jax.types import PosembMethod, Sincos, UserError
 
 # Arrays that only a supported network has.
 _VIT, _MIXER = "blocks.0.attn.qkv.weight", "blocks.0.mlp_tokens.fc1.weight"
@@ -434,7 +434,7 @@ def write(
     size = preprocessing.size if preprocessing else specs.image_size(model, params, "timm")
     channels = params["stem/root/kernel" if model.get("stem") else "embed/kernel"].shape[2]
     if not is_mixer:
-        if model["posemb"] == "sincos2d":
+        if model["posemb"] in get_args(Sincos):
             model, params = specs.with_posemb_table(model, params, size)
         model, params = specs.with_embed_bias(model, params)
     of_model = timm_config.mixer_arguments if is_mixer else timm_eva.arguments if is_eva else timm_config.vit_arguments
@@ -453,7 +453,7 @@ def _vit_architecture(model: Mapping[str, Any]) -> str:
         "rep_size": model["rep_size"],
         "stride": model["stride"] and specs.pair(model["stride"]) != specs.pair(model["patch_size"]),
         "padding": model["padding"] != "valid",
-        "posemb": model["posemb"] not in ("learn", "sincos2d", *(() if distilled else ("none",))),
+        "posemb": model["posemb"] not in ("learn", *get_args(Sincos), *(() if distilled else ("none",))),
         "posemb_grid": model["posemb_grid"] is not None,
         "embed_bias": model["embed_bias"] and model["pre_norm"],
         "mlp": swiglu and (model["pool"] == "map" or model["stem"] or distilled),

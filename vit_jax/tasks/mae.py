@@ -16,7 +16,7 @@ from vit_jax.layers.posemb import sincos2d
 from vit_jax.tasks.masks import check_ratio
 from vit_jax.tasks.pretraining import Pretraining, need_tiles, patch_pixels
 from vit_jax.tasks.task import Aux, Batch, Scale, Spec, TaskState, stream
-from vit_jax.types import Count, Images, Params, Rng, Tokens, Units, UserError
+from vit_jax.types import Count, Images, Params, Rng, Sincos, Tokens, Units, UserError
 
 
 class PixelDecoder(nn.Module):
@@ -29,6 +29,8 @@ class PixelDecoder(nn.Module):
     grid: tuple[int, int]
     prefix: int
     mlp: Gelu
+    posemb: Sincos
+    norm_eps: float
 
     @nn.compact
     def __call__(self, visible: Tokens, restore: Int[Array, "b patches"]) -> Float[Array, "b patches o"]:
@@ -37,11 +39,11 @@ class PixelDecoder(nn.Module):
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         masked = jnp.tile(mask_token, (len(x), restore.shape[1] + self.prefix - x.shape[1], 1))
         shuffled = jnp.concatenate([x[:, self.prefix :], masked], axis=1)
-        patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1) + sincos2d(*self.grid, self.width)[None]
+        positions = sincos2d(*self.grid, self.width, kind=self.posemb)
+        patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1) + positions[None]
         x = jnp.concatenate([x[:, : self.prefix], patches], axis=1)
-        x = Encoder(partial(Block, 4 * self.width, self.num_heads, mlp=self.mlp), self.depth, name="encoder")(
-            x, train=True
-        )
+        block = partial(Block, 4 * self.width, self.num_heads, mlp=self.mlp, norm_eps=self.norm_eps)
+        x = Encoder(block, self.depth, norm_eps=self.norm_eps, name="encoder")(x, train=True)
         dense = nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="pixels")
         return dense(x[:, self.prefix :])
 
@@ -51,8 +53,8 @@ class Mae(Pretraining):
     """Minimise the mean squared error of masked patches (section 3, "Reconstruction target"), with a network in stages.
 
     The patches of a network such as vit.ViT are dropped between its `embed` and `encode`, which sees (1 - mask_ratio)
-    of them. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8 and width
-    512; the decoder's GELU is exact or approximate like the network's.
+    of them. With norm_pixels each target patch has mean 0 and variance 1. The paper's decoder has depth 8, width 512
+    and decoder_posemb "sincos2d_mae"; its GELU and its norms' epsilon are the network's.
     """
 
     mean: Scale = 0.5
@@ -61,6 +63,7 @@ class Mae(Pretraining):
     decoder_width: Units = 512
     decoder_depth: Count = 8
     decoder_heads: Count = 16
+    decoder_posemb: Sincos = "sincos2d"
     norm_pixels: bool = True
     decomposable = True
 
@@ -130,4 +133,5 @@ class Mae(Pretraining):
         outputs = images.shape[1] * images.shape[2] * images.shape[3] // (grid[0] * grid[1])
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_heads)
         mlp: Gelu = "gelu" if getattr(self.model, "mlp", None) == "gelu" else "gelu_tanh"
-        return PixelDecoder(*sizes, outputs, grid, self.model.num_prefix, mlp)
+        epsilon = getattr(self.model, "norm_eps", 1e-6)
+        return PixelDecoder(*sizes, outputs, grid, self.model.num_prefix, mlp, self.decoder_posemb, epsilon)

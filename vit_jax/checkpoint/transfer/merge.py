@@ -5,13 +5,13 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vit_jax.checkpoint.transfer import biases, class_heads, positions
 from vit_jax.checkpoint.transfer.patches import Grid, adapt_channels, resize_patch_embed
-from vit_jax.types import PatchMethod, PosembMethod, UserError, compile_regex
+from vit_jax.types import PatchMethod, PosembMethod, Sincos, UserError, compile_regex
 
 Status = Literal["loaded", "resized", "reset", "missing", "left over"]
 Shape = tuple[int, ...]
@@ -102,7 +102,7 @@ def merge(
     source = {name: np.asarray(leaf, np.float32) for name, leaf in source.items()}
     _check_token_mixing(source, like, source_grid, grid)
     plan = class_heads.plan_head(head, source, like, source_classes, classes)
-    fixed = source_model.get("posemb") == "sincos2d"
+    fixed = source_model.get("posemb") in get_args(Sincos)
     moved = positions.move(source, like, source_grid, grid, posemb, fixed=fixed)
     values: dict[str, Value] = {}
     report: list[Entry] = []
