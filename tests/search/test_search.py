@@ -1,12 +1,18 @@
 """An index is its shards: built, killed, resumed, searched and refused."""
 
+import contextlib
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT, environment, run
 from tests.explain.helpers import network
 from vit_jax.__main__ import main as vit
 from vit_jax.data.photographs import crops
@@ -91,6 +97,32 @@ def test_a_build_that_was_killed_resumes_bit_for_bit(leftover, embedder, photos,
         (tmp_path / "index" / "shards" / "000002.tmp").write_bytes(b"\x93NUMPY")
     assert len(contents(tmp_path / "index")) < len(contents(tmp_path / "whole"))
     build(tmp_path / "index", embedder, photos)
+    assert contents(tmp_path / "index") == contents(tmp_path / "whole")
+
+
+@pytest.mark.torture
+def test_a_command_that_is_killed_three_times_ends_with_the_same_bytes(tmp_path):
+    run(tmp_path / "run", "--config.steps=2")
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    for i in range(13_000):  # four shards
+        place = photos / str(i % 10) / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(place)
+
+    def build_command(name, seconds=None):
+        command = [sys.executable, "-m", "vit_jax", "search", "build", str(photos), f"--model={tmp_path / 'run'}"]
+        process = subprocess.Popen([*command, f"--index={tmp_path / name}"], cwd=ROOT, env=environment())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        process.kill()
+        return process.wait()
+
+    start = time.monotonic()
+    assert build_command("whole") == 0
+    lifetime = time.monotonic() - start
+    codes = [build_command("index", share * lifetime) for share in (0.6, 0.6, 0.5)]
+    assert -signal.SIGKILL in codes
+    assert build_command("index") == 0
     assert contents(tmp_path / "index") == contents(tmp_path / "whole")
 
 

@@ -14,6 +14,9 @@ from vit_jax.printable import line
 from vit_jax.search.index import unit
 from vit_jax.search.nearest import Searcher
 from vit_jax.search.sheet import thumbnail
+from vit_jax.viz.dense import draw_boxes, overlay, palette, shaded
+
+LEAST_SCORE = 0.5
 
 
 def read_photograph(data: bytes, loaded: Loaded, most_pixels: int) -> np.ndarray:
@@ -31,13 +34,14 @@ def read_photograph(data: bytes, loaded: Loaded, most_pixels: int) -> np.ndarray
 
 
 def as_answer(
-    loaded: Loaded, outputs: Outputs, image: np.ndarray | None, grid: tuple[int, int] | None, top: int, searcher: Searcher | None,
-    neighbours: int,
+    loaded: Loaded, outputs: Outputs, image: np.ndarray, attention: bool, grid: tuple[int, int] | None, top: int,
+    searcher: Searcher | None, neighbours: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return an answer as JSON: classes or numbers, the preprocessed image, its attention, and similar pictures."""
+    """Return an answer as JSON: what is predicted, the preprocessed image, its attention, and similar pictures."""
     answer: dict[str, Any] = {}
-    if image is not None:
+    if attention:
         answer["image"] = _as_url(image)
+    answer |= dense(loaded, outputs, image)
     if "probs" in outputs:
         best = np.argsort(-outputs["probs"], kind="stable")[:top]
         answer["classes"] = [
@@ -55,6 +59,43 @@ def as_answer(
     if searcher is not None and neighbours:
         answer["neighbours"] = similar(outputs, searcher, neighbours)
     return answer
+
+
+def dense(loaded: Loaded, outputs: Outputs, image: np.ndarray) -> dict[str, Any]:
+    """Return the predictions for pixels or boxes of a preprocessed image, with a picture of them over it.
+
+    Boxes are (left, top, right, bottom) as fractions of the image; those with a score below LEAST_SCORE are left out.
+    """
+    if "segments" in outputs:
+        classes = outputs["segments"]
+        counts = np.bincount(classes.ravel(), minlength=len(loaded.class_names))
+        found = [
+            {"label": line(loaded.class_names[i]), "share": round(float(counts[i] / classes.size), 6), "colour": _colour(int(i))}
+            for i in np.argsort(-counts, kind="stable") if counts[i]
+        ]  # fmt: skip
+        return {"segments": found, "overlay": _as_url(overlay(image, classes))}
+    if "numbers" in outputs:
+        numbers = outputs["numbers"].astype(np.float64)
+        span = {"least": float(numbers.min()), "most": float(numbers.max())}
+        return {"numbers": span, "overlay": _as_url(shaded(numbers))}
+    if "boxes" not in outputs:
+        return {}
+    scores, labels = outputs["box_scores"], outputs["box_labels"]
+    order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE]
+    pixels = outputs["boxes"][order].reshape(-1, 4) * np.array([image.shape[1], image.shape[0]] * 2)
+    captions = [line(loaded.class_names[labels[i]]) for i in order]
+    drawn = draw_boxes(image, pixels, [int(labels[i]) for i in order], captions)
+    found = [
+        {"label": caption, "score": round(float(scores[i]), 6), "box": outputs["boxes"][i].round(5).tolist(),
+         "colour": _colour(1 + int(labels[i]) % 255)}
+        for i, caption in zip(order, captions, strict=True)
+    ]  # fmt: skip
+    return {"boxes": found, "overlay": _as_url(np.asarray(drawn))}
+
+
+def _colour(index: int) -> str:
+    """Return a colour of the palette as in CSS."""
+    return "#" + bytes(palette()[index]).hex()
 
 
 def similar(outputs: Outputs, searcher: Searcher, count: int) -> list[dict[str, Any]]:

@@ -24,10 +24,12 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vit_jax.data.source import UnreadableImage
+from vit_jax.printable import line
 from vit_jax.search.nearest import Searcher
 from vit_jax.serve.answers import as_answer, read_photograph
-from vit_jax.serve.engine import Engine, Slots
+from vit_jax.serve.engine import MOST_TEXTS, Engine, Slots
 from vit_jax.serve.openapi import description
+from vit_jax.types import UserError
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -44,6 +46,7 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
 }
 RETRY_AFTER = "1"
+MOST_LETTERS = 200  # of a label to compare a photograph with
 HEAD_SECONDS = 10.0  # in which a client must send the head of its first request
 Body = AsyncGenerator[bytes, None]
 
@@ -173,6 +176,7 @@ class Api:
             "image_shape": loaded.image_shape,
             "classes": len(loaded.class_names),
             "attention": self._engine.has_attention,
+            "texts": MOST_TEXTS if self._engine.compares_texts else 0,
             "index": 0 if self._searcher is None else len(self._searcher.index.names),
             "max_bytes": self._limits.bytes,
         })  # fmt: skip
@@ -181,25 +185,34 @@ class Api:
         """Answer a photograph, or explain why it is refused."""
         options = {name: number(request, name, *range_) for name, range_ in
                    {"top": (1, 100, 5), "attention": (0, 1, 0), "neighbours": (0, 50, 0)}.items()}  # fmt: skip
+        texts = texts_of(request, self._engine)
         async with slot(self._uploads):
             data = await self._photograph(request)
         async with slot(self._slots):
             try:
                 async with asyncio.timeout(self._limits.seconds):
-                    return JSONResponse(await self._answer(data, options))
+                    return JSONResponse(await self._answer(data, options, texts))
             except TimeoutError:
                 raise busy() from None
             except UnreadableImage as error:
                 raise HTTPException(422, f"The photograph cannot be read: {error}.") from None
 
-    async def _answer(self, data: bytes, options: dict[str, int]) -> dict[str, Any]:
+    async def _answer(self, data: bytes, options: dict[str, int], texts: tuple[str, ...]) -> dict[str, Any]:
         run, engine = asyncio.get_running_loop().run_in_executor, self._engine
         image = await run(self.decoders, read_photograph, data, engine.loaded, self._limits.pixels)
         outputs = await engine.predict(image, bool(options["attention"]))
         grid = engine.grid if "patches" in outputs else None
-        shown = image if options["attention"] else None
-        rest = (grid, options["top"], self._searcher, options["neighbours"])
-        return await run(self.decoders, as_answer, engine.loaded, outputs, shown, *rest)
+        rest = (bool(options["attention"]), grid, options["top"], self._searcher, options["neighbours"])
+        answer = await run(self.decoders, as_answer, engine.loaded, outputs, image, *rest)
+        if texts:
+            try:
+                probs = await run(self.decoders, engine.match, outputs, texts)
+            except UserError as error:
+                raise HTTPException(400, str(error)) from None
+            answer["texts"] = [
+                {"label": line(text), "probability": round(float(p), 6)} for text, p in zip(texts, probs, strict=True)
+            ]
+        return answer
 
     async def _photograph(self, request: Request) -> bytes:
         """Return the photograph of a request: the whole body, or a part of a form."""
@@ -261,6 +274,16 @@ def number(request: Request, name: str, least: int, most: int, default: int) -> 
     if not (text.isascii() and text.isdigit() and len(text) < 6 and least <= int(text) <= most):
         raise HTTPException(400, f"{name} is not a whole number from {least} to {most}.")
     return int(text)
+
+
+def texts_of(request: Request, engine: Engine) -> tuple[str, ...]:
+    """Return the labels of the query string to compare a photograph with, each once."""
+    texts = tuple(dict.fromkeys(text.strip() for text in request.query_params.getlist("text") if text.strip()))
+    if texts and not engine.compares_texts:
+        raise HTTPException(400, "The model compares no texts.")
+    if len(texts) > MOST_TEXTS or any(len(text) > MOST_LETTERS for text in texts):
+        raise HTTPException(400, f"Give at most {MOST_TEXTS} texts of at most {MOST_LETTERS} letters.")
+    return texts
 
 
 @contextlib.asynccontextmanager

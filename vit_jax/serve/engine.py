@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import logging
 import queue
 import threading
@@ -18,6 +19,10 @@ from vit_jax.types import UserError
 
 SIZES = (1, 2, 4, 8)  # images in a batch
 MOST_PATCHES = 1024  # limit for sending the attention between patches
+MOST_TEXTS = 32  # labels to compare a photograph with
+# Outputs that are shown, if the model gives them; the first need a trained head.
+OF_HEADS = ("probs", "values")
+DENSE = ("segments", "numbers", "boxes", "box_scores", "box_labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +48,11 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         images = jax.ShapeDtypeStruct((1, *loaded.image_shape), "uint8")
         shapes = jax.eval_shape(loaded.task.predict, loaded.weights, {"image": images})
-        self._needs = [name for name in ("probs", "values", feature) if name in shapes and name is not None]
-        if loaded.has_untrained_head:
-            self._needs = [name for name in self._needs if name == feature]
+        self.compares_texts = loaded.tokenizer is not None and "image_embedding" in shapes
+        kept = {feature, "image_embedding"} if self.compares_texts else {feature}
+        kept |= set(DENSE if loaded.has_untrained_head else OF_HEADS + DENSE)
+        self._needs = [name for name in shapes if name in kept]
+        self._texts = functools.lru_cache(64)(self._embed)
         self.has_attention = self._can_show()
         if not self._needs and not self.has_attention:
             raise UserError(
@@ -59,6 +66,8 @@ class Engine:
             images = np.zeros((size, *self.loaded.image_shape), np.uint8)
             for attention in {False, self.has_attention}:
                 self._run(images, attention)
+        if self.compares_texts:
+            self._embed(("a photograph",))
         self._thread.start()
 
     def stop(self) -> None:
@@ -71,6 +80,14 @@ class Engine:
         job = Job(image, attention and self.has_attention, concurrent.futures.Future())
         self._jobs.put(job)
         return await asyncio.wrap_future(job.answer)
+
+    def match(self, outputs: Outputs, texts: tuple[str, ...]) -> np.ndarray:
+        """Return the probability of each text for one image; raises UserError for a text that cannot be compared."""
+        return self.loaded.match(outputs["image_embedding"][None], self._texts(texts)[: len(texts)])[0]
+
+    def _embed(self, texts: tuple[str, ...]) -> np.ndarray:
+        """Return the embeddings of texts, padded to MOST_TEXTS so that they are compiled once."""
+        return self.loaded.embed_texts([*texts, *[texts[0]] * (MOST_TEXTS - len(texts))])
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -14,7 +14,9 @@ def description(with_token: bool) -> dict[str, Any]:
         {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 5}},
         {"name": "attention", "in": "query", "schema": {"type": "integer", "enum": [0, 1], "default": 0}},
         {"name": "neighbours", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": 50, "default": 0}},
-    ]
+        {"name": "text", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
+         "description": "labels to compare with, for a model of images and texts"},
+    ]  # fmt: skip
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     reasons = {
         "400": "A parameter is wrong", "401": "The token is missing or wrong", "403": "Another site asks, or the Host is unknown",
@@ -28,6 +30,12 @@ def description(with_token: bool) -> dict[str, Any]:
             "image": {"type": "string", "description": "with attention=1: what the model saw, a data URL"},
             "classes": _list({"label": {"type": "string"}, "probability": number}),
             "values": _list({"name": {"type": "string"}, "value": number}),
+            "texts": _list({"label": {"type": "string"}, "probability": number}),
+            "segments": _list({"label": {"type": "string"}, "share": number, "colour": {"type": "string"}}),
+            "numbers": {"type": "object", "properties": {"least": number, "most": number}},
+            "boxes": _list({"label": {"type": "string"}, "score": number, "colour": {"type": "string"},
+                            "box": {"type": "array", "items": number, "description": "left, top, right, bottom, as fractions"}}),
+            "overlay": {"type": "string", "description": "segments, numbers or boxes as a picture, a data URL"},
             "attention": {
                 "type": "object",
                 "description": "of the last block, mean over heads; bytes in base64, each map scaled to 0 .. 255",

@@ -4,7 +4,7 @@ const token = new URLSearchParams(location.hash.slice(1)).get("token") || sessio
 if (token) sessionStorage.setItem("token", token);
 if (location.hash) history.replaceState(null, "", location.pathname);
 const headers = token ? { Authorization: `Bearer ${token}` } : {};
-let about = null, maps = null, chosen = null, newest = 0;
+let about = null, maps = null, chosen = null, newest = 0, latest = null;
 
 async function ask(path, options = {}) {
   let answer;
@@ -24,15 +24,19 @@ function bytes(text) { return Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
 async function show(file) {
   const mine = ++newest;
+  latest = file;
   at("error").textContent = "";
   if (about && file.size > about.max_bytes) { fail(`The photograph has more than ${about.max_bytes.toLocaleString("en")} bytes.`); return; }
   at("status").textContent = "Computing …";
   try {
-    const found = await ask("api/predict?top=5&attention=1&neighbours=8",
+    const texts = about && about.texts ? at("texts").value.split(",").map(text => text.trim()).filter(Boolean) : [];
+    const query = new URLSearchParams([["top", 5], ["attention", 1], ["neighbours", 8], ...texts.map(text => ["text", text])]);
+    const found = await ask(`api/predict?${query}`,
       { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
     if (mine !== newest) return;
     draw(found);
-    const best = found.classes ? `: ${found.classes[0].label}, ${percent(found.classes[0].probability)}` : ".";
+    const [first] = table(found).rows;
+    const best = first ? `: ${first.name}, ${first.text}` : ".";
     at("status").textContent = `Done${best}`;
   } catch (error) {
     if (mine === newest) fail(error.message);
@@ -41,6 +45,17 @@ async function show(file) {
 
 function fail(text) { at("status").textContent = ""; at("error").textContent = text; at("result").hidden = true; }
 function percent(share) { return `${(100 * share).toFixed(1)} %`; }
+
+// The rows of the table: classes, labels that were typed, parts of the image, boxes or numbers, the first kind that is there.
+function table(found) {
+  const shares = (items, key) => items.map(item => ({ name: item.label, text: percent(item[key]), share: item[key], colour: item.colour }));
+  if (found.texts) return { title: "Labels", head: "probability", rows: shares([...found.texts].sort((a, b) => b.probability - a.probability), "probability") };
+  if (found.segments) return { title: "Parts of the image", head: "share", rows: shares(found.segments, "share") };
+  if (found.boxes) return { title: found.boxes.length ? "Boxes" : "No box found", head: "score", rows: shares(found.boxes, "score") };
+  if (found.classes) return { title: "Classes", head: "probability", rows: shares(found.classes, "probability") };
+  const values = found.numbers ? [{ name: "least", value: found.numbers.least }, { name: "most", value: found.numbers.most }] : found.values || [];
+  return { title: "Numbers", head: "value", rows: values.map(v => ({ name: v.name, text: v.value.toPrecision(5), share: null })) };
+}
 
 function draw(found) {
   at("result").hidden = false;
@@ -53,13 +68,19 @@ function draw(found) {
   }
   at("seen-help").textContent = maps ? "Hover over a patch, or move with the arrow keys, to see what it attends to in the last block. Escape shows what the model reads." : "This model has no attention to show.";
   paint();
-  const rows = found.classes ? found.classes.map(c => [c.label, percent(c.probability), c.probability])
-    : (found.values || []).map(v => [v.name, v.value.toPrecision(5), null]);
-  at("classes-section").hidden = !rows.length;
-  at("classes-title").textContent = found.classes ? "Classes" : "Numbers";
-  at("classes").replaceChildren(...rows.map(([name, text, share]) => {
-    const row = document.createElement("tr"), value = document.createElement("td");
-    row.insertCell().textContent = name;
+  at("overlay-section").hidden = !found.overlay;
+  if (found.overlay) at("overlay").src = found.overlay;
+  const { title, head, rows } = table(found);
+  at("classes-section").hidden = !rows.length && !found.boxes;
+  at("classes-title").textContent = title;
+  at("share-title").textContent = head;
+  at("classes").replaceChildren(...rows.map(({ name, text, share, colour }) => {
+    const row = document.createElement("tr"), value = document.createElement("td"), cell = row.insertCell();
+    if (colour) {
+      const swatch = document.createElement("span");
+      swatch.className = "swatch"; swatch.style.background = colour; swatch.setAttribute("aria-hidden", "true"); cell.append(swatch);
+    }
+    cell.append(name);
     if (share !== null) {
       const bar = document.createElement("progress");
       bar.value = share; bar.setAttribute("aria-hidden", "true"); value.append(bar);
@@ -111,7 +132,9 @@ at("seen").addEventListener("keydown", event => {
   const row = chosen === null ? 0 : Math.floor(chosen / maps.columns) + step[0], column = chosen === null ? 0 : chosen % maps.columns + step[1];
   if (row >= 0 && column >= 0 && row < maps.rows && column < maps.columns) choose(row * maps.columns + column);
 });
-at("file").addEventListener("change", () => { if (at("file").files.length) show(at("file").files[0]); at("form").reset(); });
+at("file").addEventListener("change", () => { if (at("file").files.length) show(at("file").files[0]); at("file").value = ""; });
+at("texts").addEventListener("change", () => { if (latest) show(latest); });
+at("form").addEventListener("submit", event => event.preventDefault());
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, event => {
     event.preventDefault();
@@ -122,5 +145,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 document.addEventListener("paste", event => { if (event.clipboardData.files.length) show(event.clipboardData.files[0]); });
 ask("api/info").then(found => {
   about = found;
-  at("model").textContent = `${found.model}: ${found.classes.toLocaleString("en")} classes` + (found.index ? `, ${found.index.toLocaleString("en")} pictures to compare with` : "");
+  at("texts-line").hidden = !found.texts;
+  const kind = found.texts ? "compares photographs with labels" : `${found.classes.toLocaleString("en")} classes`;
+  at("model").textContent = `${found.model}: ${kind}` + (found.index ? `, ${found.index.toLocaleString("en")} pictures to compare with` : "");
 }).catch(error => fail(error.message));
