@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax.data.source import Image, Label, Source
 from vit_jax.evals.evaluator import Evaluator, Measured
+from vit_jax.tasks.supervised import Supervised
 from vit_jax.tasks.task import Aux, Task, apply, normalize
 
 
@@ -73,3 +74,20 @@ class Wrong(Evaluator):
 
     def result(self, measured):
         return {"wrong": float(measured[""]["wrong"].mean())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Focal(Supervised):
+    """As in the guide: an objective for networks with batch statistics."""
+
+    gamma: float = 2.0
+
+    def loss(self, params, state, batch, rng):
+        logits, _, collections = self.train_outputs(params, state, batch["image"], rng)
+        logp = jax.nn.log_softmax(logits)
+        picked = jnp.take_along_axis(logp, batch["label"][:, None], axis=1)[:, 0]
+        return -((1 - jnp.exp(picked)) ** self.gamma * picked).mean(), Aux({}, collections)
+
+    def predict(self, weights, batch):
+        logits, more = self.outputs(weights, batch["image"])
+        return {"logits": logits, **more}

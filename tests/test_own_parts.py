@@ -196,3 +196,36 @@ def test_a_user_sees_the_traceback_of_their_own_code(folder):
     assert done.returncode == 1
     assert "my_parts.py" in done.stderr
     assert done.stderr.strip().endswith("RuntimeError: a typo of mine")
+
+
+def test_a_task_of_ones_own_keeps_batch_statistics(folder):
+    assert call(folder, "--config.task={'type': 'my_parts:Focal'}", "--config.steps=4") == 0
+    assert "wrong/wrong" in rows(folder / "run")[-1]
+
+
+def test_a_task_that_does_not_keep_them_is_told_how(folder, capsys):
+    assert call(folder, "--config.task={'type': 'my_parts:Hinge'}") == 2
+    assert "Conv has batch_stats besides parameters" in capsys.readouterr().err
+
+
+def test_an_evaluator_can_be_left_out(folder):
+    assert call(folder, "--config.evals.wrong=None", "--config.steps=2", "--config.data.eval_preprocess=") == 0
+    assert not any("wrong/wrong" in row for row in rows(folder / "run"))
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [("{'wrong': np.zeros(3)}", "'wrong' of shape (3,)"), ("0.5", "returns a float; expected a dict")],
+)
+def test_a_result_that_is_no_dict_of_numbers_is_named(result, says, folder, capsys):
+    text = PARTS.replace('return {"wrong": float(measured[""]["wrong"].mean())}', f"return {result}")
+    assert text != PARTS
+    (folder / "my_parts.py").write_text(text)
+    assert call(folder) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_missing_method_is_named(folder, capsys):
+    (folder / "my_parts.py").write_text(PARTS.replace("def measure(", "def mesure("))
+    assert call(folder) == 2
+    assert "'my_parts:Wrong' has no measure; expected a subclass of Evaluator" in capsys.readouterr().err

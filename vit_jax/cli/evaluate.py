@@ -215,7 +215,8 @@ def make_evaluator(
     if {"logits", "probs"} & set(target.needs):
         if not loaded.class_names:
             raise UserError(
-                f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py)."
+                f"{flags.model} has no head, so it has no accuracy; fine-tune it first (configs/finetune.py), or measure its "
+                "features: --evaluator=knn,probe."
             )
         if loaded.has_untrained_head:
             remarks.append(f"warning: the head of {flags.model} is untrained, so its accuracy is meaningless")

@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
     """Write one row of float32 for each image, in the order of the data, for a locked tower (configs/lit.py)."""
     parser = Parser(prog="vit features", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="images, such as pairs:PATH")
-    parser.add_argument("--split", default="all", help="default: all")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="images, such as folder:PATH or pairs:PATH")
+    parser.add_argument("--split", help="default: all, or the test images if there are splits")
     parser.add_argument("--out", required=True, type=path_flag, metavar="FILE", help="a new .npy file")
     parser.add_argument("--batch_size", type=number_flag(BatchSize), default=64, help="default 64")
     parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")

@@ -121,13 +121,15 @@ def resolve(type_name: Any, package: str, path: str, trust: bool = True) -> Call
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path}.type: cannot import {type_name!r} ({error}); expected 'package.module:Name', a module that Python finds or "
-            "a file next to the config or in this folder."
+            "a file next to the config or in this folder; PYTHONPATH=FOLDER names another folder."
         ) from None
     if not _makes(target, kind):
         what = getattr(kind, "__name__", str(kind))
+        missing = sorted(getattr(target, "__abstractmethods__", ()))
+        found = f"has no {' and no '.join(missing)}" if missing else f"is {quoted(target)}"
         raise ConfigError(
-            f"{path}.type: {type_name!r} is {quoted(target)}; expected a subclass of {what} ({getattr(kind, '__module__', '')}) "
-            f"with all its methods, or a function annotated to return one."
+            f"{path}.type: {type_name!r} {found}; expected a subclass of {what} ({getattr(kind, '__module__', '')}) "
+            "with all its methods, or a function annotated to return one."
         )
     return target
 

@@ -155,6 +155,10 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if last not in node and last not in arguments:
         _hint_foreign(key, text)
         raise ConfigError(f"--config.{key}: unknown key {last!r}{near(last, {*node, *arguments})}")
+    if path == "evals" and text == "None":  # without this evaluator
+        node.unlock()
+        del node[last]
+        return
     hint = dict if seam_of(key) else arguments.get(last)
     current = None
     if last in node:

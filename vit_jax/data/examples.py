@@ -122,7 +122,11 @@ class Examples:
             if getattr(field, "own_size", False):
                 remedy = "give own_size a size that all images fit into"
             elif isinstance(field, (Image, *FILLS)):
-                remedy = "end the preprocessing with a resize or crop to a fixed size"
+                mixed = key in found and key in layout and tuple(found[key].shape)[:-1] == tuple(layout[key].shape)[:-1]
+                remedy = (
+                    "give all images as many channels and the same dtype in the source"
+                    if mixed else "end the preprocessing with a resize or crop to a fixed size"
+                )  # fmt: skip
             elif isinstance(field, Boxes | BoxLabels):
                 remedy = f"end the preprocessing with pad_boxes(100), or leave it out with drop({key!r})"
             else:

@@ -164,7 +164,18 @@ def evaluate(evaluator: Evaluator, predict: Predict, weights: Any) -> tuple[dict
         stacked = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
         order = np.argsort(stacked["index"], kind="stable")
         results[name] = {key: x[order] for key, x in stacked.items()} | totals
-    return evaluator.result(results), results
+    return checked_result(evaluator, evaluator.result(results)), results
+
+
+def checked_result(evaluator: Evaluator, found: Any) -> dict[str, float]:
+    """Return the result of an evaluator; raises UserError unless it maps names to numbers."""
+    name = f"{type(evaluator).__name__}.result"
+    if not isinstance(found, dict):
+        raise UserError(f"{name} returns a {type(found).__name__}; expected a dict of names and numbers.")
+    wrong = [f"{key!r} of shape {np.shape(value)}" for key, value in found.items() if np.shape(value)]
+    if wrong:
+        raise UserError(f"{name} returns {', '.join(wrong)}; expected one number for each name.")
+    return found
 
 
 def shard(evaluator: Evaluator, rows_of: Callable[[int], Sequence[int]]) -> None:

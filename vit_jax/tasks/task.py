@@ -216,11 +216,26 @@ def apply(
     options: dict[str, Any] = {"train": rng is not None} if takes_train(type(module).__call__) else {}
 
     def run(rngs: dict[str, Rng] | None) -> Any:
-        return module.apply(weights, images, **options, rngs=rngs, mutable=mutable)
+        try:
+            return module.apply(weights, images, **options, rngs=rngs, mutable=mutable)
+        except flax.errors.ScopeCollectionNotFound as error:
+            missing = sorted(set(_collections_in(module, images)) - weights.keys())
+            if not missing:
+                raise
+            raise UserError(
+                f"{type(module).__name__} has {', '.join(missing)} besides parameters, which the task does not keep; derive the "
+                "task from vit_jax.tasks.supervised.Supervised, and take train_outputs and outputs in place of apply."
+            ) from error
 
     out, updated = run(None) if rng is None else _with_streams(run, rng)
     out, sown = jax.tree.map(lambda x: x.astype(jnp.float32), (out, updated.pop("intermediates", {})))
     return out, sown, updated
+
+
+def _collections_in(module: nn.Module, images: Any) -> list[str]:
+    """Return the collections of a module other than parameters and sown values."""
+    shapes = jax.eval_shape(lambda rng, x: module.init(rng, x), jax.random.key(0), images)
+    return [name for name in shapes if name not in ("params", *SOWN)]
 
 
 def sown_outputs(module: nn.Module, sown: Mapping[str, Array]) -> dict[str, Array]:

@@ -51,11 +51,18 @@ def prepared(task: Task, fetch: Fetch | None, constants: Params, batch: Batch, r
     return result
 
 
+def _shape_of(found: Any) -> str:
+    """Return what a task's loss returned, such as (array, dict)."""
+    if isinstance(found, tuple):
+        return f"({', '.join(_shape_of(x) for x in found)})"
+    return "an array" if isinstance(found, jax.Array) else f"a {type(found).__name__}"
+
+
 def checked_loss(task: Task, found: Any) -> Any:
     """Return the traced output of a task's loss; raises UserError if it is malformed."""
     name = type(task).__name__
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], tuple) and len(found[1]) == 2):
-        raise UserError(f"{name}.loss returns {type(found).__name__}; expected (loss, Aux(metrics, stats)).")
+        raise UserError(f"{name}.loss returns {_shape_of(found)}; expected (loss, Aux(metrics, stats)).")
     shapes = {"the loss": found[0], **{f"the metric {key!r}": x for key, x in found[1][0].items()}}
     for what, x in shapes.items():
         if getattr(x, "shape", None) != ():

@@ -170,7 +170,8 @@ def _check_classes(root: str, images: dict[str, list[str]], left_out: files.Left
     if not any(images.values()):
         raise UserError(
             f"Found no images in class folders in {root}{others}, expected a sub-folder for each class with files "
-            f"ending in {accepted}: check the path."
+            f"ending in {accepted}: check the path. Images without classes are read from one folder for all, such as "
+            f"{os.path.join(root, 'train', 'all')}."
         )
     empty = {name for name, paths in images.items() if not paths}
     if empty:
