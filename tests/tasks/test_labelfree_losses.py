@@ -10,7 +10,7 @@ from vit_jax import trees
 from vit_jax.config.factory import build
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.beit import Beit
-from vit_jax.tasks.dino import Dino, Encoded
+from vit_jax.tasks.dino import Dino, EncodedViews
 from vit_jax.tasks.dinov2 import DinoV2, koleo, sinkhorn_knopp
 from vit_jax.tasks.gram import Gram
 from vit_jax.tasks.ibot import Ibot

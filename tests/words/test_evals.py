@@ -70,7 +70,7 @@ def test_ranks_count_the_wrong_answers_that_are_nearer():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "expected one entry"), ("a photo\n", "expected {} where"), (None, "no readable file")]
+    ("content", "message"), [("", "expected one entry"), ("a photo\n", "contain {} for"), (None, "no readable file")]
 )
 def test_templates_that_are_none_are_refused(tmp_path, content, message):
     from vit_jax.data.sources.digits import Digits
