@@ -361,7 +361,7 @@ def test_mistakes_get_a_message(wrong, says):
 def test_the_part_encoded_has_features_and_patches():
     task = Dino(vit(), outputs=6, hidden=8, bottleneck=4)
     found = jax.jit(task.encode)(begun(task, VIEWS), VIEWED["views"])
-    assert isinstance(found, Encoded)
+    assert isinstance(found, EncodedViews)
     assert found.features.shape == (4, 2, 8)
     assert found.tokens.shape == (4, 2, 16, 8)
 
