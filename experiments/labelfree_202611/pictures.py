@@ -1,0 +1,49 @@
+"""Draw what an MAE reconstructs: python experiments/labelfree_202611/pictures.py WORKDIR IMAGES OUT.png.
+
+IMAGES is a folder of class folders; one image of each class is drawn, without its masked patches and as it is reconstructed.
+"""
+
+import sys
+from pathlib import Path
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vit_jax import inference
+
+
+def draw(workdir: str, images: Path, out: Path) -> None:
+    """Write a picture with three rows: images, visible patches, and the decoder's pixels in place of the masked ones."""
+    loaded = inference.load(workdir)
+    files = [sorted(folder.iterdir())[7] for folder in sorted(images.iterdir())]
+    pixels = np.stack([loaded.preprocess(Image.open(file)) for file in files])
+    task, params = loaded.task, loaded.weights["params"]
+    batch = task.prepare({"image": jnp.asarray(pixels)}, jax.random.key(1), {})
+    predicted, masked = task.reconstruct(params, batch, jax.random.key(0))
+    rows, columns = task.model.grid(pixels.shape[1:3])
+    split = {"r": rows, "k": columns, "c": pixels.shape[3]}
+    patches = einops.rearrange(pixels / 255.0, "b (r p) (k q) c -> b (r k) (p q c)", **{k: split[k] for k in "rk"})
+    if task.norm_pixels:  # the decoder knows patches up to their mean and deviation
+        scale, shift = patches.std(axis=2, ddof=1, keepdims=True), patches.mean(axis=2, keepdims=True)
+        predicted = np.asarray(predicted) * scale + shift
+    hidden = np.asarray(masked)[:, :, None]
+    shown = [patches, np.where(hidden, 0.5, patches), np.where(hidden, predicted, patches)]
+    height = pixels.shape[1] // rows
+    figure = Figure(figsize=(len(files) * 0.9, 2.9), layout="constrained")
+    axes = figure.subplots(3, len(files), squeeze=False)
+    for row, (name, kind) in enumerate(zip(("image", "visible", "rebuilt"), shown, strict=True)):
+        whole = einops.rearrange(kind, "b (r k) (p q c) -> b (r p) (k q) c", p=height, **split)
+        for axis, image in zip(axes[row], whole, strict=True):
+            axis.imshow(image.clip(0, 1), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row, 0].set_ylabel(name)
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
