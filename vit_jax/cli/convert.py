@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser, path_flag
+from vit_jax.cli.command import Parser, number_flag, path_flag
 from vit_jax.printable import line
-from vit_jax.types import UserError
+from vit_jax.types import Fraction, UserError
 
 FORMATS = ("npz", "timm", "hf", "open_clip", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
@@ -22,6 +22,7 @@ EXAMPLES = """
 vit convert --model=workdirs/photos --out=photos_timm --to=timm
 vit convert --model=workdirs/photos --out=photos_hf --to=hf --push=OWNER/NAME
 vit convert --model=hf:timm/vit_base_patch16_224.augreg_in21k --out=b16.npz --to=npz
+vit convert --model=workdirs/siglip_tuned --average=hf:google/siglip-base-patch16-224 --share=0.5 --out=averaged --to=workdir
 """
 
 
@@ -37,7 +38,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="then upload the folder to the Hugging Face hub, as private"
     )
+    parser.add_argument(
+        "--average",
+        metavar="REF",
+        help="write the mean with the weights of this model, such as the one tuning began from",
+    )
+    parser.add_argument(
+        "--share", type=number_flag(Fraction), help="the weight of --average in the mean, from 0 to 1; default 0.5"
+    )
     flags = parser.parse(argv)
+    if flags.share is not None and flags.average is None:
+        raise UserError("--share is the weight of --average=REF; found no --average.")
     if stores.is_remote(flags.out):
         raise UserError(f"--out={flags.out} is on an object store; convert to a local path, then copy it there.")
     out = Path(flags.out)
@@ -54,13 +65,18 @@ def main(argv: Sequence[str]) -> int:
         if flags.to not in LIBRARIES:
             raise UserError(f"--push uploads a folder of --to={' or '.join(LIBRARIES)}; found --to={flags.to}.")
     loaded = inference.load(flags.model, trust=flags.trust)
-    notes = [*loaded.notes, *write(loaded, out, flags.to)]
+    notes = [*loaded.notes]
+    if flags.average is not None:
+        share = 0.5 if flags.share is None else flags.share
+        loaded = averaged(loaded, inference.load(flags.average, trust=flags.trust), share)
+        notes.append(f"The weights are {1 - share:g} of {flags.model} and {share:g} of {flags.average}.")
+    notes += write(loaded, out, flags.to)
     for note in notes:
         print(f"note: {line(note)}")
     size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
     if flags.to != "npz":
-        write_card(loaded, flags.model, out, flags.to, notes)
+        write_card(loaded, flags.model, out, flags.to, notes, measured=flags.average is None)
     if not check(loaded, out, flags.to):
         return 1
     if flags.push is not None:
@@ -68,8 +84,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[str]) -> None:
-    """Write README.md next to a model, with the facts and results of the run that trained it."""
+def averaged(loaded: Any, other: Any, share: float) -> Any:
+    """Return a model with the mean of its weights and those of another, as WiSE-FT does (arXiv:2109.01903).
+
+    Raises UserError unless both have the same parameters.
+    """
+    import jax
+
+    from vit_jax import trees
+
+    ours, theirs = (trees.flatten(jax.device_get(model.weights)) for model in (loaded, other))
+    shapes, expected = ({name: np.shape(x) for name, x in flat.items()} for flat in (ours, theirs))
+    different = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+    if different:
+        raise UserError(
+            f"--average has other parameters: {', '.join(different[:5])}{' and more' if len(different) > 5 else ''}; expected a "
+            "model of the same network and classes, such as the one that tuning began from."
+        )
+    mean = {name: ((1 - share) * np.asarray(x, np.float32) + share * theirs[name]) for name, x in ours.items()}
+    return dataclasses.replace(loaded, weights=trees.unflatten(loaded.weights, mean))
+
+
+def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[str], measured: bool = True) -> None:
+    """Write README.md next to a model, with the facts of the run that trained it and, if `measured`, its results."""
     from vit_jax import inference
     from vit_jax.checkpoint import saver, workdir
     from vit_jax.pretrained.card import make_card
@@ -81,7 +118,7 @@ def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[
         record = workdir.read(place)
         step = saver.steps_in(Path(place) / "checkpoints")[-1] if step is None else step
         rows = [row for row in read_rows(Path(place) / "metrics.jsonl") if row["step"] == step]
-        metrics = {key: value for row in rows for key, value in row.items()}
+        metrics = {key: value for row in rows for key, value in row.items()} if measured else {}
     size = sum(leaf.size for leaf in loaded.arrays.values())
     (out / "README.md").write_text(make_card(to, loaded, size, record, metrics, notes), encoding="utf-8")
 
