@@ -137,7 +137,7 @@ def test_runs_are_sorted_filtered_and_chosen_by_click(tmp_path, opened):
     assert len(drawn(browser)["test/accuracy"]) == 6
     browser.click("document.getElementById('choose-none')")
     assert drawn(browser) == {"test/accuracy": [], "loss": []}
-    assert colors(browser, "loss") == 0
+    assert colors(browser, "loss") < 50  # of text, where fonts are smoothed in colours
     browser.click("document.querySelector('#runs tbody tr input')")
     assert drawn(browser)["loss"] == ["lr=0.02,seed=0"]
     assert colors(browser, "loss") > 100

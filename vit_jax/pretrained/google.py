@@ -408,7 +408,7 @@ def _notes(
     ]
     if model.get("pool") == "map":
         notes.append("Attention pooling is written in big_vision's layout, which the original repository cannot read.")
-    if model.get("posemb") != "learn":
+    if model.get("posemb", "learn") != "learn":
         notes.append(f"Its position embeddings, posemb={model['posemb']!r}, are written as a table.")
     if preprocessing:
         notes.append(
