@@ -24,6 +24,11 @@ def lines(text: object) -> str:
     return "".join(part if part in ("\n", "\t") else line(part) for part in re.split(r"([\n\t])", str(text)))
 
 
+def is_rate(name: str) -> bool:
+    """Return whether a metric is a fraction that is shown in percent: test/accuracy, test/mean_accuracy, fewshot/shot5."""
+    return re.search(r"(^|/)(accuracy|mean_accuracy|shot\d+)$", name) is not None
+
+
 def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"

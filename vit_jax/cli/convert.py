@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--average",
         metavar="REF",
-        help="write the mean with the weights of this model, such as the one tuning began from",
+        help="write the mean with the weights of this model, such as the one that was fine-tuned",
     )
     parser.add_argument(
         "--share", type=number_flag(Fraction), help="the weight of --average in the mean, from 0 to 1; default 0.5"
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def averaged(loaded: Any, other: Any, share: float) -> Any:
-    """Return a model with the mean of its weights and those of another, as WiSE-FT does (arXiv:2109.01903).
+    """Average the weights of two models, as WiSE-FT does (arXiv:2109.01903).
 
     Raises UserError unless both have the same parameters.
     """
@@ -99,7 +99,7 @@ def averaged(loaded: Any, other: Any, share: float) -> Any:
     if different:
         raise UserError(
             f"--average has other parameters: {', '.join(different[:5])}{' and more' if len(different) > 5 else ''}; expected a "
-            "model of the same network and classes, such as the one that tuning began from."
+            "model of the same network and classes, such as the one that was fine-tuned."
         )
     mean = {name: ((1 - share) * np.asarray(x, np.float32) + share * theirs[name]) for name, x in ours.items()}
     return dataclasses.replace(loaded, weights=trees.unflatten(loaded.weights, mean))

@@ -57,7 +57,7 @@ FLAGS = {
     "gpus": "the variable CUDA_VISIBLE_DEVICES", "eval": "vit evaluate --model=DIR --data=SOURCE",
     "evaluate": "vit evaluate --model=DIR --data=SOURCE", "validate": "vit evaluate --model=DIR --data=SOURCE",
 }  # fmt: skip
-# Their transform -> ours; None for what a task or model does itself.
+# Their transform -> ours; None if a task or model does this itself.
 TRANSFORMS: dict[str, str | None] = {
     "randomresizedcrop": "random_resized_crop({})", "randomresizedcropandinterpolation": "random_resized_crop({})",
     "rrc": "random_resized_crop({})", "randomhorizontalflip": "flip", "horizontalflip": "flip", "hflip": "flip",

@@ -103,6 +103,17 @@ def predicted(
             yield path, names[path], image, found
 
 
+def class_shares(classes: np.ndarray) -> list[tuple[int, float]]:
+    """Return the classes of pixels that are present with their fractions, the largest first."""
+    shares = np.bincount(classes.ravel()) / classes.size
+    return [(int(i), round(float(shares[i]), 6)) for i in np.argsort(-shares, kind="stable") if shares[i]]
+
+
+def boxes_shown(scores: np.ndarray, least_score: float) -> list[int]:
+    """Return the positions of the boxes with at least this score, the highest first."""
+    return [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] >= least_score]
+
+
 def write_segments(
     image: np.ndarray, classes: np.ndarray, names: Sequence[str], name: str, out: Path
 ) -> dict[str, Any]:
@@ -112,9 +123,7 @@ def write_segments(
         path.parent.mkdir(exist_ok=True)
     save_mask(classes, paths["mask"])
     Image.fromarray(overlay(image, classes)).save(paths["overlay"])
-    shares = np.bincount(classes.ravel(), minlength=len(names)) / classes.size
-    order = np.argsort(-shares, kind="stable")
-    found = {names[i]: round(float(shares[i]), 6) for i in order if shares[i]}
+    found = {names[i]: share for i, share in class_shares(classes)}
     return {"classes": found, **{kind: str(path) for kind, path in paths.items()}}
 
 
@@ -148,7 +157,7 @@ def write_boxes(
         boxes, scores, labels = (found[key] for key in ("boxes", "box_scores", "box_labels"))
         size = (image.shape[0], image.shape[1])
         results += as_results(boxes, scores, labels, size, image_ids[path], category_ids)
-        order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= least_score]
+        order = boxes_shown(scores, least_score)
         captions = [f"{loaded.class_names[labels[i]]} {scores[i]:.0%}" for i in order]
         pixels = boxes[order].reshape(-1, 4) * np.array([size[1], size[0]] * 2)
         picture = out / "pictures" / f"{name}.png"

@@ -221,7 +221,7 @@ def write(
     _check(model)
     kind = network_of(model)
     size = preprocessing.size if preprocessing else specs.image_size(model, params, "transformers")
-    rows, columns = (side // patch for side, patch in zip(size, specs.pixels_per_patch(model), strict=True))
+    rows, columns = specs.grid_of(model, size)
     if model["relative_bias"] != "none" and rows != columns:
         raise UserError(
             f"transformers reads the relative biases of {rows} x {columns} patches with rows and columns exchanged; it "

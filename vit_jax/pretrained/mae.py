@@ -13,10 +13,10 @@ from vit_jax.pretrained.huggingface_names import NETWORKS, block_links, on_disk
 from vit_jax.pretrained.links import Link, dense, norm, same, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
 from vit_jax.pretrained.tensors import check_new, config_value, write_folder
-from vit_jax.types import UserError
+from vit_jax.types import Sincos, UserError
 
 _POSITIONS = "decoder_pos_embed"
-# Fields of the task and of a config.json, with the values that transformers' config class has where there are none.
+# Fields of the task and of a config.json, with transformers' defaults.
 _FIELDS = {
     "decoder_width": ("decoder_hidden_size", 512),
     "decoder_depth": ("decoder_num_hidden_layers", 8),
@@ -46,8 +46,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
             f"{origin} has decoder_intermediate_size={config.get('decoder_intermediate_size')}; expected four times the "
             f"decoder's width of {width}."
         )
-    grid = _grid(found.model, found.preprocessing.size)
-    fixed = np.pad(sincos2d(*grid, width, kind="sincos2d_mae"), ((1, 0), (0, 0)))[None]
+    fixed = _positions(found.model, found.preprocessing.size, width, "sincos2d_mae")
     positions = decoder.pop(_POSITIONS, fixed)
     if positions.shape != fixed.shape or not np.allclose(positions, fixed, atol=1e-4):
         note = "Its decoder has other positions than MAE's fixed ones, so it is left out."
@@ -85,11 +84,11 @@ def write(
     model, inner = specs.with_posemb_table(model, inner, preprocessing.size)
     encoder, config, notes = huggingface.as_vit(model, inner, preprocessing.size)
     sizes = {ours: task.get(ours, default) for ours, (_, default) in _FIELDS.items()}
-    width, grid = sizes["decoder_width"], _grid(model, preprocessing.size)
+    width = sizes["decoder_width"]
     arrays = {f"vit.{name}": x for name, x in encoder.items()}
     arrays |= {f"decoder.{name}": x for name, x in to_theirs(_links(sizes, model), decoder).items()}
     kind = task.get("decoder_posemb", "sincos2d")
-    arrays[f"decoder.{_POSITIONS}"] = np.pad(sincos2d(*grid, width, kind=kind), ((1, 0), (0, 0)))[None]
+    arrays[f"decoder.{_POSITIONS}"] = _positions(model, preprocessing.size, width, kind)
     if kind != "sincos2d_mae":
         notes.append(f"Its decoder's positions are those of {kind!r}: transformers reads them; this library does not.")
     config |= {
@@ -102,10 +101,9 @@ def write(
     return notes + more
 
 
-def _grid(model: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
-    """Return the rows and columns of patches of an image of size (height, width)."""
-    height, width = specs.pixels_per_patch(model)
-    return size[0] // height, size[1] // width
+def _positions(model: Mapping[str, Any], size: tuple[int, int], width: int, kind: Sincos) -> np.ndarray:
+    """Return the fixed positions of the decoder for images of size (height, width), with a zero for the class token."""
+    return np.pad(sincos2d(*specs.grid_of(model, size), width, kind=kind), ((1, 0), (0, 0)))[None]
 
 
 def _links(sizes: Mapping[str, int], model: Mapping[str, Any]) -> list[Link]:

@@ -99,10 +99,15 @@ def pixels_per_patch(model: Mapping[str, Any]) -> tuple[int, int]:
     return height * scale, width * scale
 
 
+def grid_of(model: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns of patches of an image of (height, width)."""
+    height, width = pixels_per_patch(model)
+    return size[0] // height, size[1] // width
+
+
 def num_patches(model: Mapping[str, Any], size: tuple[int, int]) -> int:
     """Count the patches of an image of (height, width)."""
-    height, width = pixels_per_patch(model)
-    return (size[0] // height) * (size[1] // width)
+    return math.prod(grid_of(model, size))
 
 
 def square_side(n: int) -> int | None:
@@ -136,8 +141,7 @@ def with_posemb_table(
 
     if model["posemb"] == "learn":
         return dict(model), dict(params)
-    height, width = pixels_per_patch(model)
-    grid = size[0] // height, size[1] // width
+    grid = grid_of(model, size)
     table = np.zeros((math.prod(grid), model["width"]), np.float32)
     if model["posemb"] != "none":
         table = sincos2d(*grid, model["width"], kind=model["posemb"])

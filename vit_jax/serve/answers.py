@@ -9,6 +9,7 @@ from PIL import Image
 
 from vit_jax.data.decode import PILLOW_FORMATS, decode
 from vit_jax.data.source import UnreadableImage
+from vit_jax.explain.pictures import boxes_shown, class_shares
 from vit_jax.inference import Loaded, Outputs
 from vit_jax.printable import line
 from vit_jax.search.index import unit
@@ -68,11 +69,10 @@ def dense(loaded: Loaded, outputs: Outputs, image: np.ndarray) -> dict[str, Any]
     """
     if "segments" in outputs:
         classes = outputs["segments"]
-        counts = np.bincount(classes.ravel(), minlength=len(loaded.class_names))
         found = [
-            {"label": line(loaded.class_names[i]), "share": round(float(counts[i] / classes.size), 6), "colour": _colour(int(i))}
-            for i in np.argsort(-counts, kind="stable") if counts[i]
-        ]  # fmt: skip
+            {"label": line(loaded.class_names[i]), "share": share, "colour": _colour(i)}
+            for i, share in class_shares(classes)
+        ]
         return {"segments": found, "overlay": _as_url(overlay(image, classes))}
     if "numbers" in outputs:
         numbers = outputs["numbers"].astype(np.float64)
@@ -81,7 +81,7 @@ def dense(loaded: Loaded, outputs: Outputs, image: np.ndarray) -> dict[str, Any]
     if "boxes" not in outputs:
         return {}
     scores, labels = outputs["box_scores"], outputs["box_labels"]
-    order = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST_SCORE]
+    order = boxes_shown(scores, LEAST_SCORE)
     pixels = outputs["boxes"][order].reshape(-1, 4) * np.array([image.shape[1], image.shape[0]] * 2)
     captions = [line(loaded.class_names[labels[i]]) for i in order]
     drawn = draw_boxes(image, pixels, [int(labels[i]) for i in order], captions)

@@ -192,14 +192,21 @@ def stream(rng: Rng, name: str) -> Rng:
 
 def init_variables(module: nn.Module, rng: Rng, image_shape: tuple[int, ...]) -> Weights:
     """Return the initial variables of a network for images of (h, w, c)."""
-    images = jnp.zeros((1, *image_shape))
+    return _init(module, rng, jnp.zeros((1, *image_shape)))
+
+
+def _init(module: nn.Module, rng: Rng, images: Images | Patches) -> Weights:
     return _with_streams(lambda rngs: module.init(rngs, images), rng, first="params")
 
 
 @functools.cache
 def collections_of(module: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the mutable collections of a network, such as batch statistics."""
-    shapes = jax.eval_shape(functools.partial(init_variables, module, image_shape=image_shape), jax.random.key(0))
+    return _collections_for(module, jnp.zeros((1, *image_shape)))
+
+
+def _collections_for(module: nn.Module, images: Images | Patches) -> tuple[str, ...]:
+    shapes = jax.eval_shape(functools.partial(_init, module), jax.random.key(0), images)
     return tuple(sorted(set(shapes) - {"params", *SOWN}))
 
 
@@ -219,7 +226,7 @@ def apply(
         try:
             return module.apply(weights, images, **options, rngs=rngs, mutable=mutable)
         except flax.errors.ScopeCollectionNotFound as error:
-            missing = sorted(set(_collections_in(module, images)) - weights.keys())
+            missing = [name for name in _collections_for(module, images) if name not in weights]
             if not missing:
                 raise
             raise UserError(
@@ -230,12 +237,6 @@ def apply(
     out, updated = run(None) if rng is None else _with_streams(run, rng)
     out, sown = jax.tree.map(lambda x: x.astype(jnp.float32), (out, updated.pop("intermediates", {})))
     return out, sown, updated
-
-
-def _collections_in(module: nn.Module, images: Any) -> list[str]:
-    """Return the collections of a module other than parameters and sown values."""
-    shapes = jax.eval_shape(lambda rng, x: module.init(rng, x), jax.random.key(0), images)
-    return [name for name in shapes if name not in ("params", *SOWN)]
 
 
 def sown_outputs(module: nn.Module, sown: Mapping[str, Array]) -> dict[str, Array]:

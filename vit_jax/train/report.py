@@ -55,13 +55,14 @@ def finish(
             loss = f", loss {values[f'{name}/loss']:.4f}" if f"{name}/loss" in values else ""
             weights = ", of the weights without averaging" if name.endswith("_raw") else ""
             print(f"{name} accuracy {100 * values[f'{name}/accuracy']:.2f} %{loss}{weights}")
-            print(no_better_than_guessing(measured.get(name, {}).get("", {}), run.parts.task.class_names), end="")
+            if warning := no_better_than_guessing(measured.get(name, {}).get("", {}), run.parts.task.class_names):
+                print(warning)
     print(f"report: {place.shown(run.path / 'report')}", flush=True)
     return values
 
 
 def no_better_than_guessing(rows: Arrays, class_names: Sequence[str]) -> str:
-    """Return a warning, with its line break, for a classifier that always answering the most frequent class would equal."""
+    """Return a warning for a classifier that always answering the most frequent class would equal."""
     if "predicted" not in rows:
         return ""
     counts = np.bincount(rows["label"])
@@ -71,7 +72,7 @@ def no_better_than_guessing(rows: Arrays, class_names: Sequence[str]) -> str:
     return (
         f"warning: always answering {line(class_names[int(counts.argmax())])!r} is right for {100 * share:.2f} % of these "
         "images, so the model does not generalize; begin from a pretrained one (configs/finetune.py), or train on more "
-        "images or for fewer steps\n"
+        "images or for fewer steps"
     )
 
 

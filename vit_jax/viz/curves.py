@@ -1,6 +1,5 @@
 """Plot learning curves as PNG files: of one run, or of groups of runs with mean and spread."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vit_jax.printable import picture
+from vit_jax.printable import is_rate, picture
 from vit_jax.viz.figure import save
 
 MAX_COLORED = 10  # further groups are drawn in grey, without a label
@@ -20,7 +19,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Plot loss, accuracy, learning rate and speed against the step, given the rows of metrics.jsonl."""
     names = {key for row in rows for key in row}
     evals = sorted(name.removesuffix("/loss") for name in names if name.endswith("/loss"))
-    accuracies = sorted(name for name in names if re.search(r"/(accuracy|mean_accuracy|shot\d+)$", name))
+    accuracies = sorted(name for name in names if "/" in name and is_rate(name))
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
 

@@ -115,8 +115,7 @@ function keptSwatch(key) {
 }
 
 // An accuracy is a fraction in the data and shown in percent, as in the terminal.
-const isRate = /(^|\/)(accuracy|mean_accuracy|shot\d+)$/.test(data.metric);
-const fixed = value => value === null ? "" : isRate ? `${(100 * value).toFixed(2)} %` : value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : short(value);
+const fixed = value => value === null ? "" : data.is_rate ? `${(100 * value).toFixed(2)} %` : value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : short(value);
 
 function showRuns() {
   const columns = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.config.factory import short_names
-from vit_jax.printable import html_json
+from vit_jax.printable import html_json, is_rate
 from vit_jax.runs.reports.collect import RunResult
 from vit_jax.runs.reports.comparison import RunComparison
 from vit_jax.runs.reports.tables import format_hours, paper_table, ranked_runs, short_commit
@@ -40,6 +40,7 @@ def page_data(report: RunComparison, refresh: float | None) -> dict[str, Any]:
     return {
         "title": report.title,
         "metric": report.metric,
+        "is_rate": is_rate(report.metric),
         "mode": report.mode,
         "better": report.better,
         "written": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -15,7 +15,7 @@ from vit_jax.runs.reports.collect import RunResult, format_value
 from vit_jax.runs.reports.comparison import RunComparison
 from vit_jax.runs.reports.paper import RowComparison
 from vit_jax.runs.reports.seed_groups import SeedGroup, SeedStatistics
-from vit_jax.runs.sweeps.board import format_metric, is_rate
+from vit_jax.runs.sweeps.board import format_metric
 
 # Limits for the terminal.
 MAX_ROWS, MAX_KEYS = 40, 5
@@ -36,7 +36,7 @@ def mean_and_spread(stats: SeedStatistics | None, digits: int = 4, name: str = "
     """Return a mean with the sample standard deviation, as `0.9000 ± 0.0100` or `90.00 ± 1.00 %`; "" for None."""
     if stats is None:
         return ""
-    scale, digits, unit = (100, 2, " %") if is_rate(name) else (1, digits, "")
+    scale, digits, unit = (100, 2, " %") if printable.is_rate(name) else (1, digits, "")
     spread = "" if stats.spread is None else f" ± {scale * stats.spread:.{digits}f}"
     return f"{scale * stats.mean:.{digits}f}{spread}{unit}"
 

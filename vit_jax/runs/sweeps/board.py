@@ -1,6 +1,5 @@
 """Display a running sweep: a live table in a terminal, one line per change elsewhere, and a summary at the end."""
 
-import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vit_jax.printable import line
+from vit_jax.printable import is_rate, line
 from vit_jax.runs.sweeps.progress import RunProgress
 from vit_jax.runs.sweeps.record import SweepRun
 
@@ -184,11 +183,6 @@ def format_metric(value: float | None, name: str | None = None) -> str:
     if value is not None and name and is_rate(name):
         return f"{100 * value:.2f} %"
     return "" if value is None else f"{value:.4g}" if abs(value) < 1e-3 and value else f"{value:.4f}"
-
-
-def is_rate(name: str) -> bool:
-    """Whether a metric is a fraction, which is shown in percent: "test/accuracy", "test/mean_accuracy", "fewshot/shot5"."""
-    return re.search(r"(^|/)(accuracy|mean_accuracy|shot\d+)$", name) is not None
 
 
 def format_seconds(seconds: float | None) -> str:
