@@ -109,17 +109,22 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def start(workdir: Path, *flags: str, devices: int = 1) -> subprocess.Popen:
+WITHOUT_REPORT = (sys.executable, "-m", "tests.train_undrawn")
+
+
+def start(
+    workdir: Path, *flags: str, devices: int = 1, command=(sys.executable, "-m", "vit_jax.main")
+) -> subprocess.Popen:
     """A training process of the tiny digits run, as a user starts it."""
-    command = [sys.executable, "-m", "vit_jax.main", *TINY_FLAGS, f"--workdir={workdir}", *flags]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [*command, *TINY_FLAGS, f"--workdir={workdir}", *flags],
+        cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
 def run(workdir: Path, *flags: str, devices: int = 1) -> str:
-    """Runs it to its end and gives what it printed."""
-    process = start(workdir, *flags, devices=devices)
+    """Runs it to its end, but for its report, and gives what it printed."""
+    process = start(workdir, *flags, devices=devices, command=WITHOUT_REPORT)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output

@@ -4,13 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, TINY_FLAGS, checkpoint, environment, losses, rows, run
+from tests.conftest import ROOT, TINY_FLAGS, WITHOUT_REPORT, checkpoint, environment, losses, rows, run
 from vit_jax.distributed import OWN
 
 pytestmark = pytest.mark.xdist_group("multiprocess")  # so that the run of one process is made once
@@ -30,7 +29,7 @@ def together(workdir: Path, count: int, *flags: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vit_jax.main", *TINY_FLAGS, MODEL, f"--workdir={workdir}", *flags]
+    command = [*WITHOUT_REPORT, *TINY_FLAGS, MODEL, f"--workdir={workdir}", *flags]
     return [
         subprocess.Popen(
             command,
@@ -124,7 +123,7 @@ def test_a_signal_to_any_process_saves_the_same_step_in_all(tmp_path):
     ],
 )
 def test_incomplete_variables_are_told(tmp_path, given, says):
-    command = [sys.executable, "-m", "vit_jax.main", *TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
+    command = [*WITHOUT_REPORT, *TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True)
     assert done.returncode == 2
     assert says in done.stderr

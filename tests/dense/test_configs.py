@@ -97,3 +97,19 @@ def test_a_plan_does_without_the_data(name, key):
     filled = stand_in_config(config, 7)
     assert filled.spec.class_names[:2] == (("background", "aeroplane") if key == "segments" else ("class 0", "class 1"))
     assert filled.spec.layout[key].shape == ((512, 512) if key == "segments" else (100, 4))
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "shape"),
+    [
+        ({"type": "segments.NumbersFolder", "path": "NOWHERE"}, "numbers", (16, 16)),
+        ({"type": "tfds_segments.TfdsSegments", "name": "NOWHERE", "classes": ("a", "b")}, "segments", (16, 16)),
+    ],
+)
+def test_a_plan_knows_the_labels_of_a_source_by_its_type(source, key, shape):
+    config = config_file.load(f"{ROOT / 'configs'}/segment.py", [("model", VIT)])
+    config.data.source, config.data.preprocess = source, "scale_crop(16)"
+    if key == "numbers":
+        config.task = {"type": "depth.Depth", "head": {"type": "Linear"}}
+    filled = stand_in_config(config.to_dict())
+    assert filled.spec.layout[key].shape == shape

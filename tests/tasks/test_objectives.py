@@ -2,12 +2,11 @@
 
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, checkpoint, environment, losses, rows
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, losses, rows
 from vit_jax import inference, main
 
 # The objectives, and whether they can be accumulated.
@@ -86,7 +85,7 @@ def test_eight_devices_have_the_losses_of_one(run, flags, tmp_path):
     name, workdir, teacher = run
     if "--config.parallel=pmap" in flags and not OBJECTIVES[name]:
         pytest.skip("refused")
-    argv = [sys.executable, "-m", "vit_jax.main", *tiny(name, tmp_path / "run", *teacher, *NO_EVALS, *flags)]
+    argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher, *NO_EVALS, *flags)]
     done = subprocess.run(argv, cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
@@ -107,7 +106,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_p
 @pytest.mark.torture
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     name, workdir, teacher = run
-    argv = [sys.executable, "-m", "vit_jax.main", *tiny(name, tmp_path / "run", *teacher)]
+    argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher)]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step 5/6"):

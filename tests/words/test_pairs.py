@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from tests import tfds_made
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.pairs import Pairs
 from vit_jax.data.sources.shards import Shards
@@ -189,27 +190,9 @@ def test_what_is_no_tar_is_refused(tmp_path):
 
 def test_tfds_captions_are_all_read(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    folder = tmp_path / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    writer = ArrayRecordWriter(str(folder / "tiny-train.array_record-00000-of-00001"), "group_size:1")
-    for i in range(3):
-        example = tf_example_pb2.Example()
-        example.features.feature["image"].bytes_list.value.append(png(i))
-        example.features.feature["captions/text"].bytes_list.value.extend([f"one {i}".encode(), "zwei ü".encode()])
-        writer.write(example.SerializeToString())
-    writer.close()
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(), "captions": tfds.features.Sequence({"text": tfds.features.Text()})}
-    )
-    features.save_config(str(folder))
-    info = {
-        "name": "tiny", "version": "1.0.0", "fileFormat": "array_record", "moduleName": "tests",
-        "splits": [{"name": "train", "shardLengths": ["3"], "numBytes": "1", "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}],
-    }  # fmt: skip
-    (folder / "dataset_info.json").write_text(json.dumps(info))
+    features = {"image": tfds.features.Image(), "captions": tfds.features.Sequence({"text": tfds.features.Text()})}
+    captions = [[f"one {i}".encode(), "zwei ü".encode()] for i in range(3)]
+    tfds_made.write(tmp_path, features, [{"image": [png(i)], "captions/text": captions[i]} for i in range(3)])
     source = TfdsCaptions("tiny", data_dir=str(tmp_path))
     assert [source[i]["text"] for i in range(3)] == [(f"one {i}", "zwei ü") for i in range(3)]
     with pytest.raises(UserError, match="no text feature 'caption'"):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from vit_jax import stores
 from vit_jax.data import files
-from vit_jax.data.decode import size_of
 from vit_jax.data.source import UnreadableImage
 from vit_jax.printable import line
 from vit_jax.types import UserError
@@ -77,31 +76,37 @@ def _by_name(folder: str, suffix: str, endings: tuple[str, ...]) -> dict[str, st
     return paths
 
 
-def check_pairs(
-    pairs: Sequence[Pair], most: int, look: Callable[[Pair], tuple[tuple[int, int], Mapping[int, int]]], known: str
-) -> None:
-    """Check the maps of at most `most` pairs, spread evenly; raises UserError that counts and names the problems.
+class Look(NamedTuple):
+    """What a look at a map found: its place and shape, the size of its image, and the pixel count of each unknown label."""
 
-    look: returns the size of a map and the pixel count of each label that is not in `known`. Unreadable files are left
-    to the example reader, which counts them.
+    place: str
+    shape: tuple[int, ...]
+    image: tuple[int, int]
+    unknown: Mapping[int, int]
+
+
+def check_maps(length: int, most: int, look: Callable[[int], Look], known: str) -> None:
+    """Check at most `most` of the maps of `length` examples, spread evenly; raises UserError that counts and names the problems.
+
+    known: the labels that a map may have, for the message. Unreadable files are left to the example reader, which counts
+    them.
     """
-    count = min(most, len(pairs))
-    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+    count = min(most, length)
 
-    def problem(pair: Pair) -> tuple[str, str] | None:
+    def problem(index: int) -> tuple[str, str] | None:
         try:
-            size, unknown = look(pair)
-            image = size_of(files.read_file(pair.image))
+            place, size, image, unknown = look(index)
         except UnreadableImage:
             return None
         if size != image:
-            return "size", f"{pair.map} of {size[0]} x {size[1]}, its image of {image[0]} x {image[1]}"
+            return "size", f"{place} of {size[0]} x {size[1]}, its image of {image[0]} x {image[1]}"
         if unknown:
             labels = ", ".join(f"{label}: {pixels:,} pixels" for label, pixels in list(unknown.items())[:MOST_NAMED])
-            return "label", f"{pair.map} with {labels}"
+            return "label", f"{place} with {labels}"
         return None
 
     with ThreadPoolExecutor(stores.THREADS) as pool:
+        chosen = (index * length // count for index in range(count))
         problems = [found for found in pool.map(problem, chosen) if found is not None]
     sizes, labels = ([text for kind, text in problems if kind == wanted] for wanted in ("size", "label"))
     parts = [named("of another size than their image", sizes)] * bool(sizes)

@@ -165,6 +165,11 @@ class Source(abc.ABC):
 
     fields: Fields
 
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """Return the fields of examples of these classes, which `vit plan` assumes where the data cannot be opened."""
+        return {"image": Image(), "label": Label(class_names)}
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes or numbers of the first label."""

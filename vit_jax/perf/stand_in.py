@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.config import schema
-from vit_jax.config.factory import ConfigError, build
+from vit_jax.config.factory import ConfigError, build, resolve
 from vit_jax.data.examples import Reader
 from vit_jax.data.pipeline import DataSpec, TrainData
-from vit_jax.data.source import Boxes, BoxLabels, Example, Field, Image, PixelNumbers, Segments, Source
+from vit_jax.data.source import Boxes, BoxLabels, Example, Field, Fields, PixelNumbers, Segments, Source, class_names_of
 from vit_jax.data.sources.fake import Fake
 from vit_jax.train import settings
 from vit_jax.types import UserError
@@ -56,30 +56,24 @@ def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -
     return FilledIn(filled, DataSpec(readers[0].layout, len(sources[0]), readers[0].fields), note)
 
 
-class Labelled(Source):
-    """Made-up images with labelled pixels or boxes, in place of a kind of source."""
+class MadeUp(Source):
+    """Made-up images with the labels of a kind of source: the first class everywhere, 1 as every number, one box."""
 
-    def __init__(self, images: Source, kind: str, class_names: tuple[str, ...]):
-        self._images = images
-        extra: dict[str, Field] = {"segments": Segments(class_names)}
-        if kind == "coco.Coco":
-            extra = {"boxes": Boxes(), "box_labels": BoxLabels(class_names)}
-        elif kind == "segments.NumbersFolder":
-            extra = {"numbers": PixelNumbers()}
-        self.fields = {"image": Image(), **extra}
+    def __init__(self, images: Source, fields: Fields):
+        self._images, self.fields = images, fields
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
         image = self._images[index]["image"]
-        labels = {
-            "segments": np.zeros(image.shape[:2], np.uint8),
-            "numbers": np.ones(image.shape[:2], np.float32),
-            "boxes": np.array([[0, 0, *image.shape[1::-1]]], np.float32),
-            "box_labels": np.zeros(1, np.int32),
+        labels: dict[type[Field], Any] = {
+            Segments: np.zeros(image.shape[:2], np.uint8),
+            PixelNumbers: np.ones(image.shape[:2], np.float32),
+            Boxes: np.array([[0, 0, *image.shape[1::-1]]], np.float32),
+            BoxLabels: np.zeros(1, np.int32),
         }
-        return {key: image if key == "image" else labels[key] for key in self.fields}
+        return {key: image if key == "image" else labels[type(field)] for key, field in self.fields.items()}
 
     def name(self, index: int) -> str:
         return self._images.name(index)
@@ -88,17 +82,18 @@ class Labelled(Source):
 def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserError) -> list[Source]:
     """Return made-up images for a source that cannot be opened; raises UserError if its classes are unknown."""
     known, count = KNOWN.get(str(source.get("name")), (None, num_classes))
-    kind, stated = str(source.get("type")), source.get("classes")
+    kind = resolve(source.get("type"), "vit_jax.data.sources", "data.source")
+    fields_of = getattr(kind, "fields_of", Source.fields_of)  # a function may make a source, too
+    names_needed, stated = bool(class_names_of(fields_of(("a",)))), source.get("classes")
     if isinstance(stated, tuple | list):
         known, count = len(stated), count or len(stated)
-    elif kind == "segments.NumbersFolder":
+    elif not names_needed:
         known, count = 1, count or 1
     classes = num_classes or known
     if classes is None or count is None:
         raise UserError(f"{error}\nOr give --num_classes, to do without the data.")
     channels = len(source.get("bands") or ()) or source.get("channels") or 3
     images = [Fake(count, size, channels, classes) for size in SIZES]
-    if not kind.startswith(("segments.", "coco.")):
-        return [*images]
     names = tuple(map(str, stated)) if isinstance(stated, tuple | list) else images[0].class_names
-    return [Labelled(one, kind, names) for one in images]
+    fields = fields_of(names)
+    return [*images] if fields.keys() == images[0].fields.keys() else [MadeUp(one, fields) for one in images]

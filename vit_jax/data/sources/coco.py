@@ -13,7 +13,7 @@ from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.images import ImageFile
 from vit_jax.data.same_names import named
-from vit_jax.data.source import Boxes, BoxLabels, Example, Image, Source
+from vit_jax.data.source import Boxes, BoxLabels, Example, Fields, Image, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, UserError
 
@@ -83,7 +83,12 @@ class Coco(Source):
                 f"Found in {file} {named('images that are not in ' + folder, missing)}; correct `images` or the file."
             )
         self._paths = [stores.join(folder, name) for name in names]
-        self.fields = {"image": Image(), "boxes": Boxes(), "box_labels": BoxLabels(class_names)}
+        self.fields = self.fields_of(class_names)
+
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "boxes": Boxes(), "box_labels": BoxLabels(class_names)}
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt8
@@ -10,9 +10,9 @@ from jaxtyping import Float32, Integer, UInt8
 from vit_jax import stores
 from vit_jax.data import files
 from vit_jax.data.bands import Range, check_ranges, image_file
-from vit_jax.data.decode import decode_labels, decode_numbers
-from vit_jax.data.same_names import MOST_NAMED, Pair, check_pairs, find_pairs
-from vit_jax.data.source import IGNORED, Encoded, Example, Image, PixelNumbers, Segments, Source
+from vit_jax.data.decode import decode_labels, decode_numbers, size_of
+from vit_jax.data.same_names import MOST_NAMED, Look, Pair, check_maps, find_pairs
+from vit_jax.data.source import IGNORED, Encoded, Example, Fields, Image, PixelNumbers, Segments, Source
 from vit_jax.printable import line
 from vit_jax.types import Count, Steps, UserError
 
@@ -30,11 +30,18 @@ def as_number(code: Code) -> int:
 class Codes:
     """Maps the labels in mask files to positions in the class names.
 
-    values: the label of each class, by default 0, 1, 2, ...; ignore: labels that become 255.
+    values: the label of each class, by default 0, 1, 2, ...; ignore: labels that become 255, by default 255 unless it
+    is a class.
     """
 
-    def __init__(self, classes: int, values: Sequence[Code] | None, ignore: Sequence[Code]):
+    def __init__(self, class_names: Sequence[str], values: Sequence[Code] | None, ignore: Sequence[Code] | None):
+        self.class_names, classes = tuple(class_names), len(class_names)
+        if not 1 <= classes <= IGNORED or len(set(class_names)) < classes:
+            raise UserError(
+                f"Found {classes} classes, {len(set(class_names))} of them different; expected 1 to {IGNORED}, each once."
+            )
         values = tuple(range(classes)) if values is None else tuple(values)
+        ignore = tuple(ignore) if ignore is not None else () if IGNORED in values else (IGNORED,)
         if len(values) != classes:
             raise UserError(f"Found {len(values)} labels in `values` for {classes} classes; expected one for each.")
         pairs = [
@@ -73,21 +80,21 @@ class Codes:
 
 
 class Mask(Encoded):
-    """A mask file that decodes to the class of each pixel."""
+    """An encoded mask that decodes to the class of each pixel; `place` is its path or name, for messages."""
 
-    def __init__(self, path: str, codes: Codes):
-        self._path, self._codes = path, codes
+    def __init__(self, read: Callable[[], bytes], place: str, codes: Codes):
+        self._read, self._place, self._codes = read, place, codes
 
     def decode(self) -> UInt8[np.ndarray, "h w"]:
         """See Encoded; raises UserError for a label that is not among the codes."""
-        labels = decode_labels(files.read_file(self._path))
+        labels = decode_labels(self._read())
         classes = self._codes(labels)
         if classes.size and classes.max() == UNKNOWN:
             found = ", ".join(
                 f"{label}: {count:,} pixels" for label, count in list(self._codes.unknown(labels).items())[:5]
             )
             raise UserError(
-                f"Found the labels {found} in {line(self._path)}; expected {self._codes.words}: repair the mask, or name them in "
+                f"Found the labels {found} in {line(self._place)}; expected {self._codes.words}: repair the mask, or name them in "
                 "`values` or `ignore` of the source."
             )
         return classes.astype(np.uint8)
@@ -119,6 +126,10 @@ class _Pairs(Source):
 
     def name(self, index: int) -> str:
         return self.pairs[index].image
+
+    def _looked(self, index: int, found: np.ndarray, unknown: Mapping[int, int]) -> Look:
+        pair = self.pairs[index]
+        return Look(pair.map, found.shape, size_of(files.read_file(pair.image)), unknown)
 
     def _image(self, index: int) -> Encoded:
         return image_file(functools.partial(files.read_file, self.pairs[index].image), self._channels, self._bands)
@@ -153,26 +164,27 @@ class SegmentFolder(_Pairs):
         bands: tuple[Range, ...] | None = None,
     ):
         root = os.path.expanduser(path)
-        class_names = tuple(files.read_lines(stores.join(root, classes)) if isinstance(classes, str) else classes)
-        if not 1 <= len(class_names) <= IGNORED or len(set(class_names)) < len(class_names):
-            raise UserError(
-                f"Found {len(class_names)} classes, {len(set(class_names))} of them different; expected 1 to {IGNORED}, each once."
-            )
-        if ignore is None:
-            ignore = () if values is not None and IGNORED in values else (IGNORED,)
-        self._codes = Codes(len(class_names), values, ignore)
+        names_of_classes = files.read_lines(stores.join(root, classes)) if isinstance(classes, str) else classes
+        codes = self._codes = Codes(names_of_classes, values, ignore)
         of_images, of_masks, listed = (text.replace("{split}", split) for text in (images, masks, names or ""))
         pairs = find_pairs(root, of_images, of_masks, image_suffix, mask_suffix, listed or None, files.ENDINGS)
         super().__init__(pairs, channels, bands)
-        self.fields = {"image": Image(), "segments": Segments(class_names)}
-        check_pairs(pairs, scan, self._look, self._codes.words)
+        self.fields = self.fields_of(codes.class_names)
+        check_maps(len(pairs), scan, self._look, codes.words)
 
-    def _look(self, pair: Pair) -> tuple[tuple[int, int], Mapping[int, int]]:
-        labels = decode_labels(files.read_file(pair.map))
-        return (labels.shape[0], labels.shape[1]), self._codes.unknown(labels)
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "segments": Segments(class_names)}
+
+    def _look(self, index: int) -> Look:
+        labels = decode_labels(files.read_file(self.pairs[index].map))
+        return self._looked(index, labels, self._codes.unknown(labels))
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": self._image(index), "segments": Mask(self.pairs[index].map, self._codes)}
+        path = self.pairs[index].map
+        mask = Mask(functools.partial(files.read_file, path), path, self._codes)
+        return {"image": self._image(index), "segments": mask}
 
 
 class NumbersFolder(_Pairs):
@@ -208,12 +220,16 @@ class NumbersFolder(_Pairs):
             find_pairs(root, of_images, of_maps, image_suffix, map_suffix, listed or None, endings), channels, bands
         )
         self._scale, self._unknown = scale, unknown
-        self.fields = {"image": Image(), "numbers": PixelNumbers()}
-        check_pairs(self.pairs, scan, self._look, "numbers")
+        self.fields = self.fields_of(())
+        check_maps(len(self.pairs), scan, self._look, "numbers")
 
-    def _look(self, pair: Pair) -> tuple[tuple[int, int], Mapping[int, int]]:
-        numbers = decode_numbers(files.read_file(pair.map))
-        return (numbers.shape[0], numbers.shape[1]), {}
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "numbers": PixelNumbers()}
+
+    def _look(self, index: int) -> Look:
+        return self._looked(index, decode_numbers(files.read_file(self.pairs[index].map)), {})
 
     def __getitem__(self, index: int) -> Example:
         return {"image": self._image(index), "numbers": NumbersFile(self.pairs[index].map, self._scale, self._unknown)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax import stores
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Field, Image, Label, Labels, Source, UnreadableImage
+from vit_jax.data.source import Example, Fields, Image, Label, Labels, Source, UnreadableImage
 from vit_jax.data.sources.array_records import ArrayRecords
 from vit_jax.types import Count, UserError
 
@@ -80,7 +80,7 @@ class Tfds(Source):
     def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
         """Set the fields; raises UserError if a feature is missing or of another kind."""
         names, several = _class_names(tfds, builder, name, image_key, label_key)
-        self.fields: dict[str, Field] = {"image": Image(), "label": Labels(names) if several else Label(names)}
+        self.fields: Fields = {"image": Image(), "label": Labels(names) if several else Label(names)}
         self._num_classes = len(names) if several else None
 
     def __len__(self) -> int:
@@ -90,19 +90,28 @@ class Tfds(Source):
         return f"{self._id}/{index}"
 
     def __getitem__(self, index: int) -> Example:
+        features = self.features(index)
+        data = self.encoded(features, self._image_key)
+        return {"image": ImageFile(lambda: data, self._channels), **self.others(index, features)}
+
+    def features(self, index: int) -> Any:
+        """Return the features of an example as protocol buffers by name; raises UnreadableImage."""
         # TFDS's own parser reads all features, which takes longer than decoding a small image.
         try:
-            features = _example_type().FromString(self._records[index]).features.feature
+            return _example_type().FromString(self._records[index]).features.feature
         except RuntimeError as error:
             raise UnreadableImage(f"damaged file: {error}") from error
-        images = features[self._image_key].bytes_list.value
-        if not images:
-            raise UnreadableImage("the example has no image")
-        data = images[0]
-        return {"image": ImageFile(lambda: data, self._channels), **self.others(features)}
 
-    def others(self, features: Any) -> Example:
-        """Return the fields of an example other than its image."""
+    @staticmethod
+    def encoded(features: Any, key: str) -> bytes:
+        """Return the encoded image among the features of an example; raises UnreadableImage if it is missing."""
+        found = features[key].bytes_list.value
+        if not found:
+            raise UnreadableImage(f"the example has no image {key!r}")
+        return bytes(found[0])
+
+    def others(self, index: int, features: Any) -> Example:
+        """Return the fields of an example other than its image, from its tf.train.Example."""
         positions = list(features[self._label_key].int64_list.value)
         label: int | np.ndarray = positions[0] if self._num_classes is None else np.zeros(self._num_classes, np.float32)
         if isinstance(label, np.ndarray):
@@ -193,14 +202,21 @@ def prepared_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
     return builder
 
 
+def image_features(tfds: Any, builder: Any, name: str, **keys: str) -> dict[str, Any]:
+    """Return the features of a data set; raises UserError if one of those that `keys` name is no image."""
+    features = dict(builder.info.features.items())
+    for argument, key in keys.items():
+        if not isinstance(features.get(key), tfds.features.Image):
+            raise UserError(
+                f"Found no image feature {key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
+                f"set {argument}."
+            )
+    return features
+
+
 def _class_names(tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> tuple[tuple[str, ...], bool]:
     """Return the names of the classes, and whether an image can have several."""
-    features = dict(builder.info.features.items())
-    if not isinstance(features.get(image_key), tfds.features.Image):
-        raise UserError(
-            f"Found no image feature {image_key!r} in {name!r}, expected one of its features ({', '.join(features)}): "
-            "set image_key."
-        )
+    features = image_features(tfds, builder, name, image_key=image_key)
     label: Any = features.get(label_key)
     several = isinstance(label, tfds.features.Sequence)
     label = label.feature if several else label

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit_jax.data.source import Example, Image, Text, UnreadableImage
-from vit_jax.data.sources.tfds import Tfds
+from vit_jax.data.sources.tfds import Tfds, image_features
 from vit_jax.types import Count, UserError
 
 
@@ -23,11 +23,7 @@ class TfdsCaptions(Tfds):
 
     def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
         """See Tfds; raises UserError if a feature is missing."""
-        features = dict(builder.info.features.items())
-        if not isinstance(features.get(image_key), tfds.features.Image):
-            raise UserError(
-                f"Found no image feature {image_key!r} in {name!r}: set image_key to one of {', '.join(features)}."
-            )
+        features = image_features(tfds, builder, name, image_key=image_key)
         kind: Any = features
         for part in label_key.split("/"):
             inner = getattr(kind, "feature", kind)
@@ -39,7 +35,7 @@ class TfdsCaptions(Tfds):
             )
         self.fields = {"image": Image(), "text": Text()}
 
-    def others(self, features: Any) -> Example:
+    def others(self, index: int, features: Any) -> Example:
         """See Tfds."""
         try:
             return {"text": tuple(text.decode() for text in features[self._label_key].bytes_list.value)}
