@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.dense.made import config_of, write_folder
 from vit_jax import inference
+from vit_jax.__main__ import main as vit
 from vit_jax.cli import evaluate, predict
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError
@@ -75,3 +76,15 @@ def test_masks_have_the_size_of_each_image(place, tmp_path, capsys):
     assert predict.main([f"--model={root / 'run'}", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
     for size in ((32, 24), (70, 33)):
         assert opened(tmp_path / "out" / "masks" / f"{size[0]}.png").size == size
+
+
+def test_its_images_and_their_patches_can_be_searched(place, tmp_path, capsys):
+    root, _ = place
+    images = root / "data" / "images" / "val"
+    for feature in ("features", "tokens"):
+        index = f"--index={tmp_path / feature}"
+        assert vit(["search", "build", str(images), f"--model={root / 'run'}", f"--feature={feature}", index]) == 0
+        capsys.readouterr()
+        assert vit(["search", "query", str(images / "3.png"), index, "--k=1", "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["found"]
+        assert "patch" in found if feature == "tokens" else found["path"] == str(images / "3.png")

@@ -66,5 +66,5 @@ def test_a_missing_feature_or_mask_is_told(data_dir):
     place = data_dir([example(0, mask(0)), {"image": example(1, mask(1))["image"]}])
     with pytest.raises(UserError, match=r"no image feature 'masks' in 'tiny'.*set mask_key"):
         TfdsSegments("tiny", PETS, data_dir=place, mask_key="masks", values=(1, 2, 3))
-    with pytest.raises(UnreadableImage, match="no image .segmentation_mask"):
+    with pytest.raises(UnreadableImage, match=r"no image .segmentation_mask"):
         TfdsSegments("tiny", PETS, data_dir=place, values=(1, 2, 3))[1]

@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 from jaxtyping import UInt8
 
 from vit_jax import sharding, trees
@@ -20,6 +21,8 @@ from vit_jax.types import UserError
 
 Dtype = Literal["float32", "bfloat16"]
 ATTENTION = "attention"
+# Of pixels and boxes; without arg max, whose ties rounding would decide.
+PREDICTIONS = (("numbers",), ("pixel_outputs",), ("boxes", "box_logits"))
 Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 
@@ -49,7 +52,8 @@ def build(
     """Build the program of a model, in its plain form: without fusion, scan or rematerialization.
 
     outputs: names of outputs of Task.predict, or "attention", the weights [b, layers, heads, n, n] of all blocks; by
-    default the logits, or the features if the head is untrained. Raises UserError for an unknown output.
+    default the predictions for images, pixels or boxes, or the features if the head is untrained. Raises UserError for
+    an unknown output.
     """
     task, weights = _plain(loaded, dtype)
     network = Network(reference, dataclasses.replace(loaded, task=task, weights=weights))
@@ -69,7 +73,7 @@ def build(
     height, width, channels = loaded.image_shape
     one = jax.ShapeDtypeStruct((1, height, width, channels), "uint8")
     known = {name: x for name, x in jax.eval_shape(lambda x: everything(x, None), one).items() if x.ndim}
-    chosen = tuple(outputs) or (("features",) if loaded.has_untrained_head else ("logits",))
+    chosen = tuple(outputs) or _default_outputs(loaded, known)
     for name in chosen:
         if name == ATTENTION:
             network.need_attention("attention to export")
@@ -77,10 +81,25 @@ def build(
             raise UserError(f"--output={name!r}: the model gives {', '.join([*known, ATTENTION])}; choose among these.")
     shapes = jax.eval_shape(lambda x: everything(x, chosen), one)
     return Program(
-        lambda images: everything(images, chosen), loaded.image_shape,
-        {name: x.shape[1:] for name, x in shapes.items()}, dtype, any_size,
+        lambda images: needed(lambda x: everything(x, chosen), images), loaded.image_shape,
+        {name: shapes[name].shape[1:] for name in chosen}, dtype, any_size,
         sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
     )  # fmt: skip
+
+
+def needed(function: Function, images: jax.Array) -> dict[str, jax.Array]:
+    """Compute only what the outputs need: converters translate every operation that is traced."""
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(images)
+    program, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=True)
+    return jax.tree.unflatten(jax.tree.structure(shapes), jax.core.eval_jaxpr(program, traced.consts, images))
+
+
+def _default_outputs(loaded: Loaded, known: Collection[str]) -> tuple[str, ...]:
+    """Return the outputs that hold what a model predicts, among those that it gives."""
+    predictions = [names for names in PREDICTIONS if {*names} <= {*known}]
+    if predictions:
+        return predictions[0]
+    return ("features",) if loaded.has_untrained_head else ("logits",)
 
 
 def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:

@@ -13,6 +13,13 @@ outputs = dict(zip(names, session.run(names, {{"images": images}})))""",
     "model.stablehlo": """program = export.deserialize(bytearray(open("{file}", "rb").read()))
 outputs = program.call(images)""",
 }
+PRINT = {
+    "logits": 'print(facts["class_names"][result.argmax()])',
+    "probs": 'print(facts["class_names"][result.argmax()])',
+    "pixel_outputs": "print(result.argmax(axis=-1))  # the class of each pixel",
+    # The last class of a box is "no object".
+    "boxes": 'print(result[np.asarray(outputs["box_logits"])[0].argmax(axis=-1) < len(facts["class_names"])])',
+}
 IMPORTS = {"model.onnx": "import onnxruntime", "model.stablehlo": "from jax import export"}
 
 
@@ -58,6 +65,7 @@ def program(file: str, facts: Mapping[str, Any], preprocessing: Preprocessing | 
         numbers = [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
     expand = "np.asarray(image)[None, :, :, None]" if channels == 1 else "np.asarray(image)[None]"
     first = next(iter(facts["outputs"]))
+    complete = bool(facts["class_names"]) and (first != "boxes" or "box_logits" in facts["outputs"])
     return [
         "import json",
         "",
@@ -71,11 +79,7 @@ def program(file: str, facts: Mapping[str, Any], preprocessing: Preprocessing | 
         f"images = {expand}",
         *LOAD[file].format(file=file).splitlines(),
         f'result = np.asarray(outputs["{first}"])[0]',
-        *(
-            ['print(facts["class_names"][result.argmax()])']
-            if first in ("logits", "probs")
-            else ["print(result.shape)"]
-        ),
+        PRINT[first] if first in PRINT and complete else "print(result.shape)",
     ]
 
 

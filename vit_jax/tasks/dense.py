@@ -139,7 +139,7 @@ class Dense(WithCollections, Headless):
                 f"task.layers={self.layers}; the network has {len(stages)}: numbers from {-len(stages)} to {len(stages) - 1}."
             )
         grids = found.get("grids") or [found["grid"]] * len(stages)
-        shapes = [(len(stages[i]), *grids[i], -1) for i in self.layers]
+        shapes = [(stages[i].shape[0], *grids[i], -1) for i in self.layers]
         return [stages[i][:, prefix:].reshape(shape) for i, shape in zip(self.layers, shapes, strict=True)], found
 
     def coarse(self, weights: Weights, images: Images, rng: Rng | None = None) -> tuple[Outputs, Any, dict[str, Any]]:
@@ -183,8 +183,8 @@ class Dense(WithCollections, Headless):
         both = [jnp.concatenate([x, x[:, :, ::-1]]) for x in resized]
         total: Any = 0.0
         for out in self._windows_of(weights, both):
-            straight, mirrored = jnp.split(bilinear(out, (images.shape[1], images.shape[2])), 2)
-            for one in (straight, mirrored[:, :, ::-1]):
+            out = bilinear(out, (images.shape[1], images.shape[2])).reshape(2, *images.shape[:3], out.shape[-1])
+            for one in (out[0], out[1, :, :, ::-1]):
                 total = total + self.predicted(self._at_own_size(one, batch))
         return total / (2 * len(self.scales))
 
@@ -225,10 +225,10 @@ class Dense(WithCollections, Headless):
 
     def _at_own_size(self, outputs: Map, batch: Batch) -> Outputs:
         """Resize outputs to each image's `own_size` if the batch has it."""
-        whole = jnp.tile(jnp.array([outputs.shape[1:3]], jnp.int32), (len(outputs), 1))
-        part = batch.get("image_size", whole)
         if "own_size" not in batch:
             return outputs
+        whole = jnp.tile(jnp.array([outputs.shape[1:3]], jnp.int32), (len(outputs), 1))
+        part = batch.get("image_size", whole)
         canvas = batch[self.key].shape
         return bilinear_of_parts(outputs, part, batch["own_size"], (canvas[1], canvas[2]))
 

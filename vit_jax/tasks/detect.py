@@ -147,7 +147,7 @@ class Detect(Headless):
 
         def encode(model: Any, images: Images) -> Tokens:
             tokens = model.embed(images, train=train)
-            added = jnp.tile(params["tokens"].astype(tokens.dtype), (len(images), 1, 1))
+            added = jnp.tile(params["tokens"].astype(tokens.dtype), (images.shape[0], 1, 1))
             grid = model.grid((images.shape[1], images.shape[2]))
             options = {"between": params["between"]} if self.between else {}
             return model.encode(jnp.concatenate([tokens, added], axis=1), grid=grid, train=train, **options)
