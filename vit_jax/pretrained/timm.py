@@ -1,11 +1,11 @@
-"""Convert timm's VisionTransformer, VisionTransformerDistilled, hybrids and MlpMixer, and the original DeiT."""
+"""Convert timm's VisionTransformer, VisionTransformerDistilled, NaFlexVit, hybrids and MlpMixer, and the original DeiT."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from vit_jax.pretrained import originals, specs, timm_config, timm_eva
+from vit_jax.pretrained import originals, specs, timm_config, timm_eva, timm_naflex
 from vit_jax.pretrained.links import (
     Link,
     conv,
@@ -74,8 +74,10 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     Fields of the spec are inferred from the arrays, else read from the config, else implied by the architecture's name,
     else assumed, with a note. Raises UserError for other networks and unsupported variants.
     """
+    args, grid = timm_config.read_args(config, origin), None
+    if timm_naflex.matches(arrays):
+        arrays, grid = timm_naflex.as_plain(arrays, args, origin)
     arrays = originals.as_timms(arrays)
-    args = timm_config.read_args(config, origin)
     is_packed = "blocks.0.mlp.fc1_g.weight" not in arrays
     if timm_eva.matches(arrays, args):
         model, notes = timm_eva.read_spec(arrays, config, args, origin)
@@ -86,6 +88,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
         _check_network(arrays, args, origin)
         state = _StateDict(arrays, origin)
         model, notes = (_mixer_spec if _MIXER in arrays else _vit_spec)(state, args)
+        model |= {} if grid is None else {"posemb_grid": grid}
         table = links(specs.complete(model, "vit_jax"), is_packed)
     params = to_ours(table, arrays, origin)
     size, size_notes = _image_size(specs.complete(model, "vit_jax"), state, args)
@@ -274,6 +277,8 @@ def _has_posemb_prefix(model: Mapping[str, Any], state: _StateDict, args: TimmAr
 
 def _image_size(model: Mapping[str, Any], state: _StateDict, args: TimmArgs) -> tuple[tuple[int, int], list[str]]:
     """Return (height, width) of the images that the arrays are for, and notes."""
+    if model.get("posemb_grid") and args.image_size:  # the model resizes its positions
+        return args.image_size, []
     if model["type"] == "mixer.Mixer":
         n = state.shape(_MIXER, 2)[1]
     elif model["posemb"] == "learn":

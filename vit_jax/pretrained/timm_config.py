@@ -18,7 +18,7 @@ _BY_NAME: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"_clip_", {"norm_eps": 1e-5}),
     (r"quickgelu", {"act_layer": "quick_gelu"}),
     (r"giant_.*(dinov2|tipsv2)", {"act_layer": "silu"}),
-    (r"(base_patch32|giantopt_patch16|so400m_patch16)_siglip", {"act_layer": "gelu_tanh"}),
+    (r"(base_patch32|giantopt_patch16|so400m_patch16)_siglip|^naflexvit_.*_siglip", {"act_layer": "gelu_tanh"}),
     (r"large_patch16_siglip_(gap_)?512", {"act_layer": "gelu_tanh"}),
     (r"giantopt_|^vit_base_patch16_gap_", {"num_heads": 16}),
     (r"^test_vit2?$", {"num_heads": 2}),
