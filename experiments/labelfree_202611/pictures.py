@@ -1,6 +1,10 @@
-"""Draw what an MAE reconstructs: python experiments/labelfree_202611/pictures.py WORKDIR IMAGES OUT.png.
+"""Draw what an MAE reconstructs, or where the class token of a ViT attends to.
+
+    python experiments/labelfree_202611/pictures.py WORKDIR IMAGES OUT.png
+    python experiments/labelfree_202611/pictures.py EXPLAINED/attention.npz OUT.png
 
 IMAGES is a folder of class folders; one image of each class is drawn, without its masked patches and as it is reconstructed.
+EXPLAINED is a folder that `vit explain --method=attention` wrote; the heads of the last layer are drawn.
 """
 
 import sys
@@ -33,17 +37,35 @@ def draw(workdir: str, images: Path, out: Path) -> None:
     hidden = np.asarray(masked)[:, :, None]
     shown = [patches, np.where(hidden, 0.5, patches), np.where(hidden, predicted, patches)]
     height = pixels.shape[1] // rows
-    figure = Figure(figsize=(len(files) * 0.9, 2.9), layout="constrained")
-    axes = figure.subplots(3, len(files), squeeze=False)
-    for row, (name, kind) in enumerate(zip(("image", "visible", "rebuilt"), shown, strict=True)):
-        whole = einops.rearrange(kind, "b (r k) (p q c) -> b (r p) (k q) c", p=height, **split)
-        for axis, image in zip(axes[row], whole, strict=True):
-            axis.imshow(image.clip(0, 1), interpolation="nearest")
+    whole = [
+        einops.rearrange(kind, "b (r k) (p q c) -> b (r p) (k q) c", p=height, **split).clip(0, 1) for kind in shown
+    ]
+    save(dict(zip(("image", "visible", "rebuilt"), whole, strict=True)), out)
+
+
+def draw_attention(arrays: Path, out: Path) -> None:
+    """Write a picture with the images, and the weights [rows, columns] of each head of the last layer below them."""
+    found = np.load(arrays, allow_pickle=False)
+    heads = found["weights"][:, -1].swapaxes(0, 1)
+    save({"image": found["images"], **{f"head {i + 1}": head for i, head in enumerate(heads)}}, out)
+
+
+def save(rows: dict[str, np.ndarray], out: Path) -> None:
+    """Write a picture with a row of images, or of maps, for each name."""
+    columns = len(next(iter(rows.values())))
+    figure = Figure(figsize=(columns * 0.9, len(rows) * 0.95), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=True):
+            axis.imshow(image, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[row, 0].set_ylabel(name)
+        row[0].set_ylabel(name)
     figure.savefig(out, dpi=110)
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    if len(sys.argv) == 3:
+        draw_attention(Path(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        draw(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vit_jax import stores
-from vit_jax.cli.command import Parser, number_flag, path_flag
+from vit_jax.cli.command import Parser, number_flag, numbers_flag, path_flag
 from vit_jax.printable import line
-from vit_jax.types import Fraction, UserError
+from vit_jax.types import Fraction, Units, UserError
 
 FORMATS = ("npz", "timm", "hf", "open_clip", "workdir")
 LIBRARIES = {"timm": "timm", "hf": "transformers"}
@@ -22,6 +22,7 @@ EXAMPLES = """
 vit convert --model=workdirs/photos --out=photos_timm --to=timm
 vit convert --model=workdirs/photos --out=photos_hf --to=hf --push=OWNER/NAME
 vit convert --model=hf:timm/vit_base_patch16_224.augreg_in21k --out=b16.npz --to=npz
+vit convert --model=hf:facebook/dinov2-small --out=dinov2_224 --to=workdir --image_size=224
 vit convert --model=workdirs/siglip_tuned --average=hf:google/siglip-base-patch16-224 --share=0.5 --out=averaged --to=workdir
 """
 
@@ -46,7 +47,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--share", type=number_flag(Fraction), help="the weight of --average in the mean, from 0 to 1; default 0.5"
     )
+    parser.add_argument(
+        "--image_size",
+        type=numbers_flag(Units),
+        metavar="SIZE",
+        help="resize the positions for images of another size, such as 384, or 384,512 for height and width",
+    )
     flags = parser.parse(argv)
+    if flags.image_size is not None and len(flags.image_size) > 2:
+        raise UserError(f"--image_size={','.join(map(str, flags.image_size))}: give one number, or height and width.")
     if flags.share is not None and flags.average is None:
         raise UserError("--share is the weight of --average=REF; found no --average.")
     if stores.is_remote(flags.out):
@@ -70,13 +79,22 @@ def main(argv: Sequence[str]) -> int:
         share = 0.5 if flags.share is None else flags.share
         loaded = averaged(loaded, inference.load(flags.average, trust=flags.trust), share)
         notes.append(f"The weights are {1 - share:g} of {flags.model} and {share:g} of {flags.average}.")
+    if flags.image_size is not None:
+        from vit_jax.train.begin_from import at_size
+
+        loaded = at_size(loaded, (flags.image_size[0], flags.image_size[-1]))
+        notes.append(
+            f"Its positions were resized for images of {loaded.image_shape[0]} x {loaded.image_shape[1]} pixels."
+        )
     notes += write(loaded, out, flags.to)
     for note in notes:
         print(f"note: {line(note)}")
     size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
     if flags.to != "npz":
-        write_card(loaded, flags.model, out, flags.to, notes, measured=flags.average is None)
+        write_card(
+            loaded, flags.model, out, flags.to, notes, measured=flags.average is None and flags.image_size is None
+        )
     if not check(loaded, out, flags.to):
         return 1
     if flags.push is not None:

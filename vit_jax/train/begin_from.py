@@ -15,6 +15,8 @@ from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines, report_text
 from vit_jax.config.factory import call, first
 from vit_jax.inference import Loaded
+from vit_jax.pretrained.pretrained import from_spec
+from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import Spec, Task, backbone_names
 from vit_jax.tasks.towers import Towers
 from vit_jax.train.settings import check_init
@@ -80,6 +82,35 @@ def begin(source: Loaded, init: Mapping[str, Any], task: Task, spec: Spec, seed:
         for name in others
     ]
     return dataclasses.replace(merged, params=params, report=report, notes=(*merged.notes, *source.notes))
+
+
+def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
+    """Return a classifier or encoder for images of another (height, width), with positions resized by its source's rule.
+
+    Its preprocessing is scaled. Raises UserError for other tasks, for preprocessing that is no resize and crop, and for
+    networks that work at one size only.
+    """
+    plain = loaded.preprocessing if loaded.preprocess_spec else from_spec(f"resize({size})", *loaded.scale)
+    if plain is None or not isinstance(loaded.task, Classify):
+        what = f"the preprocessing {loaded.preprocess_spec!r}" if plain is None else type(loaded.task).__name__
+        raise UserError(
+            f"Found {what}; another image size needs a classifier or encoder whose images are resized and cropped: train it "
+            "with config.image_size."
+        )
+    spec = {"image": jax.ShapeDtypeStruct((*size, loaded.image_shape[2]), "uint8")}
+    merged = begin(loaded, {"ref": "the model itself", "head": "auto"}, loaded.task, spec, 0)
+    had = trees.flatten(jax.device_get(loaded.weights["params"]))
+    params = {name: had[name] if had[name].shape == leaf.shape else leaf for name, leaf in merged.params.items()}
+    whole, resized = loaded.image_shape[:2], plain.resized
+    if isinstance(resized, int):
+        resized = round(resized * min(size) / min(whole))
+    elif resized is not None:
+        resized = (round(resized[0] * size[0] / whole[0]), round(resized[1] * size[1] / whole[1]))
+    preprocessing = dataclasses.replace(plain, size=size, resized=resized)
+    weights = {**loaded.weights, "params": trees.nest(params)}
+    return dataclasses.replace(
+        loaded, weights=weights, preprocess_spec=preprocessing.spec, image_shape=(*size, loaded.image_shape[2])
+    )
 
 
 def beside_backbone(source: Loaded, task: Task, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
