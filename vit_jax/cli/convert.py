@@ -29,31 +29,7 @@ vit convert --model=workdirs/siglip_tuned --average=hf:google/siglip-base-patch1
 
 def main(argv: Sequence[str]) -> int:
     """Write the model, read it back and compare the outputs; the exit code is 1 if they differ."""
-    parser = Parser(prog="vit convert", description=__doc__, examples=EXAMPLES)
-    parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
-    parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
-    parser.add_argument(
-        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; else a folder"
-    )
-    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
-    parser.add_argument(
-        "--push", metavar="OWNER/NAME", help="then upload the folder to the Hugging Face hub, as private"
-    )
-    parser.add_argument(
-        "--average",
-        metavar="REF",
-        help="write the mean with the weights of this model, such as the one that was fine-tuned",
-    )
-    parser.add_argument(
-        "--share", type=number_flag(Fraction), help="the weight of --average in the mean, from 0 to 1; default 0.5"
-    )
-    parser.add_argument(
-        "--image_size",
-        type=numbers_flag(Units),
-        metavar="SIZE",
-        help="resize the positions for images of another size, such as 384, or 384,512 for height and width",
-    )
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     if flags.image_size is not None and len(flags.image_size) > 2:
         raise UserError(f"--image_size={','.join(map(str, flags.image_size))}: give one number, or height and width.")
     if flags.share is not None and flags.average is None:
@@ -100,6 +76,35 @@ def main(argv: Sequence[str]) -> int:
     if flags.push is not None:
         print(f"uploaded to {hub.upload(out, flags.push)}")
     return 0
+
+
+def make_parser() -> Parser:
+    """Return the flags of the command."""
+    parser = Parser(prog="vit convert", description=__doc__, examples=EXAMPLES)
+    parser.add_argument("--model", required=True, metavar="REF", help="any model reference")
+    parser.add_argument("--out", type=path_flag, required=True, metavar="PATH", help="a new folder, or a new .npz file")
+    parser.add_argument(
+        "--to", required=True, choices=FORMATS, help="npz: the original repository's file; else a folder"
+    )
+    parser.add_argument("--trust", action="store_true", help="import code from outside vit_jax that the model names")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="then upload the folder to the Hugging Face hub, as private"
+    )
+    parser.add_argument(
+        "--average",
+        metavar="REF",
+        help="write the mean with the weights of this model, such as the one that was fine-tuned",
+    )
+    parser.add_argument(
+        "--share", type=number_flag(Fraction), help="the weight of --average in the mean, from 0 to 1; default 0.5"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=numbers_flag(Units),
+        metavar="SIZE",
+        help="resize the positions for images of another size, such as 384, or 384,512 for height and width",
+    )
+    return parser
 
 
 def averaged(loaded: Any, other: Any, share: float) -> Any:
