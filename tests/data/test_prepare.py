@@ -131,7 +131,7 @@ def shrunk(shrink, image, **options):
 
 
 def test_gray_stays_gray():
-    data = shrunk(prepare.Shrink(16), Image.fromarray(picture(40, 40, 1).squeeze()), format="PNG")
+    data = shrunk(prepare.Rewrite(16), Image.fromarray(picture(40, 40, 1).squeeze()), format="PNG")
     assert simplejpeg.decode_jpeg_header(data)[2] == "Gray"
 
 
@@ -140,19 +140,19 @@ def test_orientation_is_applied_to_shrunk_images():
     exif[0x0112] = 6
     image = Image.fromarray(picture(40, 80))
     expected = resize_small(20)(np.asarray(image.transpose(Image.Transpose.ROTATE_270)), np.random.default_rng())
-    smaller = decode(shrunk(prepare.Shrink(20), image, format="JPEG", quality=95, exif=exif))
+    smaller = decode(shrunk(prepare.Rewrite(20), image, format="JPEG", quality=95, exif=exif))
     assert smaller.shape == (40, 20, 3)
     assert np.abs(smaller.astype(int) - expected).mean() < 2.5
 
 
 def test_transparency_becomes_white():
     image = Image.fromarray(np.dstack([picture(40, 40), np.zeros((40, 40), np.uint8)]))
-    assert decode(shrunk(prepare.Shrink(16), image, format="PNG")).min() >= 254
+    assert decode(shrunk(prepare.Rewrite(16), image, format="PNG")).min() >= 254
 
 
 def test_quality_sets_the_size():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    small, large = (len(shrunk(prepare.Shrink(32, quality), image, format="PNG")) for quality in (20, 95))
+    small, large = (len(shrunk(prepare.Rewrite(32, quality), image, format="PNG")) for quality in (20, 95))
     assert small < large / 2
 
 
@@ -241,10 +241,10 @@ def test_killed_run_leaves_a_partial_folder_that_the_next_replaces(photos, tmp_p
 
 
 def test_second_run_at_the_same_time_is_refused(photos, tmp_path):
-    dataset = from_folder(str(photos), None, None, prepare.Shrink())
+    dataset = from_folder(str(photos), None, None, prepare.Rewrite())
 
     def second(done):
-        other = from_folder(str(photos), None, None, prepare.Shrink())
+        other = from_folder(str(photos), None, None, prepare.Rewrite())
         with pytest.raises(UserError, match="Another run is writing"):
             prepare.write(other, tmp_path / "out", threads=1, max_unreadable=0.0, progress=lambda done: None)
 
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_message(photos, tmp_path):
 @pytest.mark.parametrize("name", [" cat", "cat\n", "c\udcfft"])
 def test_class_names_that_tfds_cannot_keep_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"class folder .*rename it"):
-        from_folder(classes(tmp_path / "x", names=(name, "dog")), None, None, prepare.Shrink())
+        from_folder(classes(tmp_path / "x", names=(name, "dog")), None, None, prepare.Rewrite())
 
 
 def test_name_of_tfds_itself_is_refused(tmp_path, capsys):

@@ -1,14 +1,16 @@
 """Decode image files to the uint8 pixels that a viewer shows."""
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, Integer, UInt8
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
+from vit_jax.data.jpeg_parts import CONTEXT, cut_out, segments
 from vit_jax.data.source import Draw, UnreadableImage, cut
 from vit_jax.types import UserError
 
@@ -22,8 +24,6 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 HARMLESS_JPEG_WARNINGS = ("extraneous bytes", "JFIF revision", "Adobe color transform")
 # Markers allowed before the scan of a baseline JPEG: tables, application data, comments.
 PLAIN_SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
-# Rows below a pixel that chroma upsampling reads if chroma has half the height.
-CONTEXT_ROWS = 2
 TILE_WIDTH, TILE_HEIGHT = 322, 323  # TIFF tags
 BLOCK_ROWS = 256  # rows of deep samples converted at once
 PNG_END = b"IEND\xaeB`\x82"
@@ -126,8 +126,9 @@ def size_of(data: bytes) -> tuple[int, int]:
 def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h w c"]:
     """Decode a crop, bit for bit equal to `decode` in the box that `draw` returns for the image's size.
 
-    Upright baseline JPEG files are decoded only down to the bottom of the box and not checked for damage: call `decode`
-    once first. Other files are decoded completely. Raises UnreadableImage if the file cannot be decoded.
+    Upright baseline JPEG files are decoded only down to the bottom of the box, or only around it if they were made for
+    that (see jpeg_parts), and not checked for damage: call `decode` once first. Other files are decoded completely.
+    Raises UnreadableImage if the file cannot be decoded.
     """
     at = _plain_frame(data)
     if at is None:
@@ -136,15 +137,23 @@ def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h 
     height, width = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
     check_size(height, width)
     box = draw(height, width)
-    return cut(_decode_rows(data, channels, at, min(height, box[3] + CONTEXT_ROWS)), box)
+    if (part := cut_out(data, box)) is not None:
+        with contextlib.suppress(ValueError):
+            return cut(_unchecked(part[0], channels), part[1])
+    return cut(_decode_rows(data, channels, at, min(height, box[3] + CONTEXT)), box)
+
+
+def _unchecked(data: bytes, channels: int) -> np.ndarray:
+    """Decode a baseline JPEG file; raises ValueError only if nothing can be decoded."""
+    target = "RGB" if channels == 3 else "GRAY"
+    return simplejpeg.decode_jpeg(data, target, fastdct=False, fastupsample=False, strict=False)
 
 
 def _decode_rows(data: bytes, channels: int, at: int, rows: int) -> np.ndarray:
     """Decode at least the top `rows` by writing a smaller height into the header; the decoder ignores the rest."""
     shortened = b"".join((data[:at], rows.to_bytes(2, "big"), data[at + 2 :]))
-    target = "RGB" if channels == 3 else "GRAY"
     try:
-        return simplejpeg.decode_jpeg(shortened, target, fastdct=False, fastupsample=False, strict=False)
+        return _unchecked(shortened, channels)
     except ValueError:
         return decode(data, channels)
 
@@ -155,7 +164,7 @@ def _plain_frame(data: bytes) -> int | None:
     Such a file is upright and has one frame of 8-bit gray or YCbCr samples, Huffman coded in a single scan.
     """
     frame = None
-    for marker, at, segment in _jpeg_segments(data) if data[:2] == b"\xff\xd8" else ():
+    for marker, at, segment in segments(data) if data[:2] == b"\xff\xd8" else ():
         if marker in (0xC0, 0xC1):
             frame = at if len(segment) >= 6 else None
         elif marker == 0xDA:
@@ -169,21 +178,6 @@ def _plain_frame(data: bytes) -> int | None:
         elif marker not in PLAIN_SEGMENTS:
             return None
     return None
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield marker, offset and content of a JPEG file's segments up to the start of the scan."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, at, data[at + 4 : end]
-        if marker == 0xDA:
-            return
-        at = end
 
 
 def from_picture(image: Image.Image, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
@@ -213,9 +207,9 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[np.ndarray, bytes]:
     """Decode with libjpeg-turbo, which is about three times as fast as Pillow and strict about damaged data."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     check_size(height, width)
-    segments = [(marker, segment) for marker, _, segment in _jpeg_segments(data)]
-    exif = next((s[6:] for marker, s in segments if marker == 0xE1 and s.startswith(b"Exif\0\0")), b"")
-    adobe = any(marker == 0xEE and s.startswith(b"Adobe") for marker, s in segments)
+    found = [(marker, segment) for marker, _, segment in segments(data)]
+    exif = next((s[6:] for marker, s in found if marker == 0xE1 and s.startswith(b"Exif\0\0")), b"")
+    adobe = any(marker == 0xEE and s.startswith(b"Adobe") for marker, s in found)
     inks = colorspace in ("CMYK", "YCCK")
     target = "CMYK" if inks else "RGB" if channels == 3 else "GRAY"
     try:

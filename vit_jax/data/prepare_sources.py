@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.data.files import read_file
-from vit_jax.data.prepare import UNREADABLE, Dataset, MakeExample, Shrink, SplitExamples
+from vit_jax.data.prepare import UNREADABLE, Dataset, MakeExample, Rewrite, SplitExamples
 from vit_jax.data.sources.array_records import ArrayRecords
 from vit_jax.data.sources.folder import Folder, splits_of
 from vit_jax.data.sources.tfds import files_of, prepared_builder
@@ -22,7 +22,7 @@ HOLDOUT_NOTE = (
 )
 
 
-def from_folder(path: str, name: str | None, splits: Sequence[str] | None, shrink: Shrink) -> Dataset:
+def from_folder(path: str, name: str | None, splits: Sequence[str] | None, rewrite: Rewrite) -> Dataset:
     """Return a folder's dataset, with the splits, classes and order of data.sources.folder.Folder.
 
     A folder without split folders has the splits of its holdout. `splits` selects some of them, by default all. Raises
@@ -47,7 +47,7 @@ def from_folder(path: str, name: str | None, splits: Sequence[str] | None, shrin
     )
     notes += [f"the split {split} has no images and is omitted" for split, source in sources.items() if not len(source)]
     examples = [
-        SplitExamples(split, len(source), _folder_examples(source, root, shrink))
+        SplitExamples(split, len(source), _folder_examples(source, root, rewrite))
         for split, source in sources.items()
         if len(source)
     ]
@@ -71,22 +71,22 @@ def _sources(root: str, splits: Sequence[str], available: Sequence[str]) -> dict
     return sources
 
 
-def _folder_examples(source: Folder, root: str, shrink: Shrink) -> Iterator[tuple[str, MakeExample]]:
+def _folder_examples(source: Folder, root: str, rewrite: Rewrite) -> Iterator[tuple[str, MakeExample]]:
     for index in range(len(source)):
         path = source.name(index)
         yield (
             path,
-            functools.partial(_folder_example, path, os.path.relpath(path, root), source[index]["label"], shrink),
+            functools.partial(_folder_example, path, os.path.relpath(path, root), source[index]["label"], rewrite),
         )
 
 
-def _folder_example(path: str, relative: str, label: int, shrink: Shrink) -> bytes:
+def _folder_example(path: str, relative: str, label: int, rewrite: Rewrite) -> bytes:
     """Return a file and its label as a serialized tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     data = read_file(path)
     example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(shrink(data))
+    example.features.feature["image"].bytes_list.value.append(rewrite(data))
     example.features.feature["label"].int64_list.value.append(label)
     example.features.feature["file_name"].bytes_list.value.append(os.fsencode(relative))
     return example.SerializeToString(deterministic=True)
@@ -118,26 +118,28 @@ def _check_class_names(root: str, names: tuple[str, ...]) -> None:
             )
 
 
-def from_tfds(name: str, data_dir: str | None, splits: Sequence[str] | None, image_key: str, shrink: Shrink) -> Dataset:
+def from_tfds(
+    name: str, data_dir: str | None, splits: Sequence[str] | None, image_key: str, rewrite: Rewrite
+) -> Dataset:
     """Return a TFDS dataset stored as tfrecord or array_record; only its images may change.
 
-    Without a `min_side`, examples are copied without decoding. Raises UserError for other datasets and unknown splits,
-    and, with a `min_side`, if the feature `image_key` is not an 8-bit image.
+    If no file changes, examples are copied without decoding. Raises UserError for other datasets and unknown splits,
+    and, if files change, if the feature `image_key` is not an 8-bit image.
     """
     import tensorflow_datasets as tfds
 
     builder = prepared_builder(tfds, name, data_dir)
     info = builder.info
     file_format = info.file_format.value
-    if file_format not in ("tfrecord", "array_record") or (file_format == "array_record" and shrink.min_side is None):
+    if file_format not in ("tfrecord", "array_record") or (file_format == "array_record" and not rewrite.changes):
         raise UserError(
             f"{name!r} in {builder.data_path} is prepared as {file_format}; expected tfrecord, or array_record with "
-            "--min_side. array_record can be read as it is, other formats cannot be converted."
+            "--min_side or --fast_crops. array_record can be read as it is, other formats cannot be converted."
         )
     unknown = [split for split in splits or () if split not in info.splits]
     if unknown:
         raise UserError(f"--split={','.join(unknown)} is not in {name!r}; choose from {', '.join(info.splits)}.")
-    features = None if shrink.min_side is None else _features_of_any_size(tfds, info.features, name, image_key)
+    features = _features_of_any_size(tfds, info.features, name, image_key) if rewrite.changes else None
 
     def write_metadata(folder: Path) -> None:
         for path in Path(builder.data_path).iterdir():
@@ -148,7 +150,7 @@ def from_tfds(name: str, data_dir: str | None, splits: Sequence[str] | None, ima
 
     def examples(split: str) -> Iterator[tuple[str, MakeExample]]:
         for index, record in enumerate(_records(builder, split)):
-            yield f"{info.full_name}/{split}/{index}", functools.partial(_shrink_record, record, image_key, shrink)
+            yield f"{info.full_name}/{split}/{index}", functools.partial(_rewrite_record, record, image_key, rewrite)
 
     sizes = {split: info.splits[split].num_examples for split in splits or info.splits}
     proto = tfds.core.dataset_info.read_proto_from_builder_dir(builder.data_path)
@@ -170,18 +172,18 @@ def _features_of_any_size(tfds: Any, features: Any, name: str, image_key: str) -
     )
 
 
-def _shrink_record(record: bytes, image_key: str, shrink: Shrink) -> bytes:
-    """Shrink the image of a record; return the same bytes if it is small enough."""
+def _rewrite_record(record: bytes, image_key: str, rewrite: Rewrite) -> bytes:
+    """Rewrite the image of a record; return the same bytes if it does not change."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    if shrink.min_side is None:
+    if not rewrite.changes:
         return record
     example = tf_example_pb2.Example.FromString(record)
     values = example.features.feature[image_key].bytes_list.value
-    smaller = [shrink(data) for data in values]
-    if smaller == list(values):
+    rewritten = [rewrite(data) for data in values]
+    if rewritten == list(values):
         return record
-    values[:] = smaller
+    values[:] = rewritten
     return example.SerializeToString(deterministic=True)
 
 
