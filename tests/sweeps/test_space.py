@@ -131,6 +131,11 @@ def test_names_are_unique_and_safe_for_shells_and_file_systems(values):
         assert not name.endswith(".log")
 
 
+def test_a_part_without_a_type_is_named_by_its_values():
+    runs = product({"init": [{"ref": "workdirs/mae"}, {"ref": "hf:a/b", "head": "reset"}]}, {"model": [{}]})
+    assert run_names(runs) == ["init=workdirs_mae", "init=hf_a_b+reset"]
+
+
 def test_names_that_are_taken_are_avoided():
     runs = product({"a": [1, 2]})
     assert run_names(runs, taken=["a=1"])[0].startswith("a=1-")

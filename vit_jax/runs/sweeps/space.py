@@ -239,9 +239,9 @@ def _swept_keys(runs: Sequence[Setting]) -> list[str]:
 
 
 def _name_part(value: Any) -> str:
-    """Return a value as part of a file name: a component's type, or a config's file and argument."""
+    """Return a value as part of a file name: a component's type or else its values, or a config's file and argument."""
     if isinstance(value, dict):
-        return _name_part(value.get("type", "part"))
+        value = value.get("type") or list(value.values())
     if isinstance(value, list):
         return "+".join(map(_name_part, value)) or "none"
     text = str(value)
