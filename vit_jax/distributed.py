@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed  # the public API has neither the key-value store nor a barrier with a timeout
 from jax.experimental import multihost_utils
 
@@ -138,6 +139,13 @@ def check_equal(values: Mapping[str, Any]) -> None:
 def is_first() -> bool:
     """Return whether this is the process that writes logs and files."""
     return jax.process_index() == 0
+
+
+def of_first(value: bool) -> bool:
+    """Return the value of the first process in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def wait(barrier: str) -> None:

@@ -246,6 +246,23 @@ def test_an_exception_outside_the_step_saves_the_last_state(place, tiny, shared,
     assert checkpoint(tmp_path / "run") == checkpoint(shared[0])
 
 
+@pytest.mark.parametrize("step", [8, 12])
+def test_an_evaluation_that_failed_is_made_when_the_run_resumes(step, tiny, shared, tmp_path, monkeypatch):
+    def failing(self, row, *rest):
+        if row == step:
+            raise RuntimeError("at its end")
+        return real(self, row, *rest)
+
+    real = Recorder.evaluated
+    monkeypatch.setattr(Recorder, "evaluated", failing)
+    with pytest.raises(RuntimeError, match="at its end"):
+        fit(tiny, tmp_path / "run")
+    monkeypatch.setattr(Recorder, "evaluated", real)
+    assert fit(tiny, tmp_path / "run")["test/accuracy"] == rows(shared[0])[-1]["test/accuracy"]
+    found, expected = ({r["step"]: r.get("test/accuracy") for r in rows(p)} for p in (tmp_path / "run", shared[0]))
+    assert found == expected
+
+
 @pytest.mark.parametrize(("predicted", "warned"), [([1, 1, 1, 1], True), ([0, 1, 0, 1], True), ([0, 1, 1, 1], False)])
 def test_a_classifier_no_better_than_the_most_frequent_class_is_named(predicted, warned):
     rows = {"label": np.array([0, 1, 1, 1]), "predicted": np.array(predicted)}

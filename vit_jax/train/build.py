@@ -150,6 +150,11 @@ class Run:
     def initial_params(self) -> Params | None:
         return None if self.merged is None else trees.nest(self.merged.params)
 
+    def due_at(self, step: int) -> list[str]:
+        """Return the names of the evaluators that run after a step; all of them after the last one."""
+        last = step == self.parts.steps
+        return [name for name, (_, every) in self.evaluators.items() if last or (every and step % every == 0)]
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Create the workdir, or record config changes since the run began, and lock it; only in the first process."""

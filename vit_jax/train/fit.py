@@ -18,7 +18,7 @@ from vit_jax.evals.evaluator import Arrays, Predict
 from vit_jax.evals.evaluator import evaluate as run_evaluator
 from vit_jax.inference import Predictor
 from vit_jax.train.build import Run, build
-from vit_jax.train.metrics import NonFiniteLossError
+from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import announce, finish, write_report
 from vit_jax.train.state import State, title
@@ -66,9 +66,9 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
     preemption.ctrl_c.safe = lambda: saved_words(max(savers.steps_in(saver.directory), default=None), run, place)
     announce(run, state, place)
     recorder.show("compiling" if start < steps else "")
-    begin, in_step = time.perf_counter(), False
-    measured: dict[str, Mapping[str, Arrays]] = {}
+    in_step = False
     try:
+        measured, begin = evaluate_missed(run, state, predict), time.perf_counter()
         for step, batch in preemption.waiting_for(recorder.timed(run.data.from_step(start, steps))):
             batch = sharding.put_batch(batch, run.mesh)
             in_step = True
@@ -84,8 +84,7 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
                 recorder.restart_clock(done)
             elif block_each:
                 jax.block_until_ready(metrics)
-            last = done == steps
-            due = [name for name, (_, every) in run.evaluators.items() if last or (every and done % every == 0)]
+            last, due = done == steps, run.due_at(done)
             stop = preemption.due(done)  # asked once, so that the step saved is the step printed
             save = last or stop or done % saver.every == 0 or (saver.best is not None and bool(due))
             if due or save:
@@ -162,6 +161,20 @@ def evaluate(
             values, measured[title(name, suffix)] = run_evaluator(run.evaluators[name][0], predict, kind)
             results |= {f"{title(name, suffix)}/{key}": value for key, value in values.items()}
     return results, measured
+
+
+def evaluate_missed(run: Run, state: State, predict: Predict) -> dict[str, Mapping[str, Arrays]]:
+    """Record the evaluation that is due at the step of a resumed run, if an exception ended the run in it."""
+    step = int(state.step)
+    due = run.due_at(step) if step else []
+    rows = {row["step"]: row for row in read_rows(run.path / "metrics.jsonl")}
+    complete = all(any(key.startswith(f"{name}/") for key in rows.get(step, ())) for name in due)
+    if distributed.of_first(complete):  # only the first process has the metrics for certain
+        return {}
+    with run.recorder.paused():
+        results, measured = evaluate(run, state, predict, due)
+        run.recorder.evaluated(step, results)
+    return measured
 
 
 def restore_or_init(run: Run) -> State:
