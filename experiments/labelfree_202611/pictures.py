@@ -1,12 +1,15 @@
-"""Draw what an MAE reconstructs, or where the class token of a ViT attends to.
+"""Draw what an MAE reconstructs, where the class token of a ViT attends to, or the curves of the study.
 
     python experiments/labelfree_202611/pictures.py WORKDIR IMAGES OUT.png
     python experiments/labelfree_202611/pictures.py EXPLAINED/attention.npz OUT.png
+    python experiments/labelfree_202611/pictures.py workdirs OUT.png
 
 IMAGES is a folder of class folders; one image of each class is drawn, without its masked patches and as it is reconstructed.
-EXPLAINED is a folder that `vit explain --method=attention` wrote; the heads of the last layer are drawn.
+EXPLAINED is a folder that `vit explain --method=attention` wrote; the heads of the last layer are drawn. `workdirs` has the runs of
+the README.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vit_jax import inference
+from vit_jax.train.metrics import read_rows
+
+COLOURS = {"random": "tab:gray", "mae": "tab:blue", "dino": "tab:orange"}
 
 
 def draw(workdir: str, images: Path, out: Path) -> None:
@@ -50,6 +56,30 @@ def draw_attention(arrays: Path, out: Path) -> None:
     save({"image": found["images"], **{f"head {i + 1}": head for i, head in enumerate(heads)}}, out)
 
 
+def draw_curves(workdirs: Path, out: Path) -> None:
+    """Write a picture with the losses of pretraining, and of fine-tuning on 1 % of the labels, the mean of its draws."""
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    axes = dict(zip(("mae", "dino", "one"), figure.subplots(1, 3), strict=True))
+    for name, title in (("mae", "MAE: squared error"), ("dino", "DINO: cross-entropy")):
+        rows = [row for row in read_rows(workdirs / name / "metrics.jsonl") if "loss" in row]
+        axes[name].plot([row["step"] for row in rows], [row["loss"] for row in rows])
+        axes[name].set(title=title, xlabel="step")
+    losses: dict[tuple[str, float], list[np.ndarray]] = {}
+    for folder in sorted(path.parent for path in (workdirs / "one").glob("*/config.json")):
+        config = json.loads((folder / "config.json").read_text())["config"]
+        start = Path((config["init"] or {}).get("ref", "random")).name
+        rows = read_rows(folder / "metrics.jsonl")
+        losses.setdefault((start, config["optim"]["lr"]), []).append(
+            np.array([(row["step"], row["loss"]) for row in rows])
+        )
+    for (start, lr), several in losses.items():
+        mean = np.mean(several, axis=0)
+        axes["one"].plot(*mean.T, label=f"{start}, {lr:g}", color=COLOURS[start], linestyle="-" if lr > 2e-3 else ":")
+    axes["one"].set(title="1 % of the labels: cross-entropy", xlabel="step")
+    axes["one"].legend(fontsize=7)
+    figure.savefig(out, dpi=110)
+
+
 def save(rows: dict[str, np.ndarray], out: Path) -> None:
     """Write a picture with a row of images, or of maps, for each name."""
     columns = len(next(iter(rows.values())))
@@ -65,7 +95,9 @@ def save(rows: dict[str, np.ndarray], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and Path(sys.argv[1]).is_dir():
+        draw_curves(Path(sys.argv[1]), Path(sys.argv[2]))
+    elif len(sys.argv) == 3:
         draw_attention(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
         draw(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
