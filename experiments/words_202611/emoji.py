@@ -9,6 +9,7 @@ are not free and are used for measuring alone.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import tarfile
@@ -89,7 +90,7 @@ def prepare(out: Path) -> None:
 
 def features_of(out: Path, locked: str) -> Path:
     """Return the file with the features of the training pictures by the locked encoder."""
-    file = out / "features.npy"
+    file = out / f"features_{hashlib.sha256(locked.encode()).hexdigest()[:8]}.npy"
     if not file.exists():
         dispatch(["features", f"--model={locked}", f"--data=pairs:{out}/train.jsonl", "--split=all", f"--out={file}"])
     return file
@@ -171,7 +172,7 @@ def main() -> None:
                 count = found[f"{part}/num_texts"]
                 chance = f"{100 / count:.2f} %, {500 / count:.2f} %"
                 print(f"| {objective} | {seed} | {part} | {shares[0]} | {shares[1]} | {chance} |", flush=True)
-    draw(flags.out, workdir, flags.out / "names.png")
+    draw(flags.out, workdir, flags.out / f"names{'_smoke' if flags.smoke else ''}.png")
 
 
 if __name__ == "__main__":

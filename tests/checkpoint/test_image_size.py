@@ -34,7 +34,9 @@ def vit_folder(tmp_path_factory):
     return folder, model
 
 
-@pytest.mark.parametrize(("flag", "size"), [("84", (84, 84)), ("42,70", (42, 70)), ("56", (56, 56))])
+@pytest.mark.parametrize(
+    ("flag", "size"), [("84", (84, 84)), ("42,70", (42, 70)), ("56", (56, 56)), ("28,112", (28, 112))]
+)
 def test_logits_at_another_size_are_those_of_transformers(vit_folder, flag, size, tmp_path, agrees):
     folder, model = vit_folder
     out = tmp_path / "out"
@@ -53,6 +55,21 @@ def test_its_preprocessing_is_scaled(vit_folder, tmp_path):
     assert vit(["convert", f"--model={vit_folder[0]}", f"--out={out}", "--to=workdir", "--image_size=112"]) == 0
     plain = inference.load(out).preprocessing
     assert (plain.size, plain.resized) == ((112, 112), 128)
+
+
+def test_any_image_covers_another_aspect_ratio(vit_folder, tmp_path):
+    out = tmp_path / "out"
+    assert vit(["convert", f"--model={vit_folder[0]}", f"--out={out}", "--to=workdir", "--image_size=42,70"]) == 0
+    loaded = inference.load(out)
+    assert (loaded.preprocessing.size, loaded.preprocessing.resized) == ((42, 70), (48, 80))
+    for size in ((100, 100), (30, 200), (200, 30)):
+        assert loaded.preprocess(np.full((*size, 3), 200, np.uint8)).min() == 200  # nothing is padded
+
+
+def test_a_model_without_preprocessing_gets_a_resize(tmp_path):
+    out = tmp_path / "out"
+    assert vit(["convert", "--model=tests/workdirs/plain", f"--out={out}", "--to=workdir", "--image_size=16"]) == 0
+    assert inference.load(out).preprocess_spec == "resize(16)"
 
 
 def test_models_of_pixels_and_wrong_sizes_are_refused(vit_folder, tmp_path, capsys):

@@ -62,6 +62,13 @@ def test_every_architecture_is_read_as_timm_builds_it(name):
     assert found.preprocessing.size == (384, 384)
 
 
+@pytest.mark.parametrize("size", [[3, 8, 8], [3, 10**6, 10**6]])
+def test_impossible_image_sizes_are_refused(size):
+    arrays = unnamed(NAMES[0])[1]
+    with pytest.raises(UserError, match="correct input_size"):
+        theirs.read(arrays, {"architecture": NAMES[0], "pretrained_cfg": {"input_size": size}}, "x")
+
+
 def test_c_radio_is_refused_by_name():
     name = "naflexvit_base_patch16_radio_v3"
     with pytest.raises(UserError, match="C-RADIO"):

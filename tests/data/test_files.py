@@ -15,7 +15,7 @@ from vit_jax.__main__ import main
 from vit_jax.cli.predict import find_images
 from vit_jax.data import files
 from vit_jax.data.open import open_source
-from vit_jax.data.prepare import Shrink
+from vit_jax.data.prepare import Rewrite
 from vit_jax.data.prepare_sources import from_folder
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.sources.folder import Folder
@@ -70,7 +70,7 @@ def test_training_prediction_and_preparation_read_the_same_files(kept):
     assert source.class_names == ("a", "b")
     assert relative((source.name(i) for i in range(len(source))), root) == expected
     assert relative(find_images([str(root)]), root) == expected
-    dataset = from_folder(str(root), None, None, Shrink())
+    dataset = from_folder(str(root), None, None, Rewrite())
     assert relative((name for split in dataset.splits for name, _ in split.examples), root) == expected
     assert all(source[i]["image"].decode().shape == (4, 5, 3) for i in range(len(source)))
 
@@ -157,7 +157,7 @@ def test_what_is_no_image_file_is_unreadable_and_not_opened(tmp_path, kind):
             source[len(source) - 1]["image"].decode()
     assert relative(find_images([str(tmp_path / "a")]), tmp_path) == ["a/0.png", "a/special.jpg"]
     assert list(find_images([str(tmp_path / "a/special.jpg")])) == [str(tmp_path / "a/special.jpg")]
-    dataset = from_folder(str(tmp_path), "pets", ["train"], Shrink())
+    dataset = from_folder(str(tmp_path), "pets", ["train"], Rewrite())
     make = dict(dataset.splits[0].examples).get(str(tmp_path / "a/special.jpg"))
     if make is not None:  # it may be held out
         with pytest.raises(UnreadableImage):

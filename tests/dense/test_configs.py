@@ -9,9 +9,13 @@ from tests.conftest import ROOT
 from tests.dense.made import write_folder
 from tests.dense.test_detect import write_coco
 from vit_jax.config import load as config_file
+from vit_jax.data.source import Image as Pixels
+from vit_jax.data.source import Numbers
+from vit_jax.data.sources.fake import Fake
 from vit_jax.data.sources.segments import SegmentFolder
-from vit_jax.perf.stand_in import stand_in_config
+from vit_jax.perf.stand_in import stand_in_config, stand_ins
 from vit_jax.train.build import build
+from vit_jax.types import UserError
 
 SMALL = [("data.threads", "1"), ("steps", "4"), ("batch_size", "2"), ("evals", "{}"), ("log.every", "1")]
 VIT = "{'type': 'vit.ViT', 'width': 16, 'depth': 1, 'mlp_dim': 16, 'num_heads': 2, 'patch_size': 8}"
@@ -99,6 +103,14 @@ def test_a_plan_does_without_the_data(name, key):
     assert filled.spec.layout[key].shape == ((512, 512) if key == "segments" else (100, 4))
 
 
+class Measured(Fake):
+    """A source of numbers that a plan cannot make up."""
+
+    @classmethod
+    def fields_of(cls, class_names):
+        return {"image": Pixels(), "numbers": Numbers(class_names)}
+
+
 @pytest.mark.parametrize(
     ("source", "key", "shape"),
     [
@@ -113,3 +125,10 @@ def test_a_plan_knows_the_labels_of_a_source_by_its_type(source, key, shape):
         config.task = {"type": "depth.Depth", "head": {"type": "Linear"}}
     filled = stand_in_config(config.to_dict())
     assert filled.spec.layout[key].shape == shape
+
+
+def test_a_plan_needs_no_classes_of_captions_and_says_what_it_cannot_make_up():
+    (first, _) = stand_ins({"type": "pairs.Pairs", "path": "NOWHERE"}, None, UserError("no data"))
+    assert first[0].keys() == {"image", "text"}
+    with pytest.raises(UserError, match="'numbers': 'Numbers'"):
+        stand_ins({"type": "tests.dense.test_configs:Measured"}, 3, UserError("no data"))

@@ -132,8 +132,8 @@ def test_names_are_unique_and_safe_for_shells_and_file_systems(values):
 
 
 def test_a_part_without_a_type_is_named_by_its_values():
-    runs = product({"init": [{"ref": "workdirs/mae"}, {"ref": "hf:a/b", "head": "reset"}]}, {"model": [{}]})
-    assert run_names(runs) == ["init=workdirs_mae", "init=hf_a_b+reset"]
+    inits = [{"ref": "workdirs/mae", "allow": None}, {"ref": "hf:a/b", "head": "reset", "trust": True}, {}]
+    assert run_names(product({"init": inits})) == ["init=workdirs_mae", "init=hf_a_b+reset+trust_True", "init=none"]
 
 
 def test_names_that_are_taken_are_avoided():

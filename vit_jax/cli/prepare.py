@@ -63,6 +63,10 @@ def main(argv: Sequence[str]) -> int:
     counts = ", ".join(f"{split.name} {sum(split.shard_lengths):,}" for split in dataset.info.splits)
     size = sum(split.num_bytes for split in dataset.info.splits)
     print(f"wrote {target}: {counts} examples, {size / 1e6:,.1f} MB")
+    if flags.fast_crops:
+        print(
+            f"{len(rewrite.made):,} of {dataset.size:,} files are made for crops; others, such as PNG, stay as they were"
+        )
     if kind == "tfds":
         print(f"read it with {DATA_DIR}={shlex.quote(os.path.abspath(data_dir))}, or as data_dir of each source")
         return 0
@@ -147,7 +151,8 @@ def check(flags: Any, kind: str, place: str) -> None:
         )
     for flag, rewritten in (("quality", False), ("image_key", flags.fast_crops)):
         if getattr(flags, flag) is not None and flags.min_side is None and not rewritten:
-            raise UserError(f"--{flag}={getattr(flags, flag)} has no effect without --min_side; set --min_side too.")
+            needed = "--min_side or --fast_crops" if flag == "image_key" else "--min_side"
+            raise UserError(f"--{flag}={getattr(flags, flag)} has no effect without {needed}; set it too.")
 
 
 def check_outside(target: Path, source: str) -> None:

@@ -143,6 +143,11 @@ def decode_part(data: bytes, channels: int, draw: Draw) -> UInt8[np.ndarray, "h 
     return cut(_decode_rows(data, channels, at, min(height, box[3] + CONTEXT)), box)
 
 
+def is_made_for_parts(data: bytes) -> bool:
+    """Return whether `decode_part` decodes only the surroundings of a box of this file."""
+    return _plain_frame(data) is not None and cut_out(data, (0, 0, 1, 1)) is not None
+
+
 def _unchecked(data: bytes, channels: int) -> np.ndarray:
     """Decode a baseline JPEG file; raises ValueError only if nothing can be decoded."""
     target = "RGB" if channels == 3 else "GRAY"

@@ -24,6 +24,8 @@ LONGEST = 6  # in minimum coded units (MCUs) of 8 or 16 pixels
 SECONDS = 60
 # Pixels beyond the box that upsampled chroma reads.
 CONTEXT = 2
+# libjpeg upsamples the chroma of narrower files in another way.
+NARROWEST = 5
 _MARKER = re.compile(rb"\xff[\xd0-\xd7]")
 _NUMBERS = (0xD0 + np.arange(2**16) % 8).astype(np.uint8)
 
@@ -102,7 +104,10 @@ def cut_out(data: bytes, box: Box) -> tuple[bytes, Box] | None:
         return None
     (unit_height, unit_width), (left, top, right, bottom) = layout.unit, box
     step = unit_width * layout.interval
-    first, last = max(0, left - CONTEXT) // step, min(per_row, math.ceil((right + CONTEXT) / step))
+    first, last = (
+        max(0, min(left - CONTEXT, layout.width - NARROWEST)) // step,
+        min(per_row, math.ceil((right + CONTEXT) / step)),
+    )
     begin, end = max(0, top - CONTEXT) // unit_height, min(layout.rows, math.ceil((bottom + CONTEXT) / unit_height))
     if first >= last or begin >= end:
         return None
@@ -128,6 +133,7 @@ def with_restarts(data: bytes) -> bytes:
 
     The coefficients are copied by jpegtran of libjpeg-turbo, not encoded again.
     """
+    data = _without_lengths(data)
     layout = layout_of(data)
     if layout is None:  # jpegtran writes other kinds, such as progressive ones, as baseline files
         layout = layout_of(_run(data, ()))
@@ -151,6 +157,16 @@ def _run(data: bytes, flags: tuple[str, ...]) -> bytes:
     except subprocess.TimeoutExpired:
         return b""
     return done.stdout if done.returncode == 0 else b""
+
+
+def _without_lengths(data: bytes) -> bytes:
+    """Return a file without the segments that list lengths, which would be wrong."""
+    own = [
+        (at, len(segment) + 4) for marker, at, segment in segments(data) if marker == APP11 and segment.startswith(ID)
+    ]
+    for at, size in reversed(own):
+        data = data[:at] + data[at + size :]
+    return data
 
 
 def _with_lengths(data: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from vit_jax.data.decode import decode
+from vit_jax.data.decode import decode, is_made_for_parts
 from vit_jax.data.jpeg_parts import with_restarts
 from vit_jax.data.source import UnreadableImage
 from vit_jax.data.transforms.ops import resize_small
@@ -68,12 +68,14 @@ class Dataset:
 class Rewrite:
     """Shrink images whose shorter side exceeds `min_side` pixels, if it is set.
 
-    fast_crops: write JPEG files of which parts can be decoded (jpeg_parts), with the same pixels.
+    fast_crops: write JPEG files of which parts can be decoded (jpeg_parts), with the same pixels, where that is possible;
+    `made` has an entry for each of them.
     """
 
     min_side: int | None = None
     quality: int = 95
     fast_crops: bool = False
+    made: list[None] = dataclasses.field(default_factory=list)
 
     def __call__(self, data: bytes) -> bytes:
         """Return the file with the same pixels, or the image resized by resize_small as JPEG; raises UnreadableImage."""
@@ -82,7 +84,9 @@ class Rewrite:
             data = self._encoded(np.ascontiguousarray(resize_small(self.min_side)(pixels, np.random.default_rng(0))))
         if self.fast_crops and data[:2] == b"\xff\xd8":
             other = with_restarts(data)
-            data = other if _same_pixels(other, data) else data
+            if is_made_for_parts(other) and _same_pixels(other, data):
+                self.made.append(None)  # from several threads
+                return other
         return data
 
     @property

@@ -1,6 +1,6 @@
 """Fill in a config as a run would, even if its data are not on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,20 @@ from vit_jax.config import schema
 from vit_jax.config.factory import ConfigError, build, resolve
 from vit_jax.data.examples import Reader
 from vit_jax.data.pipeline import DataSpec, TrainData
-from vit_jax.data.source import Boxes, BoxLabels, Example, Field, Fields, PixelNumbers, Segments, Source, class_names_of
+from vit_jax.data.source import (
+    Boxes,
+    BoxLabels,
+    Example,
+    Field,
+    Fields,
+    Image,
+    Label,
+    PixelNumbers,
+    Segments,
+    Source,
+    Text,
+    class_names_of,
+)
 from vit_jax.data.sources.fake import Fake
 from vit_jax.train import settings
 from vit_jax.types import UserError
@@ -56,8 +69,20 @@ def stand_in_config(config: Mapping[str, Any], num_classes: int | None = None) -
     return FilledIn(filled, DataSpec(readers[0].layout, len(sources[0]), readers[0].fields), note)
 
 
+# What examples get for each kind of field, from a made-up image and its class.
+MADE_UP: Mapping[type[Field], Callable[[np.ndarray, int], Any]] = {
+    Image: lambda image, _: image,
+    Label: lambda _, label: label,
+    Segments: lambda image, _: np.zeros(image.shape[:2], np.uint8),
+    PixelNumbers: lambda image, _: np.ones(image.shape[:2], np.float32),
+    Boxes: lambda image, _: np.array([[0, 0, *image.shape[1::-1]]], np.float32),
+    BoxLabels: lambda *_: np.zeros(1, np.int32),
+    Text: lambda *_: ("a photograph",),
+}
+
+
 class MadeUp(Source):
-    """Made-up images with the labels of a kind of source: the first class everywhere, 1 as every number, one box."""
+    """Made-up images with the fields of another source."""
 
     def __init__(self, images: Source, fields: Fields):
         self._images, self.fields = images, fields
@@ -66,14 +91,8 @@ class MadeUp(Source):
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
-        image = self._images[index]["image"]
-        labels: dict[type[Field], Any] = {
-            Segments: np.zeros(image.shape[:2], np.uint8),
-            PixelNumbers: np.ones(image.shape[:2], np.float32),
-            Boxes: np.array([[0, 0, *image.shape[1::-1]]], np.float32),
-            BoxLabels: np.zeros(1, np.int32),
-        }
-        return {key: image if key == "image" else labels[type(field)] for key, field in self.fields.items()}
+        own = self._images[index]
+        return {key: MADE_UP[type(field)](own["image"], own["label"]) for key, field in self.fields.items()}
 
     def name(self, index: int) -> str:
         return self._images.name(index)
@@ -96,4 +115,6 @@ def stand_ins(source: Mapping[str, Any], num_classes: int | None, error: UserErr
     images = [Fake(count, size, channels, classes) for size in SIZES]
     names = tuple(map(str, stated)) if isinstance(stated, tuple | list) else images[0].class_names
     fields = fields_of(names)
-    return [*images] if fields.keys() == images[0].fields.keys() else [MadeUp(one, fields) for one in images]
+    if unknown := {key: type(field).__name__ for key, field in fields.items() if type(field) not in MADE_UP}:
+        raise UserError(f"{error}\nThe fields {unknown} of {source.get('type')} cannot be made up; expected the data.")
+    return [MadeUp(one, fields) for one in images]

@@ -75,8 +75,9 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     else assumed, with a note. Raises UserError for other networks and unsupported variants.
     """
     args, grid = timm_config.read_args(config, origin), None
+    naflex_notes: list[str] = []
     if timm_naflex.matches(arrays):
-        arrays, grid = timm_naflex.as_plain(arrays, args, origin)
+        arrays, grid, naflex_notes = timm_naflex.as_plain(arrays, args, origin)
     arrays = originals.as_timms(arrays)
     is_packed = "blocks.0.mlp.fc1_g.weight" not in arrays
     if timm_eva.matches(arrays, args):
@@ -95,7 +96,7 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     first = "embed/kernel" if not model.get("stem") else "stem/root/kernel"
     preprocessing, image_notes = timm_config.read_preprocessing(config, size, params[first].shape[2], origin)
     names = timm_config.read_class_names(config, model["num_classes"], origin)
-    notes = [*notes, *size_notes, *image_notes, *timm_config.read_license(config)]
+    notes = [*notes, *naflex_notes, *size_notes, *image_notes, *timm_config.read_license(config)]
     posemb = _resize_rule(arrays, args)
     return Pretrained(model, params, preprocessing, names, origin, posemb, "bicubic", tuple(notes))
 

@@ -13,6 +13,7 @@ from vit_jax.pretrained.timm_config import TimmArgs
 from vit_jax.types import UserError
 
 _PATCHES = "embeds.proj.weight"
+MOST_PIXELS = 8192  # of a side, for which positions are resized
 Grid = tuple[int, int]
 
 
@@ -21,8 +22,8 @@ def matches(arrays: FlatParams) -> bool:
     return _PATCHES in arrays
 
 
-def as_plain(arrays: FlatParams, args: TimmArgs, origin: str) -> tuple[FlatParams, Grid | None]:
-    """Return the arrays under the names of timm's VisionTransformer, and the grid of the positions if the model resizes them.
+def as_plain(arrays: FlatParams, args: TimmArgs, origin: str) -> tuple[FlatParams, Grid | None, list[str]]:
+    """Return the arrays under the names of timm's VisionTransformer, the grid of positions that the model resizes, and notes.
 
     SigLIP 2's positions are resized as our model does for images of any shape. timm resizes the others differently, and
     they are resized here to the image size that the config states: the result is a ViT for images of that size. Raises
@@ -40,12 +41,18 @@ def as_plain(arrays: FlatParams, args: TimmArgs, origin: str) -> tuple[FlatParam
     plain = {re.sub(r"^embeds\.", "patch_embed." if ".proj." in name else "", name): x for name, x in arrays.items()}
     kernel = plain["patch_embed.proj.weight"].reshape(width, patch, patch, channels)
     plain["patch_embed.proj.weight"] = kernel.transpose(0, 3, 1, 2)
+    if args.image_size is not None and not patch <= min(args.image_size) <= max(args.image_size) <= MOST_PIXELS:
+        raise UserError(
+            f"{origin}: its config.json states images of {args.image_size}; expected {patch}, the size of a patch, to "
+            f"{MOST_PIXELS:,} pixels a side: correct input_size."
+        )
     grid, resizes = _grid(plain, origin), "siglip" in (args.architecture or "")
     wanted = grid if resizes or args.image_size is None else (args.image_size[0] // patch, args.image_size[1] // patch)
     whole = (max(wanted), max(wanted)) if "_par" in (args.architecture or "") else wanted  # keeps the aspect ratio
     table = _resized(plain, grid, whole)[: wanted[0], : wanted[1]]
     plain["pos_embed"] = table.reshape(1, -1, width).astype(np.float32)
-    return plain, grid if resizes else None
+    notes = [] if wanted == grid else [f"Its positions were resized from {grid} to {wanted} patches, as timm does."]
+    return plain, grid if resizes else None, notes
 
 
 def _grid(plain: FlatParams, origin: str) -> Grid:

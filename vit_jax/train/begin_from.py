@@ -16,6 +16,7 @@ from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines
 from vit_jax.config.factory import call, first
 from vit_jax.inference import Loaded
 from vit_jax.pretrained.pretrained import from_spec
+from vit_jax.pretrained.specs import pair
 from vit_jax.tasks.classify import Classify
 from vit_jax.tasks.task import Spec, Task, backbone_names
 from vit_jax.tasks.towers import Towers
@@ -90,7 +91,11 @@ def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
     Its preprocessing is scaled. Raises UserError for other tasks, for preprocessing that is no resize and crop, and for
     networks that work at one size only.
     """
-    plain = loaded.preprocessing if loaded.preprocess_spec else from_spec(f"resize({size})", *loaded.scale)
+    plain = (
+        loaded.preprocessing
+        if loaded.preprocess_spec
+        else from_spec(f"resize({loaded.image_shape[:2]})", *loaded.scale)
+    )
     if plain is None or not isinstance(loaded.task, Classify):
         what = f"the preprocessing {loaded.preprocess_spec!r}" if plain is None else type(loaded.task).__name__
         raise UserError(
@@ -100,12 +105,14 @@ def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
     spec = {"image": jax.ShapeDtypeStruct((*size, loaded.image_shape[2]), "uint8")}
     merged = begin(loaded, {"ref": "the model itself", "head": "auto"}, loaded.task, spec, 0)
     had = trees.flatten(jax.device_get(loaded.weights["params"]))
-    params = {name: had[name] if had[name].shape == leaf.shape else leaf for name, leaf in merged.params.items()}
+    reset = {entry.name for entry in merged.report if entry.status == "reset"}  # an untrained head
+    params = {name: had[name] if name in reset else leaf for name, leaf in merged.params.items()}
     whole, resized = loaded.image_shape[:2], plain.resized
-    if isinstance(resized, int):
-        resized = round(resized * min(size) / min(whole))
-    elif resized is not None:
-        resized = (round(resized[0] * size[0] / whole[0]), round(resized[1] * size[1] / whole[1]))
+    if resized is not None:
+        sides = pair(resized)
+        resized = (round(sides[0] * size[0] / whole[0]), round(sides[1] * size[1] / whole[1]))
+        if plain.keep_ratio and resized[0] == resized[1]:
+            resized = resized[0]
     preprocessing = dataclasses.replace(plain, size=size, resized=resized)
     weights = {**loaded.weights, "params": trees.nest(params)}
     return dataclasses.replace(

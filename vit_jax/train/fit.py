@@ -164,12 +164,15 @@ def evaluate(
 
 
 def evaluate_missed(run: Run, state: State, predict: Predict) -> dict[str, Mapping[str, Arrays]]:
-    """Record the evaluation that is due at the step of a resumed run, if an exception ended the run in it."""
+    """Record an evaluation that is due at the step of a resumed run and is not there yet.
+
+    An exception ended the run in it, or its evaluator is new. `checkpoint.best` ignores it, as the step is saved already.
+    """
     step = int(state.step)
     due = run.due_at(step) if step else []
-    rows = {row["step"]: row for row in read_rows(run.path / "metrics.jsonl")}
-    complete = all(any(key.startswith(f"{name}/") for key in rows.get(step, ())) for name in due)
-    if distributed.of_first(complete):  # only the first process has the metrics for certain
+    rows = read_rows(run.path / "metrics.jsonl") if distributed.is_first() else []
+    keys = next((row.keys() for row in rows if row["step"] == step), ())
+    if distributed.of_first(all(any(key.startswith(f"{name}/") for key in keys) for name in due)):
         return {}
     with run.recorder.paused():
         results, measured = evaluate(run, state, predict, due)

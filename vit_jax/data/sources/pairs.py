@@ -15,7 +15,7 @@ from vit_jax import stores
 from vit_jax.config.factory import near, quoted
 from vit_jax.data import files, tokenizers
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Field, Image, Source, Text, UnreadableImage
+from vit_jax.data.source import Example, Field, Fields, Image, Source, Text, UnreadableImage
 from vit_jax.types import Count, Fraction, Seed, UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -58,12 +58,17 @@ class Pairs(Source):
             raise UserError(
                 f"Found no images for split={split!r} in {path}, expected at least one: check holdout={holdout}."
             )
-        self.fields: dict[str, Field] = {"image": Image(), "text": Text()}
+        self.fields = dict(self.fields_of(()))
         self._vectors = None if features is None else _vectors(features, len(pairs))
         if self._vectors is not None:
             position = {name: i for i, name in enumerate(pairs)}
             self._rows = [position[name] for name, _ in self._pairs]
             self.fields["features"] = Field()
+
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "text": Text()}
 
     def __len__(self) -> int:
         return len(self._pairs)

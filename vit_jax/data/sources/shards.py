@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vit_jax.data import files
 from vit_jax.data.images import ImageFile
-from vit_jax.data.source import Example, Image, Source, Text, UnreadableImage
+from vit_jax.data.source import Example, Fields, Image, Source, Text, UnreadableImage
 from vit_jax.types import Count, UserError
 
 INDEX = ".index.json"
@@ -46,7 +46,12 @@ class Shards(Source):
                 f"Found no image with a .txt or .json of the same name in {path}, expected pairs such as a.jpg, a.txt."
             )
         self._key, self._channels = text_key, channels
-        self.fields = {"image": Image(), "text": Text()}
+        self.fields = self.fields_of(())
+
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "text": Text()}
 
     def __len__(self) -> int:
         return len(self._entries)

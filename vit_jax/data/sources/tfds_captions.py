@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vit_jax.data.source import Example, Image, Text, UnreadableImage
+from vit_jax.data.source import Example, Fields, Image, Text, UnreadableImage
 from vit_jax.data.sources.tfds import Tfds, image_features
 from vit_jax.types import Count, UserError
 
@@ -21,6 +21,11 @@ class TfdsCaptions(Tfds):
     ):
         super().__init__(name, split, data_dir, image_key, text_key, channels)
 
+    @classmethod
+    def fields_of(cls, class_names: tuple[str, ...]) -> Fields:
+        """See Source."""
+        return {"image": Image(), "text": Text()}
+
     def describe(self, tfds: Any, builder: Any, name: str, image_key: str, label_key: str) -> None:
         """See Tfds; raises UserError if a feature is missing."""
         features = image_features(tfds, builder, name, image_key=image_key)
@@ -33,7 +38,7 @@ class TfdsCaptions(Tfds):
                 f"Found no text feature {label_key!r} in {name!r}, expected one such as captions/text: set text_key; it has "
                 f"{', '.join(features)}."
             )
-        self.fields = {"image": Image(), "text": Text()}
+        self.fields = self.fields_of(())
 
     def others(self, index: int, features: Any) -> Example:
         """See Tfds."""

@@ -241,7 +241,10 @@ def _swept_keys(runs: Sequence[Setting]) -> list[str]:
 def _name_part(value: Any) -> str:
     """Return a value as part of a file name: a component's type or else its values, or a config's file and argument."""
     if isinstance(value, dict):
-        value = value.get("type") or list(value.values())
+        if value.get("type"):
+            return _name_part(value["type"])
+        named = [(key, x) for key, x in value.items() if x is not None]
+        value = [x if isinstance(x, str | dict | list) else f"{key}_{x}" for key, x in named]
     if isinstance(value, list):
         return "+".join(map(_name_part, value)) or "none"
     text = str(value)
