@@ -123,11 +123,21 @@ def start(
 
 
 def run(workdir: Path, *flags: str, devices: int = 1) -> str:
-    """Runs it to its end, but for its report, and gives what it printed."""
+    """Run it to its end without the pictures of its report, and give what it printed."""
     process = start(workdir, *flags, devices=devices, command=WITHOUT_REPORT)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
+
+
+def kill_at(argv: list[str], words: str) -> None:
+    """Start a process, and kill it once it prints a line that begins with `words`."""
+    process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith(words):
+            break
+    process.kill()
+    process.communicate()
 
 
 def rows(workdir: Path) -> list[dict]:

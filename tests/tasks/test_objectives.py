@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, losses, rows
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, kill_at, losses, rows
 from vit_jax import inference, main
 
 # The objectives, and whether they can be accumulated.
@@ -107,12 +107,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_p
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     name, workdir, teacher = run
     argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher)]
-    process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step 5/6"):
-            break
-    process.kill()
-    process.communicate()
+    kill_at(argv, "step 5/6")
     assert subprocess.run(argv, cwd=ROOT, env=environment(), check=False).returncode == 0
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, losses
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, kill_at, losses
 from tests.words import toy
 from vit_jax import main
 
@@ -18,7 +18,7 @@ TASKS = {
         "type": "caption.Caption", "decoder_width": 64, "decoder_depth": 1, "decoder_mlp_dim": 64, "decoder_heads": 2,
     },
 }  # fmt: skip
-# Wide enough that something is divided over fsdp.
+# Wide enough that FSDP divides some of the parameters.
 CONFIG = """
 from pathlib import Path
 
@@ -67,11 +67,6 @@ def test_eight_devices_have_the_losses_of_one(run, tmp_path):
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     flag, workdir = run
     argv = [*WITHOUT_REPORT, flag, f"--workdir={tmp_path / 'run'}"]
-    process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step 3/4"):
-            break
-    process.kill()
-    process.communicate()
+    kill_at(argv, "step 3/4")
     assert subprocess.run(argv, cwd=ROOT, env=environment(), check=False).returncode == 0
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)

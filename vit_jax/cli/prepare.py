@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from vit_jax.data.prepare import UNREADABLE, Rewrite, write
     from vit_jax.data.prepare_sources import from_folder, from_tfds
 
-    rewrite = Rewrite(flags.min_side, 95 if flags.quality is None else flags.quality, flags.fast_crops)
+    rewrite = Rewrite(flags.min_side, flags.quality or Rewrite.quality, flags.fast_crops)
     splits = flags.split.split(",") if flags.split else None
     if kind == "folder":
         dataset = from_folder(place, flags.name, splits, rewrite)

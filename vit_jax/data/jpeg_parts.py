@@ -94,6 +94,8 @@ def cut_out(data: bytes, box: Box) -> tuple[bytes, Box] | None:
 
     box: (left, top, right, bottom) in pixels. Inside of it the new file decodes to the same pixels.
     """
+    if not data.startswith(ID, 6):  # the segment is the first one; most files have none, and are not parsed for it
+        return None
     layout = layout_of(data)
     if layout is None or layout.lengths is None or not layout.interval or layout.columns % layout.interval:
         return None

@@ -18,7 +18,7 @@ Grid = tuple[int, int]
 
 
 def matches(arrays: FlatParams) -> bool:
-    """Return whether the arrays are those of a NaFlexVit."""
+    """Return whether the arrays have the names of a NaFlexVit."""
     return _PATCHES in arrays
 
 
