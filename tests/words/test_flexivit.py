@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import tiny_config
+from vit_jax import inference
+from vit_jax.__main__ import main as vit
 from vit_jax.checkpoint.transfer.patches import resize_patch_embed
 from vit_jax.models.flexivit import FlexiViT
 from vit_jax.models.vit import ViT
+from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
 FIELDS = {"num_classes": 3, "width": 16, "depth": 1, "mlp_dim": 32, "num_heads": 2, "patch_size": 4, "head_bias": 0.1}
@@ -71,3 +75,44 @@ def test_images_that_a_size_does_not_tile_are_refused():
     made = made.clone(patch_sizes=(4, 5))
     with pytest.raises(UserError, match="cannot be tiled by patches of 5"):
         made.apply(weights, IMAGES, train=True, rngs={"patch": jax.random.key(0)})
+
+
+@pytest.fixture(scope="module")
+def flexible(tmp_path_factory):
+    """A workdir of a FlexiViT for images of 16 px."""
+    out = tmp_path_factory.mktemp("flexible") / "run"
+    config = tiny_config()
+    config.model = {
+        "type": "flexivit.FlexiViT",
+        **{k: v for k, v in FIELDS.items() if k not in ("num_classes", "head_bias")},
+    }
+    config.model.update({"patch_sizes": (2, 4, 8), "base_patch": 8, "posemb_grid": (4, 4)})
+    config.steps, config.evals = 3, {}
+    fit(config, out)
+    return out
+
+
+@pytest.mark.parametrize(("patch", "to"), [(2, "workdir"), (8, "workdir"), (4, "timm"), (8, "hf")])
+def test_it_converts_to_a_vit_of_one_patch_size(flexible, patch, to, tmp_path, agrees):
+    out = tmp_path / "out"
+    assert vit(["convert", f"--model={flexible}", f"--out={out}", f"--to={to}", f"--patch_size={patch}"]) == 0
+    plain, loaded = inference.load(out), inference.load(flexible)
+    assert (plain.spec["type"], plain.model.patch_size) == ("vit.ViT", patch)
+    pixels = jnp.asarray(np.random.default_rng(2).normal(size=(2, *loaded.image_shape)), jnp.float32)
+    expected = loaded.model.clone(patch_size=patch).apply({"params": loaded.params}, pixels, method="features")
+    found = plain.model.apply({"params": plain.params}, pixels, method="features")
+    agrees("FlexiViT as a ViT", "FlexiViT at that size", found["pooled"], expected["pooled"], 1e-5)
+
+
+@pytest.mark.parametrize("patch", [3, 32])
+def test_patches_that_do_not_tile_the_image_are_refused(flexible, patch, tmp_path, capsys):
+    assert (
+        vit(["convert", f"--model={flexible}", f"--out={tmp_path / 'out'}", "--to=workdir", f"--patch_size={patch}"])
+        == 2
+    )
+    assert f"Patches of {patch} pixels" in capsys.readouterr().err
+
+
+def test_another_network_has_no_other_patch_size(tmp_path, capsys):
+    assert vit(["convert", "--model=mu/16", f"--out={tmp_path / 'out'}", "--to=workdir", "--patch_size=8"]) == 2
+    assert "flexivit.FlexiViT" in capsys.readouterr().err

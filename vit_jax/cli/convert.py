@@ -23,6 +23,7 @@ vit convert --model=workdirs/photos --out=photos_timm --to=timm
 vit convert --model=workdirs/photos --out=photos_hf --to=hf --push=OWNER/NAME
 vit convert --model=hf:timm/vit_base_patch16_224.augreg_in21k --out=b16.npz --to=npz
 vit convert --model=hf:facebook/dinov2-small --out=dinov2_224 --to=workdir --image_size=224
+vit convert --model=workdirs/flexivit --out=vit_p8 --to=timm --patch_size=8
 vit convert --model=workdirs/siglip_tuned --average=hf:google/siglip-base-patch16-224 --share=0.5 --out=averaged --to=workdir
 """
 
@@ -62,15 +63,19 @@ def main(argv: Sequence[str]) -> int:
         notes.append(
             f"Its positions were resized for images of {loaded.image_shape[0]} x {loaded.image_shape[1]} pixels."
         )
+    if flags.patch_size is not None:
+        from vit_jax.train.begin_from import at_patch_size
+
+        loaded = at_patch_size(loaded, flags.patch_size)
+        notes.append(f"A ViT with patches of {flags.patch_size} pixels, from a FlexiViT.")
     notes += write(loaded, out, flags.to)
     for note in notes:
         print(f"note: {line(note)}")
     size = sum(leaf.size for leaf in loaded.arrays.values())
     print(f"wrote {out}: {size:,} parameters, {loaded.spec['num_classes']} classes")
     if flags.to != "npz":
-        write_card(
-            loaded, flags.model, out, flags.to, notes, measured=flags.average is None and flags.image_size is None
-        )
+        unchanged = flags.average is None and flags.image_size is None and flags.patch_size is None
+        write_card(loaded, flags.model, out, flags.to, notes, measured=unchanged)
     if not check(loaded, out, flags.to):
         return 1
     if flags.push is not None:
@@ -103,6 +108,12 @@ def make_parser() -> Parser:
         type=numbers_flag(Units),
         metavar="SIZE",
         help="resize the positions for images of another size, such as 384, or 384,512 for height and width",
+    )
+    parser.add_argument(
+        "--patch_size",
+        type=number_flag(Units),
+        metavar="SIZE",
+        help="write a FlexiViT as a ViT with patches of this size",
     )
     return parser
 

@@ -47,10 +47,10 @@ class FlexiEmbed(PatchEmbed):
 class FlexiViT(ViT):
     """A ViT that draws a patch size from `patch_sizes` in each training step, for the whole batch (section 3.3).
 
-    patch_size is used at inference, and may be changed after training. The patch kernel is stored for `base_patch`
-    pixels, the learned positions for a grid of `posemb_grid` (7 x 7 in the paper); both are resized. Every size is
-    compiled into the step, so that none compiles later. Objectives that call the network's stages, such as mae.Mae,
-    train only at patch_size.
+    patch_size is used at inference; `vit convert --patch_size` writes the trained network as a ViT of another one. The
+    patch kernel is stored for `base_patch` pixels, the learned positions for a grid of `posemb_grid` (7 x 7 in the
+    paper); both are resized. Every size is compiled into the step, so that none compiles later. Objectives that call the
+    network's stages, such as mae.Mae, train only at patch_size.
     """
 
     patch_sizes: tuple[Units, ...] = (8, 10, 12, 15, 16, 20, 24, 30, 40, 48)

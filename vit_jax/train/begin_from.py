@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from vit_jax import printable, trees
 from vit_jax.checkpoint import workdir as workdirs
 from vit_jax.checkpoint.transfer.merge import Entry, Merged, merge, report_lines, report_text
-from vit_jax.config.factory import call, first
+from vit_jax.checkpoint.transfer.patches import resize_patch_embed
+from vit_jax.config.factory import build, call, first
 from vit_jax.inference import Loaded
+from vit_jax.layers.geometry import rows_and_columns
+from vit_jax.layers.patches import interpolated
 from vit_jax.pretrained.pretrained import from_spec
 from vit_jax.pretrained.specs import pair
 from vit_jax.tasks.classify import Classify
@@ -117,6 +121,41 @@ def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
     weights = {**loaded.weights, "params": trees.nest(params)}
     return dataclasses.replace(
         loaded, weights=weights, preprocess_spec=preprocessing.spec, image_shape=(*size, loaded.image_shape[2])
+    )
+
+
+def at_patch_size(loaded: Loaded, size: int) -> Loaded:
+    """Return a FlexiViT as a ViT with patches of `size` pixels: its patch kernel and positions, resized once.
+
+    Raises UserError for other networks and tasks, and for patches that do not tile the images.
+    """
+    network = loaded.model
+    if not hasattr(network, "base_patch") or not isinstance(loaded.task, Classify):
+        found = type(loaded.task if hasattr(network, "base_patch") else network).__name__
+        raise UserError(
+            f"Found {found}; another patch size needs a classifier or encoder of type flexivit.FlexiViT. To begin a run with "
+            "other patches from any ViT, give config.init.ref and config.model.patch_size."
+        )
+    height, width, _ = loaded.image_shape
+    if height % size or width % size:
+        raise UserError(
+            f"Patches of {size} pixels do not tile images of {height} x {width} pixels; give a divisor of both."
+        )
+    params = dict(loaded.arrays)
+    params["embed/kernel"] = resize_patch_embed(params["embed/kernel"], (size, size))
+    grid, had = (height // size, width // size), network.posemb_grid
+    if "posemb/table" in params and had is not None and grid != had:
+        prefix, patches = np.split(params["posemb/table"], [params["posemb/table"].shape[1] - had[0] * had[1]], axis=1)
+        table = jnp.asarray(patches.reshape(*had, -1))
+        between = interpolated(table, rows_and_columns(grid, None)[None], jnp.asarray([grid]))
+        params["posemb/table"] = np.concatenate([prefix, np.asarray(between)], axis=1)
+    own = ("type", "patch_size", "patch_sizes", "base_patch", "posemb_grid")
+    fields = {key: value for key, value in loaded.spec.items() if key not in own} | {"patch_size": size}
+    return dataclasses.replace(
+        loaded,
+        spec={"type": "vit.ViT"} | fields,
+        task=dataclasses.replace(loaded.task, model=build({"type": "vit.ViT"} | fields, "model")),
+        weights={**loaded.weights, "params": trees.nest(params)},
     )
 
 
