@@ -1,8 +1,10 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tests.conftest import rows
+from tests.conftest import ROOT, rows
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
@@ -111,3 +113,11 @@ def test_seconds_go_on_over_attempts_and_hardware_is_kept(tiny, tmp_path):
     fit(tiny, tmp_path / "run")
     assert all(3600 < row["seconds"] < 3600 + 600 for row in rows(tmp_path / "run")[4:])
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_tensorboard_events_import_no_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from vit_jax.train.writers import TensorBoard; "
+        f"TensorBoard(Path({str(tmp_path)!r}), 0).close(); assert 'torch' not in sys.modules; import torch; torch.zeros(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

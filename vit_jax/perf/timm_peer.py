@@ -112,7 +112,7 @@ def make_model(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_
         raise ValueError("it is compared with models of type vit.ViT without a stem only")
     fields = {theirs: model[ours] for ours, theirs in FIELDS.items() if model.get(ours) is not None}
     height, width, channels = image_shape
-    return _timm().models.vision_transformer.VisionTransformer(
+    return import_timm().models.vision_transformer.VisionTransformer(
         img_size=(height, width),
         in_chans=channels,
         num_classes=num_classes,
@@ -126,10 +126,10 @@ def make_model(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_
 
 def timm_version() -> str:
     """Return timm's version."""
-    return _timm().__version__
+    return import_timm().__version__
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
     try:
         import timm
     except RuntimeError:

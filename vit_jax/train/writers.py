@@ -1,11 +1,12 @@
 """Writers of metrics besides metrics.jsonl: TensorBoard events, and Weights & Biases."""
 
+import contextlib
 import importlib
 import importlib.util
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,19 @@ from vit_jax.types import UserError
 # In the workdir, so that a resumed run continues the same run of Weights & Biases.
 WANDB_ID = "wandb_id.txt"
 FLUSH_SECONDS = 10
+
+
+@contextlib.contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """Let imports of a module that is not imported yet fail as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 class Writer(Protocol):
@@ -33,9 +47,10 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter  # imports torch if it is installed
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
+        with hidden("torch"):  # tensorboardX imports it where it is installed, which takes seconds; scalars need none of it
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
         self._file = EventsWriter(str(workdir / "events"))
