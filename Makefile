@@ -4,7 +4,7 @@ PY := .venv/bin/python
 NEWEST ?= python3.12
 WORKDIR ?= workdirs/digits
 
-.PHONY: setup parity train test newest lint torture docs notebooks clean
+.PHONY: setup parity train test newest lint torture bench docs notebooks clean
 
 setup: .venv/installed
 
@@ -42,6 +42,10 @@ newest:
 
 torture: parity
 	$(PY) -m pytest -m torture -s
+
+# Every speed as a ratio to timm and, with AGAINST=COMMIT, to another commit. Needs a quiet machine.
+bench: parity
+	$(PY) experiments/speed_202611/bench.py $(if $(AGAINST),--against=$(AGAINST))
 
 # The site, in build/site; a warning is an error.
 docs: .venv/docs

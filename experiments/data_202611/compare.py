@@ -1,9 +1,11 @@
 """Times JPEG files -> random crops of 224 pixels against big_vision's fused tf.data pipeline, in turns on the same cores.
 
     python experiments/data_202611/compare.py --images=DIR --tf_python=PYTHON --big_vision=CHECKOUT [--rounds=5] [--workers]
+        [--fast_crops] [--min_side=N]
 
 DIR holds JPEG files; PYTHON is one with tensorflow, CHECKOUT a clone of github.com/google-research/big_vision. Both sides live
-through the whole run; while one is timed the other waits for its turn.
+through the whole run; while one is timed the other waits for its turn. With --fast_crops or --min_side our files are rewritten
+first, as `vit prepare` does with these flags.
 """
 
 import argparse
@@ -23,15 +25,20 @@ BATCH = 50
 COPIES = 16
 
 
-def ours(images, cores, workers):
+def ours(images, cores, workers, rewrite):
     """Endless batches of this repository, nothing kept in memory; with `workers` from processes instead of threads."""
     from vit_jax.data.pipeline import TrainData
+    from vit_jax.data.prepare import Rewrite
     from vit_jax.data.sources.folder import Folder
 
     folder = tempfile.TemporaryDirectory()
+    made = Rewrite(**rewrite)
     for number, path in enumerate(sorted(Path(images).glob("*.[jJ]*"))):
         place = Path(folder.name) / f"class{number % 2}"
         place.mkdir(exist_ok=True)
+        if made.changes:
+            (Path(folder.name) / path.name).write_bytes(made(path.read_bytes()))
+            path = Path(folder.name) / path.name
         for copy in range(COPIES):
             (place / f"{copy}_{path.name}").symlink_to(path.resolve())
     with folder:
@@ -80,7 +87,10 @@ def start(side, flags, cores):
     python, path = (sys.executable, here.parents[2]) if side == "ours" else (flags.tf_python, flags.big_vision)
     command = [python, "-W", "ignore", str(here), f"--images={flags.images}", f"--side={side}", f"--cores={cores}"]
     return subprocess.Popen(
-        command + ["--workers"] * flags.workers,
+        command
+        + ["--workers"] * flags.workers
+        + ["--fast_crops"] * flags.fast_crops
+        + [f"--min_side={flags.min_side}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -105,12 +115,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--workers", action="store_true", help="our batches from processes instead of threads")
+    parser.add_argument("--fast_crops", action="store_true", help="our files are those of vit prepare --fast_crops")
+    parser.add_argument("--min_side", type=int, default=0, help="our files are those of vit prepare --min_side")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.side:
         side = (
-            ours(flags.images, flags.cores, flags.workers)
+            ours(
+                flags.images,
+                flags.cores,
+                flags.workers,
+                {"fast_crops": flags.fast_crops, "min_side": flags.min_side or None},
+            )
             if flags.side == "ours"
             else theirs(flags.images, flags.cores)
         )
