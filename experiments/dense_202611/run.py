@@ -36,7 +36,7 @@ from vit_jax.tasks.segment import Segment  # noqa: E402
 from vit_jax.train.fit import fit  # noqa: E402
 
 SIZE, SEEDS = scenes.SIZE, (0, 1, 2)
-SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "mae": 3000, "head": 600, "full": 2000, "detect": 400},
+SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "mae": 3000, "head": 600, "full": 1000, "detect": 250},
          True: {"scenes": {"train": 40, "test": 12}, "mae": 4, "head": 20, "full": 4, "detect": 4}}  # fmt: skip
 # DINOv2's normalisation, which the file does not state.
 PROCESSOR = {
