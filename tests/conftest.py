@@ -1,10 +1,12 @@
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,6 +26,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from tests.forked import Forked
 from vit_jax import main
 from vit_jax.checkpoint import saver
 from vit_jax.config import load as config_file
@@ -92,6 +95,7 @@ TINY_FLAGS = [
     "--config.batch_size=16",
     "--config.optim.schedule.warmup_steps=2",
     "--config.log.every=1",
+    "--config.log.tensorboard=False",  # it imports torch
 ]
 
 
@@ -109,6 +113,18 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
+def crossed(*axes: Sequence) -> list:
+    """Every combination of the values of some axes; the suite runs as few as have each value, the others are under torture."""
+    sample = {tuple(i % len(axis) for axis in axes) for i in range(max(map(len, axes)))}
+    return [
+        pytest.param(
+            *(axis[i] for axis, i in zip(axes, places, strict=True)),
+            marks=() if places in sample else pytest.mark.torture,
+        )
+        for places in itertools.product(*(range(len(axis)) for axis in axes))
+    ]
+
+
 WITHOUT_REPORT = (sys.executable, "-m", "tests.train_undrawn")
 
 
@@ -124,8 +140,13 @@ def start(
 
 def run(workdir: Path, *flags: str, devices: int = 1) -> str:
     """Run it to its end without the pictures of its report, and give what it printed."""
-    process = start(workdir, *flags, devices=devices, command=WITHOUT_REPORT)
-    output, _ = process.communicate()
+    return forked(["train", *TINY_FLAGS, f"--workdir={workdir}", *flags], devices)
+
+
+def forked(argv: list[str], devices: int = 1) -> str:
+    """Run a command to its end without the pictures of a report, and give what it printed; see tests/forked.py."""
+    process = Forked(argv, environment(devices))
+    output = process.wait()
     assert process.returncode == 0, output
     return output
 

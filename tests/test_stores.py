@@ -25,7 +25,10 @@ from vit_jax.types import UserError
 
 pytest.importorskip("s3fs")
 SCHEMES = ("s3", "gs")
-FLAGS = ("--config.steps=20", "--config.checkpoint.every=5", "--config.evals.test.every=10")
+FLAGS = (
+    *("--config.steps=20", "--config.checkpoint.every=5", "--config.evals.test.every=10"),
+    "--config.log.tensorboard=True",
+)
 
 
 @pytest.fixture(scope="module")
