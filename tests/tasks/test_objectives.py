@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, kill_at, losses, rows
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses, rows
 from vit_jax import inference, main
 
 # The objectives, and whether they can be accumulated.
@@ -51,12 +51,31 @@ def runs(tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(f"objective-{name}")) for name in OBJECTIVES])
+def on(*sample):
+    """Parametrise a test with the objectives; those that are not of the sample are under torture."""
+    return pytest.mark.parametrize(
+        "run",
+        [
+            pytest.param(
+                name,
+                marks=[
+                    pytest.mark.xdist_group(f"objective-{name}"),
+                    *([] if name in sample else [pytest.mark.torture]),
+                ],
+            )
+            for name in OBJECTIVES
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture
 def run(request, runs):
     """The name of an objective, its workdir, and the flags of its teacher."""
     return request.param, *runs(request.param)
 
 
+@on(*OBJECTIVES)
 def test_its_features_are_measured_during_training(run):
     _, workdir, _ = run
     last = rows(workdir)[-1]
@@ -65,6 +84,7 @@ def test_its_features_are_measured_during_training(run):
     assert 1 <= last["collapse/rank"] <= 16
 
 
+@on("mae", "lejepa", "dinov2", "vqkd")
 def test_it_resumes_with_the_same_bytes(run, tmp_path):
     name, workdir, flags = run
     shutil.copytree(workdir, tmp_path / "run")
@@ -74,6 +94,7 @@ def test_it_resumes_with_the_same_bytes(run, tmp_path):
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 
 
+@on("mae", "dinov2")
 @pytest.mark.parametrize(
     "flags",
     [
@@ -85,12 +106,11 @@ def test_eight_devices_have_the_losses_of_one(run, flags, tmp_path):
     name, workdir, teacher = run
     if "--config.parallel=pmap" in flags and not OBJECTIVES[name]:
         pytest.skip("refused")
-    argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher, *NO_EVALS, *flags)]
-    done = subprocess.run(argv, cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    forked(["train", *tiny(name, tmp_path / "run", *teacher, *NO_EVALS, *flags)], devices=8)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
 
 
+@on("mae", "ijepa", "lejepa", "ibot", "dinov2", "vqkd")
 def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_path, capsys):
     name, workdir, teacher = run
     flag = "--config.grad={'type': 'accumulate.Accumulate', 'microbatches': 2}"
@@ -103,7 +123,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_p
         assert "decomposable" in capsys.readouterr().err
 
 
-@pytest.mark.torture
+@on()
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     name, workdir, teacher = run
     argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher)]

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, kill_at, losses
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses
 from tests.words import toy
 from vit_jax import main
 
@@ -34,9 +34,17 @@ def get_config():
 """
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"words-{name}")) for name in TASKS]
-)
+def on(*sample):
+    """Parametrise a test with the tasks; those that are not of the sample are under torture."""
+    group = pytest.mark.xdist_group
+    names = [
+        pytest.param(name, marks=[group(f"words-{name}"), *([] if name in sample else [pytest.mark.torture])])
+        for name in TASKS
+    ]
+    return pytest.mark.parametrize("run", names, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def run(request, place, tmp_path_factory):
     """The flags of a run, and its workdir, which nothing disturbed."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -46,6 +54,7 @@ def run(request, place, tmp_path_factory):
     return flag, folder / "run"
 
 
+@on(*TASKS)
 def test_it_resumes_with_the_same_bytes(run, tmp_path):
     flag, workdir = run
     shutil.copytree(workdir, tmp_path / "run")
@@ -55,15 +64,14 @@ def test_it_resumes_with_the_same_bytes(run, tmp_path):
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 
 
+@on("siglip")
 def test_eight_devices_have_the_losses_of_one(run, tmp_path):
     flag, workdir = run
-    argv = [*WITHOUT_REPORT, flag, f"--workdir={tmp_path / 'run'}", "--config.mesh={'data': 2, 'fsdp': 4}"]
-    done = subprocess.run(argv, cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    forked(["train", flag, f"--workdir={tmp_path / 'run'}", "--config.mesh={'data': 2, 'fsdp': 4}"], devices=8)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
 
 
-@pytest.mark.torture
+@on()
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     flag, workdir = run
     argv = [*WITHOUT_REPORT, flag, f"--workdir={tmp_path / 'run'}"]
