@@ -3,13 +3,11 @@
 import dataclasses
 import importlib.util
 import json
-import subprocess
-import sys
 
 import jax
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.conftest import forked
 from vit_jax import __main__ as commands
 from vit_jax import chips
 from vit_jax.cli import plan as plan_command
@@ -53,7 +51,9 @@ def test_several_meshes_are_a_table(capsys):
     assert table[0].startswith("| slice | mesh |")
 
 
-@pytest.mark.parametrize("fields", [{}, {"scan": True}, {"scan": True, "remat": "inner"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"scan": True}, marks=pytest.mark.torture), {"scan": True, "remat": "inner"}], ids=str
+)
 def test_fsdp_exchanges_the_parameters_and_not_the_activations(fields):
     model = {"type": "vit.ViT", "width": 256, "depth": 4, "mlp_dim": 256, "num_heads": 4, "patch_size": 2} | fields
     flags = [
@@ -63,8 +63,7 @@ def test_fsdp_exchanges_the_parameters_and_not_the_activations(fields):
         "--mesh=fsdp=-1",
         "--json",
     ]
-    command = [sys.executable, "-m", "vit_jax", "plan", *flags]
-    one = json.loads(subprocess.run(command, env=environment(8), cwd=ROOT, capture_output=True, check=True).stdout)
+    one = json.loads(forked(["plan", *flags], devices=8).splitlines()[-1])
     parameters = 8 * one["params"]
     for traffic in one["traffic"]:
         assert traffic["size"] < 2.5 * parameters, traffic
