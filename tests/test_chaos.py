@@ -31,6 +31,7 @@ def chaos(tmp_path, signals, steps):
     assert [row["step"] for row in rows(tmp_path / "disturbed")] == list(range(1, steps + 1))
 
 
+@pytest.mark.torture
 def test_three_signals_leave_no_trace(tmp_path):
     chaos(tmp_path, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], steps=60)
 

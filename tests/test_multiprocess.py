@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_FLAGS, WITHOUT_REPORT, checkpoint, environment, losses, rows, run
+from tests.forked import Forked
 from vit_jax.distributed import OWN
 
 pytestmark = pytest.mark.xdist_group("multiprocess")  # so that the run of one process is made once
@@ -94,6 +95,7 @@ def test_processes_train_as_one_and_hand_over_to_one(tmp_path, one, count, mesh)
     assert checkpoint(workdir).keys() == before.keys()
 
 
+@pytest.mark.torture
 def test_processes_take_over_from_one(tmp_path, one):
     shutil.copytree(one, tmp_path / "run")
     back_to_half(tmp_path / "run")
@@ -123,7 +125,7 @@ def test_a_signal_to_any_process_saves_the_same_step_in_all(tmp_path):
     ],
 )
 def test_incomplete_variables_are_told(tmp_path, given, says):
-    command = [*WITHOUT_REPORT, *TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert says in done.stderr
+    process = Forked(["train", *TINY_FLAGS, f"--workdir={tmp_path / 'run'}"], os.environ | given)
+    output = process.wait()
+    assert process.returncode == 2
+    assert says in output
