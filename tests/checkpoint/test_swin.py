@@ -1,5 +1,6 @@
 """Swin against timm and transformers, from perturbed random weights, both directions."""
 
+import functools
 import json
 
 import jax
@@ -166,19 +167,28 @@ def test_simmim_on_a_swin_is_that_of_transformers(agrees):
 WAYS = {"scan": {"scan": True}, "remat": {"remat": "full"}, "both": {"scan": True, "remat": "inner"}}
 
 
+PLAIN = Swin(3, 8, (2, 4), (2, 2), window=2, drop_path=0.2)
+
+
+def loss_and_gradients(network, params, images):
+    return jax.jit(jax.value_and_grad(lambda p: jnp.square(network.apply({"params": p}, images)).sum()))(params)
+
+
+@functools.cache
+def plain():
+    """The images, parameters and results of a network that neither loops nor computes anything again."""
+    images = jnp.asarray(pixels((32, 32)))
+    params = jax.tree.map(lambda x: x + 0.1, jax.jit(PLAIN.init)(jax.random.key(0), images)["params"])
+    return images, params, loss_and_gradients(PLAIN, params, images)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_scan_and_remat_change_neither_results_nor_gradients(way):
-    plain = Swin(3, 8, (2, 4), (2, 2), window=2, drop_path=0.2)
-    other = plain.clone(**WAYS[way])
-    images = jnp.asarray(pixels((32, 32)))
-    params = jax.tree.map(lambda x: x + 0.1, jax.jit(plain.init)(jax.random.key(0), images)["params"])
+    other, (images, params, expected) = PLAIN.clone(**WAYS[way]), plain()
     shapes = jax.eval_shape(other.init, jax.random.key(0), images)["params"]
     assert jax.tree.structure(params) == jax.tree.structure(shapes)
-
-    def loss(network):
-        return jax.jit(jax.value_and_grad(lambda p: jnp.square(network.apply({"params": p}, images)).sum()))(params)
-
-    for a, b in zip(jax.tree.leaves(loss(plain)), jax.tree.leaves(loss(other)), strict=True):
+    found = loss_and_gradients(other, params, images)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
 
 
@@ -194,7 +204,8 @@ def test_layers_and_features_follow_the_stages():
     assert [network.layer_of(name) for name in names] == [0, 2, 2, 5, 7]
     images = jnp.asarray(pixels((40, 56)))
     params = jax.jit(network.init)(jax.random.key(0), images)
-    found = network.apply(params, images, method=network.features)
+    found = jax.jit(functools.partial(network.apply, method=network.features))(params, images)
+    found |= {name: jax.tree.map(int, found[name]) for name in ("grid", "grids")}
     assert found["grids"] == [(10, 14), (5, 7), (3, 4)]
     assert [x.shape for x in found["stages"]] == [(2, 140, 8), (2, 35, 16), (2, 12, 32)]
     assert network.grid((40, 56)) == found["grid"] == (3, 4)
@@ -207,9 +218,8 @@ def test_stages_are_those_of_timms_forward_intermediates(agrees):
         expected = model.forward_intermediates(torch.tensor(images).permute(0, 3, 1, 2), intermediates_only=True)
     source = swin.read(arrays_of(model), config, "x")
     network = build(source.model, "model")
-    found = network.apply(
-        {"params": jax.tree.map(jnp.asarray, trees.nest(source.params))}, jnp.asarray(images), method=network.features
-    )
+    features = jax.jit(functools.partial(network.apply, method=network.features))
+    found = features({"params": jax.tree.map(jnp.asarray, trees.nest(source.params))}, jnp.asarray(images))
     for ours, (rows, columns), theirs in zip(found["stages"], found["grids"], expected, strict=True):
         maps = np.asarray(ours).reshape(2, rows, columns, -1).transpose(0, 3, 1, 2)
         agrees("Swin: stages, without the norm", "timm", maps, theirs.numpy(), 1e-5)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.helpers import images, init
+from tests.conftest import crossed
+from tests.models.helpers import apply, images, init
 from vit_jax import trees
 from vit_jax.grads.gradient import Plain
 from vit_jax.models.mixer import Mixer
@@ -52,8 +53,15 @@ def results(model, params):
     return jax.jit(jax.grad(loss, has_aux=True))(params)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("network", [vit, mixer])
+@pytest.mark.parametrize(
+    ("network", "way"),
+    [
+        pytest.param(network, way, marks=() if network == vit or way in WAYS[:2] else pytest.mark.torture)
+        for network in (vit, mixer)
+        for way in WAYS
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_scan_and_remat_change_neither_gradients_nor_what_is_sown(network, way):
     params, expected = plain(network)
     found = results(network(**way), params)
@@ -99,22 +107,25 @@ def test_a_scanned_model_takes_the_same_steps(name):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"dropout": 0.5}, {"drop_path": 0.9}, {"drop_path": 0.9, "drop_path_rule": "constant"}]
-)
-@pytest.mark.parametrize(
-    "way", [{"scan": True}, {"remat": "dots"}, {"remat": "inner"}, {"scan": True, "remat": "full"}], ids=str
+    ("fields", "way"),
+    crossed(
+        [{"drop_path": 0.9}, {"dropout": 0.5}, {"drop_path": 0.9, "drop_path_rule": "constant"}],
+        [{"scan": True}, {"remat": "dots"}, {"remat": "inner"}, {"scan": True, "remat": "full"}],
+    ),
+    ids=str,
 )
 def test_scan_and_remat_keep_dropout_and_stochastic_depth(fields, way):
     model = vit(**fields, **way)
     params = init(model, X)
 
+    @functools.partial(jax.jit, static_argnums=1)
     def logits(seed, train):
         return model.apply({"params": params}, X, train=train, rngs={"dropout": jax.random.key(seed)})
 
     assert (logits(0, True) == logits(0, True)).all()
     assert (logits(0, True) != logits(1, True)).any()
     assert (logits(0, True) != logits(0, False)).any()
-    np.testing.assert_allclose(logits(0, False), vit().apply({"params": params}, X), atol=1e-5)
+    np.testing.assert_allclose(logits(0, False), apply(vit(), params, X), atol=1e-5)
 
 
 def test_each_block_of_a_scanned_model_drops_its_own_examples():
@@ -122,9 +133,7 @@ def test_each_block_of_a_scanned_model_drops_its_own_examples():
     model = ViT(3, 8, 2, 16, 2, patch_size=4, drop_path=0.9, scan=True)
     x = images(64, 8, 8, 3)
     params = init(model, x[:1])
-    _, sown = model.apply(
-        {"params": params}, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"]
-    )
+    _, sown = apply(model, params, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"])
     outs = sown["intermediates"]["encoder"]
     first, second = outs["block_0"]["out"], outs["block_1"]["out"]
     assert jnp.isclose(first, sown["intermediates"]["tokens"]).all(axis=(1, 2)).mean() == 0

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import crossed
 from tests.models.helpers import apply, images, init
 from vit_jax.layers.rope import Axial, Mixed
 from vit_jax.models.vit import ViT
@@ -32,11 +33,15 @@ def value_and_gradients(model, params):
     return jax.value_and_grad(loss)(params)
 
 
-@pytest.mark.parametrize("way", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}], ids=str)
-@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
-def test_loops_and_recomputation_give_the_same_gradients(fields, way):
-    params = init(vit(**fields), X)
-    expected, found = (jax.jit(value_and_gradients, static_argnums=0)(vit(**fields, **w), params) for w in ({}, way))
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    crossed([*FIELDS], [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}]),
+    ids=str,
+)
+def test_loops_and_recomputation_give_the_same_gradients(kind, way):
+    models = [vit(**FIELDS[kind], **fields) for fields in ({}, way)]
+    params = init(models[0], X)
+    expected, found = (jax.jit(value_and_gradients, static_argnums=0)(model, params) for model in models)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
@@ -44,25 +49,24 @@ def test_loops_and_recomputation_give_the_same_gradients(fields, way):
 def test_a_subset_of_the_tokens_is_where_it_was(fields):
     """Tokens that are left out are like tokens that nothing attends to."""
     model = vit(**fields)
-    params = {"params": init(model, X)}
-    tokens = model.apply(params, X, method="embed")
+    params = init(model, X)
+    tokens = apply(model, params, X, method="embed")
     kept = np.asarray([[0, 2, 5], [1, 3, 4], [0, 1, 2], [5, 4, 0]])
     mask = jnp.pad(jax.nn.one_hot(kept, 6).sum(axis=1) > 0, ((0, 0), (2, 0)), constant_values=True)
-    masked = model.apply(params, tokens, mask, grid=GRID, method="encode")
+    masked = apply(model, params, tokens, mask=mask, grid=GRID, method="encode")
     index = np.concatenate([np.zeros((4, 2), int) + np.arange(2), kept + 2], axis=1)[:, :, None]
-    found = model.apply(
-        params, jnp.take_along_axis(tokens, index, 1), grid=GRID, kept=jnp.asarray(kept), method="encode"
-    )
+    left = jnp.take_along_axis(tokens, index, 1)
+    found = apply(model, params, left, grid=GRID, kept=jnp.asarray(kept), method="encode")
     np.testing.assert_allclose(found, jnp.take_along_axis(masked, index, 1), rtol=0, atol=1e-5)
 
 
 def test_the_tokens_before_the_patches_stay_unrotated():
     model = vit(rope=Axial(), posemb="none").clone(depth=1)
-    params = {"params": init(model, X)}
-    tokens = model.apply(params, X, method="embed")
+    params = init(model, X)
+    tokens = apply(model, params, X, method="embed")
     mask = jnp.tile(jnp.arange(8) < 2, (4, 1))  # nothing attends to patches
     found, without = (
-        m.apply(params, tokens, mask, grid=GRID, method="encode")[:, :2] for m in (model, model.clone(rope=None))
+        apply(m, params, tokens, mask=mask, grid=GRID, method="encode")[:, :2] for m in (model, model.clone(rope=None))
     )
     np.testing.assert_array_equal(found, without)
 
@@ -71,10 +75,10 @@ def test_the_tokens_before_the_patches_stay_unrotated():
 def test_positions_tell_permuted_patches_apart(fields):
     """Without them the class token of a ViT does not."""
     model = vit(**fields)
-    params = {"params": init(model, X)}
-    tokens = model.apply(params, X, method="embed")
+    params = init(model, X)
+    tokens = apply(model, params, X, method="embed")
     shuffled = jnp.concatenate([tokens[:, :2], tokens[:, 2:][:, ::-1]], axis=1)
-    a, b = (model.apply(params, t, grid=GRID, method="encode")[:, 0] for t in (tokens, shuffled))
+    a, b = (apply(model, params, t, grid=GRID, method="encode")[:, 0] for t in (tokens, shuffled))
     assert np.abs(a - b).max() > 2e-5
 
 
@@ -130,5 +134,5 @@ def test_dropped_patches_keep_the_positions_of_the_others():
         )
         return model.apply_head(model.pool_tokens(masked))
 
-    expected = model.apply({"params": params}, X, method=by_hand, rngs=rngs)
+    expected = apply(model, params, X, method=by_hand, rngs=rngs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

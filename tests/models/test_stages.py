@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import crossed
 from tests.models.helpers import apply, images, init
 from vit_jax import trees
 from vit_jax.config.factory import build
@@ -17,9 +18,9 @@ from vit_jax.types import UserError
 
 X = images(2, 8, 12, 3)
 GRID = (2, 3)
-POOLS = {"tok": {"pool": "tok"}, "gap": {"pool": "gap"}, "map": {"pool": "map"}}
+POOLS = ("tok", "gap", "map")
 VITS = {
-    **POOLS,
+    **{pool: {"pool": pool} for pool in POOLS},
     "distilled": {"distilled": True, "registers": 2},
     "norm after pool": {"pool": "gap", "norm_after_pool": True, "class_token": True, "rep_size": 5},
 }
@@ -40,10 +41,9 @@ def stage(model, params, method, *arguments, **options):
     return jax.jit(lambda params, *arguments: run({"params": params}, *arguments))(params, *arguments)
 
 
-@pytest.mark.parametrize("fields", VITS.values(), ids=VITS)
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_the_stages_of_a_vit_one_after_the_other_are_the_whole(fields, way):
-    model = vit(**fields, **way)
+@pytest.mark.parametrize(("name", "way"), crossed([*VITS], [*WAYS]))
+def test_the_stages_of_a_vit_one_after_the_other_are_the_whole(name, way):
+    model = vit(**VITS[name], **WAYS[way])
     params = init(model, X)
     out = X
     for method in ("embed", "encode", "pool_tokens", "apply_head"):
@@ -67,10 +67,12 @@ def test_the_stages_of_a_hybrid_and_of_a_mixer_one_after_the_other_are_the_whole
     np.testing.assert_allclose(logits, apply(model, params, X), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize(("name", "prefix"), [("tok", 1), ("gap", 0), ("map", 0), ("distilled", 4)])
-def test_features_of_a_vit(name, prefix, way):
-    model = vit(**VITS[name], **way)
+PREFIXES = {"tok": 1, "gap": 0, "map": 0, "distilled": 4}
+
+
+@pytest.mark.parametrize(("name", "way"), crossed([*PREFIXES], [*WAYS]))
+def test_features_of_a_vit(name, way):
+    model, prefix = vit(**VITS[name], **WAYS[way]), PREFIXES[name]
     params = init(model, X)
     found = stage(model, params, "features", X)
     _, sown = apply(model, params, X, mutable=["intermediates"])
@@ -113,10 +115,9 @@ def test_features_of_a_hybrid_a_mixer_and_a_resnet():
     np.testing.assert_allclose(found["pooled"], last.mean(axis=(1, 2)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("fields", POOLS.values(), ids=POOLS)
-def test_a_masked_token_changes_no_other_one(fields, way):
-    model = vit(**fields, **way)
+@pytest.mark.parametrize(("pool", "way"), crossed([*POOLS], [*WAYS]))
+def test_a_masked_token_changes_no_other_one(pool, way):
+    model = vit(pool=pool, **WAYS[way])
     params = init(model, X)
     tokens = stage(model, params, "embed", X)
     n = tokens.shape[1]
@@ -135,14 +136,13 @@ def test_a_masked_token_changes_no_other_one(fields, way):
     pooled = stage(model, params, "pool_tokens", expected)
     filled = jnp.where(mask[:, :, None], encoded, 100 * images(*tokens.shape))
     np.testing.assert_allclose(stage(model, params, "pool_tokens", filled, mask), pooled, rtol=1e-5, atol=1e-5)
-    if fields["pool"] != "tok":
+    if pool != "tok":
         assert np.abs(stage(model, params, "pool_tokens", filled) - pooled).max() > 1e-2
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("fields", POOLS.values(), ids=POOLS)
-def test_no_gradient_reaches_a_masked_token(fields, way):
-    model = vit(**fields, **way)
+@pytest.mark.parametrize(("pool", "way"), crossed([*POOLS], [*WAYS]))
+def test_no_gradient_reaches_a_masked_token(pool, way):
+    model = vit(pool=pool, **WAYS[way])
     params = init(model, X)
     tokens = stage(model, params, "embed", X)
     mask = jnp.ones(tokens.shape[:2], bool).at[0, 3].set(False).at[1, -1].set(False)
@@ -234,10 +234,10 @@ def test_parameters_of_a_mixer_and_of_a_resnet_have_their_layers():
 
 def test_a_mask_token_stands_for_masked_patches_at_their_positions():
     model = vit(mask_token=True)
-    params = model.init(jax.random.key(0), X)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), X)["params"]
     masked = jnp.array([[True, False, True, False, False, True], [False] * 5 + [True]])
-    seen = model.apply({"params": params}, X, masked=masked, method=model.embed)
-    whole = model.apply({"params": params}, X, method=model.embed)
+    seen = stage(model, params, "embed", X, masked=masked)
+    whole = stage(model, params, "embed", X)
     at_masked = params["mask_token"] + params["posemb"]["table"][:, 1:]
     np.testing.assert_allclose(seen[:, 1:], jnp.where(masked[:, :, None], at_masked, whole[:, 1:]), atol=1e-6)
     with pytest.raises(UserError, match="mask_token=True"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tests.conftest import crossed
 from tests.models.helpers import apply, count, images, init, sown
 from vit_jax import trees
 from vit_jax.layers.pooling import AttentionPool
@@ -36,8 +37,7 @@ def test_parameter_count_is_the_published_one(variant, pool, published):
     assert count(ViT(num_classes=1000, pool=pool, **parse_variant(variant))) == published
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("pool", ["tok", "gap", "map"])
+@pytest.mark.parametrize(("pool", "size"), crossed(["tok", "gap", "map"], [*SIZES]))
 def test_every_size_gives_logits(size, pool):
     model = ViT(num_classes=10, pool=pool, posemb="sincos2d", **parse_variant(f"{size}/14"))
     logits = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, 28, 42, 3)))[0])

@@ -1,5 +1,7 @@
 """The losses of objectives without labels, against their formulas written from the papers in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_beit_is_the_cross_entropy_of_the_codes_of_masked_patches(agrees):
     task = Beit(vit(pool="gap"), teacher=teacher, codes=5, smallest_block=2, mask_ratio=0.4)
     params = perturbed(begun(task, IMAGE))
     batch = task.prepare(IMAGES, KEY, task.constants)
-    codes = np.asarray(coder.predict({"params": weights}, IMAGES)["codes"])
+    codes = np.asarray(jax.jit(coder.predict)({"params": weights}, IMAGES)["codes"])
     np.testing.assert_array_equal(batch["codes"], codes)
     loss, (metrics, _) = jax.jit(task.loss)(params, {}, batch, KEY)
     tokens = wide(jax.jit(task.tokens)(params["backbone"], batch["image"], KEY, masked=batch["masked"]))
@@ -113,11 +115,12 @@ def test_vqkd_rebuilds_by_cosine_and_moves_its_codes(agrees):
     state = {"codebook": weights["codebook"] / np.linalg.norm(weights["codebook"], axis=1, keepdims=True)}
     theirs = jnp.asarray(RNG.normal(size=(4, 16, 8)), jnp.float32)
     loss, (metrics, stats) = jax.jit(coder.loss)(weights, state, IMAGES | {"teacher": theirs}, KEY)
-    projected = wide(coder._project(weights, IMAGES["image"], KEY))
+    projected = wide(jax.jit(coder._project)(weights, IMAGES["image"], KEY))
     book = wide(state["codebook"])
     chosen = (projected @ book.T).argmax(axis=2)
     np.testing.assert_array_equal(nearest(jnp.asarray(projected, jnp.float32), state["codebook"]), chosen)
-    rebuilt = wide(coder._decoder.apply({"params": weights["decoder"]}, jnp.asarray(book[chosen], jnp.float32)))
+    decode = jax.jit(coder._decoder.apply)
+    rebuilt = wide(decode({"params": weights["decoder"]}, jnp.asarray(book[chosen], jnp.float32)))
     cosine = (rebuilt * wide(theirs)).sum(axis=2) / np.linalg.norm(rebuilt, axis=2) / np.linalg.norm(theirs, axis=2)
     expected = (1 - cosine).mean() + np.square(projected - book[chosen]).mean()
     agrees("VQ-KD: loss", "numpy float64", loss, expected, 1e-5)
@@ -135,7 +138,7 @@ def ibot(cls=Ibot, **options):
     task = cls(vit(), steps=10, outputs=6, hidden=8, bottleneck=4, mask_prob=0.7, smallest_block=1, **options)
     params = perturbed(begun(task, VIEWS))
     state = {**task.init_state(params), "teacher": perturbed(params)}
-    return task, params, state, task.prepare(VIEWED, jax.random.key(3), {})
+    return task, params, state, jax.jit(task.prepare)(VIEWED, jax.random.key(3), {})
 
 
 def by_formula(task, params, state, batch, targets, patch_targets):
@@ -248,14 +251,14 @@ def test_any_self_distillation_takes_the_gram_part(cls):
     )
     params = perturbed(begun(task, VIEWS))
     state = {**task.init_state(params), "gram": perturbed(params)["backbone"]}
-    batch = task.prepare(VIEWED, jax.random.key(3), {})
-    (loss, (metrics, _)), (without, _) = (
+    batch = jax.jit(task.prepare)(VIEWED, jax.random.key(3), {})
+    (loss, (metrics, stats)), (without, _) = (
         jax.jit(task.loss)(params, state, batch, KEY),
         jax.jit(plain.loss)(params, state, batch, KEY),
     )
     assert float(metrics["gram"]) > 0.01
     assert float(loss) == pytest.approx(float(without + metrics["gram"]), rel=1e-5)
-    after = task.update(params, state, jax.jit(task.loss)(params, state, batch, KEY)[1].stats, jnp.int32(0))
+    after = jax.jit(task.update)(params, state, stats, jnp.int32(0))
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
@@ -264,24 +267,24 @@ def test_ijepa_is_the_smooth_error_of_normalised_features(agrees):
     task = Ijepa(model, steps=10, predictor_width=8, predictor_depth=1, predictor_heads=2)
     params = perturbed(begun(task, IMAGE))
     state = {"teacher": perturbed(params["backbone"])}
-    batch = task.prepare(IMAGES, KEY, {})
+    batch = jax.jit(task.prepare)(IMAGES, KEY, {})
     targets, context = np.asarray(batch["targets"]), np.asarray(batch["context"])
     assert not (targets.any(axis=1) & context).any()
     assert len({tuple(row) for row in targets.sum(axis=2).tolist()}) == 1
     loss, _ = jax.jit(task.loss)(params, state, batch, KEY)
     features = torch.tensor(wide(jax.jit(task.tokens)(state["teacher"], IMAGES["image"])))
     features = torch.nn.functional.layer_norm(features, (8,))
-    embedded = model.apply({"params": params["backbone"]}, task.normalize(IMAGES["image"]), method=model.embed)
+    embed, encode = (jax.jit(functools.partial(model.apply, method=way)) for way in (model.embed, model.encode))
+    predict = jax.jit(task._predictor((4, 4)).apply)
+    embedded = embed({"params": params["backbone"]}, task.normalize(IMAGES["image"]))
     errors = []
     for i in range(4):  # each image and block alone, without padding
         at = np.flatnonzero(context[i])[None]
-        encoded = model.apply({"params": params["backbone"]}, embedded[i : i + 1, at[0]], method=model.encode)
+        encoded = encode({"params": params["backbone"]}, embedded[i : i + 1, at[0]])
         for block in targets[i]:
             asked = np.flatnonzero(block)[None]
             every = jnp.ones((1, at.size + asked.size), bool)
-            predicted = task._predictor((4, 4)).apply(
-                {"params": params["predictor"]}, encoded, jnp.asarray(at), jnp.asarray(asked), every
-            )
+            predicted = predict({"params": params["predictor"]}, encoded, jnp.asarray(at), jnp.asarray(asked), every)
             theirs = features[i : i + 1, asked[0]]
             errors.append(torch.nn.functional.smooth_l1_loss(torch.tensor(wide(predicted)), theirs).item())
     agrees("I-JEPA: loss", "torch float64", loss, np.mean(errors), 1e-5)
@@ -389,7 +392,7 @@ def test_a_network_with_rotary_positions_learns_without_labels(cls):
     task = cls(model, **options, **(small if cls is Ijepa else heads if cls is Ibot else {}))
     spec, examples = (VIEWS, VIEWED) if cls is Ibot else (IMAGE, IMAGES)
     params = begun(task, spec)
-    batch = task.prepare(examples, KEY, {})
-    loss, grads = jax.value_and_grad(lambda p: jax.jit(task.loss)(p, task.init_state(params), batch, KEY)[0])(params)
+    batch = jax.jit(task.prepare)(examples, KEY, {})
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: task.loss(p, task.init_state(params), batch, KEY)[0]))(params)
     assert np.isfinite(loss)
     assert trees.global_norm(grads) > 0

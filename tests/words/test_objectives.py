@@ -69,8 +69,8 @@ def test_equal_captions_are_no_negatives_of_clip():
     made, given = task("clip.Clip"), batch(6)
     given["text"] = given["text"].at[4].set(given["text"][1])
     state = state_of(made)
-    encoded = made.encode(state.params, given, jax.random.key(0))
-    found, aux = made.loss_of(state.params, encoded, given)
+    encoded = jax.jit(made.encode)(state.params, given, jax.random.key(0))
+    found, aux = jax.jit(made.loss_of)(state.params, encoded, given)
     logits = np.asarray(aux.metrics["scale"] * encoded["image"] @ encoded["text"].T, np.float64)
     kept = np.ones((6, 6), bool)
     kept[1, 4] = kept[4, 1] = False
@@ -138,7 +138,7 @@ def test_caching_draws_the_same_dropout_and_drop_path_in_both_passes(agrees):
 
 def test_caching_keeps_no_activations_of_the_whole_batch():
     """The memory of the compiled gradient is far below the whole batch's, whose blocks keep theirs."""
-    made = task("siglip.Siglip", model={"depth": 6, "mlp_dim": 128})
+    made = task("siglip.Siglip", model={"depth": 4, "mlp_dim": 128})
     state, key = state_of(made), jax.random.key(0)
 
     def memory(method):
@@ -218,7 +218,7 @@ def test_padding_after_the_first_one_does_not_count():
     made, params, text, patches = decoder()
     text = jnp.array([[5, 4, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]], jnp.int32)
     auto = jnp.zeros(2, bool)
-    found = caption_losses(made, params, text, patches, auto, 0, jax.random.key(0))
+    found = jax.jit(lambda *given: caption_losses(made, *given, auto, 0, jax.random.key(0)))(params, text, patches)
     logits = jax.jit(made.apply)({"params": params}, text, patches, auto)
     theirs = torch.nn.functional.cross_entropy(
         torch.tensor(np.asarray(logits)).swapaxes(1, 2), torch.tensor(np.asarray(text)).long(), reduction="none"
@@ -246,7 +246,7 @@ def test_clip_trains_from_a_config_with_caching(place, tmp_path):
 
 def test_a_run_begins_from_both_towers_of_another(place, tmp_path):
     config = toy.config(place)
-    config.steps = 2
+    config.steps, config.evals, config.data.eval_preprocess = 2, {}, "resize(16)"
     fit(config, tmp_path / "first")
     config.init, config.optim.lr = {"ref": str(tmp_path / "first")}, 0.0
     fit(config, tmp_path / "second")
