@@ -10,8 +10,10 @@ from vit_jax.__main__ import main as vit
 from vit_jax.train.fit import fit
 
 
-def runs(kind, folder):
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory):
     """Workdirs of one network after other steps."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     if kind == "towers":
         toy.write_pairs(folder)
         toy.write_tokenizer(folder)
@@ -22,9 +24,9 @@ def runs(kind, folder):
     return [folder / f"run{seed}" for seed in (0, 1)]
 
 
-@pytest.mark.parametrize("kind", ["classifier", "towers"])
-def test_the_weights_are_the_mean_of_both(kind, tmp_path):
-    a, b = runs(kind, tmp_path)
+@pytest.mark.parametrize("runs", ["classifier", "towers"], indirect=True)
+def test_the_weights_are_the_mean_of_both(runs, tmp_path):
+    a, b = runs
     out = tmp_path / "mean"
     assert vit(["convert", f"--model={a}", f"--average={b}", "--share=0.25", f"--out={out}", "--to=workdir"]) == 0
     first, second, found = (trees.flatten(inference.load(place).weights) for place in (a, b, out))
@@ -37,8 +39,9 @@ def test_the_weights_are_the_mean_of_both(kind, tmp_path):
     assert "accuracy" not in card
 
 
-def test_another_network_is_refused(tmp_path, capsys):
-    (a, _), other = runs("classifier", tmp_path), tiny_config()
+@pytest.mark.parametrize("runs", ["classifier"], indirect=True)
+def test_another_network_is_refused(runs, tmp_path, capsys):
+    (a, _), other = runs, tiny_config()
     other.model.width, other.steps = 8, 4
     fit(other, tmp_path / "narrow")
     flags = ["convert", f"--model={a}", f"--average={tmp_path / 'narrow'}", f"--out={tmp_path / 'x'}", "--to=timm"]

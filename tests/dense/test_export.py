@@ -15,12 +15,12 @@ from vit_jax.data.source import Boxes, BoxLabels, Image, PixelNumbers, Segments
 from vit_jax.export.export import export
 
 SIZE = (16, 24)
-VIT = {"type": "vit.ViT", "width": 8, "depth": 2, "mlp_dim": 8, "num_heads": 2, "patch_size": 8}
+VIT = {"type": "vit.ViT", "width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2, "patch_size": 8}
 SWIN = {
     "type": "swin.Swin",
     "width": 8,
-    "depths": (1, 1, 1, 1),
-    "num_heads": (1, 1, 2, 2),
+    "depths": (1, 1),
+    "num_heads": (1, 2),
     "window": 2,
     "patch_size": 2,
 }
@@ -35,7 +35,7 @@ KINDS = {
     ),
     "upernet": (
         SWIN,
-        {"type": "segment.Segment", "head": {"type": "UperNet", "width": 8}, "layers": (0, 1, 2, 3)},
+        {"type": "segment.Segment", "head": {"type": "UperNet", "width": 8}, "layers": (0, 1)},
         SEGMENTS,
         "pixel_outputs",
     ),

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import checkpoint, pictures, rows, tiny_config
+from tests.conftest import checkpoint, crossed, pictures, rows, tiny_config
 from vit_jax.checkpoint import disk, saver
 from vit_jax.runs.sweeps.progress import RunProgress
 from vit_jax.train.fit import fit
@@ -33,14 +33,16 @@ def at_step(monkeypatch, workdir, target, name, step, action):
     monkeypatch.setattr(target, name, method)
 
 
-@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize(("target", "name"), [(Recorder, "add"), (saver.Saver, "save")])
-def test_a_failing_disk_is_one_message_and_the_run_resumes(code, target, name, tmp_path, monkeypatch, capsys):
+METHODS = {"metrics": (Recorder, "add"), "checkpoint": (saver.Saver, "save")}
+
+
+@pytest.mark.parametrize(("code", "method"), crossed([errno.EDQUOT, errno.EROFS], [*METHODS]))
+def test_a_failing_disk_is_one_message_and_the_run_resumes(code, method, tmp_path, monkeypatch, capsys):
     def fail():
         raise OSError(code, os.strerror(code), str(tmp_path / "run" / "file"))
 
     with monkeypatch.context() as patch:
-        at_step(patch, tmp_path / "run", target, name, 8, fail)
+        at_step(patch, tmp_path / "run", *METHODS[method], 8, fail)
         with pytest.raises(
             UserError, match=rf"run cannot be written: {os.strerror(code)}; step 4 is saved there. To go on"
         ):
