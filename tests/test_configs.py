@@ -60,7 +60,8 @@ def test_small_configs_take_any_length(name, key, text, data):
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
-    parts = build(load(name, data).to_dict(), tmp_path / "run").parts
+    two_blocks = () if name == "finetune" else [("model.depth", "2")]  # of the width and all else of the config
+    parts = build(load(name, data, *two_blocks).to_dict(), tmp_path / "run").parts
     state, constants = parts.shapes, {"task": parts.task.constants, "data": {}}
     after, metrics = jax.eval_shape(parts.make_step(), constants, state, dict(parts.batch))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(

@@ -94,7 +94,12 @@ def learned(recipe, model, steps=400):
 
 @pytest.mark.parametrize(
     "recipe",
-    ["deit3", "deit3:data=i21k", "deit3:data=i21k,init=mu/16", "scaling_vit:variant=B/16", "cifar10:folder:/images"],
+    [
+        "deit3",
+        "scaling_vit:variant=B/16",
+        "cifar10:folder:/images",
+        *(pytest.param(f"deit3:data=i21k{more}", marks=pytest.mark.torture) for more in ("", ",init=mu/16")),
+    ],
 )
 def test_the_optimisers_of_recipes_learn_from_their_first_weights(recipe):
     assert learned(recipe, model_of(recipe, patch_size=8, stride=None)) > 0.9
