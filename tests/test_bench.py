@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,20 +14,7 @@ from vit_jax.perf.turns import in_turns, ratio
 from vit_jax.types import UserError
 
 SHORT = ["--steps=2", "--rounds=2", "--json"]
-SLEEPER = "tests.test_bench:sleeper"
-
-
-def sleeper(*, batch_size, **request):
-    """A peer that sleeps."""
-    return lambda steps: time.sleep(1e-3 * steps)
-
-
-def failing(**request):
-    raise ValueError("no luck today")
-
-
-def exits(**request):
-    sys.exit("gone")
+SLEEPER = "tests.bench_peers:sleeper"
 
 
 def bench(capsys, what, *flags):
@@ -132,8 +118,8 @@ def test_peer_that_is_not_installed_is_told(capsys):
 
 
 def test_peer_that_fails_is_told(capsys):
-    assert "no luck today" in refused(capsys, "step", *TINY_FLAGS, "--peer=tests.test_bench:failing")
-    assert "gone" in refused(capsys, "step", *TINY_FLAGS, "--peer=tests.test_bench:exits")
+    assert "no luck today" in refused(capsys, "step", *TINY_FLAGS, "--peer=tests.bench_peers:failing")
+    assert "gone" in refused(capsys, "step", *TINY_FLAGS, "--peer=tests.bench_peers:exits")
 
 
 def test_peer_that_is_silent_is_given_up():
