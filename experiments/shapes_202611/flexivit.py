@@ -13,5 +13,5 @@ def get_sweep(arg: str = "") -> Sweep:
         raise ValueError("found no argument, expected folder:PATH")
     runs = [{"model": SMALL | {"type": "vit.ViT", "patch_size": 4}, "model.patch_size": patch} for patch in PATCHES]
     runs += [{"model": SMALL | FLEXIBLE, "model.patch_size": 4}]
-    common = {"epochs": None, "steps": 1200, "checkpoint.every": 400}
+    common = {"epochs": None, "steps": 600, "checkpoint.every": 300}
     return Sweep(config=f"configs/flexivit.py:data={arg}", runs=[run | common for run in runs], metric="test/accuracy")

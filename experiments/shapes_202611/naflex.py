@@ -21,6 +21,6 @@ def get_sweep(arg: str = "") -> Sweep:
     run = {
         "model.width": 128, "model.depth": 4, "model.mlp_dim": 256, "model.num_heads": 4, "model.patch_size": 4,
         "model.posemb_grid": (8, 8), "data.preprocess": f"flip|fit(4, {TRAINED})|patchify(4, 64)",
-        "data.eval_preprocess": "resize(32)", "evals": evals, "epochs": None, "steps": 1500, "checkpoint.every": 500,
+        "data.eval_preprocess": "resize(32)", "evals": evals, "epochs": None, "steps": 800, "checkpoint.every": 400,
     }  # fmt: skip
     return Sweep(config=f"configs/naflex.py:data={arg}", runs=[run], metric="test_64/accuracy")
