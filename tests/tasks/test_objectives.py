@@ -51,6 +51,11 @@ def runs(tmp_path_factory):
     return run
 
 
+def group(name):
+    """One worker makes the runs that learn from each other."""
+    return pytest.mark.xdist_group("objective-mae" if name in ("vqkd", "beit") else f"objective-{name}")
+
+
 def on(*sample):
     """Parametrise a test with the objectives; those that are not of the sample are under torture."""
     return pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def on(*sample):
             pytest.param(
                 name,
                 marks=[
-                    pytest.mark.xdist_group(f"objective-{name}"),
+                    group(name),
                     *([] if name in sample else [pytest.mark.torture]),
                 ],
             )
