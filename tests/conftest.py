@@ -95,7 +95,6 @@ TINY_FLAGS = [
     "--config.batch_size=16",
     "--config.optim.schedule.warmup_steps=2",
     "--config.log.every=1",
-    "--config.log.tensorboard=False",  # it imports torch
 ]
 
 
