@@ -130,6 +130,7 @@ def timm_version() -> str:
 
 
 def import_timm() -> Any:
+    """Return the module timm, also where the installed torchvision does not fit torch."""
     try:
         import timm
     except RuntimeError:
