@@ -17,6 +17,7 @@ from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
 TICK_SECONDS = 5.0  # between progress messages while a step is compiled
+MOST_SECONDS = 60.0
 EXAMPLES = """
 vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
 vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit
@@ -89,12 +90,14 @@ def compile_plan(plans: Any, config: dict[str, Any], spec: Any, devices: Sequenc
 
 @contextlib.contextmanager
 def ticking() -> Iterator[None]:
-    """Print the elapsed seconds every few seconds."""
+    """Print the elapsed seconds, every few seconds at first and every minute later."""
     begin, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
-        while not done.wait(TICK_SECONDS):
+        pause = TICK_SECONDS
+        while not done.wait(pause):
             print(f"{time.monotonic() - begin:.0f} s ...", end=" ", file=sys.stderr, flush=True)
+            pause = min(1.5 * pause, MOST_SECONDS)
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()

@@ -47,7 +47,9 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, step: int):
-        with hidden("torch"):  # tensorboardX imports it where it is installed, which takes seconds; scalars need none of it
+        with hidden(
+            "torch"
+        ):  # tensorboardX imports it where it is installed, which takes seconds; scalars need none of it
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
             from tensorboardX.summary import scalar
