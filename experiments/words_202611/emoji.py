@@ -134,7 +134,7 @@ def draw(out: Path, workdir: Path, file: Path, columns: int = 8) -> None:
         [json.loads(line) for line in (out / f"{part}.jsonl").read_text().splitlines()] for part in ("test", "unseen")
     )
     new, names, loaded = {row["text"] for row in unseen}, [row["text"] for row in rows], inference.load(workdir)
-    shown = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: 2 * columns]]
+    shown = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))[: 2 * columns]]
     images = loaded([str(out / row["image"]) for row in shown])["image_embedding"]
     nearest = np.argsort(-images @ loaded.embed_texts(names).T, axis=1)[:, :3]
     figure = Figure(figsize=(1.7 * columns, 4.9), layout="constrained")
