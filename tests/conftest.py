@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -113,7 +113,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def crossed(*axes: Sequence) -> list:
-    """Every combination of the values of some axes; the suite runs as few as have each value, the others are under torture."""
+    """Return all combinations of the values of some axes; the suite runs enough to cover each value, torture the others."""
     sample = {tuple(i % len(axis) for axis in axes) for i in range(max(map(len, axes)))}
     return [
         pytest.param(
@@ -122,6 +122,21 @@ def crossed(*axes: Sequence) -> list:
         )
         for places in itertools.product(*(range(len(axis)) for axis in axes))
     ]
+
+
+def on(names: Iterable[str], sample: Sequence[str], group: Callable[[str], str]) -> pytest.MarkDecorator:
+    """Parametrize a test with runs of the fixture `run`; those outside the sample run under torture.
+
+    group: the name of the group of tests that one worker runs.
+    """
+    params = [
+        pytest.param(
+            name,
+            marks=[pytest.mark.xdist_group(group(name)), *([] if name in sample else [pytest.mark.torture])],
+        )
+        for name in names
+    ]
+    return pytest.mark.parametrize("run", params, indirect=True)
 
 
 WITHOUT_REPORT = (sys.executable, "-m", "tests.train_undrawn")
@@ -138,12 +153,12 @@ def start(
 
 
 def run(workdir: Path, *flags: str, devices: int = 1) -> str:
-    """Run it to its end without the pictures of its report, and give what it printed."""
+    """Train the tiny digits run to its end without drawing its report, and return its output."""
     return forked(["train", *TINY_FLAGS, f"--workdir={workdir}", *flags], devices)
 
 
 def forked(argv: list[str], devices: int = 1) -> str:
-    """Run a command to its end without the pictures of a report, and give what it printed; see tests/forked.py."""
+    """Run a command to its end without drawing reports, and return its output; see tests/forked.py."""
     process = Forked(argv, environment(devices))
     output = process.wait()
     assert process.returncode == 0, output

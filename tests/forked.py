@@ -24,7 +24,7 @@ class Forked:
         self.pid = _ask({"argv": [str(word) for word in argv], "environment": environment, "output": file.name})
 
     def wait(self) -> str:
-        """Return what it printed, both to stdout and to stderr, once it has ended with the exit code `returncode`."""
+        """Wait for its end and return its stdout and stderr together; `returncode` is then its exit code."""
         self.returncode = _ask({"wait": self.pid})
         output = self._output.read_text()
         self._output.unlink()

@@ -25,10 +25,7 @@ from vit_jax.types import UserError
 
 pytest.importorskip("s3fs")
 SCHEMES = ("s3", "gs")
-FLAGS = (
-    *("--config.steps=20", "--config.checkpoint.every=5", "--config.evals.test.every=10"),
-    "--config.log.tensorboard=True",
-)
+FLAGS = ("--config.steps=20", "--config.checkpoint.every=5", "--config.evals.test.every=10")
 
 
 @pytest.fixture(scope="module")

@@ -115,8 +115,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--workers", action="store_true", help="our batches from processes instead of threads")
-    parser.add_argument("--fast_crops", action="store_true", help="our files are those of vit prepare --fast_crops")
-    parser.add_argument("--min_side", type=int, default=0, help="our files are those of vit prepare --min_side")
+    parser.add_argument(
+        "--fast_crops", action="store_true", help="first rewrite our files like vit prepare --fast_crops"
+    )
+    parser.add_argument("--min_side", type=int, default=0, help="first rewrite our files like vit prepare --min_side")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()

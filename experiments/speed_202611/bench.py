@@ -9,6 +9,7 @@ machine: the spread over the rounds says how quiet it was.
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -37,7 +38,7 @@ Path(sys.argv[1]).mkdir()
 (Path(sys.argv[1]) / "config.json").write_text(json.dumps(about | {"num_classes": 1000}))
 save_file(model.state_dict(), Path(sys.argv[1]) / "model.safetensors")
 """
-# What a user of timm writes to get the same: the five likeliest classes of a photograph, and the loss of a first step.
+# What a user of timm writes to get the same: the five most likely classes of a photograph, and the loss of a first step.
 TIMM_PREDICTS = """
 import sys, torch
 from vit_jax.perf.timm_peer import import_timm
@@ -63,7 +64,7 @@ print(loss.item())
 
 
 def run(tree: Path, *command: str, cache: str = "") -> str:
-    """Return what a command of one checkout prints."""
+    """Run a command in a checkout and return its output."""
     environment = os.environ | {"PYTHONPATH": str(tree)} | ({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -76,6 +77,11 @@ def seconds(tree: Path, *command: str, cache: str = "") -> float:
     begin = time.perf_counter()
     run(tree, *command, cache=cache)
     return time.perf_counter() - begin
+
+
+def beside(tree: Path, *command: str) -> float:
+    """Return the seconds of timm's process, which runs beside this checkout only."""
+    return seconds(ROOT, *command) if tree == ROOT else math.nan
 
 
 def step(tree: Path, *flags: str) -> tuple[float, float]:
@@ -104,7 +110,7 @@ def measurements(folder: Path) -> dict[str, Callable[[Path], tuple[float, float]
 
     def importing(tree: Path) -> tuple[float, float]:
         timm = "from vit_jax.perf.timm_peer import import_timm; import_timm()"
-        return seconds(tree, python, "-m", "vit_jax", "--help"), seconds(ROOT, python, "-c", timm)
+        return seconds(tree, python, "-m", "vit_jax", "--help"), beside(tree, python, "-c", timm)
 
     def predicting(tree: Path) -> tuple[float, float]:
         if not Path(model).exists():
@@ -112,7 +118,7 @@ def measurements(folder: Path) -> dict[str, Callable[[Path], tuple[float, float]
         ours = seconds(
             tree, python, "-m", "vit_jax", "predict", f"--model={model}", photo, cache=f"{folder}/{tree.name}"
         )
-        return ours, seconds(ROOT, python, "-c", TIMM_PREDICTS, photo, model)
+        return ours, beside(tree, python, "-c", TIMM_PREDICTS, photo, model)
 
     return {
         "train step S/16, batch 8, float32": lambda tree: step(tree, "--batch_size=8"),
@@ -122,10 +128,10 @@ def measurements(folder: Path) -> dict[str, Callable[[Path], tuple[float, float]
         "`vit --help`, beside `import timm`": importing,
         "`vit predict` of a photograph, compiled before": predicting,
         "digits run to its first step, compiled before": lambda tree: (
-            first_step(tree, f"{folder}/{tree.name}"), seconds(ROOT, python, "-c", TIMM_STEPS)
+            first_step(tree, f"{folder}/{tree.name}"), beside(tree, python, "-c", TIMM_STEPS)
         ),
         "digits run to its first step, cold": lambda tree: (
-            first_step(tree, ""), seconds(ROOT, python, "-c", TIMM_STEPS)
+            first_step(tree, ""), beside(tree, python, "-c", TIMM_STEPS)
         ),
     }  # fmt: skip
 

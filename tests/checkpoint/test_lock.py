@@ -141,6 +141,6 @@ def test_the_second_run_of_a_workdir_is_refused_and_the_first_unharmed(tmp_path)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("flag", ["data.threads=2", "log.tensorboard=True", "data.prefetch=1", "checkpoint.keep=3"])
+@pytest.mark.parametrize("flag", ["data.threads=2", "log.tensorboard=False", "data.prefetch=1", "checkpoint.keep=3"])
 def test_four_pairs(tmp_path, flag):
     pair(tmp_path / "run", f"--config.{flag}")

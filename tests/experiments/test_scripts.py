@@ -22,7 +22,7 @@ def test_what_a_script_imports_from_the_package_exists(script):
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
-def test_a_row_of_the_benchmarks_compares_with_a_peer_and_a_commit():
+def test_a_row_of_the_benchmarks_compares_with_a_peer():
     command = [sys.executable, ROOT / "experiments" / "speed_202611" / "bench.py", "--only=vit --help", "--rounds=1"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses, rows
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses, on, rows
 from vit_jax import inference, main
 
 # The objectives, and whether they can be accumulated.
@@ -51,27 +51,9 @@ def runs(tmp_path_factory):
     return run
 
 
-def group(name):
-    """One worker makes the runs that learn from each other."""
-    return pytest.mark.xdist_group("objective-mae" if name in ("vqkd", "beit") else f"objective-{name}")
-
-
-def on(*sample):
-    """Parametrise a test with the objectives; those that are not of the sample are under torture."""
-    return pytest.mark.parametrize(
-        "run",
-        [
-            pytest.param(
-                name,
-                marks=[
-                    group(name),
-                    *([] if name in sample else [pytest.mark.torture]),
-                ],
-            )
-            for name in OBJECTIVES
-        ],
-        indirect=True,
-    )
+def objectives(*sample):
+    """See conftest.on; one worker makes the runs that learn from each other."""
+    return on(OBJECTIVES, sample, lambda name: f"objective-{'mae' if name in ('vqkd', 'beit') else name}")
 
 
 @pytest.fixture
@@ -80,7 +62,7 @@ def run(request, runs):
     return request.param, *runs(request.param)
 
 
-@on(*OBJECTIVES)
+@objectives(*OBJECTIVES)
 def test_its_features_are_measured_during_training(run):
     _, workdir, _ = run
     last = rows(workdir)[-1]
@@ -89,7 +71,7 @@ def test_its_features_are_measured_during_training(run):
     assert 1 <= last["collapse/rank"] <= 16
 
 
-@on("mae", "lejepa", "dinov2", "vqkd")
+@objectives("mae", "lejepa", "dinov2", "vqkd")
 def test_it_resumes_with_the_same_bytes(run, tmp_path):
     name, workdir, flags = run
     shutil.copytree(workdir, tmp_path / "run")
@@ -99,7 +81,7 @@ def test_it_resumes_with_the_same_bytes(run, tmp_path):
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 
 
-@on("mae", "dinov2")
+@objectives("mae", "dinov2")
 @pytest.mark.parametrize(
     "flags",
     [
@@ -115,7 +97,7 @@ def test_eight_devices_have_the_losses_of_one(run, flags, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
 
 
-@on("mae", "ijepa", "lejepa", "ibot", "dinov2", "vqkd")
+@objectives("mae", "ijepa", "lejepa", "ibot", "dinov2", "vqkd")
 def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_path, capsys):
     name, workdir, teacher = run
     flag = "--config.grad={'type': 'accumulate.Accumulate', 'microbatches': 2}"
@@ -128,7 +110,7 @@ def test_accumulation_has_the_losses_of_the_whole_batch_or_is_refused(run, tmp_p
         assert "decomposable" in capsys.readouterr().err
 
 
-@on()
+@objectives()
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     name, workdir, teacher = run
     argv = [*WITHOUT_REPORT, *tiny(name, tmp_path / "run", *teacher)]

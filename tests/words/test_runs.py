@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses
+from tests.conftest import ROOT, WITHOUT_REPORT, checkpoint, environment, forked, kill_at, losses, on
 from tests.words import toy
 from vit_jax import main
 
@@ -34,14 +34,9 @@ def get_config():
 """
 
 
-def on(*sample):
-    """Parametrise a test with the tasks; those that are not of the sample are under torture."""
-    group = pytest.mark.xdist_group
-    names = [
-        pytest.param(name, marks=[group(f"words-{name}"), *([] if name in sample else [pytest.mark.torture])])
-        for name in TASKS
-    ]
-    return pytest.mark.parametrize("run", names, indirect=True)
+def tasks(*sample):
+    """See conftest.on."""
+    return on(TASKS, sample, lambda name: f"words-{name}")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +49,7 @@ def run(request, place, tmp_path_factory):
     return flag, folder / "run"
 
 
-@on(*TASKS)
+@tasks(*TASKS)
 def test_it_resumes_with_the_same_bytes(run, tmp_path):
     flag, workdir = run
     shutil.copytree(workdir, tmp_path / "run")
@@ -64,14 +59,14 @@ def test_it_resumes_with_the_same_bytes(run, tmp_path):
     assert checkpoint(tmp_path / "run") == checkpoint(workdir)
 
 
-@on("siglip")
+@tasks("siglip")
 def test_eight_devices_have_the_losses_of_one(run, tmp_path):
     flag, workdir = run
     forked(["train", flag, f"--workdir={tmp_path / 'run'}", "--config.mesh={'data': 2, 'fsdp': 4}"], devices=8)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
 
 
-@on()
+@tasks()
 def test_a_killed_run_ends_as_one_that_was_not(run, tmp_path):
     flag, workdir = run
     argv = [*WITHOUT_REPORT, flag, f"--workdir={tmp_path / 'run'}"]

@@ -16,8 +16,7 @@ from vit_jax.config.factory import near
 from vit_jax.printable import line
 from vit_jax.types import Units, UserError
 
-TICK_SECONDS = 5.0  # between progress messages while a step is compiled
-MOST_SECONDS = 60.0
+TICK_SECONDS, MOST_SECONDS = 5.0, 60.0  # between progress messages while a step is compiled: at first, and at most
 EXAMPLES = """
 vit plan --config=configs/vit_s16_i1k.py --num_classes=1000
 vit plan --config=configs/scaling_vit.py --topology=v5e:4x8,v5p:4x4x4 --mesh=fsdp=-1 --fit

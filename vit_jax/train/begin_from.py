@@ -143,6 +143,7 @@ def at_patch_size(loaded: Loaded, size: int) -> Loaded:
         )
     params = dict(loaded.arrays)
     params["embed/kernel"] = resize_patch_embed(params["embed/kernel"], (size, size))
+    # Positions are interpolated as the network does it, which differs from the methods of `merge`.
     grid, had = (height // size, width // size), network.posemb_grid
     if "posemb/table" in params and had is not None and grid != had:
         prefix, patches = np.split(params["posemb/table"], [params["posemb/table"].shape[1] - had[0] * had[1]], axis=1)

@@ -47,9 +47,8 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, step: int):
-        with hidden(
-            "torch"
-        ):  # tensorboardX imports it where it is installed, which takes seconds; scalars need none of it
+        # tensorboardX imports torch where it is installed, which takes seconds and which scalars do not need.
+        with hidden("torch"):
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
             from tensorboardX.summary import scalar
