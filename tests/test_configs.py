@@ -22,6 +22,7 @@ ARGUMENTS = {
     "labelfree": "ibot,data=folder:{data}",
     "finetune": "model=mu/8,data=folder:{data},size=32",
     "small_data": "data=folder:{data},aug=strong",
+    "cifar10_fast": "data=folder:{data}",
     "mae_cifar_mini": "data=folder:{data}",
     "dino_cifar_mini": "data=folder:{data}",
     "ibot_cifar_mini": "data=folder:{data}",
@@ -53,16 +54,16 @@ def test_small_configs_take_any_length(name, key, text, data):
     config = load(name, data, (key, text)).to_dict()
     source = factory.build(config["data"]["source"], "data.source")
     config = schema.check(settings.fill_by_size(config, len(source)))
-    steps = factory.steps_of(config, 1000)
+    steps = factory.steps_of(config, 10_000)
     factory.build(config["optim"]["schedule"], "optim.schedule", steps=steps)
-    assert steps == (int(text) if key == "steps" else round(float(text) * 1000 / config["batch_size"]))
+    assert steps == (int(text) if key == "steps" else round(float(text) * 10_000 / config["batch_size"]))
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
     two_blocks = () if name == "finetune" else [("model.depth", "2")]  # of the width and all else of the config
     parts = build(load(name, data, *two_blocks).to_dict(), tmp_path / "run").parts
-    state, constants = parts.shapes, {"task": parts.task.constants, "data": {}}
+    state, constants = parts.shapes, parts.constants
     after, metrics = jax.eval_shape(parts.make_step(), constants, state, dict(parts.batch))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

@@ -36,7 +36,7 @@ from vit_jax.tasks.segment import Segment  # noqa: E402
 from vit_jax.train.fit import fit  # noqa: E402
 
 SIZE, SEEDS = scenes.SIZE, (0, 1, 2)
-SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "mae": 3000, "head": 600, "full": 1000, "detect": 250},
+SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "mae": 3000, "head": 600, "full": 1000, "detect": 700},
          True: {"scenes": {"train": 40, "test": 12}, "mae": 4, "head": 20, "full": 4, "detect": 4}}  # fmt: skip
 # DINOv2's normalisation, which the file does not state.
 PROCESSOR = {
@@ -231,7 +231,10 @@ def detect_config(data: Path, reference: str, shuffled: bool) -> Any:
     }
     train = source | {"split": "train"} | ({"annotations": "annotations/shuffled.json"} if shuffled else {})
     config.data.source, config.data.preprocess = train, "flip|pad_boxes(6)"
-    config.optim.lr, config.batch_size = 1e-4, 16
+    # What starts from random weights has few steps to learn in, and the backbone has little to learn.
+    config.optim.lr, config.optim.multipliers = 1e-3, (("^backbone/", {"lr": 0.1}),)
+    config.optim.schedule.warmup_steps = 0.1
+    config.batch_size, config.checkpoint.every = 8, 100
     test = {"source": source | {"split": "test"}, "preprocess": "pad_boxes(6)", "batch_size": 25}
     config.evals.test = {"type": "coco_map.CocoMap", **test}
     return config
