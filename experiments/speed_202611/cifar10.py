@@ -23,9 +23,17 @@ ACCURACIES = (0.90, 0.94, 0.95)
 
 def train(workdir: Path, argument: str, minutes: float, overrides: list[str]) -> float:
     """Run until the end or the limit; return the seconds of the process that its log does not count."""
-    command = [sys.executable, "-m", "vit_jax.main", f"--config={CONFIG}:{argument}", f"--workdir={workdir}", *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "vit_jax.main",
+        f"--config={CONFIG}:{argument}",
+        f"--workdir={workdir}",
+        *overrides,
+    ]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     begin, before = time.perf_counter(), logged_seconds(workdir)
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)})
     try:
         process.wait(60 * minutes)
     except subprocess.TimeoutExpired:

@@ -26,8 +26,19 @@ def test_it_is_the_formula_in_torch(size):
 
 
 def test_a_vit_reads_its_feature_map_in_patches_of_one():
-    fields = {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2, "patch_size": 1, "num_classes": 3, "dtype": "bfloat16"}
-    model = build({"type": "vit.ViT", "stem": {"type": "conv_stem.ConvStem", "widths": [4, 6], "strides": [2, 2]}, **fields}, "model")
+    fields = {
+        "width": 8,
+        "depth": 1,
+        "mlp_dim": 8,
+        "num_heads": 2,
+        "patch_size": 1,
+        "num_classes": 3,
+        "dtype": "bfloat16",
+    }
+    model = build(
+        {"type": "vit.ViT", "stem": {"type": "conv_stem.ConvStem", "widths": [4, 6], "strides": [2, 2]}, **fields},
+        "model",
+    )
     images = jnp.zeros((2, 16, 8, 3))
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert model.grid((16, 8)) == (4, 2)
