@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.source import Encoded, Example
+from vit_jax.data.sources.coco import Coco
+
 SIZE = 126  # pixels: 9 x 9 patches of 14
 VERSION = "16.0.0"
 SETS = ("google", "twitter")  # Apache-2.0 and CC-BY 4.0
@@ -114,3 +117,30 @@ def scene(rng: np.random.Generator, photos: list[Path], pictures: list[list[Path
         if len(rows) > 20:  # of those that later ones nearly cover there is no box
             boxes.append((label, [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]))
     return image, labels, depth, boxes
+
+
+class Map(Encoded):
+    """A feature map as an image of many channels."""
+
+    def __init__(self, pixels: np.ndarray):
+        self._pixels = pixels
+
+    def decode(self) -> np.ndarray:
+        """See Encoded."""
+        return self._pixels
+
+
+class FrozenScenes(Coco):
+    """Scenes whose images are the feature maps of a frozen backbone.
+
+    maps: a file of numpy with uint8 [n, h, w, c], in the order of the names of the image files.
+    """
+
+    def __init__(self, path: str, split: str, annotations: str, maps: str):
+        super().__init__(path, split, annotations, "images/{split}")
+        self._maps = np.load(maps.replace("{split}", split), mmap_mode="r", allow_pickle=False)
+        self._rows = {name: row for row, name in enumerate(sorted(map(self.name, range(len(self)))))}
+
+    def __getitem__(self, index: int) -> Example:
+        example, pixels = super().__getitem__(index), np.array(self._maps[self._rows[self.name(index)]])
+        return example | {"image": Map(pixels), "boxes": example["boxes"] * np.float32(len(pixels) / SIZE)}
