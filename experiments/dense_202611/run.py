@@ -19,6 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import scenes  # noqa: E402
 
 from configs import common  # noqa: E402
+from vit_jax import inference  # noqa: E402
 from vit_jax.data.source import Image, PixelNumbers, Segments  # noqa: E402
 from vit_jax.data.sources.segments import NumbersFolder, SegmentFolder  # noqa: E402
 from vit_jax.evals.miou import class_ious  # noqa: E402
@@ -250,7 +254,33 @@ def boxes(data: Path, reference: str, out: Path, name: str, steps: int, shuffled
     """Average precision after a run of detect_config."""
     config = detect_config(data, write_maps(data, reference, out), shuffled)
     config.steps = steps
-    return fit(config, out / name)
+    found = fit(config, out / name)
+    if found:  # not stopped before its end
+        draw_boxes(data, out / name, config.data.source.maps, out / f"{name}.png")
+    return found
+
+
+def draw_boxes(data: Path, workdir: Path, maps: str, file: Path, columns: int = 6) -> None:
+    """Draw test scenes with the boxes found, their classes and probabilities, and dashed the true ones."""
+    source = scenes.FrozenScenes(str(data), "test", "annotations/{split}.json", maps)
+    loaded = inference.load(workdir)
+    chosen = [int(i) for i in np.random.default_rng(1).permutation(len(source))[: 2 * columns]]
+    batch = {"image": np.stack([source[i]["image"].decode() for i in chosen])}
+    _, found = loaded.predictor(loaded.weights, batch, ["boxes", "box_scores", "box_labels"])
+    figure = Figure(figsize=(2.2 * columns, 4.6), layout="constrained")
+    for row, (axis, index) in enumerate(zip(figure.subplots(2, columns).flat, chosen, strict=True)):
+        axis.imshow(PIL.Image.open(source.name(index)))
+        axis.set(xticks=[], yticks=[])
+        for left, top, width, height in source.annotations[index].boxes:
+            axis.add_patch(Rectangle((left, top), width, height, fill=False, color="white", linestyle="--"))
+        for box, score, label in zip(*(found[key][row] for key in ("boxes", "box_scores", "box_labels")), strict=True):
+            if score < 0.5:
+                continue
+            left, top, right, bottom = SIZE * np.asarray(box)
+            axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="yellow"))
+            axis.text(left, top, f"{scenes.CLASSES[label]} {score:.0%}", fontsize=6, backgroundcolor="yellow")
+    figure.savefig(file, dpi=100)
+    print(f"picture: {file}")
 
 
 def shuffle_boxes(data: Path) -> None:
