@@ -59,7 +59,14 @@ def test_small_configs_take_any_length(name, key, text, data):
     assert steps == (int(text) if key == "steps" else round(float(text) * 10_000 / config["batch_size"]))
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+# The others have the same parts.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("digits", "finetune", "cifar10_fast", "dino") else pytest.mark.torture)
+        for name in ARGUMENTS
+    ],
+)
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
     two_blocks = () if name == "finetune" else [("model.depth", "2")]  # of the width and all else of the config
     parts = build(load(name, data, *two_blocks).to_dict(), tmp_path / "run").parts

@@ -48,7 +48,9 @@ def digits(folder, tmp_path_factory):
     return train("digits", folder, tmp_path_factory.mktemp("digits") / "run")
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "small_data", "scratch"])
+@pytest.mark.parametrize(
+    "name", ["digits", "cifar10", pytest.param("small_data", marks=pytest.mark.torture), "scratch"]
+)
 def test_the_default_networks_are_timms_and_npz(name, folder, digits, tmp_path, capsys):
     workdir = digits if name == "digits" else train(name, folder, tmp_path / "run")
     for to in ("timm", "npz"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.conftest import crossed
 from tests.peers import timm, torch, transformers
 from vit_jax import inference, trees
 from vit_jax.cli import convert
@@ -96,8 +97,7 @@ def test_logits_are_those_of_transformers_whether_windows_tile_or_not(version, s
     agrees(f"Swin v{version}: logits", "transformers", found, expected, 1e-5)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("to", ["timm", "hf"])
+@pytest.mark.parametrize(("version", "to"), crossed([1, 2], ["timm", "hf"]))
 def test_a_converted_swin_gives_the_same_logits_there(version, to, tmp_path, capsys):
     model, config = of_timm(version, (64, 64))
     (tmp_path / "theirs").mkdir()

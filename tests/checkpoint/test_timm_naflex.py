@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoint.test_timm_read import unnamed
+from tests.conftest import crossed
 from tests.peers import timm, torch
 from vit_jax import trees
 from vit_jax.config import factory
@@ -29,8 +30,7 @@ def config_of(name, size):
     return {"architecture": name, "model_args": ARGS, "pretrained_cfg": {"input_size": [3, *size]}}
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [(64, 64), (96, 96), (48, 80)])
+@pytest.mark.parametrize(("name", "size"), crossed(NAMES, [(64, 64), (96, 96), (48, 80)]))
 def test_logits_are_those_of_timm(name, size, agrees):
     model = perturbed(name)
     arrays = {key: x.numpy() for key, x in model.state_dict().items()}

@@ -92,7 +92,9 @@ def flexible(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("patch", "to"), [(2, "workdir"), (8, "workdir"), (4, "timm"), (8, "hf")])
+@pytest.mark.parametrize(
+    ("patch", "to"), [pytest.param(2, "workdir", marks=pytest.mark.torture), (8, "workdir"), (4, "timm"), (8, "hf")]
+)
 def test_it_converts_to_a_vit_of_one_patch_size(flexible, patch, to, tmp_path, agrees):
     out = tmp_path / "out"
     assert vit(["convert", f"--model={flexible}", f"--out={out}", f"--to={to}", f"--patch_size={patch}"]) == 0
