@@ -1,5 +1,4 @@
 import contextlib
-import gc
 import importlib.metadata
 import itertools
 import json
@@ -46,13 +45,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-
-
-def pytest_collection_finish():
-    """Keep what was imported out of garbage collection, and collect less often: tracing makes many objects."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 1000)
 
 
 def tiny_config() -> ml_collections.ConfigDict:
