@@ -5,7 +5,7 @@
 
 `data` is folder:PATH, with train and test folders, or tfds:NAME; `epochs` 200 by default. Images stay on the device, which
 crops, flips and mixes them. Three small convolutions with overlap (arXiv:2106.14881) make 64 tokens of an image, as
-many as patches of 4 pixels; the rest is that of cifar10.py, with mixup or cutmix, label smoothing, stochastic
+many as patches of 4 pixels; everything else is as in cifar10.py, with mixup or cutmix, label smoothing, stochastic
 depth and averaged weights as in DeiT (arXiv:2012.12877), for many epochs. It aims at 95 % and was not run to its end.
 """
 

@@ -38,6 +38,7 @@ from vit_jax.layers.bilinear import bilinear  # noqa: E402
 from vit_jax.tasks.depth import Depth  # noqa: E402
 from vit_jax.tasks.segment import Segment  # noqa: E402
 from vit_jax.train.fit import fit  # noqa: E402
+from vit_jax.viz import dense  # noqa: E402
 
 SIZE, SEEDS = scenes.SIZE, (0, 1, 2)
 SIZES = {False: {"scenes": {"train": 2000, "test": 500}, "mae": 3000, "head": 600, "full": 1000, "detect": 6000},
@@ -269,16 +270,15 @@ def draw_boxes(data: Path, workdir: Path, maps: str, file: Path, columns: int = 
     _, found = loaded.predictor(loaded.weights, batch, ["boxes", "box_scores", "box_labels"])
     figure = Figure(figsize=(2.2 * columns, 4.6), layout="constrained")
     for row, (axis, index) in enumerate(zip(figure.subplots(2, columns).flat, chosen, strict=True)):
-        axis.imshow(PIL.Image.open(source.name(index)))
+        found_here, scores, labels = (found[key][row] for key in ("boxes", "box_scores", "box_labels"))
+        sure = np.flatnonzero(np.asarray(scores) >= 0.5).tolist()
+        captions = [f"{scenes.CLASSES[labels[i]]} {scores[i]:.0%}" for i in sure]
+        image = PIL.Image.open(source.name(index)).convert("RGB").resize((2 * SIZE, 2 * SIZE))
+        corners = 2.0 * SIZE * np.asarray(found_here)[sure]
+        axis.imshow(dense.draw_boxes(np.asarray(image), corners, [int(labels[i]) for i in sure], captions))
         axis.set(xticks=[], yticks=[])
-        for left, top, width, height in source.annotations[index].boxes:
+        for left, top, width, height in 2 * source.annotations[index].boxes:
             axis.add_patch(Rectangle((left, top), width, height, fill=False, color="white", linestyle="--"))
-        for box, score, label in zip(*(found[key][row] for key in ("boxes", "box_scores", "box_labels")), strict=True):
-            if score < 0.5:
-                continue
-            left, top, right, bottom = SIZE * np.asarray(box)
-            axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="yellow"))
-            axis.text(left, top, f"{scenes.CLASSES[label]} {score:.0%}", fontsize=6, backgroundcolor="yellow")
     figure.savefig(file, dpi=100)
     print(f"picture: {file}")
 

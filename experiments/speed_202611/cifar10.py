@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from vit_jax.train.metrics import read_rows, seconds_of  # noqa: E402
+
 CONFIG = ROOT / "configs" / "cifar10_fast.py"
 ACCURACIES = (0.90, 0.94, 0.95)
 
@@ -44,20 +48,14 @@ def train(workdir: Path, argument: str, minutes: float, overrides: list[str]) ->
     return time.perf_counter() - begin - (logged_seconds(workdir) - before)
 
 
-def rows_of(workdir: Path) -> list[dict[str, Any]]:
-    """Return the rows of the run's log."""
-    log = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
 def logged_seconds(workdir: Path) -> float:
     """Return the seconds that the log of a run has counted."""
-    return max((row["seconds"] for row in rows_of(workdir)), default=0.0)
+    return seconds_of(read_rows(workdir / "metrics.jsonl")) or 0.0
 
 
 def summary(workdir: Path, uncounted: float) -> dict[str, Any]:
     """Return the figures of a run: its epochs, accuracy, speed, and the seconds to each accuracy."""
-    rows, about = rows_of(workdir), json.loads((workdir / "config.json").read_text())
+    rows, about = read_rows(workdir / "metrics.jsonl"), json.loads((workdir / "config.json").read_text())
     epochs_of_step = about["config"]["batch_size"] / about["data"]["num_examples"]
     measured = [row for row in rows if "test/accuracy" in row]
     if not measured:
