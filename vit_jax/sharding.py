@@ -73,7 +73,7 @@ def every_platform() -> Iterator[None]:
         _FOR_EVERY.reset(token)
 
 
-def on_cpu(cpu: Callable[..., Tree], other: Callable[..., Tree], *arrays: jax.Array) -> Tree:
+def on_cpu(cpu: Callable[..., Tree], other: Callable[..., Tree], *arrays: jax.Array | None) -> Tree:
     """Return cpu(*arrays) if the program is compiled for CPUs, other(*arrays) on other platforms.
 
     Under `every_platform` the program contains both, and one is chosen when it is compiled.

@@ -18,7 +18,7 @@ from vit_jax.data.photographs import crops
 from vit_jax.data.transforms.preprocess import parse
 from vit_jax.export import onnx, program, readme, resize, stablehlo
 from vit_jax.export.export import Check, distance, export, passed
-from vit_jax.layers import attend, product
+from vit_jax.layers import attend, ops
 from vit_jax.pretrained.pretrained import from_spec
 from vit_jax.types import UserError
 
@@ -124,10 +124,9 @@ def test_no_platform_is_chosen_while_a_program_is_traced_for_all(monkeypatch):
         assert attend.choose("auto", 17, whole=True) == "plain"
     x = jax.numpy.ones((2, 4), "bfloat16")
     y = jax.numpy.ones((4, 3), "bfloat16")
-    dims = (((1,), (0,)), ((), ()))
     with sharding.every_platform():
-        assert "platform_index" in str(jax.make_jaxpr(lambda x, y: product.dot_general(x, y, dims))(x, y))
-    assert "platform_index" not in str(jax.make_jaxpr(lambda x, y: product.dot_general(x, y, dims))(x, y))
+        assert "platform_index" in str(jax.make_jaxpr(lambda x, y: ops.linear(x, y))(x, y))
+    assert "platform_index" not in str(jax.make_jaxpr(lambda x, y: ops.linear(x, y))(x, y))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from vit_jax.layers import ops
 from vit_jax.layers.geometry import with_rank
-from vit_jax.sharding import BATCH_AXES, for_every_platform, on_cpu, platform
+from vit_jax.sharding import BATCH_AXES, for_every_platform, platform
 from vit_jax.types import Mask
 
 Form = Literal["auto", "plain", "pallas", "cudnn"]
@@ -49,33 +50,23 @@ def weights_of(
     Keys have the weight 0 if `mask` [b, n] is False.
     """
     queries, keys = queries.swapaxes(1, 2), keys.swapaxes(1, 2)
-    scores = jnp.einsum("bkqh,bknh->bkqn", queries / jnp.sqrt(queries.shape[-1]).astype(queries.dtype), keys)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    queries = queries / jnp.sqrt(queries.shape[-1]).astype(queries.dtype)
+    scores = ops.matmul(queries, keys, jnp.promote_types(queries.dtype, jnp.float32), transposed=True)
     if bias is not None:
         scores = scores + with_rank(bias, scores.ndim).astype(scores.dtype)
     if mask is not None:
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores).astype(queries.dtype)
+    return ops.softmax(scores, queries.dtype)
 
 
 def weighted_values(weights: Weights, values: Heads) -> Queries:
     """Return the weighted means of the values."""
-    return jnp.einsum("bkqn,bknh->bkqh", weights, values.swapaxes(1, 2)).swapaxes(1, 2)
+    return ops.matmul(weights, values.swapaxes(1, 2), values.dtype).swapaxes(1, 2)
 
 
 def plain(queries: Queries, keys: Heads, values: Heads) -> Queries:
     """Compute two products with the softmax between them."""
-    if queries.dtype.itemsize != 2:
-        return _plainly(queries, keys, values)
-    return on_cpu(_in_float32, _plainly, queries, keys, values)
-
-
-def _plainly(queries: Queries, keys: Heads, values: Heads) -> Queries:
     return weighted_values(weights_of(queries, keys), values)
-
-
-def _in_float32(queries: Queries, keys: Heads, values: Heads) -> Queries:  # products of 16 bits are slow on CPUs
-    return _plainly(*(x.astype(jnp.float32) for x in (queries, keys, values))).astype(queries.dtype)
 
 
 def cudnn(queries: Heads, keys: Heads, values: Heads) -> Heads:

@@ -9,9 +9,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from vit_jax.layers import attend
+from vit_jax.layers.dense import Dense
 from vit_jax.layers.geometry import Geometry, relative_bias
 from vit_jax.layers.initial import INITIAL, WeightInit
-from vit_jax.layers.product import dot_general
 from vit_jax.layers.rope import Rope, rotate
 from vit_jax.types import Mask, Tokens, UserError
 
@@ -62,12 +62,11 @@ class Attention(nn.Module):
             "kernel_init": INITIAL[self.weight_init].kernel,
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
-            "dot_general": dot_general,
         }
 
         def project(name: str, x: Array) -> Float[Array, "b n k h"]:
             has_bias = name != "key" if self.qkv_bias == "qv" else self.qkv_bias
-            return nn.DenseGeneral(head, use_bias=has_bias, **dense, name=name)(x)
+            return Dense(head, use_bias=has_bias, **dense, name=name)(x)
 
         q, k, v = project("query", queries), project("key", tokens), project("value", tokens)
         if self.qk_norm:
@@ -103,7 +102,7 @@ class Attention(nn.Module):
         if self.norm:
             norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
             mixed = norm(mixed.reshape(*mixed.shape[:2], width)).reshape(mixed.shape)
-        return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.out_bias, **dense, name="out")(mixed)
+        return Dense(width, inputs=2, use_bias=self.out_bias, **dense, name="out")(mixed)
 
     def _rotated(
         self, queries: Float[Array, "b q k h"], keys: Float[Array, "b n k h"], geometry: Geometry | None

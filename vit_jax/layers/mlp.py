@@ -10,8 +10,9 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 
+from vit_jax.layers import ops
+from vit_jax.layers.dense import Dense
 from vit_jax.layers.initial import INITIAL, WeightInit
-from vit_jax.layers.product import dot_general
 from vit_jax.types import Tokens
 
 Gelu = Literal["gelu_tanh", "gelu", "quick_gelu"]
@@ -51,16 +52,15 @@ class Mlp(nn.Module):
             "bias_init": INITIAL[self.weight_init].bias,
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
-            "dot_general": dot_general,
         }
-        hidden = checkpoint_name(nn.Dense(self.hidden, **dense, name="up")(x), "hidden")  # for Encoder.remat
+        hidden = checkpoint_name(Dense(self.hidden, **dense, name="up")(x), "hidden")  # for Encoder.remat
         if self.kind == "swiglu":
-            gate = checkpoint_name(nn.Dense(self.hidden, **dense, name="gate")(x), "hidden")
-            hidden = nn.silu(gate) * hidden
+            gate = checkpoint_name(Dense(self.hidden, **dense, name="gate")(x), "hidden")
+            hidden = ops.elementwise(nn.silu, gate) * hidden
         else:
-            hidden = GELUS[self.kind](hidden)
+            hidden = ops.elementwise(GELUS[self.kind], hidden)
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=deterministic)
         if self.norm:
             norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
             hidden = norm(hidden)
-        return nn.Dense(x.shape[-1], **dense, name="down")(hidden)
+        return Dense(x.shape[-1], **dense, name="down")(hidden)

@@ -8,7 +8,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vit_jax.layers.initial import INITIAL, WeightInit
-from vit_jax.layers.product import dot_general
+from vit_jax.layers.ops import linear
 from vit_jax.types import Images, UserError
 
 
@@ -78,7 +78,7 @@ class PatchEmbed(nn.Module):
         shape = (*self.patch_size, channels, self.width)
         kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
         pixels, kernel = nn.dtypes.promote_dtype(pixels, kernel, dtype=self.dtype)
-        out = dot_general(pixels, kernel.reshape(-1, self.width), (((2,), (0,)), ((), ())))
+        out = linear(pixels, kernel.reshape(-1, self.width))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
             out = out + bias.astype(out.dtype).reshape(1, 1, -1)
@@ -98,4 +98,4 @@ def product(
     rows, cols = blocks.shape[1] - m + 1, blocks.shape[2] - n + 1
     patches = jnp.concatenate([blocks[:, i : i + rows, j : j + cols] for i in range(m) for j in range(n)], axis=-1)
     matrix = rearrange(kernel, "(m sh) (n sw) c d -> (m n sh sw c) d", sh=sh, sw=sw)
-    return dot_general(patches, matrix, (((patches.ndim - 1,), (0,)), ((), ())))
+    return linear(patches, matrix)

@@ -4,17 +4,17 @@ import functools
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.layers import ops
+from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.initial import INITIAL
 from vit_jax.layers.mlp import Mlp
-from vit_jax.layers.product import dot_general
 from vit_jax.sharding import batch_sharded
 from vit_jax.types import Tokens
 
@@ -69,32 +69,32 @@ class WindowAttention(nn.Module):
         width = x.shape[-1]
         head = (self.num_heads, width // self.num_heads)
         options: dict[str, Any] = {
-            "kernel_init": KERNEL, "dtype": self.dtype, "param_dtype": self.param_dtype, "dot_general": dot_general,
+            "kernel_init": KERNEL, "dtype": self.dtype, "param_dtype": self.param_dtype,
         }  # fmt: skip
 
         def project(name: str) -> Float[Array, "b k n h"]:
             use_bias = self.qkv_bias and not (self.version == 2 and name == "key")
-            return nn.DenseGeneral(head, use_bias=use_bias, **options, name=name)(x).swapaxes(1, 2)
+            return Dense(head, use_bias=use_bias, **options, name=name)(x).swapaxes(1, 2)
 
         q, k, v = project("query"), project("key"), project("value")
         if self.version == 1:
-            scores = jnp.einsum("bkqh,bknh->bkqn", q / jnp.asarray(math.sqrt(head[1]), q.dtype), k).astype(jnp.float32)
+            scores = ops.matmul(q / jnp.asarray(math.sqrt(head[1]), q.dtype), k, jnp.float32, transposed=True)
         else:
             log10 = nn.initializers.constant(math.log(10.0))
             scale = self.param("logit_scale", log10, (self.num_heads, 1, 1), self.param_dtype)
             q, k = (_unit(a.astype(jnp.float32)) for a in (q, k))
             factor = jnp.exp(jnp.minimum(scale.astype(jnp.float32), math.log(100.0)))
-            scores = jnp.einsum("bkqh,bknh->bkqn", q, k) * factor.reshape(1, -1, 1, 1)
+            scores = ops.matmul(q, k, jnp.float32, transposed=True) * factor.reshape(1, -1, 1, 1)
         scores = scores + self._offset_bias(side)[None]
         if bias is not None:
             scores = rearrange(scores, "(b w) k q n -> b w k q n", w=len(bias)) + bias[None, :, None]
             scores = rearrange(scores, "b w k q n -> (b w) k q n")
-        weights = jax.nn.softmax(scores).astype(v.dtype)
+        weights = ops.softmax(scores, v.dtype)
         if self.is_mutable_collection("attention") and not self.is_initializing():
             self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
         weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
-        mixed = jnp.einsum("bkqn,bknh->bqkh", weights, v)
-        return nn.DenseGeneral(width, axis=(-2, -1), **options, name="out")(mixed)
+        mixed = ops.matmul(weights, v, v.dtype).swapaxes(1, 2)
+        return Dense(width, inputs=2, **options, name="out")(mixed)
 
     def _offset_bias(self, side: tuple[int, int]) -> Float[Array, "k n n"]:
         places = relative_places(self.window, side)
@@ -192,7 +192,7 @@ class Merge(nn.Module):
         width = 2 * x.shape[-1]
         x = rearrange(x, "b (i p) (j q) c -> b i j (q p c)", p=2, q=2)
         norm = nn.LayerNorm(self.norm_eps, **dtypes, name="norm")
-        reduce = nn.Dense(width, use_bias=False, kernel_init=KERNEL, dot_general=dot_general, **dtypes, name="reduce")
+        reduce = Dense(width, use_bias=False, kernel_init=KERNEL, **dtypes, name="reduce")
         return reduce(norm(x)) if self.version == 1 else norm(reduce(x))
 
 
