@@ -1,9 +1,9 @@
-"""Products, softmax and activations of the layers, with forms of their own for 16 bits on processors.
+"""Products, softmax and activations of the layers, with separate forms for 16-bit numbers on CPUs.
 
-XLA:CPU rounds 16-bit numbers after every elementwise operation, sums them one at a time, and widens the operands of most
-products to float32. What it does fast are products into float32 of matrices as they lie in memory; with AMX units they are
-4 to 9 times as fast as the others (jax 0.10.2 and 0.12.0). So those forms take such products forward and backward, compute
-the rest in float32, and round what they return. Other platforms and 32-bit numbers take the plain forms.
+XLA:CPU is fast at products of 16-bit matrices with float32 results that sum the last dimension of the first operand with
+the first of the second. It is 4 to 9 times slower at other layouts and at 16-bit results, even with AMX units (jax 0.10.2
+and 0.12.0), and it rounds after every elementwise operation. The CPU forms only use the fast products, forward and
+backward, compute the rest in float32 and round the results. Other platforms and 32-bit numbers use the plain forms.
 """
 
 import functools
@@ -25,9 +25,9 @@ BLOCK = 16  # rows and columns of an AMX tile, and of the blocks in which a matr
 
 
 def linear(x: Array, kernel: Array, bias: Array | None = None, inputs: int = 1) -> Array:
-    """Return the product of the last `inputs` dimensions of x with the first of the kernel, plus the bias, in x's dtype.
+    """Map x [..., *inputs] to [..., *outputs] by a kernel [*inputs, *outputs] and a bias [*outputs], in x's dtype.
 
-    x [..., *inputs], kernel [*inputs, *outputs], bias [*outputs] give [..., *outputs].
+    inputs: how many dimensions are summed.
     """
     rows, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
 
@@ -51,14 +51,15 @@ def matmul(x: Array, y: Array, dtype: DTypeLike, transposed: bool = False) -> Ar
         return jax.lax.dot_general(x, y, _dimensions(x.ndim, transposed)).astype(dtype)
 
     def fast(x: Array, y: Array) -> Array:
-        left, right = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))  # two batch dimensions are slow
+        # A second batch dimension would be slow.
+        left, right = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
         return _matmul(left, right, transposed).astype(dtype).reshape(*x.shape[:-1], -1)
 
     return _choose(x.dtype, fast, plain, x, y)
 
 
 def softmax(scores: Array, dtype: DTypeLike) -> Array:
-    """Return the softmax over the last dimension, computed in the dtype of the scores, in `dtype`."""
+    """Return the softmax over the last dimension, rounded to `dtype`; it is computed in the scores' dtype."""
 
     def plain(scores: Array) -> Array:
         return jax.nn.softmax(scores).astype(dtype)
@@ -67,7 +68,7 @@ def softmax(scores: Array, dtype: DTypeLike) -> Array:
 
 
 def elementwise(function: Callable[[Array], Array], x: Array) -> Array:
-    """Return function(x) of an activation function."""
+    """Return function(x), for an activation function that computes each element by itself."""
     return _choose(x.dtype, functools.partial(_elementwise, function), function, x)
 
 
@@ -99,7 +100,7 @@ def _product(x: Array, y: Array, transposed: bool = False) -> Float[Array, "..."
 def _transpose(x: Array) -> Array:
     """Return the transposes [..., n, m] of matrices [..., m, n], copied in blocks.
 
-    XLA would make a plain transpose a part of the product, which then is no longer a fast one.
+    XLA folds a plain transpose into the product, which then has a slow layout.
     """
     *batch, m, n = x.shape
     rows, columns, b = math.gcd(m, BLOCK), math.gcd(n, BLOCK), len(batch)
