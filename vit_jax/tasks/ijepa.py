@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import linen as nn
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.layers.block import Block
@@ -28,6 +29,7 @@ class FeaturePredictor(nn.Module):
     num_heads: int
     outputs: int
     grid: tuple[int, int]
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -40,10 +42,11 @@ class FeaturePredictor(nn.Module):
         """Predict features at the patches `targets_at`; valid: which of the n + t tokens count."""
         positions = jnp.asarray(sincos2d(*self.grid, self.width))
         init = nn.initializers.truncated_normal(0.02)
-        x = nn.Dense(self.width, kernel_init=init, name="embed")(context) + positions[context_at]
+        x = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="embed")(context) + positions[context_at]
         token = self.param("mask_token", init, (1, 1, self.width))
-        x = jnp.concatenate([x, token + positions[targets_at]], axis=1)
-        x = Encoder(partial(Block, 4 * self.width, self.num_heads), self.depth, name="encoder")(x, valid, train=True)
+        x = jnp.concatenate([x, token + positions[targets_at]], axis=1).astype(self.dtype)
+        block = partial(Block, 4 * self.width, self.num_heads, dtype=self.dtype)
+        x = Encoder(block, self.depth, dtype=self.dtype, name="encoder")(x, valid, train=True)
         return nn.Dense(self.outputs, kernel_init=init, name="features")(x[:, context_at.shape[1] :])
 
 
@@ -154,7 +157,7 @@ class Ijepa(Pretraining):
 
     def _predictor(self, grid: tuple[int, int]) -> FeaturePredictor:
         return FeaturePredictor(
-            self.predictor_width, self.predictor_depth, self.predictor_heads, self.model.width, grid
+            self.predictor_width, self.predictor_depth, self.predictor_heads, self.model.width, grid, self.dtype
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.layers.block import Block
@@ -31,19 +32,21 @@ class PixelDecoder(nn.Module):
     mlp: Gelu
     posemb: Sincos
     norm_eps: float
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, visible: Tokens, restore: Int[Array, "b patches"]) -> Float[Array, "b patches o"]:
         """Predict the pixels of every patch from the visible tokens; restore: each patch's place in the shuffled order."""
-        x = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), name="embed")(visible)
+        x = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="embed")(visible)
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
-        masked = jnp.tile(mask_token, (len(x), restore.shape[1] + self.prefix - x.shape[1], 1))
+        masked = jnp.tile(mask_token.astype(self.dtype), (len(x), restore.shape[1] + self.prefix - x.shape[1], 1))
         shuffled = jnp.concatenate([x[:, self.prefix :], masked], axis=1)
         positions = sincos2d(*self.grid, self.width, kind=self.posemb)
         patches = jnp.take_along_axis(shuffled, restore[:, :, None], axis=1) + positions[None]
-        x = jnp.concatenate([x[:, : self.prefix], patches], axis=1)
-        block = partial(Block, 4 * self.width, self.num_heads, mlp=self.mlp, norm_eps=self.norm_eps)
-        x = Encoder(block, self.depth, norm_eps=self.norm_eps, name="encoder")(x, train=True)
+        x = jnp.concatenate([x[:, : self.prefix], patches.astype(self.dtype)], axis=1)
+        options: dict[str, Any] = {"norm_eps": self.norm_eps, "dtype": self.dtype}
+        block = partial(Block, 4 * self.width, self.num_heads, mlp=self.mlp, **options)
+        x = Encoder(block, self.depth, **options, name="encoder")(x, train=True)
         dense = nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="pixels")
         return dense(x[:, self.prefix :])
 
@@ -134,4 +137,4 @@ class Mae(Pretraining):
         sizes = (self.decoder_width, self.decoder_depth, self.decoder_heads)
         mlp: Gelu = "gelu" if getattr(self.model, "mlp", None) == "gelu" else "gelu_tanh"
         epsilon = getattr(self.model, "norm_eps", 1e-6)
-        return PixelDecoder(*sizes, outputs, grid, self.model.num_prefix, mlp, self.decoder_posemb, epsilon)
+        return PixelDecoder(*sizes, outputs, grid, self.model.num_prefix, mlp, self.decoder_posemb, epsilon, self.dtype)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from vit_jax.tasks.headless import Headless
@@ -13,6 +14,11 @@ from vit_jax.types import Images, UserError
 
 class Pretraining(Headless):
     """An objective without labels."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of the network's activations, which decoders and predictors share."""
+        return getattr(self.model, "dtype", jnp.float32)
 
     def need_stages(self) -> None:
         """Raise UserError for a network whose tokens cannot be masked."""

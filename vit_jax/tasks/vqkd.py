@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from vit_jax.layers.block import Block
@@ -27,12 +28,14 @@ class Rebuild(nn.Module):
     depth: int
     num_heads: int
     outputs: int
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, codes: Float[Array, "b patches c"]) -> Float[Array, "b patches o"]:
         """Map codes [b, patches, code_width] to features [b, patches, outputs]."""
-        x = nn.Dense(self.width, name="embed")(codes)
-        x = Encoder(partial(Block, 4 * self.width, self.num_heads), self.depth, name="encoder")(x, train=True)
+        x = nn.Dense(self.width, dtype=self.dtype, name="embed")(codes)
+        block = partial(Block, 4 * self.width, self.num_heads, dtype=self.dtype)
+        x = Encoder(block, self.depth, dtype=self.dtype, name="encoder")(x, train=True)
         return nn.Dense(self.outputs, name="features")(jnp.tanh(nn.Dense(self.width, name="hidden")(x)))
 
 
@@ -144,7 +147,7 @@ class VqKd(Pretraining):
 
     @property
     def _decoder(self) -> Rebuild:
-        return Rebuild(self.decoder_width, self.decoder_depth, self.decoder_heads, self.teacher_width)
+        return Rebuild(self.decoder_width, self.decoder_depth, self.decoder_heads, self.teacher_width, self.dtype)
 
 
 def nearest(tokens: Float[Array, "b patches d"], codebook: Float[Array, "k d"]) -> Codes:
