@@ -33,7 +33,7 @@ def drawn(shape, dtype):
 
 
 def assert_same(ours, exact, dtype, *given):
-    """Compares results and gradients in `dtype` with those of `exact` in float32, relative to the largest."""
+    """Compare results and gradients in `dtype` with those of `exact` in float32, relative to the largest absolute value."""
     found, back = jax.vjp(lambda *given: jax.jit(ours)(*given), *given)
     wanted, exactly_back = jax.vjp(exact, *(x.astype("float32") for x in given))
     gradient = drawn(found.shape, found.dtype)

@@ -34,7 +34,7 @@ class Dense(nn.Module):
 
         kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self._bias, outputs, self.param_dtype) if self.use_bias else None
-        return ops.linear(x.astype(self.dtype), kernel.astype(self.dtype), bias, self.inputs)
+        return ops.linear(x.astype(self.dtype), kernel, bias, self.inputs)
 
     def _bias(self, rng: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
         return self.bias_init(rng, (math.prod(shape),), dtype).reshape(shape)

@@ -79,9 +79,10 @@ def _choose(dtype: DTypeLike, fast: Callable[..., Array], plain: Callable[..., A
 @functools.cache
 def _has_units() -> bool:
     try:
-        return any(name in Path("/proc/cpuinfo").read_text() for name in BFLOAT16_UNITS)
+        flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+    return any(name in flags for name in BFLOAT16_UNITS)
 
 
 def _dimensions(ndim: int, transposed: bool) -> Any:

@@ -78,11 +78,8 @@ class PatchEmbed(nn.Module):
         shape = (*self.patch_size, channels, self.width)
         kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
         pixels, kernel = nn.dtypes.promote_dtype(pixels, kernel, dtype=self.dtype)
-        out = linear(pixels, kernel.reshape(-1, self.width))
-        if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
-            out = out + bias.astype(out.dtype).reshape(1, 1, -1)
-        return out
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype) if self.bias else None
+        return linear(pixels, kernel.reshape(-1, self.width), bias)
 
 
 def product(

@@ -68,9 +68,7 @@ class WindowAttention(nn.Module):
         """Map tokens [b * windows, n, d] of windows of `side`; bias: for each window of an image, if shifted."""
         width = x.shape[-1]
         head = (self.num_heads, width // self.num_heads)
-        options: dict[str, Any] = {
-            "kernel_init": KERNEL, "dtype": self.dtype, "param_dtype": self.param_dtype,
-        }  # fmt: skip
+        options: dict[str, Any] = {"kernel_init": KERNEL, "dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def project(name: str) -> Float[Array, "b k n h"]:
             use_bias = self.qkv_bias and not (self.version == 2 and name == "key")
