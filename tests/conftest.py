@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -33,6 +34,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+import tests.typecheck  # noqa: F401  # pyproject.toml names it as the checker of what is imported below
 from tests.forked import Forked
 from vit_jax import main
 from vit_jax.checkpoint import saver
@@ -236,6 +238,13 @@ def pytest_collection_modifyitems(items):
             params = getattr(item, "callspec", None)
             chosen = [str(params.params[name]) for name in shared if params and name in params.params]
             item.add_marker(pytest.mark.xdist_group("-".join([item.module.__name__, *chosen])))
+
+
+def pytest_collection_finish():
+    """Let garbage collection pass over what was imported, which it would do dozens of times, for a quarter of a second each."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def pytest_terminal_summary(terminalreporter):

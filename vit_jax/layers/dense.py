@@ -27,14 +27,13 @@ class Dense(nn.Module):
         """Map [..., *inputs] to [..., *features]."""
         outputs = (self.features,) if isinstance(self.features, int) else self.features
         shape = (*x.shape[x.ndim - self.inputs :], *outputs)
-        flat = (math.prod(shape[: self.inputs]), math.prod(outputs))
-
-        def kernel_init(rng: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
-            return self.kernel_init(rng, flat, dtype).reshape(shape)
-
-        kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
+        kernel = self.param("kernel", self._kernel, shape, self.param_dtype)
         bias = self.param("bias", self._bias, outputs, self.param_dtype) if self.use_bias else None
         return ops.linear(x.astype(self.dtype), kernel, bias, self.inputs)
+
+    def _kernel(self, rng: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
+        flat = math.prod(shape[: self.inputs]), math.prod(shape[self.inputs :])
+        return self.kernel_init(rng, flat, dtype).reshape(shape)
 
     def _bias(self, rng: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
         return self.bias_init(rng, (math.prod(shape),), dtype).reshape(shape)

@@ -29,47 +29,52 @@ def linear(x: Array, kernel: Array, bias: Array | None = None, inputs: int = 1) 
 
     inputs: how many dimensions are summed.
     """
-    rows, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
-
-    def plain(x: Array, kernel: Array, bias: Array | None) -> Array:
-        summed = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
-        out = jax.lax.dot_general(x, kernel.astype(x.dtype), (summed, ((), ())))
-        return out if bias is None else out + bias.astype(out.dtype).reshape(*[1] * len(rows), *outputs)
-
-    def fast(x: Array, kernel: Array, bias: Array | None) -> Array:
-        matrix = kernel.astype(x.dtype).reshape(math.prod(kernel.shape[:inputs]), -1)
-        flat = None if bias is None else bias.reshape(-1)
-        return _linear(x.reshape(-1, len(matrix)), matrix, flat).reshape(*rows, *outputs)
-
+    fast, plain = (functools.partial(form, inputs=inputs) for form in (_fast_linear, _plain_linear))
     return _choose(x.dtype, fast, plain, x, kernel, bias)
 
 
 def matmul(x: Array, y: Array, dtype: DTypeLike, transposed: bool = False) -> Array:
     """Return the products in `dtype` of matrices x [..., m, k] and y [..., k, n], or [..., n, k] if `transposed`."""
-
-    def plain(x: Array, y: Array) -> Array:
-        return jax.lax.dot_general(x, y, _dimensions(x.ndim, transposed)).astype(dtype)
-
-    def fast(x: Array, y: Array) -> Array:
-        # A second batch dimension would be slow.
-        left, right = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
-        return _matmul(left, right, transposed).astype(dtype).reshape(*x.shape[:-1], -1)
-
+    fast, plain = (functools.partial(form, dtype=dtype, transposed=transposed) for form in (_fast_matmul, _plain_matmul))
     return _choose(x.dtype, fast, plain, x, y)
 
 
 def softmax(scores: Array, dtype: DTypeLike) -> Array:
     """Return the softmax over the last dimension, rounded to `dtype`; it is computed in the scores' dtype."""
-
-    def plain(scores: Array) -> Array:
-        return jax.nn.softmax(scores).astype(dtype)
-
-    return _choose(dtype, lambda scores: _softmax(scores, dtype), plain, scores)
+    fast, plain = (functools.partial(form, dtype=dtype) for form in (_softmax, _plain_softmax))
+    return _choose(dtype, fast, plain, scores)
 
 
 def elementwise(function: Callable[[Array], Array], x: Array) -> Array:
     """Return function(x), for an activation function that computes each element by itself."""
     return _choose(x.dtype, functools.partial(_elementwise, function), function, x)
+
+
+def _plain_linear(x: Array, kernel: Array, bias: Array | None, inputs: int) -> Array:
+    summed = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    out = jax.lax.dot_general(x, kernel.astype(x.dtype), (summed, ((), ())))
+    return out if bias is None else out + bias.astype(out.dtype).reshape(*[1] * (x.ndim - inputs), *bias.shape)
+
+
+def _fast_linear(x: Array, kernel: Array, bias: Array | None, inputs: int) -> Array:
+    matrix = kernel.astype(x.dtype).reshape(math.prod(kernel.shape[:inputs]), -1)
+    flat = None if bias is None else bias.reshape(-1)
+    out = _linear(x.reshape(-1, len(matrix)), matrix, flat)
+    return out.reshape(*x.shape[: x.ndim - inputs], *kernel.shape[inputs:])
+
+
+def _plain_matmul(x: Array, y: Array, dtype: DTypeLike, transposed: bool) -> Array:
+    return jax.lax.dot_general(x, y, _dimensions(x.ndim, transposed)).astype(dtype)
+
+
+def _fast_matmul(x: Array, y: Array, dtype: DTypeLike, transposed: bool) -> Array:
+    # A second batch dimension would be slow.
+    left, right = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
+    return _matmul(left, right, transposed).astype(dtype).reshape(*x.shape[:-1], -1)
+
+
+def _plain_softmax(scores: Array, dtype: DTypeLike) -> Array:
+    return jax.nn.softmax(scores).astype(dtype)
 
 
 def _choose(dtype: DTypeLike, fast: Callable[..., Array], plain: Callable[..., Array], *arrays: Any) -> Array:
