@@ -226,6 +226,7 @@ def agrees(record_property):
     return check
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
     """Keep the tests that share a fixture of their module on one worker, so that it is made once."""
     for item in items:

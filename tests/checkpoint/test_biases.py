@@ -1,11 +1,11 @@
 """Tables of relative position biases moved to other grids and windows."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.interpolate import make_interp_spline
 
+from tests.models.helpers import init
 from tests.peers import torch
 from vit_jax import trees
 from vit_jax.checkpoint.transfer import biases
@@ -70,7 +70,7 @@ SWIN = {"type": "swin.Swin", "num_classes": 3, "width": 8, "depths": (2, 2), "nu
 def test_a_model_begins_from_one_of_another_grid_or_window(old, new, pixels, name):
     def leaves(spec, pixels):
         network = build(dict(spec), "model")
-        params = network.init(jax.random.key(0), jnp.zeros((1, pixels, pixels, 3)))["params"]
+        params = init(network, jax.ShapeDtypeStruct((1, pixels, pixels, 3), "float32"))
         return network, {key: np.asarray(leaf) for key, leaf in trees.flatten(params).items()}
 
     (source, pretrained), (network, like) = leaves(old, 16), leaves(new, pixels)

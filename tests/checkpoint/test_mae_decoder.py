@@ -44,7 +44,7 @@ def their_loss(folder, scale):
 
 def our_loss(loaded):
     batch = {"image": jnp.asarray(IMAGES), "order": jnp.asarray(NOISE.argsort(axis=1))}
-    return float(loaded.task.loss(loaded.weights["params"], {}, batch, jax.random.key(0))[0])
+    return float(jax.jit(loaded.task.loss)(loaded.weights["params"], {}, batch, jax.random.key(0))[0])
 
 
 def test_the_loss_is_that_of_transformers_both_ways(folder, tmp_path, agrees):

@@ -197,7 +197,7 @@ def test_the_match_is_the_optimal_one(seed):
         for n in (9, 6)
     )
     logits, labels = rng.normal(size=(9, 4)).astype(np.float32), np.array([0, 2, 1, 1, -1, -1], np.int32)
-    found = np.asarray(task.match(*map(jnp.asarray, (logits, boxes, true, labels))))
+    found = np.asarray(jax.jit(task.match)(*map(jnp.asarray, (logits, boxes, true, labels))))
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     cost = 5 * np.abs(boxes[None] - true[:4, None]).sum(-1) - probs[:, labels[:4]].T
     giou = generalized_iou(
@@ -220,7 +220,7 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole():
     from vit_jax.data.source import Boxes, BoxLabels
 
     task = Detect(task.model, fields={"b": Boxes(), "c": BoxLabels(("x", "y", "z"))}, detection_tokens=6)
-    params = task.init(jax.random.key(0), {"image": jax.ShapeDtypeStruct((16, 16, 3), "uint8")})
+    params = jax.jit(lambda: task.init(jax.random.key(0), {"image": jax.ShapeDtypeStruct((16, 16, 3), "uint8")}))()
     prepared = task.prepare(batch, jax.random.key(1), {})
     loss = jax.jit(lambda batch: task.loss(params, {}, batch, jax.random.key(2))[0])
     halves = [loss({key: x[i : i + 2] for key, x in prepared.items()}) for i in (0, 2)]

@@ -33,8 +33,8 @@ def perturbed(variables):
 def test_the_mask_transformer_is_segmenters_formula(agrees):
     """Section 3.2: M = softmax-free products of normalised patches and classes after joint blocks, each written out in torch."""
     head, maps = MaskTransformer(num_classes=5, depth=1, num_heads=2), [jnp.asarray(normal(2, 3, 4, 8))]
-    params = perturbed(head.init(jax.random.key(0), maps)["params"])
-    found = head.apply({"params": params}, maps)
+    params = perturbed(jax.jit(head.init)(jax.random.key(0), maps)["params"])
+    found = jax.jit(head.apply)({"params": params}, maps)
     p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params)
 
     def dense(x, name, part=p):
@@ -61,7 +61,7 @@ def test_the_mask_transformer_is_segmenters_formula(agrees):
 
 def test_the_linear_head_is_batch_norm_and_a_linear_layer(agrees):
     head, maps = Linear(num_classes=3), [jnp.asarray(normal(2, 4, 4, 6)), jnp.asarray(normal(2, 2, 2, 5))]
-    variables = perturbed(head.init(jax.random.key(0), maps))
+    variables = perturbed(jax.jit(head.init)(jax.random.key(0), maps))
     variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
     x = torch.tensor(np.concatenate([maps[0], bilinear(maps[1], (4, 4))], axis=-1)).permute(0, 3, 1, 2)
     norm, stats = variables["params"]["norm"], variables["batch_stats"]["norm"]
@@ -72,7 +72,8 @@ def test_the_linear_head_is_batch_norm_and_a_linear_layer(agrees):
         running = mean.clone(), var.clone()
         y = F.batch_norm(x, *running, weight, bias, training=train, momentum=0.1, eps=1e-5)
         expected = torch.tensordot(y.permute(0, 2, 3, 1), torch.tensor(np.asarray(out["kernel"])), 1)
-        found, updated = head.apply(variables, maps, train=train, mutable=["batch_stats"])
+        forward = jax.jit(lambda v, train=train: head.apply(v, maps, train=train, mutable=["batch_stats"]))
+        found, updated = forward(variables)
         agrees("linear head", "torch", found, expected + torch.tensor(np.asarray(out["bias"])), 1e-5)
         agrees("linear head: running mean", "torch", updated["batch_stats"]["norm"]["mean"], running[0], 1e-5)
 
@@ -114,7 +115,7 @@ def test_dice_is_its_formula_in_numpy(agrees):
 def test_ignored_pixels_have_no_gradient():
     logits, labels = jnp.asarray(normal(1, 4, 4, 3)), jnp.full((1, 4, 4), 255, jnp.uint8).at[0, 0, 0].set(1)
     for loss in (lambda x: pixel_xent(x, labels).sum(), lambda x: dice(x, labels).sum()):
-        grads = np.asarray(jax.grad(loss)(logits))
+        grads = np.asarray(jax.jit(jax.grad(loss))(logits))
         assert grads[0, 0, 0].any()
         assert not grads[0, 1:].any()
 
@@ -127,19 +128,20 @@ def test_windows_cover_a_side_and_end_with_it(size, window, stride, expected):
 
 
 def weights_of(one):
-    params = perturbed(one.init(jax.random.key(0), SPEC))
+    params = perturbed(jax.jit(lambda: one.init(jax.random.key(0), SPEC))())
     return {"params": params, **one.init_state(params)}
 
 
 def test_windows_that_overlap_are_averaged():
     one = task(window=8, stride=5)
     weights, image = weights_of(one), RNG.integers(0, 256, (2, 15, 11, 3), np.uint8)
-    found = np.asarray(one.pixel_outputs(weights, {"image": jnp.asarray(image)}))
+    outputs = jax.jit(one.pixel_outputs)
+    found = np.asarray(outputs(weights, {"image": jnp.asarray(image)}))
     total, counts = np.zeros((2, 15, 11, 3)), np.zeros((1, 15, 11, 1))
     for y in (0, 5, 7):
         for x in (0, 3):
             window = {"image": jnp.asarray(image[:, y : y + 8, x : x + 8])}
-            total[:, y : y + 8, x : x + 8] += np.asarray(one.pixel_outputs(weights, window))
+            total[:, y : y + 8, x : x + 8] += np.asarray(outputs(weights, window))
             counts[:, y : y + 8, x : x + 8] += 1
     np.testing.assert_allclose(found, total / counts, atol=1e-5)
 
@@ -147,13 +149,13 @@ def test_windows_that_overlap_are_averaged():
 def test_several_scales_and_mirror_images_are_averaged_as_probabilities():
     one = task(scales=(1.0, 1.5), stride=4)
     weights, image = weights_of(one), jnp.asarray(RNG.integers(0, 256, (1, 8, 8, 3), np.uint8))
-    found = one.multi_scale(weights, {"image": image})
+    found = jax.jit(one.multi_scale)(weights, {"image": image})
     expected = 0.0
     for scale in (8, 12):
         for turn in (1, -1):
             resized = bilinear(one.normalize(image), (scale, scale))[:, :, ::turn]
-            out = one._in_windows(weights, resized)
-            expected = expected + jax.nn.softmax(bilinear(out, (8, 8))[:, :, ::turn]) / 4
+            out = jax.jit(lambda x: bilinear(one._in_windows(weights, x), (8, 8)))(resized)
+            expected = expected + jax.nn.softmax(out[:, :, ::turn]) / 4
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=-1), 1.0, atol=1e-5)
 

@@ -92,7 +92,7 @@ def test_the_step_uphill_is_that_of_the_whole_batch_where_devices_hold_parts(met
         params = jax.tree.map(jnp.asarray, PARAMS)
         return method(loss, params, part, jax.random.key(0), average, jnp.float32(1.0)).grads
 
-    grads = jax.tree.map(lambda x: x[0], jax.vmap(of_part, axis_name="batch")(parts))
+    grads = jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(of_part, axis_name="batch"))(parts))
     np.testing.assert_allclose(np.append(grads["kernel"], grads["bias"]), gradient(method)[1], rtol=1e-4, atol=1e-6)
 
 

@@ -19,19 +19,19 @@ from vit_jax.types import UserError
 def test_attention_equals_jax_dot_product_attention():
     q, kv = jax.random.normal(jax.random.key(0), (2, 3, 8)), jax.random.normal(jax.random.key(1), (2, 7, 8))
     layer = Attention(num_heads=2)
-    params = layer.init(jax.random.key(2), q, kv)["params"]
+    params = jax.jit(layer.init)(jax.random.key(2), q, kv)["params"]
     project = {
         n: jnp.einsum("bnd,dkh->bnkh", x, params[n]["kernel"]) for n, x in (("query", q), ("key", kv), ("value", kv))
     }
     mixed = jax.nn.dot_product_attention(project["query"], project["key"], project["value"])
     expected = jnp.einsum("bnkh,khd->bnd", mixed, params["out"]["kernel"])
-    np.testing.assert_allclose(layer.apply({"params": params}, q, kv), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, q, kv), expected, atol=1e-5)
 
 
 def test_key_bias_has_no_gradient():
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))
     layer = Attention(num_heads=2)
-    params = layer.init(jax.random.key(2), x, x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(2), x, x)["params"]
     grads = jax.grad(lambda p: (layer.apply({"params": p}, x, x) ** 2).sum())(params)
     assert jnp.abs(grads["key"]["bias"]).max() < 1e-5 < jnp.abs(grads["query"]["bias"]).max()
 
@@ -57,8 +57,10 @@ def test_drop_path_keeps_branches_as_they_are_without_scaling():
 def test_mlp_treats_every_token_alike():
     x = jax.random.normal(jax.random.key(0), (1, 4, 8))
     layer = Mlp(16)
-    params = layer.init(jax.random.key(1), x)
-    np.testing.assert_allclose(layer.apply(params, x)[:, ::-1], layer.apply(params, x[:, ::-1]), atol=1e-6)
+    params = jax.jit(layer.init)(jax.random.key(1), x)
+    np.testing.assert_allclose(
+        jax.jit(layer.apply)(params, x)[:, ::-1], jax.jit(layer.apply)(params, x[:, ::-1]), atol=1e-6
+    )
 
 
 def mlp(kind):
@@ -86,28 +88,28 @@ GELUS = {
 def test_mlp_has_the_gelu_asked_for(kind):
     layer, params, x = mlp(kind)
     expected = dense(GELUS[kind](dense(x, params["up"])), params["down"])
-    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, x), expected, atol=2e-4)
 
 
 def test_swiglu_is_by_hand():
     layer, params, x = mlp("swiglu")
     gate = dense(x, params["gate"])
     expected = dense(gate / (1 + np.exp(-gate)) * dense(x, params["up"]), params["down"])
-    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, x), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_scale_of_normalised_queries_and_keys_does_not_matter():
     x = 10.0 * jax.random.normal(jax.random.key(0), (2, 5, 8))
     layer = Attention(num_heads=2, qk_norm=True, qkv_bias=False)
-    params = layer.init(jax.random.key(1), x, x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(1), x, x)["params"]
     assert params["query_norm"]["scale"].shape == params["key_norm"]["bias"].shape == (4,)
     assert all(set(params[name]) == {"kernel"} for name in ("query", "key", "value"))
     scaled = params | {
         "query": {"kernel": 7 * params["query"]["kernel"]},
         "key": {"kernel": 5 * params["key"]["kernel"]},
     }
-    expected = layer.apply({"params": params}, x, x)
-    np.testing.assert_allclose(layer.apply({"params": scaled}, x, x), expected, atol=1e-4)
+    expected = jax.jit(layer.apply)({"params": params}, x, x)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": scaled}, x, x), expected, atol=1e-4)
     plain = {name: leaf for name, leaf in params.items() if not name.endswith("_norm")}
     assert jnp.abs(layer.clone(qk_norm=False).apply({"params": plain}, x, x) - expected).max() > 1e-2
 
@@ -115,7 +117,7 @@ def test_scale_of_normalised_queries_and_keys_does_not_matter():
 def test_normalised_queries_and_keys_are_those_of_each_head():
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
     layer = Attention(num_heads=2, qk_norm=True, norm_eps=0.1)
-    params = layer.init(jax.random.key(1), x, x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(1), x, x)["params"]
     scale, bias = np.array([1.0, 2.0, -1.0, 0.5], np.float32), np.array([0.1, 0.0, -0.2, 0.3], np.float32)
     params |= {"query_norm": {"scale": scale, "bias": bias}, "key_norm": {"scale": bias, "bias": scale}}
     _, sown = layer.apply({"params": params}, x, x, mutable=["attention"])
@@ -133,7 +135,7 @@ def test_normalised_queries_and_keys_are_those_of_each_head():
 def test_layer_scale_multiplies_what_each_branch_adds():
     x = jax.random.normal(jax.random.key(0), (2, 3, 8))
     layer = Block(16, 2, layer_scale=0.1)
-    params = layer.init(jax.random.key(1), x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
     rng = np.random.default_rng(0)
     params |= {name: {"scale": rng.standard_normal(8).astype(np.float32)} for name in ("layer_scale1", "layer_scale2")}
     scale1, scale2 = params["layer_scale1"]["scale"], params["layer_scale2"]["scale"]
@@ -145,7 +147,7 @@ def test_layer_scale_multiplies_what_each_branch_adds():
         "down": jax.tree.map(lambda leaf: leaf * np.broadcast_to(scale2, leaf.shape), params["mlp"]["down"])
     }
     expected = layer.clone(layer_scale=None).apply({"params": plain}, x)
-    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, x), expected, atol=1e-5)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():

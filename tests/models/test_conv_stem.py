@@ -13,8 +13,8 @@ from vit_jax.types import UserError
 def test_it_is_the_formula_in_torch(size):
     stem = ConvStem((4, 6, 8), (1, 2, 3))
     images = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    params = stem.init(jax.random.key(1), images)["params"]
-    found = stem.apply({"params": params}, images)
+    params = jax.jit(stem.init)(jax.random.key(1), images)["params"]
+    found = jax.jit(stem.apply)({"params": params}, images)
 
     functional, x = torch.nn.functional, torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
     for i, stride in enumerate(stem.strides):

@@ -8,6 +8,7 @@ import pytest
 
 from tests import peers
 from tests.conftest import losses
+from tests.models.helpers import apply
 from vit_jax import inference
 from vit_jax.models.vit import ViT
 from vit_jax.tasks.classify import Classify
@@ -56,9 +57,7 @@ def logits_of(task, weights):
 def test_both_kinds_equal_deits_loss(kind, agrees):
     """The loss of arXiv:2012.12877 as its authors compute it, from the logits of both heads."""
     task, params = parts(distilled=True, kind=kind, weight=0.3, temperature=3.0)
-    _, sown = task.model.apply(
-        {"params": params}, normalize(BATCH["image"], 0.5, 0.5), train=True, mutable=["intermediates"]
-    )
+    _, sown = apply(task.model, params, normalize(BATCH["image"], 0.5, 0.5), train=True, mutable=["intermediates"])
     student, token, teacher = (
         torch.tensor(np.array(x))
         for x in (
@@ -88,9 +87,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     teacher_task = Classify(ViT(**VIT))
     params = randomised(teacher_task, 1)
     task = Distill(ViT(**VIT), teacher=Teacher(teacher_task, {"params": params}, (8, 8, 3)), weight=1.0, mix=Mixup())
-    (loss, (metrics, _)), grads = jax.value_and_grad(
-        lambda p: task.loss(p, {}, task.prepare(BATCH, KEY, task.constants), KEY), has_aux=True
-    )(params)
+    loss_of = jax.jit(lambda p: task.loss(p, {}, task.prepare(BATCH, KEY, task.constants), KEY))
+    (loss, (metrics, _)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     assert abs(loss) < 1e-6
     assert metrics["agreement"] == 1
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-5

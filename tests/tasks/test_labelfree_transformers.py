@@ -110,7 +110,7 @@ def test_mae_has_the_loss_of_transformers(agrees, norm_pixels):
     with torch.no_grad():
         expected = model(PIXELS, noise=torch.tensor(noise)).loss
     batch = {"image": jnp.asarray(IMAGES), "order": jnp.asarray(noise.argsort(axis=1))}
-    loss, _ = task.loss(params, {}, batch, KEY)
+    loss, _ = jax.jit(task.loss)(params, {}, batch, KEY)
     agrees(f"MAE: loss, norm_pixels={norm_pixels}", f"{TRANSFORMERS}, float64", loss, expected.item(), 1e-5)
 
 
@@ -128,7 +128,7 @@ def test_simmim_has_the_loss_of_transformers(agrees):
     with torch.no_grad():
         expected = model(PIXELS, bool_masked_pos=torch.tensor(masked)).loss
     task = Simmim(vit(mask_token=True), mean=0.5, std=0.5, unit=1)
-    loss, _ = task.loss(params, {}, {"image": jnp.asarray(IMAGES), "masked": jnp.asarray(masked)}, KEY)
+    loss, _ = jax.jit(task.loss)(params, {}, {"image": jnp.asarray(IMAGES), "masked": jnp.asarray(masked)}, KEY)
     agrees("SimMIM: loss", f"{TRANSFORMERS}, float64", loss, expected.item(), 1e-5)
 
 
@@ -145,7 +145,7 @@ def test_beit_has_the_loss_of_transformers(agrees):
         expected = model(PIXELS, bool_masked_pos=torch.tensor(masked), labels=labels)
     task = Beit(vit(mask_token=True, layer_scale=0.1), codes=7, smallest_block=2, mean=0.5, std=0.5)
     batch = {"image": jnp.asarray(IMAGES), "masked": jnp.asarray(masked), "codes": jnp.asarray(codes)}
-    loss, (metrics, _) = task.loss(params, {}, batch, KEY)
+    loss, (metrics, _) = jax.jit(task.loss)(params, {}, batch, KEY)
     agrees("BEiT: loss", f"{TRANSFORMERS}, float64", loss, expected.loss.item(), 1e-5)
     hits = expected.logits.argmax(dim=2).numpy()[masked] == codes[masked]
     assert float(metrics["accuracy"]) == pytest.approx(hits.mean())

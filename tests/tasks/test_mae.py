@@ -23,7 +23,7 @@ def task(**options):
 
 @pytest.fixture(scope="module")
 def params():
-    return task().init(jax.random.key(0), SPEC)
+    return jax.jit(lambda: task().init(jax.random.key(0), SPEC))()
 
 
 def test_the_loss_is_the_error_of_the_masked_patches(params, agrees):

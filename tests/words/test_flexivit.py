@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_config
+from tests.models.helpers import apply
 from vit_jax import inference
 from vit_jax.__main__ import main as vit
 from vit_jax.checkpoint.transfer.patches import resize_patch_embed
@@ -22,7 +23,9 @@ def model(**fields):
     rng = np.random.default_rng(0)
     params = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     return made, {
-        "params": jax.tree.map(lambda x: x + 0.1 * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+        "params": jax.tree.map(
+            lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape).astype(np.float32)), jax.device_get(params)
+        )
     }
 
 
@@ -35,15 +38,15 @@ def test_at_each_size_it_is_a_vit_with_resized_parameters(patch, agrees):
     kernel = resize_patch_embed(np.asarray(weights["params"]["embed"]["kernel"]), (patch, patch))
     plain = ViT(**FIELDS | {"patch_size": patch}, posemb_grid=(4, 4))
     resized = weights["params"] | {"embed": weights["params"]["embed"] | {"kernel": jnp.asarray(kernel)}}
-    expected = plain.apply({"params": resized}, IMAGES)
-    found = made.clone(patch_size=patch).apply(weights, IMAGES)
+    expected = jax.jit(plain.apply)({"params": resized}, IMAGES)
+    found = jax.jit(made.clone(patch_size=patch).apply)(weights, IMAGES)
     agrees("FlexiViT", "a ViT with patches resized by big_vision's rule", found, expected, 1e-5)
 
 
 def test_a_training_step_has_one_of_the_sizes_and_all_occur():
     made, weights = model()
     step = jax.jit(lambda key: made.apply(weights, IMAGES, train=True, rngs={"patch": key}))
-    outputs = [np.asarray(made.clone(patch_size=size).apply(weights, IMAGES)) for size in made.patch_sizes]
+    outputs = [np.asarray(jax.jit(made.clone(patch_size=size).apply)(weights, IMAGES)) for size in made.patch_sizes]
     seen = set()
     for seed in range(20):
         found = np.asarray(step(jax.random.key(seed)))
@@ -60,7 +63,7 @@ def test_every_parameter_gets_the_gradient_of_the_drawn_size():
     def loss(params, key):
         return jnp.square(made.apply({"params": params}, IMAGES, train=True, rngs={"patch": key})).sum()
 
-    grads = jax.grad(loss)(weights["params"], jax.random.key(0))
+    grads = jax.jit(jax.grad(loss))(weights["params"], jax.random.key(0))
     assert all(np.abs(x).max() > 0 for name, x in jax.tree_util.tree_leaves_with_path(grads) if "key" not in str(name))
 
 
@@ -101,8 +104,8 @@ def test_it_converts_to_a_vit_of_one_patch_size(flexible, patch, to, tmp_path, a
     plain, loaded = inference.load(out), inference.load(flexible)
     assert (plain.spec["type"], plain.model.patch_size) == ("vit.ViT", patch)
     pixels = jnp.asarray(np.random.default_rng(2).normal(size=(2, *loaded.image_shape)), jnp.float32)
-    expected = loaded.model.clone(patch_size=patch).apply({"params": loaded.params}, pixels, method="features")
-    found = plain.model.apply({"params": plain.params}, pixels, method="features")
+    expected = apply(loaded.model.clone(patch_size=patch), loaded.params, pixels, method="features")
+    found = apply(plain.model, plain.params, pixels, method="features")
     agrees("FlexiViT as a ViT", "FlexiViT at that size", found["pooled"], expected["pooled"], 1e-5)
 
 

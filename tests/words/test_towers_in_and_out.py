@@ -112,7 +112,9 @@ def test_naflex_embeds_images_of_any_shape_as_transformers(agrees):
     arrays = {name: x.numpy() for name, x in made.state_dict().items()}
     loaded = _published(huggingface_towers.read(arrays, json.loads(made.config.to_json_string()), "peer"), {})
     variables = {"params": loaded.weights["params"]["backbone"]}
-    found = loaded.model.apply(variables, Patches(jnp.asarray(pixels), jnp.asarray(coords), jnp.asarray(valid)))
+    found = jax.jit(loaded.model.apply)(
+        variables, Patches(jnp.asarray(pixels), jnp.asarray(coords), jnp.asarray(valid))
+    )
     agrees("Siglip2Model: images of any shape", "transformers", found, expected, 1e-4)
 
 

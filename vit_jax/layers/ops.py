@@ -35,7 +35,9 @@ def linear(x: Array, kernel: Array, bias: Array | None = None, inputs: int = 1) 
 
 def matmul(x: Array, y: Array, dtype: DTypeLike, transposed: bool = False) -> Array:
     """Return the products in `dtype` of matrices x [..., m, k] and y [..., k, n], or [..., n, k] if `transposed`."""
-    fast, plain = (functools.partial(form, dtype=dtype, transposed=transposed) for form in (_fast_matmul, _plain_matmul))
+    fast, plain = (
+        functools.partial(form, dtype=dtype, transposed=transposed) for form in (_fast_matmul, _plain_matmul)
+    )
     return _choose(x.dtype, fast, plain, x, y)
 
 
