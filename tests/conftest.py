@@ -133,6 +133,11 @@ def crossed(*axes: Sequence) -> list:
     ]
 
 
+def sampled(values: Iterable, *sample) -> list:
+    """Return all values as parameters of a test; the suite runs those of the sample, torture the others."""
+    return [pytest.param(value, marks=() if value in sample else pytest.mark.torture) for value in values]
+
+
 def on(names: Iterable[str], sample: Sequence[str], group: Callable[[str], str]) -> pytest.MarkDecorator:
     """Parametrize a test with runs of the fixture `run`; those outside the sample run under torture.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, sampled
 from vit_jax.config import factory, schema
 from vit_jax.config import load as config_file
 from vit_jax.train import fit as training
@@ -59,14 +59,11 @@ def test_small_configs_take_any_length(name, key, text, data):
     assert steps == (int(text) if key == "steps" else round(float(text) * 10_000 / config["batch_size"]))
 
 
-# The others have the same parts.
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("digits", "finetune", "cifar10_fast", "dino") else pytest.mark.torture)
-        for name in ARGUMENTS
-    ],
-)
+# Trained at toy size; the others have parts that these and the runs of other tests have, and are traced.
+TRAINED = ("cifar10", "finetune", "small_data", "cifar10_fast", "dino", "lejepa_cifar_mini")
+
+
+@pytest.mark.parametrize("name", sampled(ARGUMENTS, *(name for name in ARGUMENTS if name not in TRAINED)))
 def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_path):
     two_blocks = () if name == "finetune" else [("model.depth", "2")]  # of the width and all else of the config
     parts = build(load(name, data, *two_blocks).to_dict(), tmp_path / "run").parts
@@ -78,7 +75,7 @@ def test_one_step_of_every_config_has_the_shapes_of_its_state(name, data, tmp_pa
     assert metrics["loss"].shape == ()
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", sampled(ARGUMENTS, *TRAINED))
 def test_every_config_trains_at_toy_size(name, data, tmp_path):
     toy = [("steps", "2"), ("epochs", "None"), ("batch_size", "8"), ("optim.schedule.warmup_steps", "1")]
     toy += [  # fine-tuning takes the size of its model

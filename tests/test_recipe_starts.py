@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.conftest import sampled
 from tests.test_configs import ARGUMENTS
 from tests.test_recipes import PATHS, RUNS, load, toy
 from vit_jax import trees
@@ -49,9 +50,7 @@ def first(model, side):
     return jax.jit(model.init)(jax.random.key(0), images)["params"]
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param(recipe, marks=pytest.mark.torture if i % 2 else ()) for i, recipe in enumerate(RECIPES)]
-)
+@pytest.mark.parametrize("recipe", sampled(RECIPES, *RECIPES[::3]))
 def test_what_begins_at_zero_is_not_scaled_by_its_norm(recipe):
     model = model_of(recipe)
     params = first(model, 32)
@@ -124,7 +123,7 @@ def spread(recipe):
     return {name: float(np.std(leaf)) for name, leaf in trees.flatten(first(model_of(recipe, width=192), 32)).items()}
 
 
-@pytest.mark.parametrize("recipe", ["deit", "deit:teacher=mu/16", "deit3"])
+@pytest.mark.parametrize("recipe", sampled(["deit", "deit:teacher=mu/16", "deit3"], "deit:teacher=mu/16", "deit3"))
 def test_deit_begins_as_its_repository(recipe):
     """trunc_normal(0.02) in every linear layer, token and position; torch's default in the convolution (models_v2.py)."""
     found = {name: std for name, std in spread(recipe).items() if std and "layer_scale" not in name}
@@ -145,7 +144,10 @@ def test_a_mixer_begins_as_in_big_vision():
         assert not (name.endswith("bias") and "head" not in name and np.any(leaf)), name
 
 
-@pytest.mark.parametrize("recipe", ["augreg", "sam", "scaling_vit:variant=B/16", "distill:teacher=mu/16"])
+@pytest.mark.parametrize(
+    "recipe",
+    sampled(["augreg", "sam", "scaling_vit:variant=B/16", "distill:teacher=mu/16"], "augreg", "distill:teacher=mu/16"),
+)
 def test_learned_positions_begin_as_in_big_vision(recipe):
     assert spread(recipe)["posemb/table"] == pytest.approx(192**-0.5, rel=0.15)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, sampled
 from tests.test_configs import ARGUMENTS
 from vit_jax import inference
 from vit_jax.config import factory as configs
@@ -188,7 +188,7 @@ def test_a_recipe_trains_at_toy_size(recipe, tmp_path, monkeypatch):
     assert np.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("recipe", [*RUNS, *PATHS])
+@pytest.mark.parametrize("recipe", sampled([*RUNS, *PATHS], *[*RUNS, *PATHS][::2]))
 def test_every_way_through_a_recipe_is_traced(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(inference.Loaded, "has_untrained_head", False)  # the teacher has random weights
     assert build(toy(recipe).to_dict(), tmp_path / "run").parts.steps == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, rows
+from tests.conftest import ROOT, rows, sampled
 from tests.hub_server import serving
 from tests.peers import timm, torch
 from vit_jax import inference
@@ -48,9 +48,7 @@ def digits(folder, tmp_path_factory):
     return train("digits", folder, tmp_path_factory.mktemp("digits") / "run")
 
 
-@pytest.mark.parametrize(
-    "name", ["digits", "cifar10", pytest.param("small_data", marks=pytest.mark.torture), "scratch"]
-)
+@pytest.mark.parametrize("name", sampled(["digits", "cifar10", "small_data", "scratch"], "digits", "scratch"))
 def test_the_default_networks_are_timms_and_npz(name, folder, digits, tmp_path, capsys):
     workdir = digits if name == "digits" else train(name, folder, tmp_path / "run")
     for to in ("timm", "npz"):

@@ -64,9 +64,9 @@ def loaded(kind) -> inference.Loaded:
 
 @pytest.mark.parametrize(
     ("kind", "to"),
-    [(kind, "onnx") for kind in KINDS]
-    + [
-        pytest.param(kind, "stablehlo", marks=() if kind in ("linear", "detect") else pytest.mark.torture)
+    [
+        pytest.param(kind, to, marks=() if kind in sample else pytest.mark.torture)
+        for to, sample in (("onnx", ("mask transformer", "upernet", "detect")), ("stablehlo", ("linear", "depth")))
         for kind in KINDS
     ],
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import crossed
+from tests.conftest import crossed, sampled
 from tests.models.helpers import apply, images, init
 from vit_jax import trees
 from vit_jax.grads.gradient import Plain
@@ -89,7 +89,7 @@ def layers_of(task):
     return backbone_names(task, params).layers(params)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", sampled(OPTIMISERS, "adafactor", "muon"))
 def test_a_scanned_model_takes_the_same_steps(name):
     rng = np.random.default_rng(0)
     batch = {"image": jnp.asarray(rng.integers(0, 256, (6, 8, 8, 3), np.uint8)), "label": jnp.arange(6) % 3}

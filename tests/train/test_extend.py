@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import checkpoint, rows
+from tests.conftest import checkpoint, rows, sampled
 from vit_jax.train.fit import fit
 from vit_jax.types import UserError
 
@@ -15,7 +15,7 @@ OPEN = [
 ]
 
 
-@pytest.mark.parametrize("schedule", OPEN[::2], ids=str)
+@pytest.mark.parametrize("schedule", sampled(OPEN, OPEN[-1]), ids=str)
 def test_an_extended_run_is_the_longer_run(schedule, tiny, tmp_path, capsys):
     tiny.optim.schedule = schedule
     tiny.steps = 6

@@ -7,7 +7,7 @@ import json
 import jax
 import pytest
 
-from tests.conftest import forked
+from tests.conftest import forked, sampled
 from vit_jax import __main__ as commands
 from vit_jax import chips
 from vit_jax.cli import plan as plan_command
@@ -52,7 +52,7 @@ def test_several_meshes_are_a_table(capsys):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, pytest.param({"scan": True}, marks=pytest.mark.torture), {"scan": True, "remat": "inner"}], ids=str
+    "fields", sampled([{}, {"scan": True}, {"scan": True, "remat": "inner"}], {"scan": True, "remat": "inner"}), ids=str
 )
 def test_fsdp_exchanges_the_parameters_and_not_the_activations(fields):
     model = {"type": "vit.ViT", "width": 256, "depth": 4, "mlp_dim": 256, "num_heads": 4, "patch_size": 2} | fields
