@@ -30,8 +30,9 @@ lint: parity
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# Three processes for two cores, since tests wait a tenth of their time.
 test: lint parity
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not torture"
+	$(PY) -m pytest -n 3 --dist loadgroup -m "not torture"
 
 # A part of the suite with the newest versions of all packages, in an environment of its own.
 newest:

@@ -32,6 +32,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import ml_collections
 import numpy as np
+import psutil
 import pytest
 
 import tests.typecheck  # noqa: F401  # pyproject.toml names it as the checker of what is imported below
@@ -79,6 +80,15 @@ def without_pictures():
 def ends_on_sigterm():
     """A command that ran in this process leaves SIGTERM ignored, which the processes of later tests would inherit."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frees_programs():
+    """JAX keeps every compiled program: within the suite they would come to 6 GB in each worker."""
+    yield
+    if psutil.Process().memory_info().rss > 3e9:
+        jax.clear_caches()
+        gc.collect()
 
 
 @contextlib.contextmanager
