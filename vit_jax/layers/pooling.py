@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.layers.attention import Attention
 from vit_jax.layers.mlp import Gelu, Mlp
+from vit_jax.sharding import batch_sharded
 from vit_jax.types import Mask, Tokens
 
 
@@ -36,7 +37,7 @@ class AttentionPool(nn.Module):
         b, _, width = tokens.shape
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width), self.param_dtype)
-        queries = jnp.tile(probe.astype(tokens.dtype), (b, 1, 1))
-        x = Attention(self.num_heads, **dtypes, name="attn")(queries, tokens, mask)
+        queries = batch_sharded(jnp.tile(probe.astype(tokens.dtype), (b, 1, 1)))
+        x = batch_sharded(Attention(self.num_heads, **dtypes, name="attn")(queries, tokens, mask))
         y = nn.LayerNorm(self.norm_eps, **dtypes, name="norm")(x)
-        return (x + Mlp(self.mlp_dim, kind=self.mlp, **dtypes, name="mlp")(y))[:, 0]
+        return batch_sharded(x + Mlp(self.mlp_dim, kind=self.mlp, **dtypes, name="mlp")(y))[:, 0]

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from vit_jax.layers.patches import Patches
+from vit_jax.sharding import batch_sharded
 from vit_jax.tasks.task import (
     Scale,
     Spec,
@@ -70,7 +71,7 @@ class Supervised(WithCollections):
 
     def _checked(self, out: Any) -> Array:
         if isinstance(out, Array) and out.ndim == 2 and (not self.class_names or out.shape[1] == self.num_outputs):
-            return out
+            return batch_sharded(out)
         found = f"an array of shape {out.shape}" if hasattr(out, "shape") else f"a {type(out).__name__}"
         raise UserError(
             f"The model {type(self.model).__name__} returns {found}; expected logits [b, {self.num_outputs}], one for each "
