@@ -35,7 +35,7 @@ import numpy as np
 import psutil
 import pytest
 
-import tests.typecheck  # noqa: F401  # pyproject.toml names it as the checker of what is imported below
+import tests.typecheck  # noqa: F401  # the type checker that pyproject.toml names, before anything it checks
 from tests.forked import Forked
 from vit_jax import main
 from vit_jax.checkpoint import saver
@@ -84,7 +84,7 @@ def ends_on_sigterm():
 
 @pytest.fixture(autouse=True, scope="module")
 def frees_programs():
-    """JAX keeps every compiled program: within the suite they would come to 6 GB in each worker."""
+    """Clear JAX's caches of compiled programs, which would grow to 6 GB in each worker."""
     yield
     if psutil.Process().memory_info().rss > 3e9:
         jax.clear_caches()
@@ -144,7 +144,7 @@ def crossed(*axes: Sequence) -> list:
 
 
 def sampled(values: Iterable, *sample) -> list:
-    """Return all values as parameters of a test; the suite runs those of the sample, torture the others."""
+    """Return a test parameter for each value; those outside the sample run only under torture."""
     return [pytest.param(value, marks=() if value in sample else pytest.mark.torture) for value in values]
 
 
@@ -257,7 +257,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Let garbage collection pass over what was imported, which it would do dozens of times, for a quarter of a second each."""
+    """Exclude what was imported from garbage collection: each full collection would take a quarter of a second."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, rows
+from tests.conftest import ROOT, rows, sampled
 from vit_jax import inference
 from vit_jax.evals.evaluator import evaluate
 from vit_jax.train.build import build_evaluator
@@ -41,7 +41,7 @@ def test_the_weights_beside_an_average_load_too(at_root):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.torture if name not in ("ema", "distill", "pmap") else ()) for name in NAMES],
+    sampled(NAMES, "ema", "distill", "pmap"),
 )
 def test_it_resumes_with_the_losses_that_it_had(name, at_root, tmp_path):
     workdir = tmp_path / name

@@ -44,7 +44,7 @@ def with_gradients(function, gradient, *given):
 
 
 def assert_same(ours, exact, dtype, *given):
-    """Compare results and gradients in `dtype` with those of `exact` in float32, relative to the largest absolute value."""
+    """Check results and gradients in `dtype` against `exact` in float32, with errors relative to the largest value."""
     gradient = drawn(jax.eval_shape(ours, *given).shape, dtype)
     found = with_gradients(ours, gradient, *given)
     wanted = with_gradients(exact, *(x.astype("float32") for x in (gradient, *given)))

@@ -26,7 +26,7 @@ def sown(model, params, x) -> dict:
 
 
 def count(model, size=224) -> int:
-    """The number of parameters for square images; blocks are alike, so models of 1 and 2 blocks tell those of any depth."""
+    """Count the parameters for square images, extrapolated from models of 1 and 2 blocks, since all blocks are alike."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
     one, two = (
         sum(

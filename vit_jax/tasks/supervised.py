@@ -62,16 +62,16 @@ class Supervised(WithCollections):
     ) -> tuple[Array, Any, Any]:
         """Return the outputs [b, classes] in training mode, the network's sown values, and its updated collections."""
         out, sown, updated = apply(self.model, {"params": params, **state}, normalize(images, self.mean, self.std), rng)
-        return self._checked(out), sown, updated
+        return batch_sharded(self._checked(out)), sown, updated
 
     def outputs(self, weights: Weights, images: Pixels | Patches) -> tuple[Array, dict[str, Array]]:
         """Return the outputs [b, classes] at inference and, if the network sows them, `features` and patch `tokens`."""
         out, sown, _ = apply(self.model, weights, normalize(images, self.mean, self.std))
-        return self._checked(out), sown_outputs(self.model, sown)
+        return batch_sharded(self._checked(out)), sown_outputs(self.model, sown)
 
     def _checked(self, out: Any) -> Array:
         if isinstance(out, Array) and out.ndim == 2 and (not self.class_names or out.shape[1] == self.num_outputs):
-            return batch_sharded(out)
+            return out
         found = f"an array of shape {out.shape}" if hasattr(out, "shape") else f"a {type(out).__name__}"
         raise UserError(
             f"The model {type(self.model).__name__} returns {found}; expected logits [b, {self.num_outputs}], one for each "
