@@ -47,6 +47,75 @@ def test_collectives_in_a_loop_count_once_per_iteration():
     assert gathered.sent == 256 * 7 / 8
 
 
+def test_an_all_reduce_of_which_a_slice_is_kept_counts_as_a_reduce_scatter():
+    text = """%all-reduce-scatter (x: f32[32,8]) -> f32[4,8] {
+  %x = f32[32,8]{1,0} parameter(0)
+  %reduced = f32[32,8]{1,0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %part = f32[4,8]{1,0} dynamic-slice(%reduced, %zero, %zero), dynamic_slice_sizes={4,8}
+}
+
+ENTRY %main (y: f32[32,8]) -> f32[4,8] {
+  %y = f32[32,8]{1,0} parameter(0)
+  ROOT %scattered = f32[4,8]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+    (found,) = HloModule(text).collectives(8)
+    assert (found.kind, found.count, found.size, found.sent) == ("reduce-scatter", 1, 1024, 1024 * 7 / 8)
+
+
+# A gather that begins, goes on beside other work, and ends.
+SPLIT = """%begin (x.0: f32[4,8]) -> (f32[4,8], f32[32,8]) {
+  %x.0 = f32[4,8]{1,0} parameter(0)
+  %gather.0 = f32[32,8]{1,0} all-gather(%x.0), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %begun = (f32[4,8]{1,0}, f32[32,8]{1,0}) custom-call(%gather.0), custom_call_target="begin"
+}
+
+%go_on (x.1: f32[4,8], to.1: f32[32,8], y.1: f32[16,8]) -> (f32[16,8], f32[4,8], f32[32,8], f32[32,8]) {
+  %x.1 = f32[4,8]{1,0} parameter(0)
+  %to.1 = f32[32,8]{1,0} parameter(1)
+  %y.1 = f32[16,8]{1,0} parameter(2)
+  %gather.1 = f32[32,8]{1,0} all-gather(%x.1), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  %work = f32[16,8]{1,0} negate(%y.1)
+  ROOT %all = (f32[16,8]{1,0}, f32[4,8]{1,0}, f32[32,8]{1,0}, f32[32,8]{1,0}) tuple(%work, %x.1, %gather.1, %to.1)
+}
+
+%end (x.2: f32[4,8], to.2: f32[32,8]) -> f32[32,8] {
+  %x.2 = f32[4,8]{1,0} parameter(0)
+  %to.2 = f32[32,8]{1,0} parameter(1)
+  %gather.2 = f32[32,8]{1,0} all-gather(%x.2), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %ended = f32[32,8]{1,0} custom-call(%x.2, %to.2, %gather.2), custom_call_target="end"
+}
+
+ENTRY %main (x: f32[4,8], y: f32[16,8]) -> f32[32,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %y = f32[16,8]{1,0} parameter(1)
+  %first = (f32[4,8]{1,0}, f32[32,8]{1,0}) fusion(%x), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%begin
+  %x.3 = f32[4,8]{1,0} get-tuple-element(%first), index=0
+  %to.3 = f32[32,8]{1,0} get-tuple-element(%first), index=1
+  %next = (f32[16,8]{1,0}, f32[4,8]{1,0}, f32[32,8]{1,0}, f32[32,8]{1,0}) fusion(%x.3, %to.3, %y), kind=kCustom, output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {}), {3}: (1, {})}, calls=%go_on
+  %x.4 = f32[4,8]{1,0} get-tuple-element(%next), index=1
+  %to.4 = f32[32,8]{1,0} get-tuple-element(%next), index=2
+  ROOT %last = f32[32,8]{1,0} fusion(%x.4, %to.4), kind=kCustom, output_to_operand_aliasing={{}: (1, {})}, calls=%end
+}
+"""
+
+
+def test_a_collective_that_is_split_over_fusions_counts_once():
+    (found,) = HloModule(SPLIT).collectives(8)
+    assert (found.kind, found.count, found.size) == ("all-gather", 1, 1024)
+    other = SPLIT.replace(
+        "gather.2 = f32[32,8]{1,0} all-gather(%x.2), channel_id=5",
+        "gather.2 = f32[32,8]{1,0} all-gather(%x.2), channel_id=6",
+    )
+    assert HloModule(other).collectives(8)[0].count == 2
+
+
+def test_what_passes_through_a_split_collective_is_neither_read_nor_written():
+    begin, other_work = 128 + 128 + 1024, 512 + 512
+    assert HloModule(SPLIT).memory_traffic() == begin + (128 + other_work) + 128  # each part reads what is sent
+
+
 def test_the_trip_count_is_inferred_from_the_condition():
     condition = """%condition (arg: (s32[], f32[4,8])) -> pred[] {
   %arg.1 = (s32[], f32[4,8]) parameter(0)

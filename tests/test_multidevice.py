@@ -63,3 +63,11 @@ def test_attention_that_reads_positions_gives_the_same_losses_with_heads_and_par
     for name, mesh, devices in (("one", "{'data': 1}", 1), ("four", "{'fsdp': 2, 'tensor': 2}", 4)):
         run(tmp_path / name, *steps, f"--config.mesh={mesh}", devices=devices)
     np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+def test_the_kernel_sums_the_gradients_of_biases_over_the_devices(tmp_path):
+    steps = ("--config.steps=3", "--config.model.relative_bias=blocks")
+    run(tmp_path / "one", *steps)
+    flags = ("--config.model.attention=pallas", "--config.mesh={'data': 2, 'tensor': 2}")
+    run(tmp_path / "four", *steps, *flags, devices=4)
+    np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)

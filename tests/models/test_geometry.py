@@ -93,11 +93,19 @@ def test_tokens_whose_place_is_unknown_are_refused(fields):
         model.apply(params, tokens[:, :5], grid=GRID, method="encode")
 
 
-@pytest.mark.parametrize("form", ["pallas", "cudnn"])
-def test_fused_attention_without_biases_is_refused(form):
-    model = vit(relative_bias="blocks", attention=form)
+def test_fused_attention_without_biases_is_refused():
+    model = vit(relative_bias="blocks", attention="cudnn")
     with pytest.raises(UserError, match="relative biases"):
         jax.eval_shape(model.init, jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("relative_bias", ["blocks", "shared"])
+def test_the_kernel_adds_the_relative_biases(relative_bias):
+    plain, fused = (vit(relative_bias=relative_bias, attention=form) for form in ("plain", "pallas"))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.arange(leaf.size).reshape(leaf.shape) / leaf.size, init(plain, X)
+    )
+    np.testing.assert_allclose(apply(fused, params, X), apply(plain, params, X), rtol=1e-5, atol=1e-5)
 
 
 def test_augmented_coordinates_are_drawn_in_training_alone():

@@ -25,9 +25,9 @@ class Attention(nn.Module):
     weighted values of all heads together, before the last projection (arXiv:2210.06423, section 3). qkv_bias=False
     omits the biases of queries, keys and values, "qv" the bias of the keys; out_bias=False omits the bias of the last
     projection. rope: rotates queries and keys. If the geometry has offsets, each head learns a bias for each offset
-    (`relative_bias`). form: see attend.choose; only the plain form has dropout, masks and biases. If the collection
-    "attention" is mutable, sows the weights [b, heads, queries, tokens] into it, after adding the collection
-    "perturbations", whose gradient is thus the gradient of the weights.
+    (`relative_bias`). form: see attend.choose; only the plain form has dropout. If the collection "attention" is
+    mutable, sows the weights [b, heads, queries, tokens] into it, after adding the collection "perturbations", whose
+    gradient is thus the gradient of the weights.
     """
 
     num_heads: int
@@ -76,29 +76,25 @@ class Attention(nn.Module):
             )
         q, k = self._rotated(q, k, geometry)
         bias = self._bias(geometry)
-        changed = mask is not None or bias is not None
         q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))  # for Encoder.remat
         drops = self.dropout > 0 and not deterministic
         # init makes every collection mutable, but only the parameters are wanted.
         shows = self.is_mutable_collection("attention") and not self.is_initializing()
-        form = attend.choose(self.form, tokens.shape[1], whole=queries is tokens and not (drops or shows or changed))
+        whole = queries is tokens and not (drops or shows)
+        form = attend.choose(self.form, tokens.shape[1], whole, bias)
         if form != "plain" and drops:
             raise UserError(
                 f"model.attention={form!r} has no dropout; found attn_dropout={self.dropout}: take 'plain'."
             )
-        if form != "plain" and changed:
-            what = "no mask of tokens" if bias is None else "no relative biases"
-            raise UserError(f"model.attention={form!r} takes {what}; take 'plain' or 'auto'.")
-        if drops or shows or changed:
+        if drops or shows:
             weights = attend.weights_of(q, k, mask, bias)
-            if mask is not None:  # so that a NaN in a masked token stays there
-                v = jnp.where(mask[:, :, None, None], v, jnp.zeros((), v.dtype))
             if shows:
                 weights = self.perturb("weights", weights)
                 self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
-            mixed = attend.weighted_values(nn.Dropout(self.dropout)(weights, deterministic=deterministic), v)
+            weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
+            mixed = attend.weighted_values(weights, v, mask)
         else:
-            mixed = attend.FORMS[form if queries is tokens else "plain"](q, k, v)
+            mixed = attend.FORMS[form if queries is tokens else "plain"](q, k, v, mask, bias)
         if self.norm:
             norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
             mixed = norm(mixed.reshape(*mixed.shape[:2], width)).reshape(mixed.shape)

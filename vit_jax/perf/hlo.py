@@ -16,6 +16,8 @@ BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}\)")
 INDEX = re.compile(r"\bindex=(\d+)")
 SLICES = ("dynamic-slice", "slice", "gather")
 # A slice of their output reads only a slice of their input.
@@ -112,19 +114,20 @@ class HloModule:
         """Return the collectives by kind; collectives in a loop count once per iteration.
 
         Bytes sent assume ring algorithms: each of n devices sends (n - 1) / n of an array to gather, scatter or transpose it,
-        and twice that to all-reduce it.
+        and twice that to all-reduce it. TPU compilers write a reduce-scatter as an all-reduce of which only a slice is kept.
         """
         found: dict[str, Traffic] = {}
-        for instruction, times in self._walk(self.entry, 1):
+        for instruction, times in self._collectives():
             kind = instruction.kind.removesuffix("-start")
-            if kind not in COLLECTIVES:
-                continue
             # The output of most -start instructions includes the operands.
             size = instruction.size
             if instruction.kind.endswith("-start") and kind != "all-reduce":
                 size = max(size - self._input_size(instruction), size / 2)
             n = _group_size(instruction.rest, devices)
-            size = size * n if kind == "reduce-scatter" else size
+            if kind == "reduce-scatter":
+                size *= n
+            elif kind == "all-reduce" and self._is_scattered(instruction):
+                kind = "reduce-scatter"
             fraction = 1.0 if kind == "collective-permute" else (2.0 if kind == "all-reduce" else 1.0) * (n - 1) / n
             old = found.get(kind, Traffic(kind, 0, 0.0, 0.0))
             found[kind] = Traffic(kind, old.count + times, old.size + times * size, old.sent + times * size * fraction)
@@ -170,6 +173,29 @@ class HloModule:
         compares = [one for one in condition if one.kind == "compare"]
         return constants[0] if len(constants) == len(compares) == 1 and "direction=LT" in compares[0].rest else 1
 
+    def _collectives(self) -> Iterable[tuple[Instruction, int]]:
+        """Yield the collectives with their number of executions.
+
+        TPU compilers split one over several fusions, between other work; these all contain the whole collective.
+        """
+        split = set()
+        for outer, times in self._walk(self.entry, 1, into_fusions=False):
+            inner = self._walk(outer.called[0], 1) if outer.kind == "fusion" and outer.called else [(outer, 1)]
+            for one, _ in inner:
+                if one.kind.removesuffix("-start") not in COLLECTIVES:
+                    continue
+                if one is not outer and (channel := CHANNEL.search(one.rest)):
+                    key = channel[1], id(self._computation_of[id(outer)])
+                    if key in split:
+                        continue
+                    split.add(key)
+                yield one, times
+
+    def _is_scattered(self, reduced: Instruction) -> bool:
+        """Return whether its computation returns only a slice of a reduced array."""
+        roots = [one for one in self._computation_of[id(reduced)].values() if one.is_root]
+        return all(root.kind == "dynamic-slice" and root.operands[0] == reduced.name for root in roots)
+
     def _input_size(self, instruction: Instruction) -> float:
         computation = self._computation_of[id(instruction)]
         return math.fsum(computation[name].size for name in instruction.operands if name in computation)
@@ -193,9 +219,15 @@ class HloModule:
         if instruction.kind != "fusion" or not instruction.called:
             return math.fsum(sizes) + instruction.in_memory
         fused = self._fused(instruction)
-        read = [min(size, self._read(one, fused)) for one, size in zip(_parameters(fused), sizes, strict=False)]
-        unwritten = math.fsum(self._unwritten(one, fused) for one in _outputs(fused))
-        return math.fsum(read) + instruction.in_memory - unwritten
+        outputs, parameters = _outputs(fused), _parameters(fused)
+        passed = _passed_on(instruction, fused)
+        unread = {parameters[operand].name for operand in passed.values()}
+        read = [
+            0.0 if one.name in unread and not _is_used(one, fused) else min(size, self._read(one, fused))
+            for one, size in zip(parameters, sizes, strict=False)
+        ]
+        unwritten = [one.in_memory if i in passed else self._unwritten(one, fused) for i, one in enumerate(outputs)]
+        return math.fsum(read) + instruction.in_memory - math.fsum(unwritten)
 
     def _read(self, value: Instruction, fused: Computation, in_place: bool = True) -> float:
         """Return the bytes of a value that a fusion reads: the slices if it is only sliced, 0 if it is only updated.
@@ -245,6 +277,25 @@ def _outputs(computation: Computation) -> list[Instruction]:
     """Return the root of a computation, or the elements of its root tuple."""
     roots = [one for one in computation.values() if one.is_root]
     return [computation[name] for root in roots for name in (root.operands if root.kind == "tuple" else (root.name,))]
+
+
+def _passed_on(fusion: Instruction, fused: Computation) -> dict[int, int]:
+    """Return the outputs of a part of a split collective that are the memory of an operand: {output: operand}.
+
+    The arrays of the collective pass through all its parts; the first one writes them.
+    """
+    if not any(one.kind in COLLECTIVES and CHANNEL.search(one.rest) for one in fused.values()):
+        return {}
+    outputs, parameters = _outputs(fused), _parameters(fused)
+    _, _, aliases = fusion.rest.partition("output_to_operand_aliasing=")
+    found = {int(i or 0): int(operand) for i, operand in ALIAS.findall(aliases.partition("calls=")[0])}
+    return {i: k for i, k in found.items() if i < len(outputs) and outputs[i].size == parameters[k].size}
+
+
+def _is_used(value: Instruction, computation: Computation) -> bool:
+    """Return whether an instruction other than the final tuple or marker of the computation uses a value."""
+    users = [one for one in computation.values() if value.name in one.operands]
+    return any(not (one.is_root and one.kind in ("tuple", "custom-call")) for one in users)
 
 
 def _is_parameter(value: Instruction, computation: Computation) -> bool:
