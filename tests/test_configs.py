@@ -126,6 +126,15 @@ def test_a_folder_may_have_a_comma_in_its_name():
     assert (config.data.source.path, config.image_size) == ("/a,b=c", 64)
 
 
+def test_a_part_that_is_optional_can_be_left_out():
+    fine_tuning = "configs/finetune.py:model=hf:google/vit-base-patch16-224,data=cifar10"
+    assert config_file.load(fine_tuning).init is not None
+    assert config_file.load(fine_tuning, [("init", "None")]).init is None
+    assert config_file.load("configs/deit.py", [("task.mix", "None")]).task.mix is None
+    with pytest.raises(UserError, match=r"--config\.optim is 'None'; expected a whole part"):
+        config_file.load("configs/deit.py", [("optim", "None")])
+
+
 def test_configs_share_no_values():
     first, before = schema.defaults(), schema.defaults().to_dict()
     first.checkpoint.best, first.log.wandb, first.optim.layer_decay, first.data.eval_preprocess = "x", "y", 0.5, "z"

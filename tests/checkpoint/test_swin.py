@@ -182,7 +182,7 @@ def plain():
     return images, params, loss_and_gradients(PLAIN, params, images)
 
 
-@pytest.mark.parametrize("way", sampled(WAYS, *[*WAYS][-2:]))
+@pytest.mark.parametrize("way", sampled(WAYS, [*WAYS][-1]))
 def test_scan_and_remat_change_neither_results_nor_gradients(way):
     other, (images, params, expected) = PLAIN.clone(**WAYS[way]), plain()
     shapes = jax.eval_shape(other.init, jax.random.key(0), images)["params"]

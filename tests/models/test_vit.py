@@ -1,3 +1,5 @@
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from flax import linen as nn
 from tests.conftest import crossed
 from tests.models.helpers import apply, count, images, init, sown
 from vit_jax import trees
+from vit_jax.layers.patch_embed import convolved
 from vit_jax.layers.pooling import AttentionPool
 from vit_jax.models.resnet import ResNet
 from vit_jax.models.sizes import SIZES, parse_variant
@@ -120,6 +123,16 @@ def test_matrix_product_equals_convolution(patch, stride):
     )
     expected = convolved.reshape(2, -1, 16) + params["embed"]["bias"].reshape(1, 1, -1)
     np.testing.assert_allclose(tokens, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("platform", "operation"), [("tpu", "conv_general_dilated"), ("cpu", "dot_general")])
+def test_patches_are_a_convolution_on_tpus_and_a_product_elsewhere(platform, operation):
+    with mock.patch("vit_jax.layers.patch_embed.platform", return_value=platform):
+        program = jax.make_jaxpr(lambda x, kernel: convolved(x, kernel, (4, 4)))(
+            images(2, 8, 8, 3), jnp.ones((4, 4, 3, 5))
+        )
+    found = {equation.primitive.name for equation in program.jaxpr.eqns}
+    assert found & {"conv_general_dilated", "dot_general"} == {operation}
 
 
 def test_same_padding_covers_every_pixel():

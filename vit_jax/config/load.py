@@ -168,7 +168,9 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
             hint = dict
         elif hint is None and kind is not type(None):
             hint = (KEYS[last].kind if not path and last in KEYS else kind) | None  # None is the default, or unset
-    value = value_of(f"--config.{key}", text, hint)
+    declared = KEYS[last].kind if not path and last in KEYS else arguments.get(last)
+    without = text.lower() == "none" and declared is not None and fits(None, declared)
+    value = None if without else value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")
     node.unlock()
     # Use a new reference, since ml_collections rejects a value that differs in type from the current one.

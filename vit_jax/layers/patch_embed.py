@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.layers.initial import INITIAL, WeightInit
 from vit_jax.layers.ops import linear
+from vit_jax.sharding import platform
 from vit_jax.types import Images, UserError
 
 
@@ -57,12 +58,7 @@ class PatchEmbed(nn.Module):
         shape = (*self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", INITIAL[self.weight_init].patches, shape, self.param_dtype)
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
-        if self.padding == "valid" and not any(p % s for p, s in zip(self.patch_size, self.stride, strict=True)):
-            out = product(images, kernel, self.stride)
-        else:
-            out = jax.lax.conv_general_dilated(
-                images, kernel, self.stride, self.padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+        out = convolved(images, kernel, self.stride, self.padding)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
             out = out + bias.astype(out.dtype).reshape(1, 1, 1, -1)
@@ -82,13 +78,19 @@ class PatchEmbed(nn.Module):
         return linear(pixels, kernel.reshape(-1, self.width), bias)
 
 
-def product(
-    images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int]
+def convolved(
+    images: Images, kernel: Float[Array, "ph pw c d"], stride: tuple[int, int], padding: str = "valid"
 ) -> Float[Array, "b rows cols d"]:
-    """Compute the convolution as one matrix product, which XLA runs faster with few input channels.
+    """Convolve images with the kernel of the patches.
 
-    A patch consists of whole blocks of the size of the stride, or of one block if patches do not overlap.
+    Patches that consist of whole blocks of the size of the stride, or of one block if they do not overlap, are one matrix
+    product, which XLA runs faster on CPUs with few input channels. On TPUs it would copy the images in layouts that are
+    padded to up to 40 times their size.
     """
+    if padding != "valid" or platform() == "tpu" or any(p % s for p, s in zip(kernel.shape[:2], stride, strict=True)):
+        return jax.lax.conv_general_dilated(
+            images, kernel, stride, padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
     sh, sw = stride
     m, n = kernel.shape[0] // sh, kernel.shape[1] // sw
     blocks = rearrange(images, "b (i sh) (j sw) c -> b i j (sh sw c)", sh=sh, sw=sw)

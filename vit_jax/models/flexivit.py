@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.layers.initial import INITIAL
-from vit_jax.layers.patch_embed import PatchEmbed, patch_grid, product
+from vit_jax.layers.patch_embed import PatchEmbed, convolved, patch_grid
 from vit_jax.layers.resize import resize_matrix
 from vit_jax.models.vit import ViT, pair
 from vit_jax.types import Images, Logits, Tokens, Units, UserError
@@ -39,7 +39,7 @@ class FlexiEmbed(PatchEmbed):
             for size in self.patch_size
         )
         resized = jnp.einsum("ip,jq,ijcd->pqcd", rows, cols, kernel.astype(jnp.float32))
-        out = product(images.astype(self.dtype), resized.astype(self.dtype), self.stride)
+        out = convolved(images.astype(self.dtype), resized.astype(self.dtype), self.stride)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), self.param_dtype)
         return out + bias.astype(out.dtype).reshape(1, 1, 1, -1)
 
