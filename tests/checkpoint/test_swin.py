@@ -2,6 +2,7 @@
 
 import functools
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,20 @@ def test_scan_and_remat_change_neither_results_nor_gradients(way):
     found = loss_and_gradients(other, params, images)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_the_kernel_of_tpus_gives_the_same_results_and_gradients():
+    network, images = Swin(3, 8, (2,), (2,), window=4), jnp.asarray(pixels((32, 32)))
+    noise = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: x + 0.3 * noise.standard_normal(x.shape), jax.jit(network.init)(jax.random.key(0), images)["params"]
+    )
+    expected = loss_and_gradients(network, params, images)
+    with mock.patch("vit_jax.layers.windows.attend.choose", return_value="pallas"):
+        found = loss_and_gradients(network, params, images)
+    assert np.abs(expected[1]["stage_0"]["block_1"]["attn"]["offset_bias"]).max() > 1e-3
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_and_features_follow_the_stages():

@@ -6,15 +6,17 @@ to drop; the fused forms never write them to memory.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit_jax.layers import ops
 from vit_jax.layers.geometry import with_rank
@@ -32,6 +34,8 @@ Bias = Float[Array, "... k q n"]
 # With more tokens the weights of a head do not fit into a TPU's vector memory, with more biases these and their gradient.
 MOST_TOKENS = 1024
 MOST_BIASES = 2**21
+LANES = 128  # of a TPU's registers
+HEADS_AT_ONCE = 16  # of one or several images, in a step of the kernel
 
 
 def choose(form: Form, tokens: int, whole: bool, bias: Bias | None = None) -> Form:
@@ -86,12 +90,21 @@ def cudnn(queries: Heads, keys: Heads, values: Heads, mask: Mask = None, bias: B
     return jax.nn.dot_product_attention(queries, keys, values, implementation="cudnn")
 
 
-def pallas(queries: Heads, keys: Heads, values: Heads, mask: Mask = None, bias: Bias | None = None) -> Heads:
+def pallas(
+    queries: Heads,
+    keys: Heads,
+    values: Heads,
+    mask: Mask = None,
+    bias: Bias | None = None,
+    regions: Int[Array, "windows n"] | None = None,
+) -> Heads:
     """Run a kernel for TPUs, which computes the weights of one head of one image at a time, in vector memory.
 
     The backward pass recomputes them from queries and keys, like FlashAttention (arXiv:2205.14135); an image has few
-    tokens, so nothing is tiled. On other platforms the kernel is interpreted, which is slow. Each device computes its
-    images and heads. All images have the same bias [k, n, n].
+    tokens, so nothing is tiled. The weights are [keys, queries], since sums over rows are cheaper. On other platforms the
+    kernel is interpreted, which is slow. Each device computes its images and heads. All images have the same bias [k, n,
+    n]. regions: if the images are the windows of larger images, in order, the regions of the tokens of each window; a
+    token attends to its region only.
     """
     if bias is not None and bias.ndim > 3:
         raise UserError("model.attention='pallas' takes no relative biases of each image; take 'plain' or 'auto'.")
@@ -100,16 +113,70 @@ def pallas(queries: Heads, keys: Heads, values: Heads, mask: Mask = None, bias: 
     images = tuple(axis for axis in BATCH_AXES if axis in mesh.shape) or None
     heads = "tensor" if "tensor" in mesh.shape else None
     attend = functools.partial(_attend, k // mesh.shape.get("tensor", 1))
-    added = (
-        None if mask is None else mask[:, None].astype(jnp.float32),
-        None if bias is None else bias.astype(jnp.float32),
-    )
+    groups = None
+    if mask is not None:
+        groups = jnp.stack([jnp.ones_like(mask), mask], axis=1).astype(jnp.float32)
+    elif regions is not None:
+        groups = jnp.stack([regions, regions], axis=1).astype(jnp.float32)
+    # The kernel computes weights [keys, queries].
+    bias = None if bias is None else bias.astype(jnp.float32).swapaxes(1, 2)
     if mesh.shape:
         place = PartitionSpec(images, None, heads)
-        specs = (*(place,) * 3, PartitionSpec(images), PartitionSpec(heads))
+        specs = (*(place,) * 3, PartitionSpec(None if mask is None else images), PartitionSpec(heads))
         attend = jax.shard_map(attend, in_specs=specs, out_specs=place, check_vma=False)
     flat = (x.reshape(b, n, k * h) for x in (queries, keys, _unmasked(values, mask)))
-    return attend(*flat, *added).reshape(b, n, k, h)
+    return attend(*flat, groups, bias).reshape(b, n, k, h)
+
+
+class _Head(NamedTuple):
+    """A head of an image, and the `lanes` of all heads that share registers with it, which have `rows` when transposed."""
+
+    image: int
+    number: int
+    lanes: slice
+    rows: slice
+    is_last: bool
+
+    @property
+    def at(self) -> tuple[int, slice, slice]:
+        """The index of the lanes in a block of images [images, n, d]."""
+        return self.image, slice(None), self.lanes
+
+    @property
+    def size(self) -> int:
+        """The width of the head."""
+        return self.rows.stop - self.rows.start
+
+    def only(self, x: Array) -> Array:
+        """Return x [n, lanes] with zeros for the other heads, so that a product over the lanes is this head's."""
+        if x.shape[1] == self.size:
+            return x
+        lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+        return jnp.where((lane >= self.rows.start) & (lane < self.rows.stop), x, jnp.zeros_like(x))
+
+
+def _heads(images: int, heads: int, size: int) -> list[_Head]:
+    """Return the heads of all images; those whose width divides a register share one."""
+    together = LANES // size if LANES % size == 0 else 1
+    found = []
+    for image, number in itertools.product(range(images), range(heads)):
+        first = number // together * together
+        end = min(first + together, heads)
+        rows = slice((number - first) * size, (number - first + 1) * size)
+        found.append(_Head(image, number, slice(first * size, end * size), rows, number == end - 1))
+    return found
+
+
+def _ahead(function: Callable[[_Head], Any], heads: list[_Head], tokens: int) -> Iterator[tuple[_Head, Any]]:
+    """Yield each head and the function's result for it, computed up to three heads ahead if the memory allows.
+
+    So the products of some heads and the softmax of another can overlap: the compiler keeps to this order.
+    """
+    by, later = min(3, MOST_TOKENS**2 // tokens**2 - 1), iter(heads)
+    coming = [function(head) for head in itertools.islice(later, by)]
+    for head in heads:
+        coming += [function(following) for following in itertools.islice(later, 1)]
+        yield head, coming.pop(0)
 
 
 def _product(left: Array, right: Array, over: int, and_over: int) -> Array:
@@ -117,94 +184,113 @@ def _product(left: Array, right: Array, over: int, and_over: int) -> Array:
     return jax.lax.dot_general(left, right, (((over,), (and_over,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _weights(queries: Array, keys: Array, mask: Any, bias: Any, head: int) -> Array:
-    """Return the weights of a head, in float32; mask and bias are references."""
-    scores = _product(queries, keys, 1, 1) * queries.shape[1] ** -0.5
+def _exponents(head: _Head, q: Any, k: Any, groups: Any, bias: Any) -> tuple[Array, Array]:
+    """Return the weights [keys, queries] of a head before their division by their sums over keys, and these [1, queries]."""
+    scores = _product(k[head.at], head.only(q[head.at]), 1, 1) * head.size**-0.5
     if bias is not None:
-        scores = scores + bias[head]
-    if mask is not None:
-        scores = jnp.where(mask[0] > 0, scores, jnp.finfo(scores.dtype).min)
-    exponents = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-    return exponents / exponents.sum(axis=1, keepdims=True)
+        scores = scores + bias[head.number]
+    if groups is not None:
+        of_queries, of_keys = groups[head.image, :1], groups[head.image, 1:]
+        scores = jnp.where(of_queries == of_keys.T, scores, jnp.finfo(scores.dtype).min)
+    exponents = jnp.exp(scores - scores.max(axis=0, keepdims=True))
+    return exponents, exponents.sum(axis=0, keepdims=True)
 
 
-def _forward_kernel(heads: int, q, k, v, mask, bias, out):
-    size = out.shape[2] // heads
-    for head in range(heads):
-        at = slice(head * size, (head + 1) * size)
-        weights = _weights(q[0, :, at], k[0, :, at], mask, bias, head).astype(v.dtype)
-        out[0, :, at] = _product(weights, v[0, :, at], 1, 0).astype(out.dtype)
+def _forward_kernel(heads: list[_Head], q, k, v, groups, bias, out):
+    means = []
+    for head, (exponents, total) in _ahead(lambda head: _exponents(head, q, k, groups, bias), heads, out.shape[1]):
+        means.append(_product(v[head.at].T[head.rows], exponents.astype(v.dtype), 1, 0) * (1.0 / total))
+        if head.is_last:
+            out[head.at] = jnp.concatenate(means, axis=0).astype(out.dtype).T
+            means = []
 
 
-def _backward_kernel(heads: int, q, k, v, mask, bias, gradient, to_q, to_k, to_v, to_bias=None):
-    size = gradient.shape[2] // heads
+def _backward_kernel(heads: list[_Head], q, k, v, groups, bias, gradient, to_q, to_k, to_v, to_bias=None):
     if to_bias is not None:  # summed over the images of a part of the grid
 
         @pl.when(pl.program_id(1) == 0)
         def _():
             to_bias[...] = jnp.zeros_like(to_bias)
 
-    for head in range(heads):
-        at = slice(head * size, (head + 1) * size)
-        queries, keys, given = q[0, :, at], k[0, :, at], gradient[0, :, at]
-        weights = _weights(queries, keys, mask, bias, head)
-        to_weights = _product(given, v[0, :, at], 1, 1)
-        to_scores = weights * (to_weights - (weights * to_weights).sum(axis=1, keepdims=True))
+    def products(head: _Head) -> tuple[Array, Array, Array]:
+        return *_exponents(head, q, k, groups, bias), _product(v[head.at], head.only(gradient[head.at]), 1, 1)
+
+    gradients: list[tuple[Array, Array, Array]] = []
+    for head, (exponents, total, to_weights) in _ahead(products, heads, q.shape[1]):
+        at, rows, scale = head.at, head.rows, head.size**-0.5
+        weights = exponents * (1.0 / total)
+        to_scores = weights * (to_weights - (weights * to_weights).sum(axis=0, keepdims=True))
         if to_bias is not None:
-            to_bias[0, head] += to_scores
-        to_scores = (to_scores * size**-0.5).astype(queries.dtype)
-        to_q[0, :, at] = _product(to_scores, keys, 1, 0).astype(to_q.dtype)
-        to_k[0, :, at] = _product(to_scores, queries, 0, 0).astype(to_k.dtype)
-        to_v[0, :, at] = _product(weights.astype(v.dtype), given, 0, 0).astype(to_v.dtype)
+            to_bias[0, head.number] += to_scores
+        to_scores = to_scores.astype(q.dtype)
+        gradients.append(
+            (
+                _product(k[at].T[rows], to_scores, 1, 0) * scale,
+                _product(q[at].T[rows], to_scores, 1, 1) * scale,
+                _product(gradient[at].T[rows], weights.astype(v.dtype), 1, 1),
+            )
+        )
+        if head.is_last:
+            for to, parts in zip((to_q, to_k, to_v), zip(*gradients, strict=True), strict=True):
+                to[at] = jnp.concatenate(parts, axis=0).astype(to.dtype).T
+            gradients = []
 
 
 def _call(
-    kernel: Callable[..., None], arrays: Sequence[Array | None], outputs: int, with_bias: bool
+    kernel: Callable[..., None], heads: int, arrays: Sequence[Array | None], outputs: int, with_bias: bool
 ) -> tuple[Array, ...]:
-    """Run a kernel on one image at a time; the arrays are queries, keys, values, mask, bias and more like the queries.
+    """Run a kernel on a few images at a time; the arrays are queries, keys, values, groups, bias and more like the queries.
 
     Returns arrays like the queries and, with_bias, one like the bias. Half of the images are one part of the grid, which
     chips with two cores compute on one of them.
     """
-    queries, bias = arrays[0], arrays[4]
+    queries, groups, bias = arrays[0], arrays[3], arrays[4]
     assert queries is not None
     b, n, d = queries.shape
     parts = 2 - b % 2
+    windows = b if groups is None else len(groups)
+    most = math.gcd(b // parts, windows)
+    many = max(i for i in range(1, max(1, HEADS_AT_ONCE // heads) + 1) if most % i == 0)
+    steps = b // parts // many
 
-    def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-        return pl.BlockSpec(shape, lambda part, i: (0,) * len(shape))
+    def of_images(part: Any, step: Any) -> tuple[Any, ...]:
+        return part * steps + step, 0, 0
 
-    def one_of(shape: tuple[int, ...]) -> pl.BlockSpec:
-        return pl.BlockSpec((1, *shape[1:]), lambda part, i: (part * (b // parts) + i, *(0,) * (len(shape) - 1)))
+    def of_windows(part: Any, step: Any) -> tuple[Any, ...]:
+        return jax.lax.rem(part * steps + step, windows // many), 0, 0
 
-    given = [x for x in arrays if x is not None]
-    out_shape = [jax.ShapeDtypeStruct((b, n, d), queries.dtype)] * outputs
-    out_specs = [one_of((b, n, d))] * outputs
+    image = pl.BlockSpec((many, n, d), of_images)
+    in_specs = [image] * len(arrays)
+    if groups is not None:
+        in_specs[3] = pl.BlockSpec((many, 2, n), of_windows)
+    if bias is not None:
+        in_specs[4] = pl.BlockSpec(bias.shape, lambda part, step: (0, 0, 0))
+    out_shape, out_specs = [jax.ShapeDtypeStruct((b, n, d), queries.dtype)] * outputs, [image] * outputs
     if with_bias and bias is not None:
         out_shape.append(jax.ShapeDtypeStruct((parts, *bias.shape), bias.dtype))
-        out_specs.append(pl.BlockSpec((1, *bias.shape), lambda part, i: (part, 0, 0, 0)))
+        out_specs.append(pl.BlockSpec((1, *bias.shape), lambda part, step: (part, 0, 0, 0)))
 
-    def run(*refs: Any) -> None:
-        references = iter(refs)
-        kernel(*(None if x is None else next(references) for x in arrays), *references)
+    def run(*references: Any) -> None:
+        rest = iter(references)
+        kernel(_heads(many, heads, d // heads), *(None if x is None else next(rest) for x in arrays), *rest)
 
     made = pl.pallas_call(
         run,
-        grid=(parts, b // parts),
-        in_specs=[whole(x.shape) if x is bias else one_of(x.shape) for x in given],
+        grid=(parts, steps),
+        in_specs=[spec for spec, x in zip(in_specs, arrays, strict=True) if x is not None],
         out_specs=out_specs,
         out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=64 * 2**20
         ),
         interpret=platform() != "tpu",
-    )(*given)
+    )(*(x for x in arrays if x is not None))
     return tuple(made)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(heads: int, *arrays: Array | None) -> Flat:
-    return _call(functools.partial(_forward_kernel, heads), arrays, 1, with_bias=False)[0]
+    return _call(_forward_kernel, heads, arrays, 1, with_bias=False)[0]
 
 
 def _forward(heads: int, *arrays: Array | None) -> tuple[Flat, tuple[Array | None, ...]]:
@@ -212,9 +298,7 @@ def _forward(heads: int, *arrays: Array | None) -> tuple[Flat, tuple[Array | Non
 
 
 def _backward(heads: int, arrays: tuple[Array | None, ...], gradient: Flat) -> tuple[Array | None, ...]:
-    to_q, to_k, to_v, *to_bias = _call(
-        functools.partial(_backward_kernel, heads), (*arrays, gradient), 3, with_bias=True
-    )
+    to_q, to_k, to_v, *to_bias = _call(_backward_kernel, heads, (*arrays, gradient), 3, with_bias=True)
     return to_q, to_k, to_v, None, to_bias[0].sum(axis=0) if to_bias else None
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.layers import ops
+from vit_jax.layers import attend, ops
 from vit_jax.layers.dense import Dense
 from vit_jax.layers.drop import DropPath, Rate
 from vit_jax.layers.initial import INITIAL
@@ -33,15 +33,14 @@ def relative_places(window: int, side: tuple[int, int]) -> np.ndarray:
 
 
 @functools.cache
-def shift_bias(size: tuple[int, int], side: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
-    """Return the bias [windows, n, n] for the scores in windows of a rolled map: -100 between non-adjacent regions."""
+def shift_regions(size: tuple[int, int], side: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
+    """Return the regions [windows, n] of the tokens in windows of a rolled map: numbers of parts that are adjacent in it."""
     regions = np.zeros(size, np.int32)
     for axis, (length, window, by) in enumerate(zip(size, side, shift, strict=True)):
         at = np.arange(length)
         region = (at >= length - window).astype(np.int32) + (at >= length - by) * (by > 0)
         regions = regions * 3 + (region[:, None] if axis == 0 else region[None])
-    cut = rearrange(regions, "(i p) (j q) -> (i j) (p q)", p=side[0], q=side[1])
-    return np.where(cut[:, :, None] == cut[:, None], 0.0, -100.0).astype(np.float32)
+    return rearrange(regions, "(i p) (j q) -> (i j) (p q)", p=side[0], q=side[1])
 
 
 class WindowAttention(nn.Module):
@@ -63,18 +62,29 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Tokens, side: tuple[int, int], bias: Float[Array, "w n n"] | None, *, deterministic: bool = True
+        self, x: Tokens, side: tuple[int, int], regions: np.ndarray | None, *, deterministic: bool = True
     ) -> Tokens:
-        """Map tokens [b * windows, n, d] of windows of `side`; bias: for each window of an image, if shifted."""
+        """Map tokens [b * windows, n, d] of windows of `side`; regions: see shift_regions, if shifted.
+
+        On TPUs version 1 runs as a kernel, where no weights are dropped or inspected.
+        """
         width = x.shape[-1]
         head = (self.num_heads, width // self.num_heads)
         options: dict[str, Any] = {"kernel_init": KERNEL, "dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def project(name: str) -> Float[Array, "b k n h"]:
+        def project(name: str) -> Float[Array, "b n k h"]:
             use_bias = self.qkv_bias and not (self.version == 2 and name == "key")
-            return Dense(head, use_bias=use_bias, **options, name=name)(x).swapaxes(1, 2)
+            return Dense(head, use_bias=use_bias, **options, name=name)(x)
 
         q, k, v = project("query"), project("key"), project("value")
+        shows = self.is_mutable_collection("attention") and not self.is_initializing()
+        whole = self.version == 1 and not shows and (deterministic or not self.dropout)
+        bias = self._offset_bias(side)
+        if attend.choose("auto", x.shape[1], whole, bias) == "pallas":
+            of_windows = None if regions is None else jnp.asarray(regions)
+            mixed = attend.pallas(q, k, v, bias=bias, regions=of_windows)
+            return Dense(width, inputs=2, **options, name="out")(mixed)
+        q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
         if self.version == 1:
             scores = ops.matmul(q / jnp.asarray(math.sqrt(head[1]), q.dtype), k, jnp.float32, transposed=True)
         else:
@@ -83,12 +93,13 @@ class WindowAttention(nn.Module):
             q, k = (_unit(a.astype(jnp.float32)) for a in (q, k))
             factor = jnp.exp(jnp.minimum(scale.astype(jnp.float32), math.log(100.0)))
             scores = ops.matmul(q, k, jnp.float32, transposed=True) * factor.reshape(1, -1, 1, 1)
-        scores = scores + self._offset_bias(side)[None]
-        if bias is not None:
-            scores = rearrange(scores, "(b w) k q n -> b w k q n", w=len(bias)) + bias[None, :, None]
+        scores = scores + bias[None]
+        if regions is not None:
+            apart = jnp.asarray(np.where(regions[:, :, None] == regions[:, None], 0.0, -100.0), jnp.float32)
+            scores = rearrange(scores, "(b w) k q n -> b w k q n", w=len(regions)) + apart[None, :, None]
             scores = rearrange(scores, "b w k q n -> (b w) k q n")
         weights = ops.softmax(scores, v.dtype)
-        if self.is_mutable_collection("attention") and not self.is_initializing():
+        if shows:
             self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
         weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
         mixed = ops.matmul(weights, v, v.dtype).swapaxes(1, 2)
@@ -151,8 +162,8 @@ class SwinBlock(nn.Module):
             x = jnp.roll(x, (-by, -by), (1, 2)) if by else x
             side, rows = (window, window), size[0] // window
             tokens = rearrange(x, "b (i p) (j q) c -> (b i j) (p q) c", p=window, q=window)
-            bias = jnp.asarray(shift_bias(size, side, (by, by))) if by else None
-            tokens = dropout(attention(tokens, side, bias, deterministic=deterministic))
+            regions = shift_regions(size, side, (by, by)) if by else None
+            tokens = dropout(attention(tokens, side, regions, deterministic=deterministic))
             x = rearrange(tokens, "(b i j) (p q) c -> b (i p) (j q) c", b=b, i=rows, p=window)
             x = jnp.roll(x, (by, by), (1, 2)) if by else x
             return x[:, :height, :width]
