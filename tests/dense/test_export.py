@@ -66,7 +66,7 @@ def loaded(kind) -> inference.Loaded:
     ("kind", "to"),
     [
         pytest.param(kind, to, marks=() if kind in sample else pytest.mark.torture)
-        for to, sample in (("onnx", ("upernet", "detect")), ("stablehlo", ("linear", "depth")))
+        for to, sample in (("onnx", ("detect",)), ("stablehlo", ("linear", "upernet", "depth")))
         for kind in KINDS
     ],
 )
