@@ -113,7 +113,7 @@ def test_a_collective_that_is_split_over_fusions_counts_once():
 
 def test_what_passes_through_a_split_collective_is_neither_read_nor_written():
     begin, other_work = 128 + 128 + 1024, 512 + 512
-    assert HloModule(SPLIT).memory_traffic() == begin + (128 + other_work) + 128  # each part reads what is sent
+    assert HloModule(SPLIT).memory_traffic() == begin + (128 + other_work) + 128  # each part reads the source
 
 
 def test_the_trip_count_is_inferred_from_the_condition():

@@ -39,10 +39,7 @@ def test_the_weights_beside_an_average_load_too(at_root):
     assert any(not np.array_equal(averaged[name], raw[name]) for name in raw)
 
 
-@pytest.mark.parametrize(
-    "name",
-    sampled(NAMES, "ema", "distill", "pmap"),
-)
+@pytest.mark.parametrize("name", sampled(NAMES, "ema", "distill", "pmap"))
 def test_it_resumes_with_the_losses_that_it_had(name, at_root, tmp_path):
     workdir = tmp_path / name
     shutil.copytree(WORKDIRS / name, workdir)

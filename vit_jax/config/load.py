@@ -159,6 +159,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         node.unlock()
         del node[last]
         return
+    declared = KEYS[last].kind if not path and last in KEYS else arguments.get(last)
     hint = dict if seam_of(key) else arguments.get(last)
     current = None
     if last in node:
@@ -167,8 +168,7 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         if isinstance(current, ml_collections.ConfigDict):
             hint = dict
         elif hint is None and kind is not type(None):
-            hint = (KEYS[last].kind if not path and last in KEYS else kind) | None  # None is the default, or unset
-    declared = KEYS[last].kind if not path and last in KEYS else arguments.get(last)
+            hint = (declared or kind) | None  # None is the default, or unset
     without = text.lower() == "none" and declared is not None and fits(None, declared)
     value = None if without else value_of(f"--config.{key}", text, hint)
     check_plain(value, f"--config.{key}")

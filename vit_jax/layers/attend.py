@@ -28,7 +28,6 @@ Heads = Float[Array, "b n k h"]
 Queries = Float[Array, "b q k h"]
 Weights = Float[Array, "b k q n"]
 Flat = Float[Array, "b n d"]
-
 Bias = Float[Array, "... k q n"]
 
 # With more tokens the weights of a head do not fit into a TPU's vector memory, with more biases these and their gradient.
@@ -122,10 +121,10 @@ def pallas(
     bias = None if bias is None else bias.astype(jnp.float32).swapaxes(1, 2)
     if mesh.shape:
         place = PartitionSpec(images, None, heads)
-        specs = (*(place,) * 3, PartitionSpec(None if mask is None else images), PartitionSpec(heads))
+        specs = (PartitionSpec(None if mask is None else images), PartitionSpec(heads), *(place,) * 3)
         attend = jax.shard_map(attend, in_specs=specs, out_specs=place, check_vma=False)
     flat = (x.reshape(b, n, k * h) for x in (queries, keys, _unmasked(values, mask)))
-    return attend(*flat, groups, bias).reshape(b, n, k, h)
+    return attend(groups, bias, *flat).reshape(b, n, k, h)
 
 
 class _Head(NamedTuple):
@@ -184,7 +183,7 @@ def _product(left: Array, right: Array, over: int, and_over: int) -> Array:
     return jax.lax.dot_general(left, right, (((over,), (and_over,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _exponents(head: _Head, q: Any, k: Any, groups: Any, bias: Any) -> tuple[Array, Array]:
+def _exponents(head: _Head, groups: Any, bias: Any, q: Any, k: Any) -> tuple[Array, Array]:
     """Return the weights [keys, queries] of a head before their division by their sums over keys, and these [1, queries]."""
     scores = _product(k[head.at], head.only(q[head.at]), 1, 1) * head.size**-0.5
     if bias is not None:
@@ -196,16 +195,16 @@ def _exponents(head: _Head, q: Any, k: Any, groups: Any, bias: Any) -> tuple[Arr
     return exponents, exponents.sum(axis=0, keepdims=True)
 
 
-def _forward_kernel(heads: list[_Head], q, k, v, groups, bias, out):
+def _forward_kernel(heads: list[_Head], groups, bias, q, k, v, out):
     means = []
-    for head, (exponents, total) in _ahead(lambda head: _exponents(head, q, k, groups, bias), heads, out.shape[1]):
+    for head, (exponents, total) in _ahead(lambda head: _exponents(head, groups, bias, q, k), heads, out.shape[1]):
         means.append(_product(v[head.at].T[head.rows], exponents.astype(v.dtype), 1, 0) * (1.0 / total))
         if head.is_last:
             out[head.at] = jnp.concatenate(means, axis=0).astype(out.dtype).T
             means = []
 
 
-def _backward_kernel(heads: list[_Head], q, k, v, groups, bias, gradient, to_q, to_k, to_v, to_bias=None):
+def _backward_kernel(heads: list[_Head], groups, bias, q, k, v, gradient, to_q, to_k, to_v, to_bias=None):
     if to_bias is not None:  # summed over the images of a part of the grid
 
         @pl.when(pl.program_id(1) == 0)
@@ -213,7 +212,7 @@ def _backward_kernel(heads: list[_Head], q, k, v, groups, bias, gradient, to_q, 
             to_bias[...] = jnp.zeros_like(to_bias)
 
     def products(head: _Head) -> tuple[Array, Array, Array]:
-        return *_exponents(head, q, k, groups, bias), _product(v[head.at], head.only(gradient[head.at]), 1, 1)
+        return *_exponents(head, groups, bias, q, k), _product(v[head.at], head.only(gradient[head.at]), 1, 1)
 
     gradients: list[tuple[Array, Array, Array]] = []
     for head, (exponents, total, to_weights) in _ahead(products, heads, q.shape[1]):
@@ -237,16 +236,19 @@ def _backward_kernel(heads: list[_Head], q, k, v, groups, bias, gradient, to_q, 
 
 
 def _call(
-    kernel: Callable[..., None], heads: int, arrays: Sequence[Array | None], outputs: int, with_bias: bool
+    kernel: Callable[..., None],
+    heads: int,
+    groups: Array | None,
+    bias: Array | None,
+    arrays: Sequence[Flat],
+    outputs: int,
+    to_bias: bool = False,
 ) -> tuple[Array, ...]:
-    """Run a kernel on a few images at a time; the arrays are queries, keys, values, groups, bias and more like the queries.
+    """Run a kernel on a few images at a time; returns arrays like the given ones and, with to_bias, one like the bias.
 
-    Returns arrays like the queries and, with_bias, one like the bias. Half of the images are one part of the grid, which
-    chips with two cores compute on one of them.
+    Half of the images are one part of the grid, which chips with two cores compute on one of them.
     """
-    queries, groups, bias = arrays[0], arrays[3], arrays[4]
-    assert queries is not None
-    b, n, d = queries.shape
+    b, n, d = arrays[0].shape
     parts = 2 - b % 2
     windows = b if groups is None else len(groups)
     most = math.gcd(b // parts, windows)
@@ -259,47 +261,50 @@ def _call(
     def of_windows(part: Any, step: Any) -> tuple[Any, ...]:
         return jax.lax.rem(part * steps + step, windows // many), 0, 0
 
-    image = pl.BlockSpec((many, n, d), of_images)
-    in_specs = [image] * len(arrays)
-    if groups is not None:
-        in_specs[3] = pl.BlockSpec((many, 2, n), of_windows)
+    image, out_shape = (
+        pl.BlockSpec((many, n, d), of_images),
+        [jax.ShapeDtypeStruct((b, n, d), arrays[0].dtype)] * outputs,
+    )
+    in_specs, out_specs = [image] * len(arrays), [image] * outputs
     if bias is not None:
-        in_specs[4] = pl.BlockSpec(bias.shape, lambda part, step: (0, 0, 0))
-    out_shape, out_specs = [jax.ShapeDtypeStruct((b, n, d), queries.dtype)] * outputs, [image] * outputs
-    if with_bias and bias is not None:
+        in_specs.insert(0, pl.BlockSpec(bias.shape, lambda part, step: (0, 0, 0)))
+    if groups is not None:
+        in_specs.insert(0, pl.BlockSpec((many, 2, n), of_windows))
+    if to_bias and bias is not None:
         out_shape.append(jax.ShapeDtypeStruct((parts, *bias.shape), bias.dtype))
         out_specs.append(pl.BlockSpec((1, *bias.shape), lambda part, step: (part, 0, 0, 0)))
 
     def run(*references: Any) -> None:
         rest = iter(references)
-        kernel(_heads(many, heads, d // heads), *(None if x is None else next(rest) for x in arrays), *rest)
+        kernel(_heads(many, heads, d // heads), *(None if x is None else next(rest) for x in (groups, bias)), *rest)
 
     made = pl.pallas_call(
         run,
         grid=(parts, steps),
-        in_specs=[spec for spec, x in zip(in_specs, arrays, strict=True) if x is not None],
+        in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=64 * 2**20
         ),
         interpret=platform() != "tpu",
-    )(*(x for x in arrays if x is not None))
+    )(*(x for x in (groups, bias, *arrays) if x is not None))
     return tuple(made)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(heads: int, *arrays: Array | None) -> Flat:
-    return _call(_forward_kernel, heads, arrays, 1, with_bias=False)[0]
+def _attend(heads: int, groups: Array | None, bias: Array | None, *arrays: Flat) -> Flat:
+    return _call(_forward_kernel, heads, groups, bias, arrays, 1)[0]
 
 
-def _forward(heads: int, *arrays: Array | None) -> tuple[Flat, tuple[Array | None, ...]]:
-    return _attend(heads, *arrays), arrays
+def _forward(heads: int, groups: Array | None, bias: Array | None, *arrays: Flat) -> tuple[Flat, tuple[Any, ...]]:
+    return _attend(heads, groups, bias, *arrays), (groups, bias, arrays)
 
 
-def _backward(heads: int, arrays: tuple[Array | None, ...], gradient: Flat) -> tuple[Array | None, ...]:
-    to_q, to_k, to_v, *to_bias = _call(_backward_kernel, heads, (*arrays, gradient), 3, with_bias=True)
-    return to_q, to_k, to_v, None, to_bias[0].sum(axis=0) if to_bias else None
+def _backward(heads: int, kept: tuple[Any, ...], gradient: Flat) -> tuple[Array | None, ...]:
+    groups, bias, arrays = kept
+    found = _call(_backward_kernel, heads, groups, bias, (*arrays, gradient), 3, to_bias=True)
+    return None, None if bias is None else found[3].sum(axis=0), *found[:3]
 
 
 _attend.defvjp(_forward, _backward)

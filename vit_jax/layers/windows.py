@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit_jax.layers import attend, ops
 from vit_jax.layers.dense import Dense
@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Tokens, side: tuple[int, int], regions: np.ndarray | None, *, deterministic: bool = True
+        self, x: Tokens, side: tuple[int, int], regions: Int[Array, "windows n"] | None, *, deterministic: bool = True
     ) -> Tokens:
         """Map tokens [b * windows, n, d] of windows of `side`; regions: see shift_regions, if shifted.
 
@@ -81,12 +81,24 @@ class WindowAttention(nn.Module):
         whole = self.version == 1 and not shows and (deterministic or not self.dropout)
         bias = self._offset_bias(side)
         if attend.choose("auto", x.shape[1], whole, bias) == "pallas":
-            of_windows = None if regions is None else jnp.asarray(regions)
-            mixed = attend.pallas(q, k, v, bias=bias, regions=of_windows)
-            return Dense(width, inputs=2, **options, name="out")(mixed)
-        q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+            mixed = attend.pallas(q, k, v, bias=bias, regions=regions)
+        else:
+            weights = ops.softmax(self._scores(q.swapaxes(1, 2), k.swapaxes(1, 2), bias, regions), v.dtype)
+            if shows:
+                self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
+            weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
+            mixed = attend.weighted_values(weights, v)
+        return Dense(width, inputs=2, **options, name="out")(mixed)
+
+    def _scores(
+        self,
+        q: Float[Array, "b k n h"],
+        k: Float[Array, "b k n h"],
+        bias: Float[Array, "k n n"],
+        regions: Int[Array, "windows n"] | None,
+    ) -> Float[Array, "b k n n"]:
         if self.version == 1:
-            scores = ops.matmul(q / jnp.asarray(math.sqrt(head[1]), q.dtype), k, jnp.float32, transposed=True)
+            scores = ops.matmul(q / jnp.asarray(math.sqrt(q.shape[-1]), q.dtype), k, jnp.float32, transposed=True)
         else:
             log10 = nn.initializers.constant(math.log(10.0))
             scale = self.param("logit_scale", log10, (self.num_heads, 1, 1), self.param_dtype)
@@ -94,16 +106,11 @@ class WindowAttention(nn.Module):
             factor = jnp.exp(jnp.minimum(scale.astype(jnp.float32), math.log(100.0)))
             scores = ops.matmul(q, k, jnp.float32, transposed=True) * factor.reshape(1, -1, 1, 1)
         scores = scores + bias[None]
-        if regions is not None:
-            apart = jnp.asarray(np.where(regions[:, :, None] == regions[:, None], 0.0, -100.0), jnp.float32)
-            scores = rearrange(scores, "(b w) k q n -> b w k q n", w=len(regions)) + apart[None, :, None]
-            scores = rearrange(scores, "b w k q n -> (b w) k q n")
-        weights = ops.softmax(scores, v.dtype)
-        if shows:
-            self.sow("attention", "weights", weights, reduce_fn=lambda _, w: w, init_fn=lambda: None)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic)
-        mixed = ops.matmul(weights, v, v.dtype).swapaxes(1, 2)
-        return Dense(width, inputs=2, **options, name="out")(mixed)
+        if regions is None:
+            return scores
+        apart = jnp.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
+        scores = rearrange(scores, "(b w) k q n -> b w k q n", w=len(regions)) + apart[None, :, None]
+        return rearrange(scores, "b w k q n -> (b w) k q n")
 
     def _offset_bias(self, side: tuple[int, int]) -> Float[Array, "k n n"]:
         places = relative_places(self.window, side)
@@ -162,7 +169,7 @@ class SwinBlock(nn.Module):
             x = jnp.roll(x, (-by, -by), (1, 2)) if by else x
             side, rows = (window, window), size[0] // window
             tokens = rearrange(x, "b (i p) (j q) c -> (b i j) (p q) c", p=window, q=window)
-            regions = shift_regions(size, side, (by, by)) if by else None
+            regions = jnp.asarray(shift_regions(size, side, (by, by))) if by else None
             tokens = dropout(attention(tokens, side, regions, deterministic=deterministic))
             x = rearrange(tokens, "(b i j) (p q) c -> b (i p) (j q) c", b=b, i=rows, p=window)
             x = jnp.roll(x, (by, by), (1, 2)) if by else x
