@@ -83,7 +83,7 @@ class Encoder(nn.Module):
             def run(block: nn.Module, x: Tokens, mask: Mask, *extras: Geometry) -> Tokens:
                 return batch_sharded(block(x, mask, *extras, deterministic=not train))
 
-            if self.remat != "none":
+            if self.remat != "none" and not self.is_initializing():
                 run = nn.remat(run, policy=POLICIES[self.remat])
             for i, rate in enumerate(rates):
                 x = run(self.block(drop_path=rate, name=f"block_{i}"), x, mask, *extras)
