@@ -471,9 +471,9 @@ def _restore(path: Path, step: int | None, suffix: str, task: Task, spec: Mappin
     like_state = jax.eval_shape(task.init_state, like)
     known = jax.eval_shape(task.evaluated, like, like_state)
     if suffix not in known:
+        named = ", ".join(repr(name) for name in known if name) or "none with a name"
         raise UserError(
-            f"{path} has no weights named {suffix!r}; it has {', '.join(repr(name) for name in known)}"
-            f"{', and each with raw' if averaged else ''}."
+            f"{path} has no weights named {suffix!r}; it has {named}{', and each with raw' if averaged else ''}."
         )
     everywhere = sharding.everywhere(sharding.make_mesh())
     names = {k: ("frozen/" if k in frozen else part) + k for k in trees.flatten(like)}

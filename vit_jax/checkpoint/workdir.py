@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from vit_jax.checkpoint import lock
 from vit_jax.checkpoint.saver import Saver, check_path, steps_in
@@ -23,6 +24,8 @@ from vit_jax.types import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vit_jax")
 # The keys of a run's length, which may change if its schedule continues unchanged.
 LENGTH = ("steps", "epochs")
+# Facts about the data that follow from the evaluators, which may change.
+MAY_CHANGE = ("preprocess", "image_shape", "fields")
 # The keys of config.json, besides commit and hardware.
 RECORD = {"config": dict, "data": dict, "versions": dict, "changes": list}
 
@@ -96,18 +99,24 @@ def check(workdir: str | Path, config: Mapping[str, Any]) -> None:
 def check_extension(path: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise UserError if a run cannot be extended to another length from its latest checkpoint.
 
-    It can if its learning rate there is the same in a run of the new length, and its task does not count the steps.
+    It can if its learning rate up to there is the same in a run of the new length, and neither its task nor its weight decay
+    follows the length.
     """
     done = (steps_in(path / "checkpoints") or [0])[-1]
     old, new = (configs.steps_of(one, record["data"]["num_examples"]) for one in (record["config"], config))
-    schedule = config["optim"]["schedule"]
-    before, after = (float(configs.build(schedule, "optim.schedule", steps=n)(max(done - 1, 0))) for n in (old, new))
+    schedule, taken = config["optim"]["schedule"], np.arange(max(done, 1))
+    before, after = (
+        np.asarray(jax.vmap(configs.build(schedule, "optim.schedule", steps=n))(taken)) for n in (old, new)
+    )
+    decays = config["optim"].get("weight_decay_end") is not None
     counted = "steps" in configs.parameters(configs.resolve(config["task"].get("type"), "vit_jax.tasks", "task"))
-    if new >= done and abs(before - after) < 1e-6 and not (counted and done):
+    if new >= done and np.abs(before - after).max() < 1e-6 and not ((counted or decays) and done):
         return
     reason = f"its learning rate, by optim.schedule={schedule['type']!r}, has followed a length of {old:,} steps"
     if new < done:
         reason = "that is less than it has done"
+    elif decays:
+        reason = f"its weight decay, by optim.weight_decay_end, has followed a length of {old:,} steps"
     elif counted:
         reason = f"its task, {config['task']['type']}, has followed a length of {old:,} steps"
     raise UserError(
@@ -121,7 +130,8 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
     """Create a checked workdir and its config.json, or record changes since the run began.
 
     data: facts about the data, such as class names, layout, number of examples, and how images are prepared for the
-    trained model. Raises UserError if they differ from when the run began, except for the preprocessing and the fields.
+    trained model. Raises UserError if they differ from when the run began, except for the fields and what follows from the
+    evaluators.
     """
     path, config, data = Path(workdir), _as_json(config), _as_json(data)
     now = {"versions": versions(), "git_commit": git_commit(), "hardware": hardware(jax.devices())}
@@ -133,7 +143,7 @@ def open_run(workdir: str | Path, config: Mapping[str, Any], data: Mapping[str, 
         record: dict[str, Any] = {"version": VERSION, "config": config, "data": data, "changes": [], **now}
     else:
         record = read(path)
-        keys = [key for key in data if record["data"].get(key) != data[key] and key not in ("preprocess", "fields")]
+        keys = [key for key in data if record["data"].get(key) != data[key] and key not in MAY_CHANGE]
         if keys:
             raise UserError(f"--workdir={workdir} was begun on other data; {_table(record['data'], data, keys)}")
         changed, free = schema.changed_keys(record["config"], config)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import itertools
 import os
 import sys
 import textwrap
@@ -139,7 +140,7 @@ def output_folder(flag: str, text: str) -> Path:
 
 def hint_flag(argv: Sequence[str]) -> None:
     """Raise UserError if a training flag is another library's, with its name here."""
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         flag, _, value = word.partition("=")
         hint = other_libraries.key_hint(flag, value or ("" if after.startswith("-") else after))
         if word.startswith("--") and hint:

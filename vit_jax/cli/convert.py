@@ -68,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
 
         loaded = at_patch_size(loaded, flags.patch_size)
         notes.append(f"A ViT with patches of {flags.patch_size} pixels, from a FlexiViT.")
+    if flags.to != "workdir":
+        loaded, more = for_classifiers(loaded, flags.to)
+        notes += more
     notes += write(loaded, out, flags.to)
     for note in notes:
         print(f"note: {line(note)}")
@@ -76,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.to != "npz":
         unchanged = flags.average is None and flags.image_size is None and flags.patch_size is None
         write_card(loaded, flags.model, out, flags.to, notes, measured=unchanged)
-    if not check(loaded, out, flags.to):
+    if not check(loaded, out, flags.to, flags.trust):
         return 1
     if flags.push is not None:
         print(f"uploaded to {hub.upload(out, flags.push)}")
@@ -137,6 +140,35 @@ def averaged(loaded: Any, other: Any, share: float) -> Any:
         )
     mean = {name: ((1 - share) * np.asarray(x, np.float32) + share * theirs[name]) for name, x in ours.items()}
     return dataclasses.replace(loaded, weights=trees.unflatten(loaded.weights, mean))
+
+
+def for_classifiers(loaded: Any, to: str) -> tuple[Any, list[str]]:
+    """Return a model as a format of classifiers can express it, and notes on what it can't.
+
+    Of a model that predicts parts of images this is the encoder; the scale of a regression's numbers becomes a part of the
+    head.
+    """
+    from vit_jax import trees
+
+    if predicts_parts(loaded):
+        if to == "hf":
+            return loaded, []
+        spec = {**loaded.spec, "num_classes": 0}
+        note = "Only its image encoder is written, without what predicts parts of images."
+        return dataclasses.replace(loaded, spec=spec, names_known=False), [note]
+    loss = getattr(loaded.task, "loss_name", "softmax_xent")
+    if type(loaded.task).__name__ != "Regress":
+        several = loss in ("sigmoid_xent", "bce") and not loaded.has_untrained_head
+        note = (
+            "Its classes do not exclude each other: a probability is the sigmoid of a logit. The format cannot say so."
+        )
+        return loaded, [note] if several else []
+    center, width = (np.asarray(x, np.float32) for x in (loaded.task.target_mean, loaded.task.target_std))
+    scaled = {"params/head/kernel": lambda x: x * width, "params/head/bias": lambda x: x * width + center}
+    weights = trees.map_named(lambda name, x: scaled[name](x) if name in scaled else x, loaded.weights)
+    task = dataclasses.replace(loaded.task, target_mean=0.0, target_std=1.0)
+    note = f"Its outputs are numbers ({', '.join(loaded.class_names[:5])}), not logits of classes. The format cannot say so."
+    return dataclasses.replace(loaded, weights=weights, task=task), [note]
 
 
 def write_card(loaded: Any, reference: str, out: Path, to: str, notes: Sequence[str], measured: bool = True) -> None:
@@ -271,14 +303,16 @@ def outputs_of(loaded: Any, images: np.ndarray, names: Sequence[str]) -> np.ndar
     return np.concatenate([np.asarray(found[name]) for name in names], axis=-1)
 
 
-def check(loaded: Any, out: Path, to: str) -> bool:
+def check(loaded: Any, out: Path, to: str, trust: bool = False) -> bool:
     """Compare the written model with the original on random images, here and in the target library; print the result.
 
-    An untrained head gives the same logits for every network, so then the features before it are compared.
+    An untrained head gives the same logits for every network, so then the features before it are compared. Formats
+    without a dtype are read in float32, so that is what the original computes in, too.
     """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
     names = compared(loaded, to)
-    output, expected = " and ".join(names), outputs_of(loaded, images, names)
+    original = loaded if to == "workdir" else in_float32(loaded, alone=names == ("features",))
+    output, expected = " and ".join(names), outputs_of(original, images, names)
     tolerance = TOLERANCE * max(float(expected.std()), 1e-6)
 
     def compare(reader: str, found: np.ndarray) -> bool:
@@ -291,7 +325,7 @@ def check(loaded: Any, out: Path, to: str) -> bool:
             )
         return difference <= tolerance
 
-    is_same = compare("vit_jax", outputs_of(_read_back(loaded, out, to), images, names))
+    is_same = compare("vit_jax", outputs_of(_read_back(loaded, out, to, trust), images, names))
     library = LIBRARIES.get(to)
     if library and output == "features":
         print(f"SKIPPED: {library}; the head is untrained, so its logits would not show a difference")
@@ -320,15 +354,32 @@ def compared(loaded: Any, to: str) -> tuple[str, ...]:
     return ("features",) if predicts_parts(loaded) or loaded.has_untrained_head else ("logits",)
 
 
-def _read_back(loaded: Any, out: Path, to: str) -> Any:
+def in_float32(loaded: Any, alone: bool) -> Any:
+    """Return the model computed in float32; alone: only its image encoder, without the rest of its task."""
+    from vit_jax.export.program import plain_form
+    from vit_jax.tasks.classify import Classify
+
+    task, weights = plain_form(loaded, "float32")
+    if alone and not hasattr(task, "text"):
+        mean, std = loaded.scale
+        model, weights = task.backbone(weights)
+        task = Classify(model, mean=mean, std=std)
+    return dataclasses.replace(loaded, task=task, weights=weights)
+
+
+def _read_back(loaded: Any, out: Path, to: str, trust: bool) -> Any:
     """Load the written model; fields and normalization that a .npz does not contain are taken from the original."""
     from vit_jax import inference
 
     if to != "npz":
-        return inference.load(out)
+        return inference.load(out, trust=trust)
     changes = {key: loaded.spec[key] for key in ("mlp", "norm_eps", "stem") if key in loaded.spec}
     copy = inference.load(out, changes=changes)
-    return dataclasses.replace(copy, task=dataclasses.replace(loaded.task, model=copy.model))
+    if hasattr(loaded.task, "text"):
+        return dataclasses.replace(copy, task=dataclasses.replace(loaded.task, model=copy.model))
+    mean, std = loaded.scale
+    task: Any = copy.task
+    return dataclasses.replace(copy, task=dataclasses.replace(task, mean=mean, std=std))
 
 
 def _loader(library: str, task: str) -> Callable[[Path], Any] | None:

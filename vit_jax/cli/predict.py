@@ -76,6 +76,8 @@ def predict_images(loaded: Any, flags: Any, paths: Sequence[str], texts: Sequenc
     from vit_jax.data.source import UnreadableImage
 
     embedding = loaded.embed_texts(texts) if texts else None
+    if embedding is None and hasattr(loaded.task, "text"):
+        raise UserError(f"{flags.model} compares images with texts; name them, such as --texts cat dog.")
     if embedding is None and loaded.has_untrained_head:
         raise UserError(
             f"{flags.model} cannot classify: it has {'an untrained head' if loaded.class_names else 'no head'}. "

@@ -138,7 +138,8 @@ def _override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     node, path = config, ""
     for part in parents:
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-            _hint_foreign(key, text)
+            if not path:  # below a part of ours, the name of another part is misspelt
+                _hint_foreign(key, text)
             known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
             raise ConfigError(f"--config.{key}: unknown key {part!r}{near(part, known)}")
         node, path = node[part], f"{path}.{part}" if path else part

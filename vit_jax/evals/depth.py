@@ -23,6 +23,8 @@ class Depth(Evaluator):
     mirror images.
     """
 
+    needs = ("numbers", "loss")
+
     def __init__(
         self,
         source: Source,

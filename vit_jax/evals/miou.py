@@ -27,6 +27,8 @@ class MeanIou(Evaluator):
     With multi_scale, predictions combine several scales and mirror images (see tasks/dense.py).
     """
 
+    needs = ("segments", "loss")
+
     def __init__(
         self,
         source: Source,

@@ -30,6 +30,11 @@ class LinearProbe(FromFeatures):
         cache_mb: Megabytes = 2048,
     ):
         super().__init__(source, train, preprocess, batch_size, threads, cache_mb)
+        if len(train.class_names) < 2:
+            raise UserError(
+                f"A linear probe tells classes apart; found the training images of {len(train.class_names)}: take data of several, "
+                "or leave the probe out, such as by --config.evals.probe=None."
+            )
         if min(strengths, default=0) <= 0 or max_iter < 1:
             raise UserError(f"strengths={strengths}, max_iter={max_iter}; expected numbers above 0.")
         self.strengths, self.max_iter = strengths, max_iter
@@ -42,12 +47,19 @@ class LinearProbe(FromFeatures):
             (measured[name]["features"], measured[name]["label"]) for name in ("train", "test")
         )
         counts = np.bincount(labels)
-        if counts[counts > 0].min() < 2 or (counts > 0).sum() < 2:
-            raise UserError(f"Found {len(train)} training images, expected two or more classes with two or more each.")
+        several = counts[labels] > 1  # a class of one image has none to hold out
+        if (counts > 1).sum() < 2:
+            raise UserError(
+                f"Found {len(train)} training images of {(counts > 0).sum()} classes for a linear probe, expected two or more "
+                "classes with two or more each; take more images, or leave the probe out."
+            )
         best = self.strengths[0]
         if len(self.strengths) > 1:
-            held_out = max(round(0.2 * len(train)), int((counts > 0).sum()))
-            x, x_held, y, y_held = train_test_split(train, labels, test_size=held_out, stratify=labels, random_state=0)
+            held_out, strata = max(round(0.2 * several.sum()), int((counts > 1).sum())), labels[several]
+            x, x_held, y, y_held = train_test_split(
+                train[several], strata, test_size=held_out, stratify=strata, random_state=0
+            )
+            x, y = np.concatenate([x, train[~several]]), np.concatenate([y, labels[~several]])
             best = max(self.strengths, key=lambda c: self._accuracy(c, x, y, x_held, y_held))
         accuracy = self._accuracy(best, train, labels, test, truth)
         return {"accuracy": accuracy, "C": best, "num_examples": len(test)}

@@ -1,5 +1,6 @@
 """Write predictions for pixels and boxes to files: masks, overlays, number maps, and images with boxes."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,12 +67,15 @@ def stacked(examples: Sequence[Mapping[str, Any]], rows: int) -> dict[str, np.nd
 
 def unique_names(paths: Sequence[str]) -> list[str]:
     """Return file names without folder and ending, numbered if several are equal."""
-    seen: dict[str, int] = {}
-    names = []
-    for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    names: list[str] = []
+    taken = set(stems)
+    for number, stem in enumerate(stems):
+        name = stem
+        if stem in stems[:number]:
+            name = next(name for i in itertools.count(2) if (name := f"{stem}-{i}") not in taken)
+            taken.add(name)
+        names.append(name)
     return names
 
 

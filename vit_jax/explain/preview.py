@@ -1,6 +1,7 @@
 """Show the network's input: the images of a config unchanged, and as augmented batches."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -141,17 +142,15 @@ def feed(config: Mapping[str, Any], source: Source, batches: int, most: int) -> 
         key, _ = step_keys(config["seed"], step)
         made = jax.device_get(prepared(parts.task, parts.fetch, parts.constants, jax.device_put(batch), key))
         arrays = {name: f"{x.dtype} {'x'.join(map(str, x.shape))}" for name, x in made.items()}
-        for name, images in made.items():
-            if not is_pictures(images):
-                continue
+        # Large ones first.
+        shown = sorted((name for name in made if is_pictures(made[name])), key=lambda name: -made[name].shape[-2])
+        for name in shown:
             if name == "image" or "image" not in made:
-                pixels.add(images)
-            for row, several in enumerate(images.reshape(len(images), -1, *images.shape[-3:])):
-                caption = caption_of(made, row, parts.task.class_names)
-                pictures += [
-                    Caption(one.round().clip(0, 255).astype(np.uint8), caption if name == "image" else name)
-                    for one in several
-                ]
+                pixels.add(made[name])
+        for row, name in itertools.product(range(len(next(iter(made.values())))), shown):
+            caption = caption_of(made, row, parts.task.class_names) if name == "image" else name
+            several = made[name][row].reshape(-1, *made[name].shape[-3:])
+            pictures += [Caption(one.round().clip(0, 255).astype(np.uint8), caption) for one in several]
     return Fed(pictures[:most], arrays, pixels.mean, pixels.std)
 
 

@@ -1,6 +1,5 @@
 """Turn a loaded model into one exportable function of uint8 images."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
@@ -21,8 +20,8 @@ from vit_jax.types import UserError
 
 Dtype = Literal["float32", "bfloat16"]
 ATTENTION = "attention"
-# Of pixels and boxes; without arg max, whose ties rounding would decide.
-PREDICTIONS = (("numbers",), ("pixel_outputs",), ("boxes", "box_logits"))
+# Of pixels, boxes and regressions; without arg max, whose ties rounding would decide.
+PREDICTIONS = (("numbers",), ("pixel_outputs",), ("boxes", "box_logits"), ("values",))
 Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 
@@ -55,7 +54,7 @@ def build(
     default the predictions for images, pixels or boxes, or the features if the head is untrained. Raises UserError for
     an unknown output.
     """
-    task, weights = _plain(loaded, dtype)
+    task, weights = plain_form(loaded, dtype)
     network = Network(reference, dataclasses.replace(loaded, task=task, weights=weights))
     preprocessing = _needed_preprocessing(loaded) if any_size else None
 
@@ -102,13 +101,13 @@ def _default_outputs(loaded: Loaded, known: Collection[str]) -> tuple[str, ...]:
     return ("features",) if loaded.has_untrained_head else ("logits",)
 
 
-def _plain(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
+def plain_form(loaded: Loaded, dtype: Dtype) -> tuple[Any, Any]:
     """Return the task with its network in plain form and a dtype, and the weights in the dtype used there."""
     module = loaded.task.model
     fields = {**PLAIN, "dtype": dtype}
-    task = copy.copy(loaded.task)
     cloned: dict[str, Any] = {key: value for key, value in fields.items() if hasattr(module, key)}
-    object.__setattr__(task, "model", module.clone(**cloned))  # tasks are frozen
+    # With heads of its dtype.
+    task = dataclasses.replace(loaded.task, model=module.clone(**cloned))  # type: ignore[type-var]
     weights = jax.tree.map(jnp.asarray, jax.device_get(loaded.weights))  # on one device
     if dtype == "bfloat16":
         # Linear layers multiply in bfloat16; a stem standardises its kernels in float32 first.

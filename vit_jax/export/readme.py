@@ -16,6 +16,7 @@ outputs = program.call(images)""",
 PRINT = {
     "logits": 'print(facts["class_names"][result.argmax()])',
     "probs": 'print(facts["class_names"][result.argmax()])',
+    "values": 'print(dict(zip(facts["class_names"], result.tolist())))',
     "pixel_outputs": "print(result.argmax(axis=-1))  # the class of each pixel",
     # The last class of a box is "no object".
     "boxes": 'print(result[np.asarray(outputs["box_logits"])[0].argmax(axis=-1) < len(facts["class_names"])])',

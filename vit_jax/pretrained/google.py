@@ -5,6 +5,7 @@ All layouts are converted to the names in big_vision's current models/vit.py: mo
 """
 
 import contextlib
+import math
 import os
 import re
 from collections import defaultdict
@@ -358,6 +359,12 @@ def write(
         full, params = specs.with_posemb_table(full, params, preprocessing.size if preprocessing else (0, 0))
         if not full["posemb_prefix"]:  # the original adds its table to all tokens
             params["posemb/table"] = np.pad(params["posemb/table"], ((0, 0), (specs.prefix_tokens(full), 0), (0, 0)))
+        patches = params["posemb/table"].shape[1] - specs.prefix_tokens(full)
+        if math.isqrt(patches) ** 2 != patches:
+            raise UserError(
+                f"--to=npz has no place for rows and columns, so its readers expect a square grid of patches; found {patches} "
+                "patches: try --to=timm, or --image_size of a square."
+            )
     arrays = to_theirs(links(full), params)
     is_map = full.get("pool") == "map"
     save(path, {f"params/{name}": array for name, array in arrays.items()} if is_map else to_original(arrays))

@@ -9,7 +9,7 @@ import numpy as np
 from vit_jax.pretrained import huggingface, processor, specs
 from vit_jax.pretrained.links import Link, dense, shape_of, to_ours, to_theirs
 from vit_jax.pretrained.pretrained import FlatParams, Preprocessing, Pretrained
-from vit_jax.pretrained.tensors import check_new, config_value, write_folder
+from vit_jax.pretrained.tensors import PREPROCESSOR, check_new, config_value, write_folder
 from vit_jax.types import UserError
 
 _MID = "encoder.mid_position_embeddings"
@@ -67,12 +67,18 @@ def read(arrays: FlatParams, config: Mapping[str, Any], origin: str) -> Pretrain
     }
     task = {"type": "detect.Detect", "detection_tokens": q, "between": between is not None, **given}
     stated = config_value(config, "preprocessor", dict, {}, origin)
+    # The encoder alone would be a ViT, whose pixels have another mean.
+    notes = [note for note in found.notes if stated or PREPROCESSOR not in note]
+    if not stated:
+        notes.append(
+            f"It has no {PREPROCESSOR}: assumed a resize to {size}, and ImageNet's mean and standard deviation."
+        )
     mean, std = (
         tuple(stated.get(key) or fallback)
         for key, fallback in (("image_mean", processor.MEAN), ("image_std", processor.STD))
     )
     images = Preprocessing(size, size, "bilinear", mean, std)
-    return Pretrained(found.model, params, images, names, origin, "bicubic_no_antialias", notes=found.notes, task=task)
+    return Pretrained(found.model, params, images, names, origin, "bicubic_no_antialias", notes=tuple(notes), task=task)
 
 
 def _popped(arrays: FlatParams, name: str, origin: str) -> np.ndarray:

@@ -59,15 +59,35 @@ class Embedder:
             )
             return self._units(self.outputs(image[None]))
         tokens = self.outputs(self.loaded.preprocess(picture)[None])[0]
+        inside = (
+            np.ones(len(tokens), bool) if box is None else self._patches_in(box, self.loaded.decoded(picture).shape)
+        )
+        return self._units(tokens[inside].mean(axis=0, keepdims=True))
+
+    def _patches_in(self, box: Box, shape: tuple[int, ...]) -> np.ndarray:
+        """Return which patches of a picture of this shape have their centre in a box; at least the nearest one.
+
+        The preprocessing of ramps tells where each patch comes from. Raises UserError if it crops the box off.
+        """
         rows, columns = self.grid
-        left, top, right, bottom = box or (0.0, 0.0, 1.0, 1.0)
-        inside = np.zeros((rows, columns), bool)
-        # At least the patch in which the box begins.
-        inside[
-            int(top * rows) : max(int(top * rows) + 1, round(bottom * rows)),
-            int(left * columns) : max(int(left * columns) + 1, round(right * columns)),
-        ] = True
-        return self._units(tokens[inside.reshape(-1)].mean(axis=0, keepdims=True))
+        height, width, _ = shape
+        across = np.broadcast_to((np.arange(width) + 0.5) / width, (height, width))
+        down = np.broadcast_to((np.arange(height)[:, None] + 0.5) / height, (height, width))
+        left, top, right, bottom = box
+        inside, distance = np.ones(rows * columns, bool), np.zeros(rows * columns)
+        for ramp, low, high in ((across, left, right), (down, top, bottom)):
+            seen = self.loaded.preprocess(np.round(255 * ramp).astype(np.uint8))[:, :, 0] / 255
+            if high < seen.min() - 1 / 255 or low > seen.max() + 1 / 255:
+                raise UserError(
+                    f"The preprocessing {self.loaded.preprocess_spec!r} crops this part of the picture off; give another box, or "
+                    "search an index of --feature=features, which embeds the part alone."
+                )
+            of_patch = seen[: len(seen) // rows * rows, : seen.shape[1] // columns * columns]
+            centre = of_patch.reshape(rows, of_patch.shape[0] // rows, columns, -1).mean(axis=(1, 3)).reshape(-1)
+            inside &= (centre >= low) & (centre <= high)
+            distance += np.square(centre - (low + high) / 2)
+        inside[distance.argmin()] |= not inside.any()
+        return inside
 
     def describe(self, text: str) -> Vectors:
         """Return the vector [1, d] of a text; raises UserError unless the index was built with `image_embedding`."""

@@ -16,6 +16,7 @@ from vit_jax.types import UserError
 
 GRAPH_FROM = 50_000  # vectors; fewer are searched exactly within milliseconds
 BLOCK = 2**14  # vectors compared at once
+MOST_PAIRS = 1_000_000  # of near-duplicates, which are kept in memory
 # Graph parameters: edges per vector, and candidates while building and searching.
 CONNECTIVITY, BUILT, SEARCHED = 32, 128, 192
 Found = tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]
@@ -39,15 +40,17 @@ class Searcher:
 
     def images(self, query: Vectors, k: int, selected: np.ndarray | None = None) -> list[Hit]:
         """Return the k images most similar to a vector [1, d], among the selected ones, nearest first."""
-        per_image = self.index.about.per_image
-        # Several of the nearest patches may belong to one image.
-        count = k if per_image == 1 else min(len(self.index), k * min(per_image, 64))
-        cosines, rows = self.vectors(query, count, selected)
-        hits: dict[int, Hit] = {}
-        for cosine, row in zip(cosines[0].tolist(), rows[0].tolist(), strict=True):
-            image, patch = divmod(row, per_image)
-            hits.setdefault(image, Hit(image, cosine, None if per_image == 1 else patch))
-        return list(hits.values())[:k]
+        per_image, count = self.index.about.per_image, k
+        while True:
+            cosines, rows = self.vectors(query, min(count, len(self.index)), selected)
+            hits: dict[int, Hit] = {}
+            for cosine, row in zip(cosines[0].tolist(), rows[0].tolist(), strict=True):
+                image, patch = divmod(row, per_image)
+                hits.setdefault(image, Hit(image, cosine, None if per_image == 1 else patch))
+            # Several of the nearest patches may belong to one image.
+            if len(hits) >= k or rows.shape[1] < count:
+                return list(hits.values())[:k]
+            count *= 8
 
     def vectors(self, queries: Vectors, k: int, selected: np.ndarray | None = None) -> Found:
         """Return the cosines and row numbers of the k nearest vectors of each query, nearest first."""
@@ -89,20 +92,43 @@ def blocks(index: Index) -> Iterator[tuple[int, Vectors]]:
         first += len(part)
 
 
-def near_duplicates(index: Index, other: Index | None, least: float, k: int = 16) -> Iterator[tuple[int, int, float]]:
-    """Yield (image, image, cosine) of pairs with at least this cosine, within an index or between two.
+def near_duplicates(index: Index, other: Index | None, least: float) -> Iterator[tuple[int, int, float]]:
+    """Yield (image, image, cosine) of all pairs with at least this cosine, within an index or between two.
 
-    Only the k nearest of each image are compared, so k or more equal copies are reported in chains.
+    Raises UserError if there are more than MOST_PAIRS.
     """
-    searcher = Searcher(index if other is None else other)
+    searcher, found = Searcher(index if other is None else other), set[tuple[int, int]]()
     for start, block in blocks(index):
         for at in range(0, len(block), 256):
-            queries = np.asarray(block[at : at + 256])
-            cosines, rows = searcher.vectors(queries, min(k, len(searcher.index)))
-            for i, (several, numbers) in enumerate(zip(cosines, rows, strict=True)):
-                for cosine, row in zip(several.tolist(), numbers.tolist(), strict=True):
-                    if cosine >= least and (other is not None or row > start + at + i):
-                        yield start + at + i, row, cosine
+            cosines, rows = _similar(searcher, np.asarray(block[at : at + 256]), least)
+            for i, place in np.argwhere(cosines >= least).tolist():
+                one, row = start + at + i, int(rows[i, place])
+                # A graph may find a pair from one of its images only.
+                pair = (one, row) if other is not None else (min(one, row), max(one, row))
+                if (other is not None or one != row) and pair not in found:
+                    found.add(pair)
+                    yield *pair, float(cosines[i, place])
+            if len(found) > MOST_PAIRS:
+                raise _too_many(least)
+
+
+def _similar(searcher: Searcher, queries: Vectors, least: float) -> Found:
+    """Return at least all vectors that have at least this cosine with a query."""
+    k = 16
+    while True:
+        cosines, rows = searcher.vectors(queries, min(k, len(searcher.index)))
+        if k >= len(searcher.index) or not (cosines[:, -1] >= least).any():
+            return cosines, rows
+        if k > MOST_PAIRS // len(queries):
+            raise _too_many(least)
+        k *= 4
+
+
+def _too_many(least: float) -> UserError:
+    return UserError(
+        f"More than {MOST_PAIRS:,} pairs have a cosine of at least {least}, as the features of this model are close to each "
+        "other: raise --least, or index another model's."
+    )
 
 
 # The graph.

@@ -77,7 +77,8 @@ def make_app(engine: Engine, limits: Limits, searcher: Searcher | None = None, n
         engine.start()
         yield
         engine.stop()
-        api.decoders.shutdown(wait=False, cancel_futures=True)
+        for pool in (api.decoders, api.answerers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     routes = [Route(path, api.page) for path in FILES]
     routes += [
@@ -151,7 +152,8 @@ class Api:
     def __init__(self, engine: Engine, limits: Limits, searcher: Searcher | None, name: str):
         self._engine, self._limits, self._searcher, self._name = engine, limits, searcher, name
         self._uploads, self._slots = Slots(4 * limits.queue), Slots(limits.queue)
-        self.decoders = ThreadPoolExecutor(4, "decoder")
+        # Apart, so that an answer does not wait for the photographs that came after it.
+        self.decoders, self.answerers = ThreadPoolExecutor(4, "decoder"), ThreadPoolExecutor(2, "answerer")
         folder = importlib.resources.files("vit_jax.serve")
         self._files = {path: (folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
 
@@ -203,10 +205,10 @@ class Api:
         outputs = await engine.predict(image, bool(options["attention"]))
         grid = engine.grid if "patches" in outputs else None
         rest = (bool(options["attention"]), grid, options["top"], self._searcher, options["neighbours"])
-        answer = await run(self.decoders, as_answer, engine.loaded, outputs, image, *rest)
+        answer = await run(self.answerers, as_answer, engine.loaded, outputs, image, *rest)
         if texts:
             try:
-                probs = await run(self.decoders, engine.match, outputs, texts)
+                probs = await run(self.answerers, engine.match, outputs, texts)
             except UserError as error:
                 raise HTTPException(400, str(error)) from None
             answer["texts"] = [

@@ -36,7 +36,7 @@ from vit_jax.tasks.teacher import Teacher
 from vit_jax.train import begin_from, settings
 from vit_jax.train.metrics import Recorder
 from vit_jax.train.parts import Parts
-from vit_jax.train.state import State, initial_state
+from vit_jax.train.state import State, initial_state, title
 from vit_jax.train.step import Step, make_step
 from vit_jax.types import Params, Steps, UserError, compile_regex
 
@@ -186,18 +186,20 @@ def build(config: dict[str, Any], path: Path) -> Run:
     data = build_data(config, source, sharding.local_rows(mesh, config["batch_size"]))
     check_holdouts(config["data"]["source"], config["evals"])
     evaluators = {name: build_evaluator(name, entry) for name, entry in config["evals"].items()}
-    check_best(saver.best, evaluators)
 
     parts = build_parts(config, data.spec, data)
     shardings = parts.shardings(mesh)
     check_memory(parts.shapes, shardings)
-    train_step = parts.compile(mesh)
+    train_step = compile_step(parts, mesh)
     check_repeats(parts.task, config["data"].get("repeats") or 1)
-    weights = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)[""]
+    kinds = jax.eval_shape(lambda state: state.evaluated(parts.task), parts.shapes)
+    check_best(saver.best, [title(name, kind) for name in evaluators for kind in kinds])
+    weights = kinds[""]
     for name, (evaluator, _) in evaluators.items():
         check_evaluator(name, evaluator, parts.task, weights, data.spec)
         shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
-    in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source)
+    recorded = workdirs.read(path)["data"] if (path / "config.json").exists() else {}
+    in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source, recorded)
     spec = with_image_shape(batch_shapes(data.spec.layout))
     merged = None
     if pretrained is not None:
@@ -233,6 +235,17 @@ def build(config: dict[str, Any], path: Path) -> Run:
         tokenizer=None if tokenize is None else tokenize.tokenizer,
         seconds_at_peak=None if chip is None else parts.model_flops()[0] / (chip.flops * jax.device_count()),
     )
+
+
+def compile_step(parts: Parts, mesh: jax.sharding.Mesh) -> Step:
+    """Return the step, traced; raises UserError if the network cannot take all images that its task makes."""
+    try:
+        return parts.compile(mesh)
+    except flax.errors.ScopeParamShapeError as error:
+        raise UserError(
+            f"{type(parts.task).__name__} gives the network images of several sizes, and it cannot take them all: make them "
+            f"equal, or take a network for any size, such as a ViT. ({str(error).partition(chr(10))[0][:200]})"
+        ) from None
 
 
 def check_memory(shapes: State, shardings: State) -> None:
@@ -339,11 +352,12 @@ def usage(
     evaluators: Mapping[str, tuple[Evaluator, int | None]],
     train: DataSpec,
     source: Source,
+    recorded: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return how images are prepared for the trained model: `preprocess` and the `image_shape` that it gives.
 
     This is data.eval_preprocess, or the first evaluator's preprocessing, or a resize to the size of the training
-    images.
+    images, or what was recorded when the run began.
     """
     measured = next(((n, e) for n, (e, _) in evaluators.items() if "image" in e.spec.layout), None)
     if eval_preprocess is not None:
@@ -353,6 +367,8 @@ def usage(
         name, evaluator = measured
         spec = without_texts(evals[name].get("preprocess", ""))
         return {"preprocess": spec, "image_shape": evaluator.spec.layout["image"].shape}
+    if "image" not in train.layout and recorded:
+        return {key: recorded[key] for key in ("preprocess", "image_shape")}
     if "image" not in train.layout:
         raise UserError(
             f"The training examples have {', '.join(map(repr, train.layout))}, so how images are prepared for the trained model "
@@ -374,11 +390,10 @@ def image_shape_of(source: Source, preprocess: str) -> tuple[int, ...]:
     raise UserError("Found no readable image, so data.eval_preprocess cannot be tried; repair the images.")
 
 
-def check_best(best: str | None, evaluators: Mapping[str, Any]) -> None:
+def check_best(best: str | None, titles: Sequence[str]) -> None:
     """Raise ConfigError if no evaluator measures the metric that selects the best checkpoint."""
-    name = (best or "").partition("/")[0]
-    if best is not None and not any(name == known or name.startswith(f"{known}_") for known in evaluators):
-        names = ", ".join(f"{name}/accuracy" for name in evaluators) or "none, as there are no evals"
+    if best is not None and best.partition("/")[0] not in titles:
+        names = ", ".join(f"{name}/accuracy" for name in titles) or "none, as there are no evals"
         raise ConfigError(f"checkpoint.best is {best!r}, which no evaluator measures; expected such as {names}.")
 
 

@@ -22,6 +22,12 @@ from vit_jax.train.metrics import NonFiniteLossError, read_rows
 from vit_jax.train.preemption import Preemption
 from vit_jax.train.report import announce, finish, write_report
 from vit_jax.train.state import State, title
+from vit_jax.types import UserError
+
+OUT_OF_MEMORY = (
+    "The step needs more memory than a device has, with batch_size={size}. Take a smaller batch, model.remat='full', or the "
+    "gradient of parts of the batch, grad={{'type': 'accumulate.Accumulate', 'microbatches': 2}}; `vit plan` says what fits."
+)
 
 
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -114,6 +120,8 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         if disk.code_of(error, run.path) is None:
             print(save_last(run, None if in_step else state, done, place), flush=True)
         preemption.ctrl_c.saving = False
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(OUT_OF_MEMORY.format(size=run.data.batch_size)) from error
         raise
     finally:
         close(run)
@@ -130,13 +138,14 @@ def close(run: Run) -> None:
 def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -> str:
     """Save the state of a run that an exception ends, if it is complete and finite; return where the run can resume."""
     saved = run.saver.latest()
-    if state is not None and saved != done and distributed.agree(run.recorder.is_finite()):
-        with contextlib.suppress(Exception):  # a writer may be what failed
-            run.recorder.flush_steps(run.data.unreadable)
-        try:
-            run.saver.save(done, trees.flatten(state), {})
-            saved = run.saver.latest()
-            place.push()
+    if state is not None and saved != done:
+        try:  # an error on a device shows in what is read from there, too
+            if distributed.agree(run.recorder.is_finite()):
+                with contextlib.suppress(Exception):  # a writer may be what failed
+                    run.recorder.flush_steps(run.data.unreadable)
+                run.saver.save(done, trees.flatten(state), {})
+                saved = run.saver.latest()
+                place.push()
         except Exception as error:  # the error that ended the run is the one shown
             print(f"could not save step {done}: {error}", flush=True)
     return saved_words(saved, run, place)
@@ -160,6 +169,10 @@ def evaluate(
         for suffix, kind in weights.items():
             values, measured[title(name, suffix)] = run_evaluator(run.evaluators[name][0], predict, kind)
             results |= {f"{title(name, suffix)}/{key}": value for key, value in values.items()}
+    best = run.saver.best or ""
+    there = [key for key in results if key.startswith(best.partition("/")[0] + "/")]
+    if best and there and best not in results:
+        raise UserError(f"checkpoint.best is {best!r}, which is not measured; expected one of {', '.join(there)}.")
     return results, measured
 
 
