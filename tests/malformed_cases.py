@@ -528,6 +528,19 @@ train(
     says=("checkpoint.best", "'val/accuracy'", "test/"),
 )
 train(
+    "checkpoint_best_of_no_evaluator",
+    "--config.checkpoint.best=test_foo/accuracy",
+    says=("'test_foo/accuracy', which no evaluator measures", "test/accuracy"),
+)
+train(
+    "checkpoint_best_not_measured",
+    "--config.checkpoint.best=test/acc",
+    says=("'test/acc', which is not measured", "test/accuracy"),
+    late=True,
+)
+train("misspelt_evaluator", "--config.evals.tset.batch_size=8", says="unknown key 'tset'; did you mean test?")
+case("train_without_flags", "train", says="--config, --workdir")
+train(
     "checkpoint_best_mode",
     "--config.checkpoint.best_mode=most",
     says=("checkpoint.best_mode is 'most'", "'max', 'min'"),

@@ -12,6 +12,7 @@ from vit_jax import inference
 from vit_jax.config.factory import build_task
 from vit_jax.data.photographs import crops
 from vit_jax.data.source import Boxes, BoxLabels, Image, PixelNumbers, Segments
+from vit_jax.export import program
 from vit_jax.export.export import export
 
 SIZE = (16, 24)
@@ -49,9 +50,10 @@ KINDS = {
 }
 
 
-def loaded(kind) -> inference.Loaded:
+def loaded(kind, **changes) -> inference.Loaded:
     """A model of random weights."""
     model, spec, fields, _ = KINDS[kind]
+    model = model | changes
     shape = (*SIZE, 3)
     task = build_task(
         spec, model, class_names=CLASSES, spec={"image": jax.ShapeDtypeStruct(shape, "uint8")}, fields=fields
@@ -82,3 +84,10 @@ def test_what_is_predicted_is_exported(kind, to, tmp_path):
     for name in names:
         assert facts["outputs"][name] == ["batch", *expected[name].shape[1:]]
         assert np.abs(expected[name][0] - expected[name][1]).max() > 1e-3  # the image makes a difference
+
+
+def test_the_head_of_a_model_in_bfloat16_is_computed_in_float32():
+    model = loaded("depth", dtype="bfloat16")
+    task, weights = program.plain_form(model, "float32")
+    traced = str(jax.make_jaxpr(task.predict)(weights, {"image": crops(1, model.image_shape)}))
+    assert "bf16" not in traced

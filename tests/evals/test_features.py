@@ -97,6 +97,14 @@ def test_the_probe_equals_logistic_regression_of_the_strength_it_chose(agrees):
     assert result["accuracy"] > 0.95
 
 
+def test_the_probe_learns_a_class_of_one_image(agrees):
+    (x, y), (x_test, y_test) = arrays("train"), arrays("test")
+    kept = np.concatenate([np.flatnonzero(y != 3), np.flatnonzero(y == 3)[:1]])
+    passes = {"train": {"features": x[kept], "label": y[kept]}, "test": {"features": x_test, "label": y_test}}
+    found = LinearProbe(**DATA, strengths=(1e-3, 1e-1)).result(passes)
+    assert 0.8 < found["accuracy"] < 0.95  # most images of the class are taken for others
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -106,6 +114,7 @@ def test_the_probe_equals_logistic_regression_of_the_strength_it_chose(agrees):
         (lambda: FewShot(**DATA, shots=()), r"shots=\(\)"),
         (lambda: FewShot(**DATA, shots=(1, 500)), "ask for fewer"),
         (lambda: LinearProbe(**DATA, strengths=(0.0,)), "strengths"),
+        (lambda: LinearProbe(Fake(num_classes=1), Fake(num_classes=1), ""), "tells classes apart"),
     ],
 )
 def test_what_cannot_be_measured_is_told(make, says):

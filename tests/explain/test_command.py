@@ -12,6 +12,7 @@ from PIL import Image
 from tests.explain.helpers import images
 from vit_jax.__main__ import main
 from vit_jax.cli.explain import short_names
+from vit_jax.explain.pictures import unique_names
 
 RUN = str(Path(__file__).parents[1] / "workdirs" / "plain")
 
@@ -102,3 +103,7 @@ def test_the_rows_of_a_summary_add_up_to_the_whole(capsys):
 def test_a_summary_is_of_a_model_or_of_a_config(argv, capsys):
     assert main(["summary", *argv]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_no_file_is_named_like_another():
+    assert unique_names(["x/a-2.png", "a.jpg", "y/a.png", "z/a.gif"]) == ["a-2", "a", "a-3", "a-4"]

@@ -9,8 +9,9 @@ from PIL import Image, ImageOps
 
 from tests.conftest import TINY_FLAGS
 from vit_jax.__main__ import main
+from vit_jax.config.load import load
 from vit_jax.data.sources.folder import Folder
-from vit_jax.explain.preview import statistics
+from vit_jax.explain.preview import feed, open_config, statistics
 
 GOOD = ["a$/grey.png", "a$/cmyk.jpg", "a$/rotated.jpg", "a$/tiny.bmp", "b<i>/deep/er/rgba.png", "b<i>/UPPER.WEBP"]
 
@@ -96,3 +97,10 @@ def test_a_folder_without_a_readable_image_says_so_after_its_facts(tmp_path, cap
     found = capsys.readouterr()
     assert "unreadable: 2 files" in found.out
     assert "Found 2 unreadable images among 2" in found.err
+
+
+def test_all_views_of_an_image_are_shown_side_by_side():
+    options = [("model.width", "8"), ("model.depth", "1"), ("model.mlp_dim", "8"), ("batch_size", "4"), ("evals", "{}")]
+    config, source = open_config(load("configs/labelfree.py:dino", options).to_dict())
+    pictures = feed(config, source, 1, 8).pictures
+    assert [picture.image.shape[0] for picture in pictures] == [16, 16, 8, 8] * 2

@@ -1,6 +1,8 @@
 """An index is its shards: built, killed, resumed, searched and refused."""
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import re
 import signal
@@ -216,6 +218,44 @@ def test_near_duplicates_within_and_between(tmp_path):
     other = of_vectors(tmp_path / "b", np.concatenate([clusters(50, seed=5), vectors[10:11]]))
     found = list(near_duplicates(Index.open(tmp_path / "a"), other, 0.999))
     assert [pair[:2] for pair in found] == [(10, 50)]
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_all_copies_are_near_duplicates(graph, tmp_path):
+    vectors = clusters(600)
+    vectors[100:140] = vectors[100]
+    index = of_vectors(tmp_path / "a", vectors)
+    if graph:
+        pytest.importorskip("usearch")
+        write_graph(index)
+    pairs = {pair[:2] for pair in near_duplicates(index, None, 0.9999)}
+    assert pairs == set(itertools.combinations(range(100, 140), 2))
+
+
+def test_too_many_near_duplicates_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(nearest, "MOST_PAIRS", 1000)
+    index = of_vectors(tmp_path / "a", np.ones((200, 4), np.float32) / 2)
+    with pytest.raises(UserError, match="More than 1,000 pairs"):
+        list(near_duplicates(index, None, 0.98))
+
+
+def test_as_many_images_are_found_as_there_are(tmp_path):
+    index = Index.create(tmp_path / "a", About("model", "tokens", "x", 8, 100))
+    vectors = unit(np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32))
+    vectors[:100] = vectors[:1]  # the patches of one image are the nearest
+    index.append(Shard("/nowhere", ["a.png", "b.png", "c.png"], [""] * 3, {}, ""), vectors)
+    assert {hit.image for hit in Searcher(index).images(vectors[:1], 3)} == {0, 1, 2}
+
+
+def test_a_box_is_found_where_the_preprocessing_put_it():
+    loaded = dataclasses.replace(network().loaded, preprocess_spec="resize_small(16)|central_crop(16)")
+    patches = Embedder("model", loaded, "tokens")
+    picture = np.zeros((40, 120, 3), np.uint8)
+    # The crop shows the middle third, so the second of its four columns is from 5/12 to 6/12.
+    inside = patches._patches_in((5 / 12, 0.0, 6 / 12, 1.0), picture.shape)
+    np.testing.assert_array_equal(inside.reshape(4, 4), [[False, True, False, False]] * 4)
+    with pytest.raises(UserError, match="crops this part of the picture off"):
+        patches.query(picture, (0.0, 0.0, 0.2, 1.0))
 
 
 def damage_bytes(folder):

@@ -207,6 +207,35 @@ def test_a_full_queue_says_when_to_come_again(parts, photo, monkeypatch):
         assert post(port, as_file(photo))[0] == 200
 
 
+def test_an_answer_does_not_wait_for_photographs_that_came_later(parts, photo, monkeypatch):
+    engine, decoded, gate, entered = without_attention(parts[0]), threading.Event(), threading.Event(), []
+    first, real = as_file(photo), serving.read_photograph
+
+    def reading(data, *rest):
+        if data != first:
+            entered.append(data)
+            assert gate.wait(30)
+        return real(first, *rest)
+
+    with served(make_app(engine, Limits(queue=16))) as port:
+        run = engine._run
+        monkeypatch.setattr(serving, "read_photograph", reading)
+        monkeypatch.setattr(engine, "_run", lambda *x: (decoded.set(), gate.is_set() or busy.wait(30), run(*x))[2])
+        busy = threading.Event()
+        with concurrent.futures.ThreadPoolExecutor(9) as threads:
+            answer = threads.submit(post, port, first)
+            assert decoded.wait(30)
+            later = [threads.submit(post, port, as_file(255 - photo)) for _ in range(8)]
+            while len(entered) < 4:  # all decoders are at work
+                time.sleep(0.01)
+            busy.set()
+            try:
+                assert answer.result(20)[0] == 200
+            finally:
+                gate.set()
+            assert [job.result()[0] for job in later] == [200] * 8
+
+
 def test_a_batch_that_fails_does_not_end_the_server(parts, photo, monkeypatch, caplog):
     engine = without_attention(parts[0])
     with served(make_app(engine, Limits())) as port:

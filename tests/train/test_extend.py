@@ -10,7 +10,6 @@ from vit_jax.types import UserError
 
 OPEN = [
     {"type": "constant", "warmup_steps": 2},
-    {"type": "constant", "warmup_steps": 0.2},
     {"type": "rsqrt", "warmup_steps": 2, "timescale": 4},
 ]
 
@@ -30,13 +29,33 @@ def test_an_extended_run_is_the_longer_run(schedule, tiny, tmp_path, capsys):
     assert record["changes"][-1]["keys"] == ["steps"]
 
 
-def test_epochs_extend_a_run_of_steps_with_a_share_of_warm_up(tiny, tmp_path):
-    tiny.optim.schedule = OPEN[1]
+def test_epochs_extend_a_run_of_steps(tiny, tmp_path):
+    tiny.optim.schedule = OPEN[0]
     tiny.steps = 6
     fit(tiny, tmp_path / "run")
     tiny.steps, tiny.epochs = None, 12 * 16 / 1437
     fit(tiny, tmp_path / "run")
     assert rows(tmp_path / "run")[-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("optim", "says"),
+    [
+        ({"schedule": {"type": "constant", "warmup_steps": 0.2}}, "its learning rate, by optim.schedule='constant'"),
+        (
+            {"schedule": OPEN[0], "weight_decay": 0.1, "weight_decay_end": 0.2},
+            "by optim.weight_decay_end, has followed",
+        ),
+    ],
+    ids=["warm-up", "weight decay"],
+)
+def test_what_followed_the_length_before_is_not_extended(optim, says, tiny, tmp_path):
+    tiny.optim.update(optim)
+    tiny.steps = 6
+    fit(tiny, tmp_path / "run")
+    tiny.steps = 12
+    with pytest.raises(UserError, match=says):
+        fit(tiny, tmp_path / "run")
 
 
 def test_wsd_is_extended_before_it_decays(tiny, tmp_path):

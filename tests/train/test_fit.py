@@ -181,6 +181,25 @@ def test_evaluations_may_change_on_resuming(tiny, finished):
     assert json.loads((finished / "config.json").read_text())["data"]["preprocess"] == "resize(8)"
 
 
+def test_the_size_of_images_for_the_trained_model_may_change_on_resuming(tiny, tmp_path):
+    tiny.model.posemb = "sincos2d"
+    fit(tiny, tmp_path)
+    tiny.data.eval_preprocess = "resize(12)"
+    fit(tiny, tmp_path)
+    assert inference.load(tmp_path).image_shape == (12, 12, 1)
+
+
+def test_a_step_that_does_not_fit_into_the_memory_is_a_mistake(tiny, tmp_path, monkeypatch, capsys):
+    def exhausted(self, step, *rest):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(Recorder, "took", exhausted)
+    monkeypatch.setattr(Recorder, "is_finite", exhausted)
+    with pytest.raises(UserError, match="more memory than a device has, with batch_size=16"):
+        fit(tiny, tmp_path)
+    assert "nothing was saved" in capsys.readouterr().out
+
+
 class Refusing(Classification):
     """Finds something wrong with its data when it is too late."""
 
