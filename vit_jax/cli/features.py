@@ -1,5 +1,6 @@
 """Write features of images as .npy, for data.source.features: vit features --model=REF --data=pairs:PATH --out=FILE."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     out = Path(flags.out)
     if out.exists() or out.suffix != ".npy":
         raise UserError(f"--out={out}: give a new file that ends in .npy.")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UserError(f"--out={out} cannot be written: {out.parent} is no folder that can be written.")
 
     from vit_jax import inference
     from vit_jax.data.open import open_source

@@ -16,7 +16,10 @@ Curve = Sequence[tuple[int, float]]
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plot loss, accuracy, learning rate and speed against the step, given the rows of metrics.jsonl."""
+    """Plot loss, measures, learning rate and speed against the step, given the rows of metrics.jsonl.
+
+    The measures are the accuracies, or, without any, the other results of evaluators, such as a mean IoU.
+    """
     names = {key for row in rows for key in row}
     evals = sorted(name.removesuffix("/loss") for name in names if name.endswith("/loss"))
     accuracies = sorted(name for name in names if "/" in name and is_rate(name))
@@ -36,7 +39,11 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     plot(axes[0, 0], "loss", {"train (augmented)": "loss"} | {name: f"{name}/loss" for name in evals}, log=True)
     accuracy = {"train (augmented)": "accuracy"} | {name.removesuffix("/accuracy"): name for name in accuracies}
-    plot(axes[0, 1], "accuracy, %", accuracy, scale=100.0)
+    if accuracies or "accuracy" in names:
+        plot(axes[0, 1], "accuracy, %", accuracy, scale=100.0)
+    else:  # not those of each class, EVALUATOR/iou/CLASS
+        others = sorted(n for n in names if n.count("/") == 1 and not n.endswith(("/loss", "/num_examples")))
+        plot(axes[0, 1], "evaluation", {name: name for name in others[:MAX_COLORED]})
     plot(axes[1, 0], "learning rate", {"lr": "lr"})
     plot(axes[1, 1], "images per second", {"speed": "images_per_second"})
     save(figure, path)
