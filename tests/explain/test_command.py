@@ -12,7 +12,8 @@ from PIL import Image
 from tests.explain.helpers import images
 from vit_jax.__main__ import main
 from vit_jax.cli.explain import short_names
-from vit_jax.explain.pictures import unique_names
+from vit_jax.explain.pictures import ids_of, unique_names
+from vit_jax.types import UserError
 
 RUN = str(Path(__file__).parents[1] / "workdirs" / "plain")
 
@@ -107,3 +108,12 @@ def test_a_summary_is_of_a_model_or_of_a_config(argv, capsys):
 
 def test_no_file_is_named_like_another():
     assert unique_names(["x/a-2.png", "a.jpg", "y/a.png", "z/a.gif"]) == ["a-2", "a", "a-3", "a-4"]
+
+
+def test_images_of_one_name_have_ids_of_their_own(tmp_path):
+    paths = ["x/7.png", "y/7.png"]
+    assert ids_of(None, paths, ("cat",)) == ({"x/7.png": 7, "y/7.png": "7-2"}, [1])
+    image, category = {"file_name": "7.png", "id": 3, "width": 8, "height": 8}, {"id": 1, "name": "cat"}
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [image], "categories": [category], "annotations": []}))
+    with pytest.raises(UserError, match="several of yours have one name"):
+        ids_of(str(tmp_path / "coco.json"), paths, ("cat",))

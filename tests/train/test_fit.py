@@ -225,20 +225,22 @@ def test_both_halves_of_a_folder_are_divided_alike(tiny, tmp_path):
         fit(tiny, tmp_path / "run")
 
 
-def test_unreadable_images_are_counted(tiny, tmp_path):
+@pytest.mark.parametrize(("broken", "allowed"), [(1, 0.01), (3, 0.1)])
+def test_unreadable_images_are_counted(broken, allowed, tiny, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(20):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
-    (tmp_path / "data" / "cat" / "3.png").write_bytes(b"not an image")
+    for i in range(2, 2 + broken):
+        (tmp_path / "data" / "cat" / f"{i}.png").write_bytes(b"not an image")
     folder = {"type": "folder.Folder", "path": str(tmp_path / "data")}
-    tiny.data.source = folder | {"split": "all"}
+    tiny.data.source, tiny.data.max_unreadable = folder | {"split": "all"}, allowed
     tiny.evals.test.source = folder | {"split": "all"}
     fit(tiny, tmp_path / "run")
     last = rows(tmp_path / "run")[-1]
-    assert last["unreadable"] == 1
-    assert (last["test/num_examples"], last["test/unreadable"]) == (39, 1)
+    assert last["unreadable"] == broken
+    assert (last["test/num_examples"], last["test/unreadable"]) == (40 - broken, broken)
 
 
 @pytest.mark.parametrize("place", sampled(["data", "writer", "interrupt"], "data", "interrupt"))

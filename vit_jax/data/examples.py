@@ -206,10 +206,10 @@ class Reader:
     """
 
     def __init__(self, source: Source, preprocess: str, cache_mb: int, max_unreadable: float, remedy: str):
-        self._remedy = remedy
+        self.remedy = remedy
         self.unreadable: dict[str, str] = {}
         self._examples = Examples(source, preprocess, cache_mb * 2**20)
-        self.source, self.fields, self._max_unreadable = source, self._examples.fields, max_unreadable
+        self.source, self.fields, self.max_unreadable = source, self._examples.fields, max_unreadable
         self._skip: set[int] = set()
         self._lock = threading.Lock()
         examples = (self.read(index, 0, index) for index in range(len(source)))
@@ -253,7 +253,7 @@ class Reader:
                 return
             self._skip.add(index)
             self.unreadable[name] = reason
-            too_many = len(self._skip) > max(1, round(self._max_unreadable * len(self.source), 6))
+            too_many = len(self._skip) > max(1, round(self.max_unreadable * len(self.source), 6))
         logging.getLogger("vit_jax").warning("Unreadable image %s: %s", name, reason)
         if too_many:
             raise self.too_many_unreadable()
@@ -263,5 +263,5 @@ class Reader:
         files = "; ".join(f"{name} ({reason})" for name, reason in list(self.unreadable.items())[:3])
         return UserError(
             f"Found {len(self.unreadable)} unreadable images among {len(self.source)}, expected at most "
-            f"{self._max_unreadable:.2%}: {self._remedy}. For example: {files}"
+            f"{self.max_unreadable:.2%}: {self.remedy}. For example: {files}"
         )

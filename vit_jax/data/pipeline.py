@@ -67,6 +67,15 @@ class _Data:
         self._rows = tuple(range(batch_size) if rows is None else rows)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
 
+    @property
+    def max_unreadable(self) -> float:
+        """The share of the examples that may be unreadable."""
+        return self._reader.max_unreadable
+
+    def allow_unreadable(self, share: float) -> None:
+        """Let this share of the examples be unreadable, as data.max_unreadable says."""
+        self._reader.max_unreadable, self._reader.remedy = share, TrainData.remedy
+
     def _check_memory(self, rows: int, prefetch: int) -> None:
         """Raise UserError if the batches made ahead do not fit into this machine's memory."""
         batch = rows * sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in self._reader.layout.values())

@@ -148,8 +148,8 @@ def write_boxes(
     """Write pictures/NAME.png with the boxes of at least this score, and all boxes as COCO results into boxes.json.
 
     annotations: a COCO-format file with the ids of images, by file name, and of categories; without it, image ids are
-    file names without ending, as integers if they are numeric, and category ids the positions of classes, from 1.
-    Yields each path with the results, or why it is unreadable.
+    file names without ending, numbered if equal, as integers if they are numeric, and category ids the positions of
+    classes, from 1. Yields each path with the results, or why it is unreadable.
     """
     image_ids, category_ids = ids_of(annotations, paths, loaded.class_names)
     results: list[dict[str, Any]] = []
@@ -178,11 +178,9 @@ def ids_of(
     annotations: str | None, paths: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Any], list[int | None]]:
     """Return the id of each image by path, and of each class; raises UserError if an image or all classes lack one."""
-    stems = {path: os.path.splitext(os.path.basename(path))[0] for path in paths}
     if annotations is None:
-        return {path: int(stem) if stem.isdecimal() else stem for path, stem in stems.items()}, [
-            *range(1, len(names) + 1)
-        ]
+        own = dict(zip(paths, unique_names(paths), strict=True))
+        return {path: int(x) if x.isdecimal() else x for path, x in own.items()}, [*range(1, len(names) + 1)]
     listed = read_annotations(annotations)
     known = {os.path.basename(image["file_name"]): image["id"] for image in listed["images"]}
     categories = {category["name"]: category["id"] for category in listed["categories"]}
@@ -190,6 +188,10 @@ def ids_of(
     if missing:
         raise UserError(
             f"Found {len(missing)} images that {annotations} does not list, for example {missing[0]}; leave them out."
+        )
+    if len({os.path.basename(path) for path in paths}) < len(paths):
+        raise UserError(
+            f"{annotations} lists images by their names without folders, and several of yours have one name; predict one folder."
         )
     if not set(names) & set(categories):
         raise UserError(

@@ -198,6 +198,8 @@ def build(config: dict[str, Any], path: Path) -> Run:
     for name, (evaluator, _) in evaluators.items():
         check_evaluator(name, evaluator, parts.task, weights, data.spec)
         shard(evaluator, lambda size: sharding.local_rows(mesh, sharding.shared_size(size, mesh)))
+        for evaluated in evaluator.passes.values():
+            evaluated.allow_unreadable(data.max_unreadable)
     recorded = workdirs.read(path)["data"] if (path / "config.json").exists() else {}
     in_use = usage(config["data"].get("eval_preprocess"), config["evals"], evaluators, data.spec, source, recorded)
     spec = with_image_shape(batch_shapes(data.spec.layout))
