@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,6 @@ from vit_jax.train.report import announce, finish, write_report
 from vit_jax.train.state import State, title
 from vit_jax.types import UserError
 
-OUT_OF_MEMORY = (
-    "The step needs more memory than a device has, with batch_size={size}. Take a smaller batch, model.remat='full', or the "
-    "gradient of parts of the batch, grad={{'type': 'accumulate.Accumulate', 'microbatches': 2}}; `vit plan` says what fits."
-)
-
 
 def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Train the model described by `config`, resuming from the latest checkpoint in `workdir` if there is one.
@@ -41,8 +36,23 @@ def fit(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     distributed.check_equal(factory.flatten_config(config) | {"--workdir": str(workdir)})
     with Preemption() as preemption, remote.opened(workdir) as place:
         run = build(config, place.path)
-        with disk.explained(place.path), run.opened(), preemption.ctrl_c.deferred():
+        with disk.explained(place.path), memory_explained(run), run.opened(), preemption.ctrl_c.deferred():
             return train(run, preemption, place)
+
+
+@contextlib.contextmanager
+def memory_explained(run: Run) -> Iterator[None]:
+    """Raise UserError where the memory of a device is exhausted."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"The step needs more memory than a device has, with batch_size={run.data.batch_size}. Take a smaller batch, "
+            "model.remat='full', or the gradient of parts of the batch, grad={'type': 'accumulate.Accumulate', "
+            "'microbatches': 2}; `vit plan` says what fits."
+        ) from error
 
 
 def diverged_words(error: Exception, saver: savers.Saver, place: remote.Workdir) -> str:
@@ -120,8 +130,6 @@ def train(run: Run, preemption: Preemption, place: remote.Workdir) -> dict[str, 
         if disk.code_of(error, run.path) is None:
             print(save_last(run, None if in_step else state, done, place), flush=True)
         preemption.ctrl_c.saving = False
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(OUT_OF_MEMORY.format(size=run.data.batch_size)) from error
         raise
     finally:
         close(run)
