@@ -1,4 +1,4 @@
-"""What vit convert writes of models that are no classifiers of images in float32, and what it says of them."""
+"""What vit convert writes for models other than float32 classifiers, and the notes that it prints."""
 
 import dataclasses
 

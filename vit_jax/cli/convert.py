@@ -143,7 +143,7 @@ def averaged(loaded: Any, other: Any, share: float) -> Any:
 
 
 def for_classifiers(loaded: Any, to: str) -> tuple[Any, list[str]]:
-    """Return a model as a format of classifiers can express it, and notes on what it can't.
+    """Return the model in the form that formats for classifiers can express, and notes on what they cannot.
 
     Of a model that predicts parts of images this is the encoder; the scale of a regression's numbers becomes a part of the
     head.
@@ -307,7 +307,7 @@ def check(loaded: Any, out: Path, to: str, trust: bool = False) -> bool:
     """Compare the written model with the original on random images, here and in the target library; print the result.
 
     An untrained head gives the same logits for every network, so then the features before it are compared. Formats
-    without a dtype are read in float32, so that is what the original computes in, too.
+    without a dtype are read in float32, so the original is computed in float32, too.
     """
     images = np.random.default_rng(0).integers(0, 256, (2, *loaded.image_shape), np.uint8)
     names = compared(loaded, to)

@@ -67,7 +67,7 @@ class Embedder:
     def _patches_in(self, box: Box, shape: tuple[int, ...]) -> np.ndarray:
         """Return which patches of a picture of this shape have their centre in a box; at least the nearest one.
 
-        The preprocessing of ramps tells where each patch comes from. Raises UserError if it crops the box off.
+        Preprocessed ramps of the coordinates tell where each patch comes from. Raises UserError if the box is cropped away.
         """
         rows, columns = self.grid
         height, width, _ = shape

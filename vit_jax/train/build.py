@@ -369,9 +369,9 @@ def usage(
         name, evaluator = measured
         spec = without_texts(evals[name].get("preprocess", ""))
         return {"preprocess": spec, "image_shape": evaluator.spec.layout["image"].shape}
-    if "image" not in train.layout and recorded:
-        return {key: recorded[key] for key in ("preprocess", "image_shape")}
     if "image" not in train.layout:
+        if recorded:
+            return {key: recorded[key] for key in ("preprocess", "image_shape")}
         raise UserError(
             f"The training examples have {', '.join(map(repr, train.layout))}, so how images are prepared for the trained model "
             "does not follow from them; give data.eval_preprocess, such as 'resize(224)', or an evaluator."

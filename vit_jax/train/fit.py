@@ -147,7 +147,7 @@ def save_last(run: Run, state: State | None, done: int, place: remote.Workdir) -
     """Save the state of a run that an exception ends, if it is complete and finite; return where the run can resume."""
     saved = run.saver.latest()
     if state is not None and saved != done:
-        try:  # an error on a device shows in what is read from there, too
+        try:  # reading the results of a step that failed on a device raises its error again
             if distributed.agree(run.recorder.is_finite()):
                 with contextlib.suppress(Exception):  # a writer may be what failed
                     run.recorder.flush_steps(run.data.unreadable)
